@@ -1,0 +1,1 @@
+"""Floor 0: updates, their checks, aggregation, checkpoints, seeds. Imports nothing above it and never NVFlare."""

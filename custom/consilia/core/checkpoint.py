@@ -1,0 +1,91 @@
+"""Checkpoints of a run: safetensors for tensors, one JSON that names them, and a rename that makes it all true at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consilia.core.errors import CheckpointError
+from consilia.core.files import sha256_of_file, write_json, write_tensors
+
+INDEX = "checkpoint.json"
+SCHEMA = "consilia.checkpoint/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything needed to go on after a round: named models and the run's JSON state."""
+
+    models: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """Keeps the newest checkpoint of one run in a folder.
+
+    Model files carry the version in their name and the index is replaced last, so a process killed at any moment leaves
+    the previous checkpoint whole. Files that the index no longer names are deleted afterwards.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def exists(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return (self.folder / INDEX).is_file()
+
+    def save(self, models: Mapping[str, tuple[int, Mapping[str, Tensor]]], state: Mapping[str, Any]) -> None:
+        """Save models, each given as name -> (version, tensors), and the JSON state.
+
+        A model whose file of that version is already named by the index is not written again.
+        """
+        known = self._index()["models"] if self.exists() else {}
+        entries: dict[str, dict[str, str]] = {}
+        for name, (version, tensors) in models.items():
+            file = f"{name}-{version:05d}.safetensors"
+            if known.get(name, {}).get("file") == file:
+                entries[name] = known[name]
+                continue
+            write_tensors(self.folder / file, tensors)
+            entries[name] = {"file": file, "sha256": sha256_of_file(self.folder / file)}
+        write_json(self.folder / INDEX, {"schema": SCHEMA, "models": entries, "state": dict(state)})
+        keep = {entry["file"] for entry in entries.values()}
+        for file_path in self.folder.glob("*.safetensors"):
+            if file_path.name not in keep:
+                file_path.unlink()
+
+    def load(self) -> Checkpoint:
+        """Load the checkpoint.
+
+        Raises:
+            CheckpointError: no checkpoint, one of another schema, or a model file that is missing or altered.
+        """
+        index = self._index()
+        models = {}
+        for name, entry in index["models"].items():
+            path = self.folder / entry["file"]
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing, though {self.folder / INDEX} names it")
+            found = sha256_of_file(path)
+            if found != entry["sha256"]:
+                raise CheckpointError(f"{path} was altered: SHA-256 is {found}, expected {entry['sha256']}")
+            models[name] = load_file(path)
+        return Checkpoint(models, index["state"])
+
+    def _index(self) -> dict[str, Any]:
+        path = self.folder / INDEX
+        if not path.is_file():
+            raise CheckpointError(f"no checkpoint at {path}")
+        try:
+            index: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}") from error
+        if index.get("schema") != SCHEMA:
+            raise CheckpointError(f"{path}: schema is {index.get('schema')!r}, expected {SCHEMA!r}")
+        return index

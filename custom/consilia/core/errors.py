@@ -1,0 +1,29 @@
+"""Every error Consilia raises on purpose: each message names the file, row or key, what was expected and what came."""
+
+
+class ConsiliaError(Exception):
+    """Base of all errors that are meant for the user's eyes: the command line prints them without a traceback."""
+
+
+class ConfigError(ConsiliaError):
+    """A configuration value is missing, unknown or out of range."""
+
+
+class DataError(ConsiliaError):
+    """A site's data does not match what its site.yaml says."""
+
+
+class UpdateRejected(ConsiliaError):
+    """A site's update failed a check; the message names the tensor (or the weight) and the reason."""
+
+
+class AggregationError(ConsiliaError):
+    """The accepted updates of a round cannot be combined."""
+
+
+class CheckpointError(ConsiliaError):
+    """A checkpoint is missing, damaged or belongs to another run."""
+
+
+class RunFailed(ConsiliaError):
+    """A federated run ended without its result (too few updates in a round, a site that could not start, ...)."""

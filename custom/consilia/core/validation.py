@@ -1,0 +1,95 @@
+"""Everything that arrives is checked before it touches the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from consilia.core.errors import UpdateRejected
+
+
+def check_update(
+    tensors: Mapping[str, Tensor],
+    weight: float,
+    *,
+    reference: Mapping[str, Tensor],
+    max_norm: float | None,
+    max_weight: float,
+) -> None:
+    """Refuse an update that could harm the global model.
+
+    Args:
+        tensors: the update's tensors by name.
+        weight: the aggregation weight the update claims; must be finite and in [0, max_weight].
+        reference: the current global state; names, shapes and dtypes must match it exactly.
+        max_norm: largest allowed L2 norm of (update - reference) over all floating tensors; None for no bound.
+        max_weight: largest allowed weight.
+
+    Raises:
+        UpdateRejected: naming the tensor (or the weight), what was expected and what came. Tests run from cheap to
+            dear: weight, names, shapes and dtypes, finiteness, norm.
+    """
+    _check_weight(weight, max_weight)
+    _check_layout(tensors, reference)
+    for name, tensor in tensors.items():
+        _check_finite(name, tensor)
+    if max_norm is not None and math.isfinite(max_norm):
+        norm = change_norm(tensors, reference)
+        if not norm <= max_norm:
+            raise UpdateRejected(f"norm of the change is {norm:.6g}, allowed is at most {max_norm:.6g}")
+
+
+def change_norm(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    """L2 norm, in float64, of the change from the reference over all floating tensors."""
+    squares = 0.0
+    for name in sorted(tensors):
+        if tensors[name].is_floating_point():
+            change = tensors[name].to(torch.float64) - reference[name].to(torch.float64)
+            squares += float(change.square().sum())
+    return math.sqrt(squares)
+
+
+def _check_weight(weight: float, max_weight: float) -> None:
+    if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+        raise UpdateRejected(f"weight must be a number, got {type(weight).__name__}")
+    if not math.isfinite(weight):
+        raise UpdateRejected(f"weight is {weight}, expected a finite number in [0, {max_weight:g}]")
+    if not 0 <= weight <= max_weight:
+        raise UpdateRejected(f"weight is {weight:g}, expected a number in [0, {max_weight:g}]")
+
+
+def _check_layout(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
+    missing, extra = sorted(set(reference) - set(tensors)), sorted(set(tensors) - set(reference))
+    if missing:
+        raise UpdateRejected(f"missing tensor {_names(missing)}")
+    if extra:
+        raise UpdateRejected(f"extra tensor {_names(extra)}")
+    for name, expected in reference.items():
+        tensor = tensors[name]
+        if not isinstance(tensor, Tensor):
+            raise UpdateRejected(f"tensor {name!r} is a {type(tensor).__name__}, expected a torch.Tensor")
+        if tensor.shape != expected.shape:
+            raise UpdateRejected(f"tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
+        if tensor.dtype != expected.dtype:
+            raise UpdateRejected(f"tensor {name!r} has dtype {tensor.dtype}, expected {expected.dtype}")
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
+        return
+    # A finite sum proves that every entry is finite, at the price of one pass without a temporary. The sum of finite
+    # entries may itself overflow, so only then is every entry looked at.
+    if math.isfinite(float(tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None).abs())):
+        return
+    bad = ~torch.isfinite(tensor)
+    if bool(bad.any()):
+        kind = "NaN" if bool(torch.isnan(tensor).any()) else "infinite values"
+        raise UpdateRejected(f"tensor {name!r} holds {kind} ({int(bad.sum())} of {tensor.numel()} entries)")
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,154 @@
+"""Is this site ready? Read everything a role names and report the numbers and every problem, not only the first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from consilia.core.errors import DataError
+from consilia.data.cases import UNKNOWN, Cases
+from consilia.data.dataset import SPLITS
+from consilia.data.loading import empty_splits
+from consilia.data.problems import Problems
+from consilia.data.public_pool import refuse_pooled
+from consilia.data.readers import reader_for
+from consilia.data.readers.base import Reader
+from consilia.data.site import SiteConfig, load_site_config
+from consilia.data.specs import DatasetSpec
+from consilia.data.splits import shared_patients, site_splits, splits_file
+
+T = TypeVar("T")
+
+
+@dataclass
+class RoleReport:
+    """What :func:`check_site` found for one dataset role. ``counts`` are cases by split and class."""
+
+    site: str
+    role: str
+    format: str
+    classes: tuple[str, ...]
+    evaluator: bool = False
+    cases: int = 0
+    patients: int | None = None  # None where each case is its own patient
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    split_patients: dict[str, int] = field(default_factory=dict)
+    shared_patients: int = 0  # patients with cases in more than one split
+    splits_from: str = ""
+    missing: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def check_site(path: Path, roles: list[str] | None = None) -> list[RoleReport]:
+    """Check the given roles of a site.yaml (default: all). Nothing is written.
+
+    Raises:
+        ConfigError: site.yaml itself is wrong, or has no such role; problems in the data are in the reports.
+    """
+    config = load_site_config(path)
+    return [_check_role(config, role, config.dataset(role)) for role in roles or list(config.datasets)]
+
+
+def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
+    report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator)
+    reader, problems = reader_for(spec), Problems()
+    cases = _attempt(problems, lambda: reader.index(problems))
+    if cases is not None and len(cases):
+        _describe(report, spec, cases)
+        splits = _check_splits(report, config.role_dir(role), spec, cases, problems)
+        raw = _attempt(problems, lambda: reader.read(cases, problems))
+        if raw is not None:
+            _check_raw(report, reader, spec, cases, splits, raw, problems)
+    elif cases is not None:
+        problems.add("no case is left for this site")
+    report.errors = problems.messages
+    return report
+
+
+def _attempt(problems: Problems, step: Callable[[], T]) -> T | None:
+    try:
+        return step()
+    except DataError as error:
+        problems.add(str(error))
+        return None
+
+
+def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
+    report.cases = len(cases)
+    report.patients = len(set(cases.patients)) if spec.patient is not None else None
+    there = [spec.classes[i] for i in np.unique(cases.labels[cases.labels != UNKNOWN])]
+    if len(there) == 1:
+        report.warnings.append(f"all cases are {there[0]!r}: the site has one class only")
+    elif len(there) < len(spec.classes):
+        report.warnings.append(f"no case of {[name for name in spec.classes if name not in there]}")
+    if spec.evaluator and getattr(spec, "normalise", "train") != "half":
+        report.warnings.append("an evaluator has no training cases: its preprocessing is fitted on its own inputs")
+
+
+def _check_splits(
+    report: RoleReport, role_dir: Path, spec: DatasetSpec, cases: Cases, problems: Problems
+) -> np.ndarray | None:
+    """Count cases by split; the splits (N,), or None when they cannot be had."""
+    splits = _attempt(problems, lambda: site_splits(cases, spec, role_dir, problems, save=False))
+    if splits is None:
+        return None
+    file = splits_file(spec, role_dir)
+    drawn = "to be drawn at the first load"
+    report.splits_from = str(file) if file.exists() else drawn
+    if spec.evaluator or getattr(spec, "official_splits", False):
+        report.splits_from = "fixed by site.yaml"
+    for name in SPLITS:
+        inside = splits == name
+        counts = Counter(cases.labels[inside].tolist())
+        report.counts[name] = {label: counts.get(i, 0) for i, label in enumerate(spec.classes)}
+        report.split_patients[name] = len({p for p, there in zip(cases.patients, inside, strict=True) if there})
+        present = [label for label, count in report.counts[name].items() if count]
+        if len(present) == 1 and len(np.unique(cases.labels)) > 1:
+            report.warnings.append(f"the {name} split has one class only ({present[0]!r})")
+    report.shared_patients = len(shared_patients(cases, splits))
+    for name in empty_splits(splits, spec):
+        problems.add(f"the {name} split is empty ({report.splits_from})")
+    return splits
+
+
+def _check_raw(
+    report: RoleReport,
+    reader: Reader[Any],
+    spec: DatasetSpec,
+    cases: Cases,
+    splits: np.ndarray | None,
+    raw: np.ndarray,
+    problems: Problems,
+) -> None:
+    report.missing = reader.missing(raw)
+    report.sizes = reader.describe(cases)
+    for column, count in report.missing.items():
+        if count == len(cases):
+            report.warnings.append(f"column {column!r} has no value at all")
+    if spec.public_pool is not None:
+        _attempt(problems, lambda: refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw)))
+    if splits is None or problems:
+        return
+    train = raw if spec.evaluator else raw[splits == "train"]
+    inputs = reader.apply(reader.fit(train), raw)
+    report.input_shape = tuple(inputs.shape[1:])
+    if not np.isfinite(inputs.numpy()).all():
+        problems.add("preprocessed values are not all finite")
+    copies = _copies_across(raw, splits)
+    if copies:
+        report.warnings.append(f"{copies} case(s) outside train have exactly the values of a training case")
+
+
+def _copies_across(raw: np.ndarray, splits: np.ndarray) -> int:
+    """Cases outside the training split that equal a training case byte for byte."""
+    keys = [np.ascontiguousarray(case).tobytes() for case in raw]
+    train = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
+    return sum(key in train for key, split in zip(keys, splits, strict=True) if split != "train")

@@ -1,0 +1,60 @@
+"""Show a check report on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from consilia.data.check import RoleReport
+
+
+def render(report: RoleReport) -> RenderableType:
+    """A rich renderable: the numbers as tables, then warnings and errors in full."""
+    title = f"{report.site} / {report.role} ({report.format}{', evaluator' if report.evaluator else ''})"
+    parts: list[RenderableType] = [Text(title, style="bold"), _numbers(report)]
+    if report.counts:
+        parts.append(_splits(report))
+    missing = {column: count for column, count in report.missing.items() if count}
+    if missing:
+        parts.append(_missing(report, missing))
+    parts += [Text(f"warning: {message}", style="yellow") for message in report.warnings]
+    parts += [Text(f"error: {message}", style="red") for message in report.errors]
+    verdict = f"{len(report.errors)} error(s): not ready" if report.errors else "ready"
+    parts.append(Text(verdict, style="bold red" if report.errors else "bold green"))
+    return Group(*parts)
+
+
+def _numbers(report: RoleReport) -> Table:
+    table = Table.grid(padding=(0, 2))
+    patients = "each case its own" if report.patients is None else str(report.patients)
+    rows = [("cases", str(report.cases)), ("patients", patients), ("splits", report.splits_from or "none")]
+    if report.patients is not None and report.counts:
+        rows.append(("patients in two splits", str(report.shared_patients)))
+    if report.sizes:
+        rows.append(("sizes (H x W)", ", ".join(f"{size}: {count}" for size, count in report.sizes.items())))
+    if report.input_shape:
+        rows.append(("input per case", " x ".join(map(str, report.input_shape))))
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def _splits(report: RoleReport) -> Table:
+    table = Table("split", *(escape(name) for name in report.classes), "cases")
+    if report.patients is not None:
+        table.add_column("patients")
+    for name, counts in report.counts.items():
+        cells = [str(counts[label]) for label in report.classes] + [str(sum(counts.values()))]
+        if report.patients is not None:
+            cells.append(str(report.split_patients[name]))
+        table.add_row(name, *cells)
+    return table
+
+
+def _missing(report: RoleReport, missing: dict[str, int]) -> Table:
+    table = Table("column", "cases without a value", "of")
+    for column, count in missing.items():
+        table.add_row(escape(column), str(count), str(report.cases))
+    return table

@@ -1,0 +1,121 @@
+"""Load a site's data for one role: read, split, fit the preprocessing on the training cases, apply it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consilia.core.errors import DataError
+from consilia.core.files import write_json
+from consilia.data.cases import Cases
+from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
+from consilia.data.problems import Problems
+from consilia.data.public_pool import refuse_pooled
+from consilia.data.readers import reader_for
+from consilia.data.readers.base import Fitted, Reader
+from consilia.data.site import load_site_config
+from consilia.data.specs import CommonSpec
+from consilia.data.splits import site_splits, splits_file
+
+PREPROCESSING = "preprocessing.json"
+
+
+def load_site(path: Path, role: str) -> SiteData:
+    """All cases of one dataset role, preprocessed and split; ``path`` is the site's site.yaml.
+
+    The splits and the fitted preprocessing are written under the site's ``state_dir``. An evaluator has no training
+    cases, so its preprocessing is fitted on its own inputs (its labels play no part).
+
+    Raises:
+        ConfigError: site.yaml is wrong or has no such role.
+        DataError: the data do not fit it; the message holds the first problems.
+    """
+    config = load_site_config(path)
+    spec = config.dataset(role)
+    reader, problems = reader_for(spec), Problems()
+    where = f"site {config.site}, role {role}"
+    cases = reader.index(problems)
+    problems.raise_if_any(where)
+    splits = site_splits(cases, spec, config.role_dir(role), problems, save=True)
+    raw = reader.read(cases, problems)
+    problems.raise_if_any(where)
+    refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
+    empty = empty_splits(splits, spec)
+    if empty:
+        raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, config.role_dir(role))}")
+    fitted = reader.fit(raw if spec.evaluator else raw[splits == "train"])
+    write_json(config.role_dir(role) / PREPROCESSING, {"layout": reader.layout(), "fitted": fitted})
+    inputs = _inputs(reader, fitted, raw, where)
+    parts = {name: _split(inputs, cases, splits == name) for name in SPLITS}
+    return SiteData(site=config.site, role=role, class_names=spec.classes, **parts)
+
+
+def load_new_cases(path: Path, role: str, source: Path) -> tuple[list[str], Tensor]:
+    """Ids and inputs (N, ...) of new, unlabelled cases, preprocessed as the site's training cases were.
+
+    ``source``: a delimited file of the same feature columns (tabular), an image file or a folder of images, an npz
+    in the MedMNIST layout without labels, a folder of WFDB records, or a parquet file of values (timeseries).
+
+    Raises:
+        DataError: the site has not loaded this role yet, its site.yaml has changed since, or the source does not fit.
+    """
+    config = load_site_config(path)
+    reader, problems = reader_for(config.dataset(role)), Problems()
+    where = f"site {config.site}, role {role}"
+    fitted = _saved_preprocessing(config.role_dir(role) / PREPROCESSING, reader, where)
+    ids, raw = reader.read_new(Path(source), problems)
+    if not ids:
+        problems.add(f"{source}: no case in it")
+    problems.raise_if_any(f"{where}, new cases from {source}")
+    return ids, _inputs(reader, fitted, raw, where)
+
+
+def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
+    """The splits that should have cases and have none."""
+    if spec.evaluator:
+        wanted = ["test"]
+    elif getattr(spec, "official_splits", False) or spec.splits.file is not None:
+        wanted = ["train", "test"]
+    else:
+        wanted = [name for name in SPLITS if spec.splits.fractions()[name] > 0]
+        if spec.splits.scheme == "class_balanced":
+            # int(fraction * n) is 0 at a small site: the protocol's own rule, and not a mistake.
+            wanted = [name for name in wanted if name != "validation"]
+    there = set(splits)
+    return [name for name in wanted if name not in there]
+
+
+def _split(inputs: Tensor, cases: Cases, keep: np.ndarray) -> Split:
+    if not keep.any():
+        return empty_split(inputs)
+    part = cases.take(keep)
+    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(part.labels), part.ids)
+
+
+def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) -> Tensor:
+    inputs = reader.apply(fitted, raw)
+    if not torch.isfinite(inputs).all():
+        raise DataError(f"{where}: {int((~torch.isfinite(inputs)).sum())} preprocessed value(s) are not finite")
+    return inputs
+
+
+def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
+    if not file.is_file():
+        raise DataError(f"{where}: {file} is not there: the site has not loaded this role yet, so nothing is fitted")
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        layout = saved["layout"]
+        fitted = {str(key): [float(x) for x in values] for key, values in saved["fitted"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file}: expected the preprocessing that loading wrote: {error}") from error
+    now = reader.layout()
+    changed = sorted(key for key in {*layout, *now} if layout.get(key) != now.get(key))
+    if changed:
+        raise DataError(f"{where}: {changed} changed in site.yaml since {file} was fitted: load the site's data again")
+    return fitted

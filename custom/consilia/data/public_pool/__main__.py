@@ -1,0 +1,60 @@
+"""Reproduce the lists of set-aside cases: ``python -m consilia.data.public_pool DATA_FOLDER OUTPUT_FOLDER``.
+
+DATA_FOLDER holds ``busbra/metadata.csv`` and ``pneumoniamnist/pneumoniamnist_28.npz``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from consilia.core.determinism import derive_seed
+from consilia.core.files import write_bytes
+from consilia.data.public_pool import image_digest
+
+FRACTION = 0.1
+SEED = 0
+
+
+def busbra_list(metadata: Path) -> str:
+    """One line ``patient_id image_id`` per image of a tenth of the patients of each GE scanner."""
+    table = pd.read_csv(metadata, dtype=str)
+    lines = ["# Public pool of BUS-BRA: patient_id image_id. A tenth of the patients of each GE scanner."]
+    for scanner in sorted(name for name in table["scanner"].unique() if name.startswith("GE ")):
+        patients = sorted(table.loc[table["scanner"] == scanner, "patient_id"].unique(), key=int)
+        rng = np.random.default_rng(derive_seed(SEED, "public-pool", "busbra", scanner))
+        chosen = rng.choice(len(patients), size=round(FRACTION * len(patients)), replace=False)
+        for patient in (patients[i] for i in sorted(chosen)):
+            lines += [f"{patient} {image}" for image in sorted(table.loc[table["patient_id"] == patient, "image_id"])]
+    return "\n".join(lines) + "\n"
+
+
+def pneumoniamnist_list(npz: Path) -> str:
+    """One digest per line: a tenth of the training images, among those that recur in no other part.
+
+    Some test images recur in the training part; setting those aside would take cases out of the official test part.
+    """
+    with np.load(npz, allow_pickle=False) as arrays:
+        train = [image_digest(image) for image in arrays["train_images"]]
+        others = {image_digest(image) for part in ("val", "test") for image in arrays[f"{part}_images"]}
+    candidates = sorted(set(train) - others)
+    rng = np.random.default_rng(derive_seed(SEED, "public-pool", "pneumoniamnist"))
+    chosen = rng.choice(len(candidates), size=round(FRACTION * len(train)), replace=False)
+    lines = ["# Public pool of PneumoniaMNIST: SHA-256 of the 28 x 28 uint8 pixels. A tenth of the training images."]
+    return "\n".join(lines + sorted(candidates[i] for i in chosen)) + "\n"
+
+
+def main(data: Path, out: Path) -> None:
+    """Write both lists to a folder."""
+    write_bytes(out / "busbra.txt", busbra_list(data / "busbra" / "metadata.csv").encode())
+    pneumonia = pneumoniamnist_list(data / "pneumoniamnist" / "pneumoniamnist_28.npz")
+    write_bytes(out / "pneumoniamnist.txt", pneumonia.encode())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m consilia.data.public_pool DATA_FOLDER OUTPUT_FOLDER")
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,26 @@
+"""One reader per file format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from consilia.data.readers.base import Reader
+from consilia.data.readers.images import ImagesReader
+from consilia.data.readers.medmnist import MedMnistReader
+from consilia.data.readers.signals import SignalsReader
+from consilia.data.readers.tabular import TabularReader
+from consilia.data.readers.timeseries import TimeseriesReader
+from consilia.data.specs import DatasetSpec
+
+READERS: dict[str, type[Reader[Any]]] = {
+    "tabular": TabularReader,
+    "images": ImagesReader,
+    "medmnist": MedMnistReader,
+    "signals": SignalsReader,
+    "timeseries": TimeseriesReader,
+}
+
+
+def reader_for(spec: DatasetSpec) -> Reader[Any]:
+    """The reader of a specification's format."""
+    return READERS[spec.format](spec)

@@ -1,0 +1,75 @@
+"""What every format's reader offers, and the standardisation they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from consilia.data.cases import Cases
+from consilia.data.problems import Problems
+from consilia.data.specs import CommonSpec
+
+SpecType = TypeVar("SpecType", bound=CommonSpec)
+Fitted = dict[str, list[float]]
+
+
+class Reader(ABC, Generic[SpecType]):
+    """Reads one format: index the cases, read their raw values, fit preprocessing on some of them, apply it."""
+
+    def __init__(self, spec: SpecType) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def index(self, problems: Problems) -> Cases:
+        """The site's cases with patients and labels, without reading what is large."""
+
+    @abstractmethod
+    def read(self, cases: Cases, problems: Problems) -> np.ndarray:
+        """Raw values (N, ...) of the cases; NaN where a value is missing and the format allows it."""
+
+    @abstractmethod
+    def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
+        """Ids and raw values (N, ...) of new, unlabelled cases."""
+
+    @abstractmethod
+    def fit(self, raw: np.ndarray) -> Fitted:
+        """Preprocessing statistics of raw training values; JSON can hold them."""
+
+    @abstractmethod
+    def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
+        """Preprocessed inputs (N, ...) float32."""
+
+    @abstractmethod
+    def layout(self) -> dict[str, Any]:
+        """The keys that decide what an input means; saved preprocessing is refused when they have changed."""
+
+    def missing(self, raw: np.ndarray) -> dict[str, int]:  # noqa: ARG002 - a default
+        """Number of missing values per column; empty for formats that allow none."""
+        return {}
+
+    def describe(self, cases: Cases) -> dict[str, int]:  # noqa: ARG002 - a default
+        """Counts of cases by size in the file, e.g. ``{"128 x 128": 40}``; empty where it means nothing."""
+        return {}
+
+    def digests(self, raw: np.ndarray) -> Sequence[str]:  # noqa: ARG002 - a default
+        """Image digests to compare with the public pool; empty for formats whose pool goes by case id."""
+        return ()
+
+
+def fit_standard(raw: np.ndarray, axes: tuple[int, ...]) -> Fitted:
+    """Mean and standard deviation over the given axes, NaN left out.
+
+    0 and 1 where nothing was observed, 1 where nothing varies.
+    """
+    there = ~np.isnan(raw)
+    count = np.maximum(there.sum(axis=axes), 1)
+    mean = np.where(there, raw, 0).sum(axis=axes, dtype=np.float64) / count
+    shape = [1 if axis in axes else size for axis, size in enumerate(raw.shape)]
+    deviation = np.where(there, raw - mean.reshape(shape), 0)
+    std = np.sqrt((deviation.astype(np.float64) ** 2).sum(axis=axes) / count)
+    return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}

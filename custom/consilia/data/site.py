@@ -1,0 +1,68 @@
+"""site.yaml: the one file a site's data manager writes. It stays at the site; jobs name a dataset role only."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from consilia.core.errors import ConfigError
+from consilia.data.specs import DatasetSpec
+from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
+
+DEFAULT_MODELS = ("consilia.models.mlp.MLP", "consilia.models.cnn.FourLayerCNN")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SiteConfig(Model):
+    """A site's name, where it keeps its state, which model classes jobs may name, and its data by role."""
+
+    site: str
+    state_dir: AbsolutePath = Field(default=Path("state"), validate_default=True)
+    allow_models: tuple[str, ...] = DEFAULT_MODELS
+    datasets: dict[str, DatasetSpec] = Field(min_length=1)
+
+    @field_validator("allow_models")
+    @classmethod
+    def _dotted(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if not _DOTTED.fullmatch(value):
+                raise ValueError(
+                    f"expected dotted paths such as package.module.Class or package.module.*, not {value!r}"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _names(self) -> SiteConfig:
+        # Both become folder names.
+        for name in (self.site, *self.datasets):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"site and role names hold letters, digits, '.', '_' and '-' only, not {name!r}")
+        return self
+
+    def dataset(self, role: str) -> DatasetSpec:
+        """The specification of one dataset role. Raises :class:`ConfigError` listing the roles there are."""
+        if role not in self.datasets:
+            raise ConfigError(f"site {self.site}: no dataset role {role!r}; its site.yaml has {sorted(self.datasets)}")
+        return self.datasets[role]
+
+    def role_dir(self, role: str) -> Path:
+        """Where the splits and the fitted preprocessing of one role are kept."""
+        return self.state_dir / role
+
+    def allows_model(self, dotted: str) -> bool:
+        """Whether a job may name this class. ``package.module.*`` stands for that module's own classes."""
+        module = dotted.rpartition(".")[0]
+        return any(entry in (dotted, f"{module}.*") for entry in self.allow_models)
+
+
+def load_site_config(path: Path) -> SiteConfig:
+    """Read and validate a site.yaml; relative paths in it count from its folder.
+
+    Raises:
+        ConfigError: names the file, each key, what was expected and what came.
+    """
+    path = Path(path)
+    return validate(SiteConfig, read_yaml(path), path)

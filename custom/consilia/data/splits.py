@@ -1,0 +1,151 @@
+"""Train, validation and test of a site: drawn once, by patient, written down, and kept.
+
+A patient is never in two splits. The file of a role's splits (case_id, patient, split) is reused as it is, so that a
+site's test cases stay its test cases; when the data no longer fit it, loading stops and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from consilia.core.determinism import derive_seed
+from consilia.core.errors import DataError
+from consilia.core.files import write_bytes
+from consilia.data.cases import Cases, read_table, require_columns
+from consilia.data.dataset import SPLITS
+from consilia.data.problems import Problems
+from consilia.data.specs import CommonSpec, SplitSpec
+
+SMALLEST = 3  # with at least so many patients no split that should have cases stays empty
+COLUMNS = ["case_id", "patient", "split"]
+
+
+def draw_splits(cases: Cases, spec: SplitSpec) -> np.ndarray:
+    """A split name (N,) for each case, by the scheme and seed of the specification."""
+    if spec.scheme == "class_balanced":
+        return class_balanced_splits(cases.labels, spec.test, spec.validation, spec.seed)
+    patients, labels, member = patient_labels(cases.patients, cases.labels)
+    rng = np.random.default_rng(derive_seed(spec.seed, "splits", "patients"))
+    order = rng.permutation(len(patients))
+    order = order[np.argsort(labels[order], kind="stable")]
+    by_patient = _allot(order, spec.fractions())
+    return np.asarray(by_patient[member])
+
+
+def patient_labels(patients: Sequence[str], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct patients (P,), each one's majority label (P,; ties: the smaller), each case's patient (N,)."""
+    names, member = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    lowest = min(0, int(labels.min(initial=0)))
+    votes = np.zeros((len(names), int(labels.max(initial=0)) - lowest + 1), dtype=np.int64)
+    np.add.at(votes, (member, labels - lowest), 1)
+    return names, votes.argmax(axis=1) + lowest, member
+
+
+def _allot(order: np.ndarray, fractions: dict[str, float]) -> np.ndarray:
+    """Walk along the patients sorted by class and give each to the split that lags furthest behind its fraction.
+
+    That stratifies: within every run of one class, and over all, a split's share is right to about one patient,
+    also for classes too small for a stratified draw.
+    """
+    share = np.array([fractions[name] for name in SPLITS])
+    given = np.zeros(len(SPLITS), dtype=np.int64)
+    allotted = np.empty(len(order), dtype=np.int64)
+    for count, patient in enumerate(order, start=1):
+        choice = int(np.argmax(np.where(share > 0, share * count - given, -np.inf)))
+        allotted[patient] = choice
+        given[choice] += 1
+    if len(order) >= SMALLEST:
+        for empty in np.flatnonzero((share > 0) & (given == 0)):
+            largest = int(given.argmax())
+            allotted[next(patient for patient in order[::-1] if allotted[patient] == largest)] = empty
+            given[largest] -= 1
+            given[empty] += 1
+    return np.array(SPLITS)[allotted]
+
+
+def class_balanced_splits(labels: np.ndarray, test: float, validation: float, seed: int) -> np.ndarray:
+    """The local test set of the FedKPer study: roughly the same number of cases of every class, not proportional.
+
+    Budget ``b = int(test * n)``; each class present gives ``b // classes`` cases, a class too small for that
+    ``int(test * its size)``; if nothing came out, a random ``int(test * n)`` (at least one). Validation is our
+    addition: ``int(validation * n)`` random cases of the rest.
+    """
+    n = len(labels)
+    rng = np.random.default_rng(derive_seed(seed, "splits", "class_balanced"))
+    splits = np.full(n, "train", dtype="<U10")
+    present = np.unique(labels)
+    budget = int(test * n)
+    each = budget // max(len(present), 1)
+    for label in present:
+        members = np.flatnonzero(labels == label)
+        size = each if len(members) >= each else int(test * len(members))
+        splits[rng.permutation(members)[:size]] = "test"
+    if test > 0 and n > 1 and not (splits == "test").any():
+        splits[rng.permutation(n)[: max(budget, 1)]] = "test"
+    rest = rng.permutation(np.flatnonzero(splits == "train"))
+    splits[rest[: int(validation * n)]] = "validation"
+    return splits
+
+
+def site_splits(cases: Cases, spec: CommonSpec, role_dir: Path, problems: Problems, save: bool) -> np.ndarray:
+    """The split (N,) of each case: from the given or saved file if there is one, otherwise drawn (and saved)."""
+    if spec.evaluator:
+        return np.full(len(cases), "test")
+    if getattr(spec, "official_splits", False):
+        return cases.rows["part"].replace({"val": "validation"}).to_numpy(dtype=str)
+    saved = splits_file(spec, role_dir)
+    if spec.splits.file is not None or saved.exists():
+        return read_splits(saved, cases, spec, problems)
+    splits = draw_splits(cases, spec.splits)
+    if save:
+        table = pd.DataFrame({"case_id": cases.ids, "patient": cases.patients, "split": splits})
+        write_bytes(saved, table.to_csv(index=False, lineterminator="\n").encode())
+    return splits
+
+
+def splits_file(spec: CommonSpec, role_dir: Path) -> Path:
+    """The file that holds this role's splits: the one given in site.yaml, or the one Consilia keeps."""
+    return spec.splits.file or role_dir / "splits.csv"
+
+
+def read_splits(file: Path, cases: Cases, spec: CommonSpec, problems: Problems) -> np.ndarray:
+    """The splits (N,) of the cases from a file. Rows of patients under exclude_patients are passed over.
+
+    Raises:
+        DataError: the file and the data do not hold the same cases; says how many and what to do.
+    """
+    table = read_table(file)
+    require_columns(file, list(table), ["case_id", "split"])
+    if "patient" in table:
+        table = table[~table["patient"].isin(spec.exclude_patients)]
+    for row in table.loc[table.duplicated("case_id"), "row#"]:
+        problems.add(f"{file}: row {row}: this case_id came before; each case has one split")
+    for row, value in table.loc[~table["split"].isin(SPLITS), ["row#", "split"]].itertuples(index=False):
+        problems.add(f"{file}: row {row}: split must be one of {', '.join(SPLITS)}, got {value!r}")
+    found = dict(zip(table["case_id"], table["split"], strict=True))
+    new, gone = set(cases.ids) - set(found), set(found) - set(cases.ids)
+    if new or gone:
+        raise DataError(
+            f"{file}: {len(new)} case(s) of the data are not in this file and {len(gone)} case(s) of the file are not "
+            "in the data. Put the data back as they were; or leave patients out with exclude_patients; or, to draw all "
+            "splits anew (earlier test figures then no longer compare), move this file away"
+        )
+    splits = np.array([found[case] for case in cases.ids])
+    _note_overlap(file, cases, splits, problems)
+    return splits
+
+
+def _note_overlap(file: Path, cases: Cases, splits: np.ndarray, problems: Problems) -> None:
+    for patient in shared_patients(cases, splits):
+        where = sorted({str(split) for name, split in zip(cases.patients, splits, strict=True) if name == patient})
+        problems.add(f"{file}: patient {patient!r} is in {' and '.join(where)}; a patient belongs to one split")
+
+
+def shared_patients(cases: Cases, splits: np.ndarray) -> list[str]:
+    """Patients with cases in more than one split, sorted."""
+    pairs = pd.DataFrame({"patient": cases.patients, "split": splits}).drop_duplicates()
+    return sorted(pairs.loc[pairs.duplicated("patient"), "patient"].unique())

@@ -1,0 +1,120 @@
+"""The configuration of one run: everything a job says, and nothing about where a site's data are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from consilia.core.errors import ConfigError
+from consilia.methods.catalogue import METHODS, AnyMethodConfig
+from consilia.methods.config import Settings, TrainingConfig
+
+
+class ModelConfig(Settings):
+    """The network, by dotted path and keyword arguments. Every participant must list the path in allow_models.
+
+    The key is ``class`` because NVFlare takes a nested ``path`` or ``name`` for a component of its own to build.
+    """
+
+    class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunConfig(Settings):
+    """One federated run."""
+
+    label: str = Field("", description="how tables and plots call this run; the method's name by default")
+    role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
+    method: AnyMethodConfig
+    model: ModelConfig
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    rounds: int = Field(20, ge=1)
+    participation: float = Field(1.0, gt=0, le=1, description="fraction of the training sites sampled each round")
+    min_sites: int = Field(2, ge=1, description="accepted updates needed, or all where fewer were asked")
+    seed: int = Field(0, ge=0)
+    evaluate_every: int = Field(1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only")
+    select_by: Literal["accuracy", "balanced_accuracy", "auroc", "loss"] = "balanced_accuracy"
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better validation value")
+    max_update_norm: float | None = Field(None, gt=0, description="largest L2 norm of an update's change")
+    round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _default_label(self) -> RunConfig:
+        if not self.label:
+            object.__setattr__(self, "label", self.method.method)
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Names the run at every participant: the same configuration is the same run, wherever and whenever it runs."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return f"{self.method.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, as a job carries them."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        return dumped
+
+
+def run_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "configuration") -> RunConfig:
+    """Validate a configuration after applying ``key.sub=value`` overrides (values are read as YAML).
+
+    Raises:
+        ConfigError: names the source, the key, what was expected and what came.
+    """
+    merged = _plain_copy(values)
+    if isinstance(merged.get("method"), str):
+        merged["method"] = {"method": merged["method"]}
+    for override in overrides:
+        _apply(merged, override)
+    method = merged.get("method")
+    name = method.get("method") if isinstance(method, dict) else None
+    if name not in METHODS:
+        raise ConfigError(f"{source}: method is {name!r}, expected one of {sorted(METHODS)}")
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings in one readable line: key, what was expected, what came."""
+    findings = []
+    for item in error.errors(include_url=False):
+        # Union tags appear in the location although no user wrote them.
+        key = ".".join(str(part) for part in item["loc"] if part not in METHODS) or "(whole)"
+        came = item.get("input")
+        shown = "" if isinstance(came, dict) else f", got {came!r}"
+        findings.append(f"{key}: {item['msg']}{shown}")
+    return "; ".join(findings)
+
+
+def _plain_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = json.loads(json.dumps(values))
+    return copied
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set takes key=value, for example training.batch_size=16; got {override!r}")
+    *parents, last = key.strip().split(".")
+    place = values
+    for part in parents:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: {part!r} is a single value, it has no {last!r}")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error

@@ -1,0 +1,373 @@
+"""The server's conduct of a run: rounds, checks, aggregation, the choice of the best round, checkpoints, the record.
+
+The coordinator does not know how messages travel. An engine gives it one function that delivers tasks to sites and
+hands every reply to :meth:`Coordinator.receive` before it returns; a site that does not answer is simply not heard.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from consilia.core.checkpoint import CheckpointStore
+from consilia.core.determinism import generator, state_digest
+from consilia.core.errors import CheckpointError, RunFailed, UpdateRejected
+from consilia.core.spool import UpdateSpool
+from consilia.federation.config import RunConfig, explain
+from consilia.federation.messages import (
+    REPLIES,
+    EvaluateReply,
+    PersonaliseReply,
+    PrepareReply,
+    Reply,
+    Task,
+    TaskInfo,
+    TrainReply,
+    payload_bytes,
+)
+from consilia.federation.record_keeper import RecordKeeper
+from consilia.methods.catalogue import METHODS
+from consilia.methods.server import Claim
+from consilia.report.record import Contribution, FinalModels, Record, RoundRecord
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Sequence[Task]], None]
+State = Mapping[str, Tensor]
+
+
+class Coordinator:
+    """Leads one run from the initial global state to the record; goes on from a checkpoint where ``folder`` holds one.
+
+    Args:
+        config: the run.
+        sites: names of the connected sites.
+        initial: the global state of version 0.
+        folder: where the spool lies and the checkpoints are kept.
+        engine: named in the record.
+        progress: told about every step, as small JSON-able dictionaries.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sites: Sequence[str],
+        initial: State,
+        folder: Path,
+        *,
+        engine: Literal["inprocess", "sim", "poc", "prod"],
+        progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    ) -> None:
+        self.config = config
+        self.strategy = METHODS[config.method.method].strategy(config.method)
+        self.keeper = RecordKeeper(config, engine)
+        self.store = CheckpointStore(folder / "checkpoint")
+        self.state: State = initial
+        self.version = 0
+        self.best: State = initial
+        self.best_version = 0
+        self.best_value = -math.inf
+        self.stale = 0
+        self._connected = sorted(sites)
+        self._spool = UpdateSpool(folder / "spool")
+        self._progress = progress
+        self._resume = self.store.exists()
+        self._lock = threading.Lock()
+        self._open: dict[str, TaskInfo] = {}
+        self._replies: dict[str, BaseModel] = {}
+        self._refused: dict[str, str] = {}
+        self._bytes_up: dict[str, int] = {}
+
+    # ---- the run -----------------------------------------------------------------------------------------------
+
+    def run(self, deliver: Deliver) -> Record:
+        """Carry the run to its end.
+
+        Raises:
+            RunFailed: too few sites or updates, or sites whose classes differ. The last checkpoint stays.
+            CheckpointError: the checkpoint to resume from belongs to another run or is damaged.
+        """
+        if self._resume:
+            self._restore()
+        self._prepare(deliver)
+        while self.version < self.config.rounds and not self._patience_is_over():
+            self._round(deliver)
+        self._finish(deliver)
+        stopped = self.version < self.config.rounds
+        record = self.keeper.record("stopped_early" if stopped else "finished")
+        self._progress({"event": "finished", "rounds": self.version, "seconds": record.run.seconds})
+        return record
+
+    def receive(self, site: str, reply: Reply) -> None:
+        """Take one site's reply to the task that is open for it. Never raises for what a site sends."""
+        with self._lock:
+            info = self._open.get(site)
+            if info is None:
+                log.warning("site %s answered although no task is open for it; the reply is ignored", site)
+                return
+            self._bytes_up[site] = payload_bytes(reply.tensors, reply.content)
+            try:
+                if site in self._replies:
+                    raise UpdateRejected("the site has already answered")
+                self._accept(site, info, reply)
+            except UpdateRejected as error:
+                self._refused[site] = str(error)
+                log.warning("%s from site %s is refused: %s", info.task, site, error)
+                self._progress({"event": "refused", "site": site, "reason": str(error)})
+
+    def _accept(self, site: str, info: TaskInfo, reply: Reply) -> None:
+        if reply.error is not None:
+            raise UpdateRejected(f"the site failed with {reply.error[:80]}; the reason is in that site's own log")
+        try:
+            content = REPLIES[info.task].model_validate_json(reply.content)
+        except ValidationError as error:
+            raise UpdateRejected(f"the reply does not fit its schema: {explain(error)[:300]}") from error
+        answered = getattr(content, "version", info.version)
+        if answered != info.version:
+            raise UpdateRejected(f"the reply is to version {answered}, the task was about version {info.version}")
+        if isinstance(content, TrainReply):
+            self.strategy.check(
+                reply.tensors,
+                Claim(content.samples, content.score),
+                reference=self.state,
+                max_norm=self.config.max_update_norm,
+            )
+            self._spool.add(site, reply.tensors)
+        elif reply.tensors:
+            raise UpdateRejected(f"a reply to {info.task} carries no tensors, got {sorted(reply.tensors)[:3]}")
+        self._replies[site] = content
+        self._progress({"event": "reply", "task": info.task, "site": site, "version": info.version})
+
+    def _ask(self, deliver: Deliver, tasks: Sequence[Task]) -> dict[str, BaseModel]:
+        """Deliver tasks and return the accepted replies by site."""
+        with self._lock:
+            self._open = {site: task.info for task in tasks for site in task.targets}
+            self._replies, self._refused, self._bytes_up = {}, {}, {}
+            self._spool.clear()
+        deliver([task for task in tasks if task.targets])
+        with self._lock:
+            self._open = {}
+            return dict(sorted(self._replies.items()))
+
+    def _prepare(self, deliver: Deliver) -> None:
+        info = TaskInfo(task="prepare", version=self.version, resume=self._resume)
+        replies = self._ask(deliver, [Task(info, self._connected)])
+        for site in self._connected:
+            if site not in replies:
+                reason = self._refused.get(site, "no answer in time")
+                log.error("site %s cannot take part: %s", site, reason)
+                self._progress({"event": "absent", "site": site, "reason": reason})
+        classes = {site: reply.class_names for site, reply in replies.items() if isinstance(reply, PrepareReply)}
+        if len(set(classes.values())) > 1:
+            raise RunFailed(f"sites disagree on the classes, in number or order: {classes}")
+        known = dict(self.keeper.sites)
+        self.keeper.sites = {}
+        for site, reply in replies.items():
+            assert isinstance(reply, PrepareReply)
+            self.keeper.class_names = list(reply.class_names)
+            self.keeper.add_site(site, reply)
+            if site in known and known[site] != self.keeper.sites[site]:
+                raise RunFailed(f"site {site!r} has other data than when the run began: it cannot be resumed")
+        if not self._trainers():
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self._refused.items()))
+            raise RunFailed(f"no site with training data could take part. {reasons}")
+        self._progress({"event": "prepared", "sites": sorted(replies), "rounds": self.config.rounds})
+
+    def _round(self, deliver: Deliver) -> None:
+        started = time.perf_counter()
+        number = self.version + 1
+        participants = self._sample(number)
+        evaluate = self.config.evaluate_every > 0 and self.version % self.config.evaluate_every == 0
+        others = [site for site in sorted(self.keeper.sites) if site not in participants] if evaluate else []
+        train = Task(TaskInfo(task="train", version=self.version, evaluate=evaluate), participants, self.state)
+        look = Task(TaskInfo(task="evaluate", version=self.version), others, self.state)
+        replies = self._ask(deliver, [train, look])
+        answered = time.perf_counter()
+        updates = {site: reply for site, reply in replies.items() if isinstance(reply, TrainReply)}
+        self._require(updates, participants, number)
+        claims = {site: Claim(reply.samples, reply.score) for site, reply in updates.items()}
+        weights = self.strategy.weights(claims)
+        new_state = self.strategy.aggregate(self._spool, weights)
+        self._note_evaluations(replies)
+        self._judge(self.version)
+        self.state, self.version = new_state, number
+        seconds = {
+            "sites": answered - started,
+            "aggregate": time.perf_counter() - answered,
+            "slowest_site": max(reply.seconds for reply in updates.values()),
+        }
+        self.keeper.rounds.append(self._round_record(number, [train, look], updates, weights, seconds))
+        self._checkpoint()
+        self._tell_round(number, len(updates), len(participants), time.perf_counter() - started)
+
+    def _require(self, updates: Mapping[str, TrainReply], participants: Sequence[str], number: int) -> None:
+        needed = min(self.config.min_sites, len(participants))
+        if len(updates) < needed:
+            reasons = "; ".join(
+                f"{site}: {self._refused.get(site, 'no answer in time')}" for site in participants if site not in updates
+            )
+            raise RunFailed(f"round {number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
+
+    def _finish(self, deliver: Deliver) -> None:
+        """Every site personalises from the last and from the best global model, sampled before or not."""
+        self.keeper.final["last"] = self._personalise(deliver, "last", self.version, self.state)
+        self._judge(self.version)
+        if self.best_version in (0, self.version):
+            # Nothing was better (or nothing could be judged): the last model is the best one.
+            self.best_version, self.best = self.version, self.state
+            self.keeper.final["best"] = self.keeper.final["last"]
+        else:
+            self.keeper.final["best"] = self._personalise(deliver, "best", self.best_version, self.best)
+
+    def _personalise(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
+        trainers = self._trainers()
+        evaluators = [site for site in sorted(self.keeper.sites) if site not in trainers]
+        self._progress({"event": "personalise", "keep": keep, "sites": trainers})
+        replies = self._ask(
+            deliver,
+            [
+                Task(TaskInfo(task="personalise", version=version, keep=keep), trainers, state),
+                Task(TaskInfo(task="evaluate", version=version), evaluators, state),
+            ],
+        )
+        if keep == "last":
+            self._note_evaluations(replies)
+        return FinalModels.model_validate(
+            {
+                "version": version,
+                "sha256": state_digest(state),
+                "global": {
+                    site: reply.received
+                    for site, reply in replies.items()
+                    if isinstance(reply, (EvaluateReply, PersonaliseReply))
+                },
+                "personal": {s: reply.personal for s, reply in replies.items() if isinstance(reply, PersonaliseReply)},
+            }
+        )
+
+    # ---- decisions ---------------------------------------------------------------------------------------------
+
+    def _trainers(self) -> list[str]:
+        return [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
+
+    def _sample(self, number: int) -> list[str]:
+        """max(int(K * participation), 1) training sites without replacement, from (seed, round) alone."""
+        trainers = self._trainers()
+        count = max(int(len(trainers) * self.config.participation), 1)
+        order = torch.randperm(len(trainers), generator=generator(self.config.seed, "sample", number))
+        return sorted(trainers[int(index)] for index in order[:count])
+
+    def _judge(self, version: int) -> None:
+        """Compare a global version's mean validation value over the sites with the best so far."""
+        value = self.validation_value(version)
+        if value is None or version == 0:
+            return
+        if value > self.best_value:
+            self.best_value, self.best_version, self.best, self.stale = value, version, self.state, 0
+        else:
+            self.stale += 1
+
+    def validation_value(self, version: int) -> float | None:
+        """Mean over the sites of the configured metric on their validation splits; higher is better; None if unknown."""
+        metric = self.config.select_by
+        values = [
+            value
+            for figures in self.keeper.evaluation(version, "global").values()
+            if figures.validation is not None and (value := getattr(figures.validation, metric)) is not None
+        ]
+        if not values:
+            return None
+        mean = math.fsum(values) / len(values)
+        return -mean if metric == "loss" else mean
+
+    def _patience_is_over(self) -> bool:
+        return self.config.patience is not None and self.stale >= self.config.patience
+
+    # ---- records and checkpoints -------------------------------------------------------------------------------
+
+    def _note_evaluations(self, replies: Mapping[str, BaseModel]) -> None:
+        for site, reply in replies.items():
+            received = getattr(reply, "received", None)
+            if received is not None:
+                self.keeper.add_evaluation(self.version, "global", site, received)
+            if isinstance(reply, TrainReply) and reply.trained is not None:
+                self.keeper.add_evaluation(self.version + 1, "personal", site, reply.trained)
+
+    def _round_record(
+        self,
+        number: int,
+        tasks: Sequence[Task],
+        updates: Mapping[str, TrainReply],
+        weights: Mapping[str, float],
+        seconds: dict[str, float],
+    ) -> RoundRecord:
+        total = math.fsum(weights.values())
+        participants = tasks[0].targets
+        return RoundRecord(
+            round=number,
+            participants=list(participants),
+            contributions={
+                site: Contribution(
+                    weight=weights[site] / total,
+                    score=reply.score,
+                    samples=reply.samples,
+                    train_loss=reply.metrics.get("train_loss"),
+                    train_accuracy=reply.metrics.get("train_accuracy"),
+                )
+                for site, reply in updates.items()
+            },
+            refused={site: reason for site, reason in sorted(self._refused.items()) if site in participants},
+            missing=[site for site in participants if site not in updates and site not in self._refused],
+            bytes_down={
+                site: payload_bytes(task.tensors, task.info.model_dump_json()) for task in tasks for site in task.targets
+            },
+            bytes_up=dict(sorted(self._bytes_up.items())),
+            seconds=seconds,
+            sha256=state_digest(self.state),
+        )
+
+    def _checkpoint(self) -> None:
+        state = {
+            "run_id": self.config.run_id,
+            "version": self.version,
+            "best_version": self.best_version,
+            "best_value": self.best_value if math.isfinite(self.best_value) else None,
+            "stale": self.stale,
+            "record": self.keeper.state(),
+        }
+        self.store.save({"global": (self.version, self.state), "best": (self.best_version, self.best)}, state)
+
+    def _restore(self) -> None:
+        checkpoint = self.store.load()
+        state = checkpoint.state
+        if state["run_id"] != self.config.run_id:
+            raise CheckpointError(
+                f"{self.store.folder} belongs to run {state['run_id']}, this configuration is run {self.config.run_id}"
+            )
+        self.version, self.state = state["version"], checkpoint.models["global"]
+        self.best_version, self.best, self.stale = state["best_version"], checkpoint.models["best"], state["stale"]
+        self.best_value = -math.inf if state["best_value"] is None else state["best_value"]
+        self.keeper.restore(state["record"])
+        log.info("resuming run %s after round %d", self.config.run_id, self.version)
+
+    def _tell_round(self, number: int, updates: int, participants: int, seconds: float) -> None:
+        self._progress(
+            {
+                "event": "round",
+                "round": number,
+                "of": self.config.rounds,
+                "updates": updates,
+                "participants": participants,
+                "validation": self.validation_value(number - 1),
+                "seconds": seconds,
+            }
+        )

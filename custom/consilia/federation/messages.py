@@ -1,0 +1,109 @@
+"""What travels between server and site. The content is JSON by these schemas; tensors travel beside it.
+
+A site's reply is input from outside: the server validates it before use and refuses what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from consilia.methods.config import Settings
+from consilia.report.record import SiteMetrics
+
+TaskName = Literal["prepare", "train", "evaluate", "personalise"]
+
+
+class TaskInfo(Settings):
+    """What the server asks of a site.
+
+    Attributes:
+        version: number of rounds behind the global state that travels with the task.
+        evaluate: ``train`` only: also evaluate the received global model and the locally trained one.
+        keep: ``personalise`` only: under which name the site keeps its personal model.
+        resume: ``prepare`` only: go on with what the site has kept of this run, instead of starting anew.
+    """
+
+    task: TaskName
+    version: int = Field(0, ge=0)
+    evaluate: bool = False
+    keep: Literal["last", "best"] = "last"
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task for some sites, with the global state where the task needs one."""
+
+    info: TaskInfo
+    targets: Sequence[str]
+    tensors: Mapping[str, Tensor] | None = None
+
+
+class PrepareReply(Settings):
+    """A site's self-description: numbers and a digest, no label counts."""
+
+    train: int = Field(ge=0)
+    validation: int = Field(ge=0)
+    test: int = Field(ge=0)
+    class_names: tuple[str, ...] = Field(min_length=1)
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class TrainReply(Settings):
+    """Goes with an update's tensors. ``received`` and ``trained`` are present where evaluation was asked for."""
+
+    version: int
+    samples: int = Field(ge=1)
+    # Bounds are checked with the tensors, so that a lying score is refused by the same words as any other bad update.
+    score: float | None = Field(None, allow_inf_nan=True)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    received: SiteMetrics | None = None
+    trained: SiteMetrics | None = None
+    seconds: float = Field(ge=0)
+
+
+class EvaluateReply(Settings):
+    """Figures of the received global model at one site."""
+
+    version: int
+    received: SiteMetrics
+    seconds: float = Field(ge=0)
+
+
+class PersonaliseReply(Settings):
+    """Figures of the final global model and of the personal model, which stays at the site."""
+
+    version: int
+    received: SiteMetrics
+    personal: SiteMetrics
+    seconds: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A site's answer: validated JSON content, tensors for ``train`` alone, or the kind of error that came up.
+
+    The error is a class name, never a message: messages may quote data, and belong in the site's own log.
+    """
+
+    content: str = ""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    error: str | None = None
+
+
+REPLIES: dict[TaskName, type[BaseModel]] = {
+    "prepare": PrepareReply,
+    "train": TrainReply,
+    "evaluate": EvaluateReply,
+    "personalise": PersonaliseReply,
+}
+
+
+def payload_bytes(tensors: Mapping[str, Tensor] | None, content: str) -> int:
+    """Bytes of a message: every tensor's data and the JSON text."""
+    return sum(tensor.nbytes for tensor in (tensors or {}).values()) + len(content.encode())

@@ -1,0 +1,26 @@
+"""What a finished run leaves in its folder at the server: record, report, event files, models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from consilia.core.files import write_tensors
+from consilia.federation.coordinator import Coordinator
+from consilia.federation.site import model_card
+from consilia.report.html import write_report
+from consilia.report.record import Record, save_record
+from consilia.report.tensorboard import write_events
+
+RESULT, REPORT, EVENTS = "result.json", "report.html", "tensorboard"
+PROGRESS = "progress.jsonl"
+
+
+def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> None:
+    """Write the last and the best global model, the report, TensorBoard events and, last of all, result.json."""
+    for name, state in (("last", coordinator.state), ("best", coordinator.best)):
+        card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
+        write_tensors(folder / f"global-{name}.safetensors", state, card)
+    write_report([record], folder / REPORT)
+    write_events(record, folder / EVENTS)
+    # Its presence says that the run is complete.
+    save_record(record, folder / RESULT)

@@ -1,0 +1,119 @@
+"""Gathers what happens in a run into the record that result.json holds; its own state is JSON, so it resumes."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, Literal
+
+from consilia.federation.config import RunConfig
+from consilia.federation.messages import PrepareReply
+from consilia.report.record import SCHEMA, Evaluation, FinalModels, Record, RoundRecord, RunInfo, SiteInfo, SiteMetrics
+
+PACKAGES = ("consilia", "nvflare", "torch", "numpy", "monai", "timm")
+
+
+class RecordKeeper:
+    """The growing record of one run."""
+
+    def __init__(self, config: RunConfig, engine: Literal["inprocess", "sim", "poc", "prod"]) -> None:
+        self.config, self.engine = config, engine
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.class_names: list[str] = []
+        self.sites: dict[str, SiteInfo] = {}
+        self.rounds: list[RoundRecord] = []
+        self.final: dict[str, FinalModels] = {}
+        self._evaluations: dict[tuple[int, str], dict[str, SiteMetrics]] = {}
+        self._earlier_seconds = 0.0
+        self._clock = time.perf_counter()
+
+    def add_site(self, name: str, reply: PrepareReply) -> None:
+        """Note a site that takes part."""
+        self.sites[name] = SiteInfo(
+            train=reply.train,
+            validation=reply.validation,
+            test=reply.test,
+            evaluator=reply.train == 0,
+            fingerprint=reply.fingerprint,
+        )
+
+    def add_evaluation(self, version: int, model: Literal["global", "personal"], site: str, figures: SiteMetrics) -> None:
+        """Note a site's figures of one model version."""
+        self._evaluations.setdefault((version, model), {})[site] = figures
+
+    def evaluation(self, version: int, model: Literal["global", "personal"]) -> Mapping[str, SiteMetrics]:
+        """The figures noted for one model version, by site."""
+        return self._evaluations.get((version, model), {})
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations in order of version."""
+        return [
+            Evaluation(version=version, model="global" if model == "global" else "personal", sites=dict(sorted(sites.items())))
+            for (version, model), sites in sorted(self._evaluations.items())
+        ]
+
+    def seconds(self) -> float:
+        """Wall-clock seconds so far, interruptions not counted."""
+        return self._earlier_seconds + time.perf_counter() - self._clock
+
+    def state(self) -> dict[str, Any]:
+        """JSON state for a checkpoint."""
+        return {
+            "started": self.started,
+            "seconds": self.seconds(),
+            "class_names": self.class_names,
+            "sites": {name: site.model_dump(mode="json", by_alias=True) for name, site in self.sites.items()},
+            "rounds": [item.model_dump(mode="json", by_alias=True) for item in self.rounds],
+            "evaluations": [item.model_dump(mode="json", by_alias=True) for item in self.evaluations()],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.started, self._earlier_seconds = state["started"], state["seconds"]
+        self.class_names = list(state["class_names"])
+        self.sites = {name: SiteInfo.model_validate(site) for name, site in state["sites"].items()}
+        self.rounds = [RoundRecord.model_validate(item) for item in state["rounds"]]
+        for item in map(Evaluation.model_validate, state["evaluations"]):
+            self._evaluations[(item.version, item.model)] = dict(item.sites)
+
+    def record(self, status: Literal["finished", "stopped_early"]) -> Record:
+        """The record of the finished run."""
+        config = self.config
+        run = RunInfo(
+            id=config.run_id,
+            name=f"{config.label}-seed{config.seed}",
+            method=config.method.method,
+            label=config.label,
+            engine=self.engine,
+            seed=config.seed,
+            status=status,
+            rounds_planned=config.rounds,
+            rounds_done=len(self.rounds),
+            started=self.started,
+            seconds=self.seconds(),
+        )
+        return Record(
+            schema=SCHEMA,
+            run=run,
+            config=config.to_json(),
+            versions=versions(),
+            sites=dict(sorted(self.sites.items())),
+            class_names=self.class_names,
+            rounds=self.rounds,
+            evaluations=self.evaluations(),
+            final=self.final,
+        )
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what a result depends on; null where a package is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,35 @@
+"""What the server's own administrator decides: which model classes jobs may name, and where runs are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
+from consilia.models.build import DEFAULT_ALLOWED
+
+SERVER_FILE = "server.yaml"
+
+
+class ServerSettings(Model):
+    """``server.yaml`` in the server's local/ folder; every key may be left out.
+
+    Attributes:
+        allow_models: dotted paths, or ``package.module.*``, that a job may name.
+        state_dir: where checkpoints and results go, so that a run can be resumed; default: the job's own run folder,
+            which NVFlare moves to its job store when the job ends.
+        engine: noted in the record.
+    """
+
+    allow_models: tuple[str, ...] = DEFAULT_ALLOWED
+    state_dir: AbsolutePath | None = None
+    engine: Literal["sim", "poc", "prod"] = "prod"
+
+
+def load_server_settings(path: Path) -> ServerSettings:
+    """Read server.yaml, or the defaults where there is none.
+
+    Raises:
+        ConfigError: names the file, the key, what was expected and what came.
+    """
+    return validate(ServerSettings, read_yaml(path), path) if path.is_file() else ServerSettings()

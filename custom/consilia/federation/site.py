@@ -1,0 +1,208 @@
+"""What a site does with each task. Personal models, correctness histories and per-case figures stay in its state_dir."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consilia.core.errors import ConfigError
+from consilia.core.files import write_json, write_tensors
+from consilia.data.dataset import Split
+from consilia.data.loading import load_site
+from consilia.data.site import load_site_config
+from consilia.evaluation.classification import classification_metrics, correct_cases
+from consilia.evaluation.forgetting import flips
+from consilia.federation.config import RunConfig
+from consilia.federation.messages import (
+    EvaluateReply,
+    PersonaliseReply,
+    PrepareReply,
+    Reply,
+    TaskInfo,
+    TrainReply,
+)
+from consilia.methods.catalogue import METHODS
+from consilia.methods.config import Settings
+from consilia.methods.learner import never
+from consilia.models.build import build_model
+from consilia.report.record import Metrics, SiteMetrics
+from consilia.report.site_report import write_site_report
+
+log = logging.getLogger(__name__)
+
+HISTORY = "correctness.safetensors"
+KEPT_VERSIONS = 3
+"""Correctness vectors kept per model: the last one, and those a resumed run may fall back to."""
+
+
+class Site:
+    """One participant's half of a run.
+
+    Args:
+        config: the run.
+        site_yaml: the site's own file; its data, its list of model classes, its state folder.
+        should_stop: polled during training.
+    """
+
+    def __init__(self, config: RunConfig, site_yaml: Path, *, should_stop: Callable[[], bool] = never) -> None:
+        self.config = config
+        self.settings = load_site_config(site_yaml)
+        self.name = self.settings.site
+        self.folder = self.settings.state_dir / "runs" / config.run_id
+        self.data = load_site(site_yaml, config.role)
+        model = build_model(
+            config.model.class_, config.model.args, seed=config.seed, allowed=self.settings.allow_models
+        )
+        learner = METHODS[config.method.method].learner
+        self.learner = learner(
+            model, self.data, config.training, config.method, seed=config.seed, should_stop=should_stop
+        )
+
+    def answer(self, info: TaskInfo, tensors: Mapping[str, Tensor] | None) -> Reply:
+        """Carry out a task. Whatever goes wrong is logged here, at the site; the server learns the error's kind only."""
+        try:
+            handler = {
+                "prepare": self._prepare,
+                "train": self._train,
+                "evaluate": self._evaluate,
+                "personalise": self._personalise,
+            }[info.task]
+            return handler(info, tensors or {})
+        # Also MemoryError and torch's out-of-memory: a dead process would end the job for every site.
+        except Exception as error:
+            log.exception("site %s: task %s failed", self.name, info.task)
+            return Reply(error=type(error).__name__)
+
+    def _prepare(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
+        if not info.resume and self.folder.exists():
+            shutil.rmtree(self.folder)
+        write_json(self.folder / "run.json", self.config.to_json())
+        data = self.data
+        self._check_model_fits()
+        reply = PrepareReply(
+            train=len(data.train),
+            validation=len(data.validation),
+            test=len(data.test),
+            class_names=data.class_names,
+            fingerprint=data.fingerprint(),
+        )
+        return _reply(reply)
+
+    def _check_model_fits(self) -> None:
+        split = self.data.test if self.data.is_evaluator else self.data.train
+        probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
+        try:
+            shape = tuple(self.learner.logits(probe).shape)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"model {self.config.model.class_} does not take inputs of shape {tuple(probe.inputs.shape)}: {error}"
+            ) from error
+        if shape != (1, self.data.num_classes):
+            raise ConfigError(f"model gives logits {shape}, the data have {self.data.num_classes} classes: (1, C) expected")
+
+    def _train(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
+        started = time.perf_counter()
+        received = self._figures_of(tensors, "global", info.version) if info.evaluate else None
+        update = self.learner.train(tensors, info.version + 1)
+        self._keep("round", update.tensors)
+        trained = self._figures("personal", info.version + 1) if info.evaluate else None
+        reply = TrainReply(
+            version=info.version,
+            samples=update.samples,
+            score=update.score,
+            metrics=dict(update.metrics),
+            received=received,
+            trained=trained,
+            seconds=time.perf_counter() - started,
+        )
+        return _reply(reply, update.tensors)
+
+    def _evaluate(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
+        started = time.perf_counter()
+        received = self._figures_of(tensors, "global", info.version)
+        return _reply(EvaluateReply(version=info.version, received=received, seconds=time.perf_counter() - started))
+
+    def _personalise(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
+        """Train once more from the final global model with the method's own loss; the result never leaves."""
+        started = time.perf_counter()
+        received = self._figures_of(tensors, "global", info.version)
+        logits_global = self.learner.logits(self.data.test)
+        self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
+        self._keep(info.keep, self.learner.state())
+        # Not part of the forgetting history: this is no round.
+        personal = self._figures("personal", version=None)
+        write_site_report(
+            self.folder / f"report-{info.keep}.html",
+            site=self.name,
+            role=self.config.role,
+            class_names=self.data.class_names,
+            logits_global=logits_global,
+            logits_personal=self.learner.logits(self.data.test),
+            labels=self.data.test.labels,
+            case_ids=self.data.test.case_ids,
+            inputs=self.data.test.inputs,
+        )
+        seconds = time.perf_counter() - started
+        return _reply(PersonaliseReply(version=info.version, received=received, personal=personal, seconds=seconds))
+
+    def _keep(self, name: str, state: Mapping[str, Tensor]) -> None:
+        write_tensors(
+            self.folder / f"personal-{name}.safetensors", state, model_card(self.config, self.data.class_names, name)
+        )
+
+    def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int) -> SiteMetrics:
+        self.learner.load(state)
+        return self._figures(kind, version)
+
+    def _figures(self, kind: str, version: int | None) -> SiteMetrics:
+        """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
+        figures: dict[str, Metrics | None] = {}
+        for name in ("validation", "test"):
+            split = self.data.split(name)
+            logits = self.learner.logits(split)
+            metrics = classification_metrics(logits, split.labels)
+            negative, positive = None, None
+            if metrics is not None and name == "test" and version is not None:
+                negative, positive = self._flips(kind, version, correct_cases(logits, split.labels))
+            figures[name] = (
+                None if metrics is None else Metrics(**metrics, negative_flips=negative, positive_flips=positive)
+            )
+        return SiteMetrics(**figures)
+
+    def _flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
+        path = self.folder / HISTORY
+        history = load_file(path) if path.is_file() else {}
+        versions = sorted(int(key.rpartition("/")[2]) for key in history if key.startswith(f"{kind}/"))
+        earlier = [then for then in versions if then < version]
+        # The history starts at all wrong, so a first evaluation forgets nothing (specification 6.1).
+        previous = history[f"{kind}/{earlier[-1]}"] if earlier else torch.zeros_like(correct)
+        history[f"{kind}/{version}"] = correct
+        for old in earlier[: -(KEPT_VERSIONS - 1)]:
+            del history[f"{kind}/{old}"]
+        write_tensors(path, history)
+        return flips(previous, correct)
+
+
+def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> dict[str, str]:
+    """Metadata of a saved model: what is needed to build it again and use it on new cases."""
+    content = {
+        "model": config.model.model_dump(mode="json", by_alias=True),
+        "role": config.role,
+        "class_names": list(class_names),
+        "method": config.method.method,
+        "kind": kind,
+        "run_id": config.run_id,
+    }
+    return {"consilia": json.dumps(content, sort_keys=True)}
+
+
+def _reply(content: Settings, tensors: Mapping[str, Tensor] | None = None) -> Reply:
+    return Reply(content.model_dump_json(by_alias=True), tensors or {})

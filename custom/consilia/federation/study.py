@@ -1,0 +1,163 @@
+"""A study: methods x seeds on one federation. Records are kept, and nothing is run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from consilia.core.errors import ConfigError
+from consilia.data.dataset import SiteData
+from consilia.data.federation import load_federation
+from consilia.data.loading import load_site
+from consilia.data.yaml_file import Model, read_yaml, validate
+from consilia.federation.config import RunConfig, run_config
+from consilia.federation.outputs import RESULT
+from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
+from consilia.methods.catalogue import METHODS
+from consilia.report.html import write_report
+from consilia.report.record import Record, load_record, save_record
+
+Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
+
+EMBEDDED = Path(__file__).parents[1] / "studies"
+
+
+class Study(Model):
+    """A study file.
+
+    Attributes:
+        data: an embedded data set's name, a folder of sites, or a federation file (relative to the study file).
+        run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
+        methods: what differs, by label: keys of RunConfig, ``method`` among them.
+        yardsticks: of centralised, local-only, majority.
+        seeds: run seeds.
+    """
+
+    data: str = "wisconsin"
+    run: dict[str, Any] = Field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {"method": name} for name in METHODS})
+    yardsticks: tuple[str, ...] = tuple(YARDSTICKS)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+
+    @field_validator("yardsticks")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in YARDSTICKS:
+                raise ValueError(f"expected some of {sorted(YARDSTICKS)}")
+        return names
+
+
+def load_study(source: str | Path) -> Study:
+    """Read a study file, or the embedded one of that name (``wisconsin``).
+
+    Raises:
+        ConfigError: no such study, or the file does not fit; names file and key.
+    """
+    embedded = EMBEDDED / f"{source}.yaml"
+    path = embedded if embedded.is_file() else Path(source)
+    if not path.is_file():
+        known = ", ".join(sorted(item.stem for item in EMBEDDED.glob("*.yaml")))
+        raise ConfigError(f"no study file {path}, and no embedded study of that name (there is: {known})")
+    study = validate(Study, read_yaml(path), path)
+    beside = path.parent / study.data
+    return study.model_copy(update={"data": str(beside.resolve())}) if beside.exists() else study
+
+
+def study_config(
+    study: Study, label: str, seed: int, site_files: Mapping[str, Path], overrides: Sequence[str] = ()
+) -> RunConfig:
+    """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a yardstick."""
+    if label not in study.methods and label not in METHODS and label not in YARDSTICKS:
+        raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
+    default = {"method": label if label in METHODS else "fedavg"}
+    values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
+    if "model" not in values:
+        data = load_site(next(iter(site_files.values())), values.get("role", RunConfig.model_fields["role"].default))
+        values["model"] = default_model(data)
+    return run_config(values, overrides, source=f"study, method {label}")
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win; dictionaries merge key by key, except a method's, which is taken whole."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "method"
+            result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def default_model(data: SiteData) -> dict[str, Any]:
+    """An MLP for table rows, the four-layer CNN for square images; anything else needs a model in the configuration."""
+    shape = tuple(data.test.inputs.shape[1:])
+    if len(shape) == 1:
+        return {"class": "consilia.models.mlp.MLP", "args": {"in_features": shape[0], "num_classes": data.num_classes}}
+    if len(shape) == 3 and shape[1] == shape[2] and shape[1] % 4 == 0:
+        args = {"num_classes": data.num_classes, "in_channels": shape[0], "image_size": shape[1]}
+        return {"class": "consilia.models.cnn.FourLayerCNN", "args": args}
+    raise ConfigError(f"no default model takes inputs of shape {shape}: give one as model.class and model.args")
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    engine: Engine,
+    *,
+    labels: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    announce: Callable[[str, bool], None] = lambda name, known: None,
+) -> list[Record]:
+    """Run every method and yardstick for every seed that has no record yet; write the comparison report.
+
+    Args:
+        study: what to run.
+        folder: one sub-folder per run, the sites, and report.html.
+        engine: runs one configuration into a folder.
+        labels: some of the study's methods and yardsticks; all by default.
+        overrides: ``key=value`` on every run's configuration.
+        announce: told each run's name and whether its record is there already.
+
+    Returns:
+        The records, in the order of labels and seeds.
+    """
+    site_files = load_federation(study.data, folder / "sites")
+    records = []
+    for label in labels or [*study.methods, *study.yardsticks]:
+        for seed in study.seeds:
+            config = study_config(study, label, seed, site_files, overrides)
+            place = folder / f"{label}-seed{seed}"
+            known = finished(place, config)
+            announce(place.name, known is not None)
+            if known is None:
+                known = _run(config, label, site_files, place, engine)
+            records.append(known)
+    write_report(records, folder / "report.html")
+    return records
+
+
+def finished(place: Path, config: RunConfig) -> Record | None:
+    """The record of this very configuration, if it is there.
+
+    Raises:
+        ConfigError: the folder holds another configuration's record.
+    """
+    path = place / RESULT
+    if not path.is_file():
+        return None
+    record = load_record(path)
+    if record.run.id != config.run_id:
+        raise ConfigError(f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder")
+    return record
+
+
+def _run(config: RunConfig, label: str, site_files: Mapping[str, Path], place: Path, engine: Engine) -> Record:
+    if label not in YARDSTICKS:
+        return engine(config, site_files, place)
+    record = run_yardstick(label, config, site_files)
+    save_record(record, place / RESULT)
+    write_report([record], place / "report.html")
+    return record

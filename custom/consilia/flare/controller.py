@@ -1,0 +1,110 @@
+"""The server's half as an NVFlare ModelController."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.workflows.model_controller import ModelController
+
+from consilia.core.determinism import single_threaded
+from consilia.core.errors import ConsiliaError, RunFailed
+from consilia.federation.config import run_config
+from consilia.federation.coordinator import Coordinator
+from consilia.federation.messages import Task
+from consilia.federation.outputs import PROGRESS, write_outputs
+from consilia.federation.server_settings import SERVER_FILE, load_server_settings
+from consilia.flare.messages import model_to_reply, register_tensors, task_to_model
+
+
+class RunAborted(ConsiliaError):
+    """The job was aborted by an administrator or by NVFlare."""
+
+
+class ConsiliaController(ModelController):
+    """Leads a run: hands the coordinator's tasks to NVFlare and the sites' replies back.
+
+    Results go to ``state_dir`` of the server's ``local/server.yaml``, else to ``consilia/`` in the job's run folder.
+
+    Args:
+        config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
+        persistor_id: component that builds the initial model.
+        task_check_period: seconds between looks at whether a task is complete: a floor on every round.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        persistor_id: str = AppConstants.DEFAULT_PERSISTOR_ID,
+        task_check_period: float = 0.02,
+    ) -> None:
+        # A site's failure is an event that the coordinator counts against the round's minimum, not a reason to panic.
+        super().__init__(persistor_id=persistor_id, task_check_period=task_check_period, ignore_result_error=True)
+        self.config, self.persistor_id, self.task_check_period = config, persistor_id, task_check_period
+        self._coordinator: Coordinator | None = None
+        register_tensors()
+
+    def run(self) -> None:
+        """NVFlare's entry point."""
+        try:
+            with single_threaded():
+                self._run()
+        except RunAborted as error:
+            self.warning(str(error))
+        except ConsiliaError as error:
+            self._tell({"event": "failed", "reason": str(error)})
+            self.panic(str(error))
+
+    def _run(self) -> None:
+        config = run_config(self.config, source="this job")
+        workspace = self.fl_ctx.get_engine().get_workspace()
+        settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
+        run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
+        self._folder = settings.state_dir or run_dir / "consilia"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sites = [client.name for client in self.engine.get_clients()]
+        initial = self.load_model()
+        if initial is None:
+            raise RunFailed("the initial model could not be loaded")
+        coordinator = Coordinator(
+            config, sites, initial.params, self._folder, engine=settings.engine, progress=self._tell
+        )
+        self._coordinator = coordinator
+        record = coordinator.run(self._deliver)
+        write_outputs(self._folder, coordinator, record)
+        self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
+        self.info(f"run {config.run_id} is complete: results in {self._folder}")
+
+    def _deliver(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self.broadcast_model(
+                task_to_model(task),
+                task_name=task.info.task,
+                targets=list(task.targets),
+                timeout=run_config(self.config).round_timeout,
+                blocking=False,
+                callback=self._receive,
+            )
+        while self.get_num_standing_tasks():
+            self._check_abort()
+            time.sleep(self.task_check_period)
+        self._check_abort()
+
+    def _check_abort(self) -> None:
+        # Neither a panic nor an abort raises by itself: going on would aggregate the survivors.
+        if self.abort_signal.triggered:
+            raise RunAborted("the job was aborted; the last full round is in the checkpoint")
+
+    def _receive(self, model: FLModel) -> None:
+        assert self._coordinator is not None
+        self._coordinator.receive(model.meta["client_name"], model_to_reply(model))
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """Append to progress.jsonl, which the command line follows."""
+        with (self._folder / PROGRESS).open("a") as file:
+            file.write(json.dumps(event) + "\n")

@@ -1,0 +1,106 @@
+"""The site's half as an NVFlare Executor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
+from pydantic import ValidationError
+
+from consilia.core.determinism import single_threaded
+from consilia.core.errors import ConfigError
+from consilia.federation.config import RunConfig, run_config
+from consilia.federation.messages import REPLIES, Reply, TaskInfo
+from consilia.federation.site import Site
+from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
+from consilia.report.record import SiteMetrics
+
+TASKS = ("prepare", "train", "evaluate", "personalise")
+SITE_FILE = "site.yaml"
+
+
+class ConsiliaExecutor(Executor):
+    """Carries out prepare, train, evaluate and personalise with this site's data.
+
+    The site's data are named by ``local/site.yaml`` of its startup kit (in the simulator, where all sites share one
+    local folder, by ``local/sites/<site>.yaml``).
+
+    Args:
+        config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self._site: Site | None = None
+        self._abort = Signal()
+        register_tensors()
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Answer one task. A failure is answered too, by its kind; its reason stays in this site's log."""
+        if task_name not in TASKS:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        self._abort = abort_signal
+        reply = self._answer(task_name, shareable, fl_ctx)
+        if abort_signal.triggered:
+            return make_reply(ReturnCode.TASK_ABORTED)
+        if reply.error is None:
+            self._stream_metrics(task_name, reply, fl_ctx)
+        result: Shareable = reply_to_dxo(reply).to_shareable()
+        return result
+
+    def _answer(self, task_name: str, shareable: Shareable, fl_ctx: FLContext) -> Reply:
+        try:
+            dxo = from_shareable(shareable)
+            info = TaskInfo.model_validate_json(dxo.get_meta_prop(CONTENT, ""))
+            if info.task != task_name:
+                raise ConfigError(f"task {task_name!r} carries the content of task {info.task!r}")
+            with single_threaded():
+                if self._site is None:
+                    self._site = self._open_site(fl_ctx)
+                return self._site.answer(info, dxo.data)
+        except (Exception, SystemExit) as error:
+            self.log_exception(fl_ctx, f"task {task_name} failed: {error}")
+            return Reply(error=type(error).__name__)
+
+    def _open_site(self, fl_ctx: FLContext) -> Site:
+        config: RunConfig = run_config(self.config, source="this job")
+        name = fl_ctx.get_identity_name()
+        local = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
+        candidates = (local / SITE_FILE, local / "sites" / f"{name}.yaml")
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            raise ConfigError(f"site {name!r} has no {candidates[0]}: write one that says where its data are")
+        site = Site(config, found, should_stop=lambda: bool(self._abort.triggered))
+        if site.name != name:
+            raise ConfigError(f"{found} is for site {site.name!r}, this participant is {name!r}")
+        self.log_info(fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}")
+        return site
+
+    def _stream_metrics(self, task_name: str, reply: Reply, fl_ctx: FLContext) -> None:
+        """Figures of this task to the server's TensorBoard, while the run goes on."""
+        try:
+            content = REPLIES[task_name].model_validate_json(reply.content)  # type: ignore[index]
+        except ValidationError:
+            return
+        version = getattr(content, "version", None)
+        scalars = {f"train/{key}": value for key, value in getattr(content, "metrics", {}).items()}
+        for key, model in (("received", "global"), ("trained", "personal"), ("personal", "personal-final")):
+            figures = getattr(content, key, None)
+            if isinstance(figures, SiteMetrics):
+                for split in ("validation", "test"):
+                    metrics = getattr(figures, split)
+                    if metrics is not None:
+                        scalars[f"{model}/{split}_accuracy"] = metrics.accuracy
+        for tag, value in scalars.items():
+            dxo = create_analytic_dxo(tag, value, AnalyticsDataType.SCALAR, global_step=version)
+            send_analytic_dxo(self, dxo, fl_ctx)

@@ -1,0 +1,1 @@
+"""FedProx: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020."""

@@ -1,0 +1,60 @@
+"""Build a model from a dotted path and arguments, if the place that builds it lists the path.
+
+A dotted path in a job is code by another door: each participant keeps its own list of what may be built there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from consilia.core.determinism import seeded
+from consilia.core.errors import ConfigError
+from consilia.models.torchvision_shim import ensure_torchvision
+
+DEFAULT_ALLOWED = ("consilia.models.cnn.FourLayerCNN", "consilia.models.mlp.MLP")
+
+
+def is_allowed(path: str, allowed: Sequence[str]) -> bool:
+    """Whether ``path`` is listed exactly, or lies directly in a module listed as ``package.module.*``."""
+    return any(path == entry or (entry.endswith(".*") and path.rpartition(".")[0] == entry[:-2]) for entry in allowed)
+
+
+def build_model(
+    path: str, arguments: Mapping[str, Any], *, seed: int, allowed: Sequence[str] = DEFAULT_ALLOWED
+) -> nn.Module:
+    """Import the class or function at ``path`` and call it with ``arguments`` under a seed of its own.
+
+    Args:
+        path: e.g. ``consilia.models.mlp.MLP``, ``monai.networks.nets.DenseNet121`` or ``timm.create_model``.
+        arguments: keyword arguments; ``pretrained=True`` is refused because it would download at run time.
+        seed: run seed; every participant that builds the same model with it gets the same initial weights.
+        allowed: dotted paths that may be built here.
+
+    Raises:
+        ConfigError: the path is not listed, cannot be imported, or the arguments do not fit.
+    """
+    if not is_allowed(path, allowed):
+        raise ConfigError(f"model class {path!r} is not listed here; allow_models has {sorted(allowed)}")
+    if arguments.get("pretrained"):
+        raise ConfigError("model argument 'pretrained' would download weights at run time; give a local file instead")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    module_name, _, attribute = path.rpartition(".")
+    if module_name.split(".")[0] in ("timm", "monai", "torchvision"):
+        ensure_torchvision()
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot import model class {path!r}: {error}") from error
+    try:
+        with seeded(seed, "initial-model"):
+            model = factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"cannot build {path}({dict(arguments)}): {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{path} built a {type(model).__name__}, expected a torch.nn.Module")
+    return model

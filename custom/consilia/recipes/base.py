@@ -1,0 +1,72 @@
+"""A run's configuration as an NVFlare job: the code is pre-installed at server and sites, the job carries no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
+from nvflare.job_config.api import FedJob
+from nvflare.recipe import SimEnv
+from nvflare.recipe.spec import ExecEnv, Recipe
+
+from consilia.federation.config import RunConfig
+from consilia.flare.controller import ConsiliaController
+from consilia.flare.executor import TASKS, ConsiliaExecutor
+from consilia.flare.persistor import SafetensorsPersistor
+
+ALLOWED_CLASSES = (
+    "consilia.flare.controller.ConsiliaController",
+    "consilia.flare.executor.ConsiliaExecutor",
+    "consilia.flare.persistor.SafetensorsPersistor",
+)
+"""What server and sites add to ``class_allow_list`` of their local/resources.json to run Consilia's jobs.
+
+Whole names, although NVFlare takes an entry as a prefix: a short one would also allow what is not named here.
+"""
+
+POLLING_SECONDS = 0.05
+"""How often a site asks for its next task; NVFlare's default of 2 s would let small rounds sleep."""
+
+
+class ConsiliaRecipe(Recipe):
+    """Any configured run as a recipe.
+
+    Args:
+        config: the run.
+        name: the job's name; the run's label by default.
+        min_clients: connected sites that NVFlare waits for before it starts the job.
+    """
+
+    def __init__(self, config: RunConfig, *, name: str | None = None, min_clients: int = 2) -> None:
+        job = FedJob(name=name or config.label, min_clients=min_clients)
+        # Keeps the package out of custom/: without code a job needs no BYOC right.
+        job.set_app_packages(["consilia"])
+        settings = config.to_json()
+        job.to_server(ConsiliaController(config=settings), id="controller")
+        job.to_server(
+            SafetensorsPersistor(model_class=config.model.class_, model_args=config.model.args, seed=config.seed),
+            id="persistor",
+        )
+        job.to_server(TBAnalyticsReceiver(), id="receiver")
+        job.to_server({"server": {"task_request_interval": POLLING_SECONDS}})
+        job.to_clients(ConsiliaExecutor(config=settings), tasks=list(TASKS))
+        job.to_clients(ConvertToFedEvent(events_to_convert=[ANALYTIC_EVENT_TYPE]), id="event_to_fed")
+        super().__init__(job)
+        self.config = config
+        self.name: str = job.name
+
+    def process_env(self, env: ExecEnv) -> None:
+        """In the simulator, add our classes to the allow-list: its default one refuses every class but NVFlare's own."""
+        if isinstance(env, SimEnv):
+            write_allow_list(Path(env.workspace_root) / self.name / "local")
+
+
+def write_allow_list(local: Path) -> None:
+    """Write ``resources.json`` with NVFlare's default allow-list and our classes."""
+    local.mkdir(parents=True, exist_ok=True)
+    resources = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *ALLOWED_CLASSES]}
+    (local / "resources.json").write_text(json.dumps(resources, indent=1))

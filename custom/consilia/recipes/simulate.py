@@ -1,0 +1,161 @@
+"""Run a federation in NVFlare's simulator, follow it, and leave no process behind.
+
+The simulator runs in a child process (``python -m consilia.recipes.simulate FOLDER``): it puts itself in a session of
+its own and starts a process per site, so stopping it means stopping its whole tree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from nvflare.recipe import SimEnv
+
+from consilia.core.errors import ConfigError, RunFailed
+from consilia.core.files import write_json
+from consilia.data.site import load_site_config
+from consilia.data.yaml_file import read_yaml
+from consilia.federation.config import RunConfig, run_config
+from consilia.federation.outputs import PROGRESS, RESULT
+from consilia.recipes.base import ConsiliaRecipe
+from consilia.report.record import Record, load_record
+
+CONFIG, SIMULATOR, LOG = "run.json", "simulator", "simulator.log"
+POLL_SECONDS = 0.1
+ENDED_GRACE_SECONDS = 60
+"""Once the result is written, the simulator has this long to shut its processes down by itself."""
+
+
+def run_simulator(
+    config: RunConfig,
+    site_files: Mapping[str, Path],
+    folder: Path,
+    *,
+    allow_models: Sequence[str],
+    progress: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Record:
+    """Run in the simulator, one process per site; resume where ``folder`` holds a checkpoint.
+
+    Args:
+        config: the run.
+        site_files: each site's site.yaml, by site name.
+        folder: for checkpoints, outputs and the simulator's workspace.
+        allow_models: model classes that the server may build.
+        progress: told about every step.
+
+    Raises:
+        RunFailed: the simulator ended without a result; the message says what the server and the sites logged.
+    """
+    folder = folder.absolute()
+    if re.search(r"\s", str(folder)):
+        raise ConfigError(f"NVFlare's simulator cannot work in a folder with spaces in its path: {folder}")
+    _prepare(config, site_files, folder, allow_models)
+    log = folder / LOG
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "consilia.recipes.simulate", str(folder)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+        )
+    try:
+        _follow(process, folder, progress)
+    finally:
+        stop_tree(process.pid)
+        process.wait()
+    if not (folder / RESULT).is_file():
+        raise RunFailed(f"the simulated run ended without a result. {_why(folder)}\nFull logs: {folder / SIMULATOR}")
+    return load_record(folder / RESULT)
+
+
+def stop_tree(pid: int, grace: float = 5.0) -> None:
+    """End a process and all its descendants, whatever session they moved to."""
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        _quietly(process.terminate)
+    _, alive = psutil.wait_procs(tree, timeout=grace)
+    for process in alive:
+        _quietly(process.kill)
+    psutil.wait_procs(alive, timeout=grace)
+
+
+def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, allow_models: Sequence[str]) -> None:
+    workspace = folder / SIMULATOR / config.label / "local"
+    shutil.rmtree(folder / SIMULATOR, ignore_errors=True)
+    (workspace / "sites").mkdir(parents=True)
+    for stale in (folder / PROGRESS, folder / RESULT):
+        stale.unlink(missing_ok=True)
+    for name, path in site_files.items():
+        # Written out anew, because relative paths count from the file's own folder.
+        content = load_site_config(path).model_dump(mode="json", by_alias=True)
+        (workspace / "sites" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    server = {"allow_models": list(allow_models), "state_dir": str(folder), "engine": "sim"}
+    (workspace / "server.yaml").write_text(yaml.safe_dump(server))
+    write_json(folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files)})
+
+
+def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Callable[[dict[str, Any]], None]) -> None:
+    seen = 0
+    ended: float | None = None
+    while True:
+        running = process.poll() is None
+        path = folder / PROGRESS
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        for line in lines[seen:]:
+            if not line.endswith("\n"):
+                break
+            progress(json.loads(line))
+            seen += 1
+        if (folder / RESULT).is_file() and ended is None:
+            ended = time.monotonic()
+        if not running or (ended is not None and time.monotonic() - ended > ENDED_GRACE_SECONDS):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _why(folder: Path) -> str:
+    """The reason the run gave, and the last errors in the logs of server and sites (all on this one machine)."""
+    reasons = []
+    path = folder / PROGRESS
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        event = json.loads(line)
+        if event["event"] == "failed":
+            reasons.append(event["reason"])
+    for log in sorted((folder / SIMULATOR).rglob("log.txt")):
+        errors = [line for line in log.read_text(errors="replace").splitlines() if re.match(r"\w*Error: |.*ConsiliaError", line)]
+        errors += [line for line in log.read_text(errors="replace").splitlines() if line.startswith("consilia.")]
+        reasons += [f"{log.parent.name}: {line}" for line in errors[-2:]]
+    return "\n".join(dict.fromkeys(reasons)) or f"See {folder / LOG}"
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except psutil.NoSuchProcess:
+        pass
+
+
+def main() -> None:
+    """The child process: execute the run described in the folder given as the only argument."""
+    folder = Path(sys.argv[1])
+    content = read_yaml(folder / CONFIG)
+    recipe = ConsiliaRecipe(run_config(content["config"]), min_clients=len(content["sites"]))
+    recipe.execute(SimEnv(clients=content["sites"], workspace_root=str(folder / SIMULATOR)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""``report.html``: one self-contained file made from the records of runs alone (no script, no outside resource).
+
+One record gives the report of a run, several give a comparison of their methods over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilia.core.errors import ConfigError
+from consilia.core.files import write_bytes
+from consilia.evaluation.compare import figure_text
+from consilia.evaluation.figures import FINAL, OVER_ROUNDS, UNDEFINED, show
+from consilia.report import format as text
+from consilia.report.record import Record
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ENGINES = {
+    "inprocess": "in one process",
+    "sim": "in NVFlare's simulator",
+    "poc": "as an NVFlare proof of concept on one machine",
+    "prod": "in a provisioned NVFlare federation",
+}
+
+
+def render_report(records: Sequence[Record]) -> str:
+    """The report as HTML text; equal records give equal text.
+
+    Raises:
+        ConfigError: no records, or records that cannot be compared: one label for two methods or one seed twice.
+    """
+    if not records:
+        raise ConfigError("a report needs at least one record, got none")
+    plain = [record.plain() for record in records]
+    # Here, because they pull in matplotlib, which the command line should not wait for.
+    if len(plain) == 1:
+        from consilia.report.run_page import run_page
+
+        return page("run.html", **run_page(plain[0]))
+    from consilia.report.comparison_page import comparison_page
+
+    return page("comparison.html", **comparison_page(plain))
+
+
+def write_report(records: Sequence[Record], path: Path) -> None:
+    """Render the report of ``records`` and write it atomically."""
+    write_bytes(path, render_report(records).encode())
+
+
+def page(template: str, **values: Any) -> str:
+    """Fill one of the templates that lie beside this module; values are escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        show=show, size=text.size, duration=text.duration, number=text.number, plural=text.plural
+    )
+    environment.globals.update(
+        FINAL=FINAL,
+        OVER_ROUNDS=OVER_ROUNDS,
+        UNDEFINED=UNDEFINED,
+        METHOD_NAMES=text.METHOD_NAMES,
+        ENGINES=ENGINES,
+        figure_text=figure_text,
+    )
+    return environment

@@ -1,0 +1,151 @@
+"""The figures that set several methods side by side; each method keeps its colour and marker throughout."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from consilia.report.plots import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    WIDTH,
+    drawn,
+    percent_axis,
+    plane_axes,
+    round_axis,
+)
+
+STYLES = (
+    {"color": BLUE, "marker": "o", "linestyle": "-"},
+    {"color": ORANGE, "marker": "D", "linestyle": "--"},
+    {"color": GREEN, "marker": "s", "linestyle": "-."},
+    {"color": PINK, "marker": "^", "linestyle": ":"},
+    {"color": AMBER, "marker": "v", "linestyle": (0, (5, 1))},
+    {"color": SKY, "marker": "P", "linestyle": (0, (3, 1, 1, 1))},
+    {"color": INK, "marker": "X", "linestyle": (0, (1, 1))},
+)
+YARDSTICK_LINES = ("-", "--", ":", "-.")
+
+Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]  # label -> one list of per-version rows per seed
+
+
+def style_of(place: int) -> dict[str, Any]:
+    """Colour, marker and line of the method in this place (they repeat after seven)."""
+    return dict(STYLES[place % len(STYLES)])
+
+
+def _band(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[tuple[int, float, float]]:
+    """(version, mean, sample sd over seeds) for each version at which any seed has the figure."""
+    values: dict[int, list[float]] = {}
+    for rows in runs:
+        for row in rows:
+            if row[key] is not None:
+                values.setdefault(row["version"], []).append(row[key])
+    return [(v, statistics.fmean(x), statistics.stdev(x) if len(x) > 1 else 0.0) for v, x in sorted(values.items())]
+
+
+@drawn
+def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]]) -> Figure | None:
+    """G and mean L per round, mean and ± 1 sd over seeds; yardsticks (label -> global, personal) as level lines."""
+    panels = (
+        ("global_accuracy", "Global model: accuracy G", "global"),
+        ("personal_accuracy", "Personal models: mean accuracy L", "personal"),
+    )
+    figure = Figure(figsize=(WIDTH, 3.9))
+    grid = figure.subplots(1, 2, sharey=True)
+    handles: dict[str, Any] = {}
+    for axes, (key, title, kind) in zip(grid, panels, strict=True):
+        for place, (label, seeds) in enumerate(runs.items()):
+            if band := _band(seeds, key):
+                style = style_of(place)
+                versions, means, sds = (list(column) for column in zip(*band, strict=True))
+                step = max(1, len(versions) // 8)
+                (handles[label],) = axes.plot(versions, means, linewidth=1.6, markersize=5, markevery=step, **style)
+                low, high = ([m + sign * s for m, s in zip(means, sds, strict=True)] for sign in (-1, 1))
+                axes.fill_between(versions, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        for place, (label, levels) in enumerate(yardsticks.items()):
+            if levels[kind] is not None:
+                dashes = YARDSTICK_LINES[place % len(YARDSTICK_LINES)]
+                handles[label] = axes.axhline(levels[kind], color=GREY, linewidth=1.2, linestyle=dashes)
+        axes.set_title(title)
+        percent_axis(axes)
+        round_axis(axes)
+    if not handles:
+        return None
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
+    return figure
+
+
+@drawn
+def plane(
+    methods: Mapping[str, Mapping[str, Any]], yardsticks: Mapping[str, Mapping[str, float | None]]
+) -> Figure | None:
+    """One point per method (label -> ``global`` and ``personal``, each (mean, sd)), with ± 1 sd over seeds."""
+    defined = {
+        label: (point["global"], point["personal"])
+        for label, point in methods.items()
+        if point["global"][0] is not None and point["personal"][0] is not None
+    }
+    if not defined:
+        return None
+    figure = Figure(figsize=(6.4, 5.0))
+    axes = plane_axes(figure, [(general[0], personal[0]) for general, personal in defined.values()])
+    for place, label in enumerate(methods):
+        if label in defined:
+            (x, x_sd), (y, y_sd) = defined[label]
+            style = style_of(place)
+            axes.errorbar(
+                x, y, xerr=x_sd, yerr=y_sd, fmt=style["marker"], color=style["color"], markersize=8, label=label
+            )
+    x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
+    for place, (label, levels) in enumerate(yardsticks.items()):
+        dashes = YARDSTICK_LINES[place % len(YARDSTICK_LINES)]
+        if levels["global"] is not None and x_limits[0] < levels["global"] < x_limits[1]:
+            axes.axvline(levels["global"], color=GREY, linewidth=1, linestyle=dashes, label=f"{label}: G")
+        if levels["personal"] is not None and y_limits[0] < levels["personal"] < y_limits[1]:
+            axes.axhline(levels["personal"], color=GREY, linewidth=1, linestyle=dashes, label=f"{label}: L")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+    return figure
+
+
+@drawn
+def sites(names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Figure | None:
+    """Per site and method (label -> kind -> site -> accuracy): bars, the global model left, personal models right."""
+    kinds = [
+        kind
+        for kind in ("global", "personal")
+        if any(value is not None for values in methods.values() for value in values[kind].values())
+    ]
+    if not kinds:
+        return None
+    thick = 0.8 / len(methods)
+    figure = Figure(figsize=(WIDTH, 1.3 + len(names) * max(0.3, 0.13 * len(methods))))
+    grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axes, kind in zip(grid, kinds, strict=True):
+        for place, (label, values) in enumerate(methods.items()):
+            bars = [
+                (row + (place - (len(methods) - 1) / 2) * thick, values[kind][name])
+                for row, name in enumerate(names)
+                if values[kind].get(name) is not None
+            ]
+            if bars:
+                colour = style_of(place)["color"]
+                handles[label] = axes.barh(*zip(*bars, strict=True), thick * 0.92, color=colour)
+        axes.set_title(f"{kind.capitalize()} model" + ("s" if kind == "personal" else ""))
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, 1)
+        axes.grid(axis="y", visible=False)
+        percent_axis(axes, "x")
+    grid[0].invert_yaxis()
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
+    return figure

@@ -1,0 +1,113 @@
+"""What the report of one run shows, gathered from its plain record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from consilia.evaluation.rounds import round_figures, training_sites
+from consilia.evaluation.summary import summarise
+from consilia.report import plots
+from consilia.report.format import flat
+
+EPSILON = 1e-6  # s_k = a_k (d_k + 1e-6), specification of FedKPer, 3.1
+NAMES = {"last": "last round", "best": "best by validation"}
+
+
+def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the template ``run.html``."""
+    rows = round_figures(record)
+    summary = summarise(record)
+    finals = {name: summary[name] for name in ("last", "best") if summary[name]}
+    sites = site_rows(record)
+    panels = weight_panels(record)
+    return {
+        "record": record,
+        "run": record["run"],
+        "summary": summary,
+        "finals": finals,
+        "names": NAMES,
+        "sites": sites,
+        "training": training_sites(record),
+        "evaluators": sorted(site for site, info in record["sites"].items() if info["evaluator"]),
+        "refusals": refusals(record),
+        "client_rows": client_rows(record, panels),
+        "settings": flat(record["config"]),
+        "curves": plots.accuracy_curves(rows, {NAMES[name]: figures["version"] for name, figures in finals.items()}),
+        "site_bars": plots.site_bars(sites),
+        "plane": plots.plane(rows, _points(finals)),
+        "forgetting": plots.forgetting(rows),
+        "weights": plots.weights(training_sites(record), panels),
+        "panels": {title: bool(values) for title, values in panels.items()},
+    }
+
+
+def site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per site: cases per split and the figures of the last version's global and personal model."""
+    last = record["final"].get("last", {"global": {}, "personal": {}})
+    rows = []
+    for site, info in sorted(record["sites"].items(), key=lambda item: (item[1]["evaluator"], item[0])):
+        row = {"site": site, **info}
+        for kind in ("global", "personal"):
+            metrics = last[kind].get(site, {}).get("test") or {}
+            row[kind] = metrics.get("accuracy")
+            row[f"{kind}_auroc"] = metrics.get("auroc")
+        rows.append(row)
+    return rows
+
+
+def weight_panels(record: Mapping[str, Any]) -> dict[str, dict[str, dict[int, float]]]:
+    """Title -> site -> round -> value: the weights, and FedKPer's reliability a_k and diversity d_k behind them."""
+    weight: dict[str, dict[int, float]] = {}
+    reliability: dict[str, dict[int, float]] = {}
+    diversity: dict[str, dict[int, float]] = {}
+    fedkper = _scored_by_training(record)
+    for part in record["rounds"]:
+        for site, contribution in part["contributions"].items():
+            number, score, right = part["round"], contribution["score"], contribution["train_accuracy"]
+            weight.setdefault(site, {})[number] = contribution["weight"]
+            if fedkper and right is not None:
+                reliability.setdefault(site, {})[number] = right
+                if right > 0 and score is not None:
+                    diversity.setdefault(site, {})[number] = min(max(score / right - EPSILON, 0.0), 1.0)
+    return {"Weight": weight, "Reliability": reliability, "Diversity": diversity}
+
+
+def _scored_by_training(record: Mapping[str, Any]) -> bool:
+    """Whether a score is train accuracy x diversity; with reliability from validation it cannot be taken apart."""
+    settings = flat(record["config"])
+    chosen = [value for key, value in settings.items() if key.rpartition(".")[2] == "reliability"]
+    return record["run"]["method"] == "fedkper" and all(value == "train" for value in chosen)
+
+
+def client_rows(
+    record: Mapping[str, Any], panels: Mapping[str, Mapping[str, Mapping[int, float]]]
+) -> list[dict[str, Any]]:
+    """Per training site: rounds with an accepted update, and the means over them of what the panels show."""
+    rows = []
+    for site in training_sites(record):
+        row: dict[str, Any] = {"site": site, "rounds": len(panels["Weight"].get(site, {}))}
+        row["samples"] = record["sites"][site]["train"]
+        for title, values in panels.items():
+            found = list(values.get(site, {}).values())
+            row[title] = sum(found) / len(found) if found else None
+        rows.append(row)
+    return rows
+
+
+def refusals(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Refused and missing updates, in round order."""
+    found = []
+    for part in record["rounds"]:
+        refused = [{"site": site, "reason": reason} for site, reason in sorted(part["refused"].items())]
+        missing = [{"site": site, "reason": "no update arrived"} for site in sorted(part["missing"])]
+        found += [{"round": part["round"], **one} for one in refused + missing]
+    return found
+
+
+def _points(finals: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    return {
+        NAMES[name]: (figures["global_accuracy"], figures["personal_accuracy"])
+        for name, figures in finals.items()
+        if figures["balance"] is not None
+    }

@@ -1,0 +1,173 @@
+"""A site's own report about its own patients. It is written at the site, for the site, and never leaves it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consilia.core.errors import DataError
+from consilia.core.files import write_bytes
+from consilia.evaluation.classification import classification_metrics
+from consilia.report.html import page
+
+GALLERY = 8  # images per row of the gallery
+THUMBNAIL = 224  # pixels; larger images are reduced to this
+FIGURES = (
+    ("accuracy", "Accuracy", "percent"),
+    ("balanced_accuracy", "Balanced accuracy", "percent"),
+    ("auroc", "AUROC", "score"),
+    ("loss", "Loss", "score"),
+)
+
+
+def write_site_report(
+    path: Path,
+    *,
+    site: str,
+    role: str,
+    class_names: Sequence[str],
+    logits_global: Tensor | None,
+    logits_personal: Tensor | None,
+    labels: Tensor,
+    case_ids: Sequence[str],
+    inputs: Tensor | None,
+) -> Path:
+    """Write the report to ``path`` and the predictions to ``<stem>_predictions.csv`` beside it; returns the latter.
+
+    ``logits_*`` (N, C) of the test cases, None where the site has no such model; ``labels`` (N,); ``inputs`` (N, ...)
+    as the model saw them: images (N, c, H, W) get a gallery, anything else does not. Both files can be read by the
+    owner and the group only.
+
+    Raises:
+        DataError: the numbers of cases or classes do not fit together.
+    """
+    logits = {"global": logits_global, "personal": logits_personal}
+    found = {name: values.detach().cpu() for name, values in logits.items() if values is not None}
+    labels = labels.detach().cpu()
+    _check(found, class_names, labels, case_ids, inputs)
+    table = path.with_name(f"{path.stem}_predictions.csv")
+    _write_private(table, _predictions(found, class_names, labels, case_ids))
+    models = [_model(name, values, class_names, labels, case_ids, inputs) for name, values in found.items()]
+    html = page(
+        "site.html",
+        site=site,
+        role=role,
+        count=len(labels),
+        class_names=class_names,
+        models=models if len(labels) else [],
+        confusion=_confusion(found, class_names, labels),
+        figures=FIGURES,
+        table=table.name,
+    )
+    _write_private(path, html)
+    return table
+
+
+def _check(
+    logits: dict[str, Tensor],
+    class_names: Sequence[str],
+    labels: Tensor,
+    case_ids: Sequence[str],
+    inputs: Tensor | None,
+) -> None:
+    count = len(labels)
+    if len(case_ids) != count or (inputs is not None and len(inputs) != count):
+        got = "no inputs" if inputs is None else f"{len(inputs)} inputs"
+        raise DataError(f"site report: expected {count} case ids and inputs, got {len(case_ids)} ids and {got}")
+    for name, values in logits.items():
+        if tuple(values.shape) != (count, len(class_names)):
+            raise DataError(
+                f"site report: expected {name} logits of shape {(count, len(class_names))}, got {tuple(values.shape)}"
+            )
+
+
+def _write_private(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+    path.chmod(0o640)
+
+
+def _predictions(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str]) -> str:
+    """The CSV: case id, true class, and per model its answer and the probability of every class."""
+    import pandas as pd
+
+    columns: dict[str, Any] = {"case_id": list(case_ids), "label": [class_names[i] for i in labels.tolist()]}
+    for name, values in logits.items():
+        columns[f"{name}_answer"] = [class_names[i] for i in values.argmax(dim=1).tolist()]
+        probabilities = values.double().softmax(dim=1)
+        for index, class_name in enumerate(class_names):
+            columns[f"{name}_p_{class_name}"] = probabilities[:, index].numpy()
+    # A fixed line end, so that the file is the same on every system.
+    text: str = pd.DataFrame(columns).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    return text
+
+
+def _model(
+    name: str,
+    logits: Tensor,
+    class_names: Sequence[str],
+    labels: Tensor,
+    case_ids: Sequence[str],
+    inputs: Tensor | None,
+) -> dict[str, Any]:
+    """Name, metrics and gallery of one model."""
+    images = inputs is not None and inputs.ndim == 4
+    return {
+        "name": f"{name} model",
+        "metrics": classification_metrics(logits, labels),
+        "gallery": _gallery(logits, class_names, labels, case_ids, inputs) if images and inputs is not None else {},
+    }
+
+
+def _gallery(
+    logits: Tensor, class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str], inputs: Tensor
+) -> dict[str, list[dict[str, Any]]]:
+    """The most confident wrong and right cases, most confident first (then in case order)."""
+    confidence, said = logits.double().softmax(dim=1).max(dim=1)
+    order = torch.argsort(confidence, descending=True, stable=True).tolist()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for title, right in (("Most confidently wrong", False), ("Most confidently right", True)):
+        chosen = [index for index in order if bool(said[index] == labels[index]) is right][:GALLERY]
+        rows[title] = [
+            {
+                "case_id": case_ids[index],
+                "truth": class_names[int(labels[index])],
+                "said": class_names[int(said[index])],
+                "probability": float(confidence[index]),
+                "image": thumbnail(inputs[index]),
+            }
+            for index in chosen
+        ]
+    return rows
+
+
+def thumbnail(image: Tensor) -> str:
+    """An image (c, H, W), stretched to 0..255, as a PNG ``data:`` address: colour for c = 3, else the first channel."""
+    from PIL import Image
+
+    values = image.detach().cpu().float()
+    values = values if len(values) == 3 else values[:1]
+    low, high = values.min(), values.max()
+    scaled = ((values - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    pixels = scaled.permute(1, 2, 0).numpy() if len(scaled) == 3 else scaled[0].numpy()
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _confusion(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor) -> str | None:
+    from consilia.report.plots_site import confusion
+
+    matrices = {}
+    for name, values in logits.items():
+        matrix = torch.zeros(len(class_names), len(class_names), dtype=torch.int64)
+        matrix.index_put_((labels, values.argmax(dim=1)), torch.ones_like(labels), accumulate=True)
+        matrices[f"{name} model"] = matrix.numpy()
+    return confusion(matrices, class_names)

@@ -1,0 +1,45 @@
+"""TensorBoard events of a run, made from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from consilia.evaluation.rounds import evaluations, round_figures, split_metrics
+from consilia.report.record import Record
+
+
+def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
+    """(tag, version, value) of everything that has a value per round.
+
+    Tags: under ``rounds/`` ``global_accuracy``, ``validation_accuracy``, ``personal_accuracy``, ``worst_accuracy``, ``nfr_global``,
+    ``nfr_personal``, ``bwt``; per site ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>``,
+    ``weight/<site>``, ``train_loss/<site>``; ``bytes/down``, ``bytes/up`` (summed over sites); ``seconds/<phase>``.
+    """
+    plain = record.plain()
+    for row in round_figures(plain):
+        for tag, value in row.items():
+            if tag != "version" and value is not None:
+                yield f"rounds/{tag}", row["version"], value
+    for model in ("global", "personal"):
+        for version, by_site in evaluations(plain, model).items():
+            for site, metrics in split_metrics(by_site, sorted(by_site)).items():
+                yield f"{model}_test_accuracy/{site}", version, metrics["accuracy"]
+    for part in record.rounds:
+        for site, contribution in sorted(part.contributions.items()):
+            yield f"weight/{site}", part.round, contribution.weight
+            if contribution.train_loss is not None:
+                yield f"train_loss/{site}", part.round, contribution.train_loss
+        yield "bytes/down", part.round, sum(part.bytes_down.values())
+        yield "bytes/up", part.round, sum(part.bytes_up.values())
+        for phase, seconds in sorted(part.seconds.items()):
+            yield f"seconds/{phase}", part.round, seconds
+
+
+def write_events(record: Record, log_dir: Path) -> None:
+    """Write the scalars of a run as one TensorBoard event file in ``log_dir``; the step is the version."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(log_dir)) as writer:
+        for tag, version, value in scalars(record):
+            writer.add_scalar(tag, value, version)

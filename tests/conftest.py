@@ -1,0 +1,25 @@
+"""Shared fixtures: where the real data are, and one thread so that tests neither fight for cores nor vary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets: CONSILIA_DATA, or ../shared/data beside the checkout."""
+    root = Path(os.environ.get("CONSILIA_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not root.is_dir():
+        pytest.skip(f"real data not found at {root}: set CONSILIA_DATA to the folder that holds them")
+    return root

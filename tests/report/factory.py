@@ -1,0 +1,162 @@
+"""Synthetic records for the tests of the report: plausible shapes, made-up numbers, no real site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from consilia.report.record import Record
+
+SITES = ("Ashford", "Bergen", "Cádiz", "Dover")
+EVALUATOR = "Exeter"
+TESTS = {"Ashford": 200, "Bergen": 80, "Cádiz": 40, "Dover": 25, EVALUATOR: 300}
+DIVERSITY = {"Ashford": 0.95, "Bergen": 0.7, "Cádiz": 0.4, "Dover": 0.0}
+
+
+def metrics(
+    site: str, accuracy: float, flips: tuple[int, int] | None = None, count: int | None = None
+) -> dict[str, Any]:
+    """Metrics of a split; Dover has one class only, so it has no AUROC."""
+    cases = TESTS[site] if count is None else count
+    correct = round(min(max(accuracy, 0), 1) * cases)
+    return {
+        "count": cases,
+        "correct": correct,
+        "accuracy": correct / cases,
+        "balanced_accuracy": max(0.0, correct / cases - 0.04),
+        "auroc": None if site == "Dover" else min(0.99, correct / cases + 0.08),
+        "loss": 1.3 - correct / cases,
+        "negative_flips": flips[0] if flips else None,
+        "positive_flips": flips[1] if flips else None,
+    }
+
+
+def site_metrics(site: str, accuracy: float, flips: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Both splits; Cádiz and the evaluator have no validation cases."""
+    empty = site in ("Cádiz", EVALUATOR)
+    validation = None if empty else metrics(site, accuracy + 0.01, count=max(10, TESTS[site] // 4))
+    return {"validation": validation, "test": metrics(site, accuracy, flips)}
+
+
+def make_record(
+    *,
+    seed: int = 1,
+    method: str = "fedkper",
+    label: str = "FedKPer",
+    rounds: int = 12,
+    lift: float = 0.0,
+    evaluator: bool = True,
+) -> Record:
+    """A run with partial participation, one refused and one missing update; ``lift`` raises every accuracy."""
+    rng = np.random.default_rng([seed, len(label)])
+    sites = [*SITES, EVALUATOR] if evaluator else list(SITES)
+    parts, evaluations = [], []
+    trained: set[str] = set()
+    for number in range(1, rounds + 1):
+        level = 0.45 + lift + 0.35 * (1 - np.exp(-number / 4))
+        chosen = sorted(rng.choice(SITES, size=3, replace=False).tolist())
+        refused = {"Dover": "tensor fc.weight: expected finite values, got NaN"} if number == 3 else {}
+        missing = ["Bergen"] if number == 5 else []
+        accepted = [site for site in chosen if site not in refused and site not in missing] or ["Ashford"]
+        parts.append(_round(number, accepted, refused, missing, rng))
+        whole = {}
+        for site in sites:
+            flips = None if number == 1 else (int(rng.integers(0, 6)), int(rng.integers(0, 8)))
+            whole[site] = site_metrics(site, level + rng.normal(0, 0.03) - (site == "Dover") * 0.15, flips)
+        own = {}
+        for site in accepted:
+            own[site] = site_metrics(site, level + 0.12 + rng.normal(0, 0.02), (2, 3) if site in trained else None)
+        trained.update(accepted)
+        evaluations += [
+            {"version": number, "model": "global", "sites": whole},
+            {"version": number, "model": "personal", "sites": own},
+        ]
+    final = {
+        when: {
+            "version": version,
+            "sha256": f"{version:064x}",
+            "global": evaluations[2 * version - 2]["sites"],
+            "personal": {site: site_metrics(site, 0.88 + lift + rng.normal(0, 0.02)) for site in SITES},
+        }
+        for when, version in (("last", rounds), ("best", max(1, rounds - 2)))
+    }
+    return Record.model_validate(
+        {
+            "schema": "consilia.result/1",
+            "run": _run(seed, method, label, rounds),
+            "config": {"method": {"name": method, "lambda_max": 10.0}, "rounds": rounds, "seed": seed},
+            "versions": {"consilia": "0.1.0", "torch": "2.6.0", "monai": None},
+            "sites": {site: _site(site) for site in sites},
+            "class_names": ["benign", "malignant"],
+            "rounds": parts,
+            "evaluations": evaluations,
+            "final": final,
+        }
+    )
+
+
+def make_yardstick(method: str, label: str, accuracy: float, *, seed: int = 1) -> Record:
+    """A yardstick without rounds: centralised and majority have a global model only, local-only has personal ones."""
+    by_site = {site: site_metrics(site, accuracy) for site in SITES}
+    both = {"global": by_site, "personal": {}} if method != "local_only" else {"global": {}, "personal": by_site}
+    record = make_record(seed=seed, method=method, label=label, rounds=1, evaluator=False).plain()
+    record.update(rounds=[], evaluations=[], final={"last": {"version": 0, "sha256": "0" * 64, **both}})
+    record["run"].update(rounds_planned=0, rounds_done=0)
+    return Record.model_validate(record)
+
+
+def _run(seed: int, method: str, label: str, rounds: int) -> dict[str, Any]:
+    return {
+        "id": f"{method}-{seed}",
+        "name": "demo",
+        "method": method,
+        "label": label,
+        "engine": "inprocess",
+        "seed": seed,
+        "status": "finished",
+        "rounds_planned": rounds,
+        "rounds_done": rounds,
+        "started": "2026-05-04T09:00:00+00:00",
+        "seconds": 93.5,
+    }
+
+
+def _site(site: str) -> dict[str, Any]:
+    evaluator = site == EVALUATOR
+    return {
+        "train": 0 if evaluator else 3 * TESTS[site],
+        "validation": 0 if evaluator or site == "Cádiz" else max(10, TESTS[site] // 4),
+        "test": TESTS[site],
+        "evaluator": evaluator,
+        "fingerprint": f"{TESTS[site]:064x}",
+    }
+
+
+def _round(
+    number: int, accepted: list[str], refused: dict[str, str], missing: list[str], rng: np.random.Generator
+) -> dict[str, Any]:
+    reliability = {site: round(0.8 + 0.19 * (1 - np.exp(-number / 5)) - rng.uniform(0, 0.03), 4) for site in accepted}
+    scores = {site: reliability[site] * (DIVERSITY[site] + 1e-6) for site in accepted}
+    whole = sum(scores.values())
+    reached = sorted({*accepted, *refused, *missing})
+    return {
+        "round": number,
+        "participants": accepted,
+        "contributions": {
+            site: {
+                "weight": scores[site] / whole,
+                "score": scores[site],
+                "samples": 3 * TESTS[site],
+                "train_loss": 0.4,
+                "train_accuracy": reliability[site],
+            }
+            for site in accepted
+        },
+        "refused": refused,
+        "missing": missing,
+        "bytes_down": dict.fromkeys(reached, 1_700_000),
+        "bytes_up": dict.fromkeys([*accepted, *refused], 1_700_400),
+        "seconds": {"train": 5.0 + number / 10, "aggregate": 0.2, "evaluate": 1.1},
+        "sha256": f"{number:064x}",
+    }
