@@ -13,6 +13,7 @@ from consilia.data.specs import DatasetSpec, LabelSpec, TabularSpec
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 CLASSES = ("benign", "malignant")
 ALPHA = 1.0
+SEED = 7  # the first with both classes at every hospital, so that each has an AUROC
 MIN_CASES = 60
 
 
@@ -30,7 +31,7 @@ def wisconsin_sites(out: Path) -> dict[str, DatasetSpec]:
     table["diagnosis"] = pd.Series(bunch.target).map({0: "malignant", 1: "benign"})
     labels = table["diagnosis"].map(CLASSES.index).to_numpy()
     specs: dict[str, DatasetSpec] = {}
-    parts = dirichlet_partition(labels, len(HOSPITALS), ALPHA, seed=0, min_cases=MIN_CASES)
+    parts = dirichlet_partition(labels, len(HOSPITALS), ALPHA, SEED, MIN_CASES)
     for hospital, part in zip(HOSPITALS, parts, strict=True):
         file = out / hospital / "cases.csv"
         write_bytes(file, table.iloc[part].to_csv(index=False, lineterminator="\n").encode())

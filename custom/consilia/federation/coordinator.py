@@ -124,6 +124,11 @@ class Coordinator:
                 log.warning("%s from site %s is refused: %s", info.task, site, error)
                 self._progress({"event": "refused", "site": site, "reason": str(error)})
 
+    def is_waiting(self) -> bool:
+        """Whether some site has not yet answered the task that is open for it."""
+        with self._lock:
+            return len(self._bytes_up) < len(self._open)
+
     def _accept(self, site: str, info: TaskInfo, reply: Reply) -> None:
         if reply.error is not None:
             raise UpdateRejected(f"the site failed with {reply.error[:80]}; the reason is in that site's own log")

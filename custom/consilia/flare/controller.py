@@ -20,6 +20,7 @@ from consilia.federation.messages import Task
 from consilia.federation.outputs import PROGRESS, write_outputs
 from consilia.federation.server_settings import SERVER_FILE, load_server_settings
 from consilia.flare.messages import model_to_reply, register_tensors, task_to_model
+from consilia.flare.ready import announce
 
 
 class RunAborted(ConsiliaError):
@@ -46,7 +47,7 @@ class ConsiliaController(ModelController):
         # A site's failure is an event that the coordinator counts against the round's minimum, not a reason to panic.
         super().__init__(persistor_id=persistor_id, task_check_period=task_check_period, ignore_result_error=True)
         self.config, self.persistor_id, self.task_check_period = config, persistor_id, task_check_period
-        self._coordinator: Coordinator | None = None
+        self._coordinator: Coordinator
         register_tensors()
 
     def run(self) -> None:
@@ -59,6 +60,9 @@ class ConsiliaController(ModelController):
         except ConsiliaError as error:
             self._tell({"event": "failed", "reason": str(error)})
             self.panic(str(error))
+        finally:
+            # The sites' next question is answered with the end of the run.
+            announce([client.name for client in self.engine.get_clients()], self.fl_ctx)
 
     def _run(self) -> None:
         config = run_config(self.config, source="this job")
@@ -86,11 +90,13 @@ class ConsiliaController(ModelController):
                 task_to_model(task),
                 task_name=task.info.task,
                 targets=list(task.targets),
-                timeout=run_config(self.config).round_timeout,
+                timeout=self._coordinator.config.round_timeout,
                 blocking=False,
                 callback=self._receive,
             )
-        while self.get_num_standing_tasks():
+            announce(task.targets, self.fl_ctx)
+        # A task stands until NVFlare's monitor has noticed its end; when every site has answered nobody need wait for that.
+        while self.get_num_standing_tasks() and self._coordinator.is_waiting():
             self._check_abort()
             time.sleep(self.task_check_period)
         self._check_abort()
@@ -101,7 +107,6 @@ class ConsiliaController(ModelController):
             raise RunAborted("the job was aborted; the last full round is in the checkpoint")
 
     def _receive(self, model: FLModel) -> None:
-        assert self._coordinator is not None
         self._coordinator.receive(model.meta["client_name"], model_to_reply(model))
 
     def _tell(self, event: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import REPLIES, Reply, TaskInfo
 from consilia.federation.site import Site
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
+from consilia.flare.ready import ReadySignal
 from consilia.report.record import SiteMetrics
 
 TASKS = ("prepare", "train", "evaluate", "personalise")
@@ -43,12 +44,18 @@ class ConsiliaExecutor(Executor):
         self.config = config
         self._site: Site | None = None
         self._abort = Signal()
+        self._ready = ReadySignal()
         register_tensors()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """NVFlare's events; only those between two tasks matter here."""
+        self._ready.handle_event(event_type, fl_ctx)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Answer one task. A failure is answered too, by its kind; its reason stays in this site's log."""
         if task_name not in TASKS:
             return make_reply(ReturnCode.TASK_UNKNOWN)
+        self._ready.task_began()
         self._abort = abort_signal
         reply = self._answer(task_name, shareable, fl_ctx)
         if abort_signal.triggered:

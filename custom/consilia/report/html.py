@@ -5,7 +5,7 @@ One record gives the report of a run, several give a comparison of their methods
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,11 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
+def _unbroken(fill: Callable[..., str]) -> Callable[..., str]:
+    """The same text with spaces at which a line cannot break: a number stays with its unit."""
+    return lambda *args: fill(*args).replace(" ", "\u00a0")
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -66,9 +71,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        show=show, size=text.size, duration=text.duration, number=text.number, plural=text.plural
-    )
+    for fill in (show, text.size, text.duration, text.number, text.plural):
+        environment.filters[fill.__name__] = _unbroken(fill)
     environment.globals.update(
         FINAL=FINAL,
         OVER_ROUNDS=OVER_ROUNDS,

@@ -104,11 +104,15 @@ def accuracy_curves(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, int]
     ]
     if not any(found):
         return None
+    at: dict[int, list[str]] = {}
     for name, version in chosen.items():
+        at.setdefault(version, []).append(name)
+    for version, names in at.items():
         axes.axvline(version, color=GREY, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
-        axes.annotate(
-            name, (version, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color=GREY
-        )
+        # The labels grow apart, since the two versions may be neighbours.
+        side = "left" if version == max(at) and len(at) > 1 else "right"
+        place: dict[str, Any] = {"xy": (version, 1), "xycoords": ("data", "axes fraction"), "ha": side, "va": "bottom"}
+        axes.annotate(" and ".join(names), **place, fontsize=8, color=GREY)
     percent_axis(axes)
     round_axis(axes)
     axes.set_ylabel("accuracy")
@@ -124,8 +128,10 @@ def site_bars(sites: Sequence[Mapping[str, Any]]) -> Figure | None:
     crowded = len(sites) > 20
     figure = Figure(figsize=(WIDTH, 0.9 + len(sites) * (0.26 if crowded else 0.5)))
     axes = figure.add_subplot()
-    for key, offset, colour, hatch in (("global", -0.2, BLUE, ""), ("personal", 0.2, ORANGE, "///")):
-        bars = [(place + offset, row[key]) for place, row in enumerate(sites) if row[key] is not None]
+    # One kind of model alone (a yardstick) is centred on its site.
+    shift = 0.2 if all(any(row[key] is not None for row in sites) for key in ("global", "personal")) else 0.0
+    for key, side, colour, hatch in (("global", -1, BLUE, ""), ("personal", 1, ORANGE, "///")):
+        bars = [(place + side * shift, row[key]) for place, row in enumerate(sites) if row[key] is not None]
         if bars:
             places, values = zip(*bars, strict=True)
             drawn_bars = axes.barh(places, values, 0.38, color=colour, hatch=hatch, edgecolor="white", lw=0, label=key)

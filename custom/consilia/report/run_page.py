@@ -12,6 +12,7 @@ from consilia.report.format import flat
 
 EPSILON = 1e-6  # s_k = a_k (d_k + 1e-6), specification of FedKPer, 3.1
 NAMES = {"last": "last round", "best": "best by validation"}
+NAMES_WITHOUT_ROUNDS = {"last": "final model", "best": "best by validation"}
 
 
 def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,21 +22,22 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     finals = {name: summary[name] for name in ("last", "best") if summary[name]}
     sites = site_rows(record)
     panels = weight_panels(record)
+    names = NAMES if record["rounds"] else NAMES_WITHOUT_ROUNDS
     return {
         "record": record,
         "run": record["run"],
         "summary": summary,
         "finals": finals,
-        "names": NAMES,
+        "names": names,
         "sites": sites,
         "training": training_sites(record),
         "evaluators": sorted(site for site, info in record["sites"].items() if info["evaluator"]),
         "refusals": refusals(record),
         "client_rows": client_rows(record, panels),
         "settings": flat(record["config"]),
-        "curves": plots.accuracy_curves(rows, {NAMES[name]: figures["version"] for name, figures in finals.items()}),
+        "curves": plots.accuracy_curves(rows, {names[name]: figures["version"] for name, figures in finals.items()}),
         "site_bars": plots.site_bars(sites),
-        "plane": plots.plane(rows, _points(finals)),
+        "plane": plots.plane(rows, _points(finals, names)),
         "forgetting": plots.forgetting(rows),
         "weights": plots.weights(training_sites(record), panels),
         "panels": {title: bool(values) for title, values in panels.items()},
@@ -105,9 +107,9 @@ def refusals(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _points(finals: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+def _points(finals: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
     return {
-        NAMES[name]: (figures["global_accuracy"], figures["personal_accuracy"])
+        names[name]: (figures["global_accuracy"], figures["personal_accuracy"])
         for name, figures in finals.items()
         if figures["balance"] is not None
     }

@@ -12,9 +12,9 @@ from consilia.report.record import Record
 def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     """(tag, version, value) of everything that has a value per round.
 
-    Tags: under ``rounds/`` ``global_accuracy``, ``validation_accuracy``, ``personal_accuracy``, ``worst_accuracy``, ``nfr_global``,
-    ``nfr_personal``, ``bwt``; per site ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>``,
-    ``weight/<site>``, ``train_loss/<site>``; ``bytes/down``, ``bytes/up`` (summed over sites); ``seconds/<phase>``.
+    Tags: ``rounds/<figure>`` for the figures of :func:`~consilia.evaluation.rounds.round_figures`; per site
+    ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>``, ``weight/<site>`` and ``train_loss/<site>``;
+    ``bytes/down`` and ``bytes/up``, summed over sites; ``seconds/<phase>``.
     """
     plain = record.plain()
     for row in round_figures(plain):

@@ -17,9 +17,13 @@ from consilia.data.readers.base import Fitted, Reader, fit_standard
 from consilia.data.specs import TimeseriesSpec
 
 
+# A feature seen twice in training has a tiny spread, and the next value of it would be a hundred deviations out.
+LIMIT = 10.0
+
+
 class TimeseriesReader(Reader[TimeseriesSpec]):
     """Raw values (N, steps, features) float64, NaN where not observed; inputs filled forward in time, then with the
-    training mean (0 after standardising).
+    training mean (0 after standardising), and kept within LIMIT standard deviations.
 
     A case with more rows is cut to its first ``steps``; one with fewer is continued with its last values.
     """
@@ -98,7 +102,7 @@ class TimeseriesReader(Reader[TimeseriesSpec]):
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         standard = (_fill_forward(raw) - np.asarray(fitted["mean"])) / np.asarray(fitted["std"])
-        return torch.from_numpy(np.nan_to_num(standard, nan=0.0).astype(np.float32))
+        return torch.from_numpy(np.clip(np.nan_to_num(standard, nan=0.0), -LIMIT, LIMIT).astype(np.float32))
 
     def layout(self) -> dict[str, Any]:
         return self.spec.model_dump(mode="json", include={"format", "features", "steps"})

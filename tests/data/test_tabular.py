@@ -1,0 +1,155 @@
+"""Delimited text: missing marks, imputation and scaling against NumPy, one-hot layout, errors by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from consilia.core.errors import DataError
+from consilia.data.loading import load_new_cases, load_site
+from consilia.data.readers.tabular import TabularReader
+from consilia.data.site import load_site_config
+
+HEADER = "id,pat,age,chol,sex,num"
+ROWS = [
+    "a,1,40.0,200,1,0",
+    "b,2,50,0,1.0,1",
+    "c,3,?,220,0,0",
+    "d,4,70,300,?,2",
+    "e,5,30,250,0,0",
+    "f,6,60,NA,1,1",
+]
+SPLITS = "case_id,split\na,train\nb,train\nc,train\nd,train\ne,validation\nf,test\n"
+
+
+def make_site(folder: Path, rows: list[str] | None = None, **changes: object) -> Path:
+    (folder / "cases.csv").write_text("\n".join([HEADER, *(rows or ROWS)]) + "\n")
+    (folder / "splits.csv").write_text(SPLITS)
+    spec = {
+        "format": "tabular",
+        "file": "cases.csv",
+        "case": "id",
+        "patient": "pat",
+        "classes": ["absent", "present"],
+        "label": {"column": "num", "mapping": {"0": "absent", "1": "present", "2": "present"}},
+        "numeric": ["age", "chol"],
+        "categorical": {"sex": ["0", "1"]},
+        "missing_values": {"chol": ["0"]},
+        "missing_indicators": True,
+        "splits": {"file": "splits.csv"},
+        **changes,
+    }
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump({"site": "h", "datasets": {"diagnosis": spec}}))
+    return path
+
+
+def test_values_by_hand(tmp_path: Path) -> None:
+    data = load_site(make_site(tmp_path), "diagnosis")
+    # Training rows a-d: age 40, 50, ?, 70 (median 50); chol 200, 0 = missing, 220, 300 (median 220).
+    age, chol = np.array([40, 50, 50, 70.0]), np.array([200, 220, 220, 300.0])
+    expected = np.stack(
+        [
+            (age - age.mean()) / age.std(),
+            (chol - chol.mean()) / chol.std(),
+            [0, 0, 1, 0],
+            [0, 1, 0, 0],
+            [0, 0, 1, 0],  # sex=0
+            [1, 1, 0, 0],  # sex=1; d is missing: neither
+        ],
+        axis=1,
+    )
+    assert data.train.inputs.numpy() == pytest.approx(expected, abs=1e-6)
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    assert data.test.case_ids == ("f",)
+    assert data.test.inputs[0].numpy() == pytest.approx(
+        [(60 - age.mean()) / age.std(), (220 - chol.mean()) / chol.std(), 0, 1, 0, 1], abs=1e-6
+    )
+
+
+def test_feature_names_follow_the_layout(tmp_path: Path) -> None:
+    spec = load_site_config(make_site(tmp_path)).dataset("diagnosis")
+    assert TabularReader(spec).feature_names() == ["age", "chol", "age missing", "chol missing", "sex=0", "sex=1"]
+
+
+def test_a_column_without_any_value_becomes_zero(tmp_path: Path) -> None:
+    rows = [",".join([*row.split(",")[:3], "?", *row.split(",")[4:]]) for row in ROWS]
+    data = load_site(make_site(tmp_path, rows), "diagnosis")
+    assert data.train.inputs[:, 1].tolist() == [0, 0, 0, 0]
+    assert data.train.inputs[:, 3].tolist() == [1, 1, 1, 1]
+
+
+def test_a_file_without_header(tmp_path: Path) -> None:
+    path = make_site(tmp_path, columns=HEADER.split(","))
+    (tmp_path / "cases.csv").write_text("\n".join(ROWS) + "\n")
+    assert load_site(path, "diagnosis").train.labels.tolist() == [0, 1, 0, 1]
+    (tmp_path / "cases.csv").write_text("1,2\n")
+    with pytest.raises(DataError, match="columns names 6 columns, the file has 2"):
+        load_site(path, "diagnosis")
+
+
+def test_every_problem_names_row_and_column(tmp_path: Path) -> None:
+    rows = ["a,1,forty,200,1,0", "b,2,50,0,2,7", *ROWS[2:]]
+    with pytest.raises(DataError, match=r"row 2: label column 'num': expected one of \['0', '1', '2'\], got '7'"):
+        load_site(make_site(tmp_path, rows), "diagnosis")
+    rows[1] = "b,2,inf,0,2,1"
+    with pytest.raises(DataError) as caught:
+        load_site(make_site(tmp_path, rows), "diagnosis")
+    message = str(caught.value)
+    assert "row 1: column 'age': expected a number, got 'forty'" in message
+    assert "row 2: column 'age': expected a number, got 'inf'" in message
+    assert "row 2: column 'sex': expected one of ['0', '1'], got '2'" in message
+
+
+def test_missing_values_can_be_forbidden(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 3: column 'age': the value is missing \('\?'\)"):
+        load_site(make_site(tmp_path, numeric_missing="error"), "diagnosis")
+
+
+def test_missing_file_and_columns(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"column\(s\) \['bmi', 'ward'\] missing"):
+        load_site(make_site(tmp_path, numeric=["age", "chol", "bmi"], patient="ward"), "diagnosis")
+    with pytest.raises(DataError, match=r"none.csv: no such file"):
+        load_site(make_site(tmp_path, file="none.csv"), "diagnosis")
+
+
+def test_duplicate_ids_and_empty_patients(tmp_path: Path) -> None:
+    rows = [*ROWS[:4], "a,,30,250,0,0", ROWS[5]]
+    with pytest.raises(DataError) as caught:
+        load_site(make_site(tmp_path, rows), "diagnosis")
+    assert "row 5: case id 'a' is already in row 1" in str(caught.value)
+    assert "row 5: column 'pat' is empty" in str(caught.value)
+
+
+def test_new_cases_use_the_fitted_values(tmp_path: Path) -> None:
+    path = make_site(tmp_path)
+    new = tmp_path / "new.csv"
+    new.write_text("id,age,chol,sex\nz,60,0,1\n")
+    with pytest.raises(DataError, match="has not loaded this role yet"):
+        load_new_cases(path, "diagnosis", new)
+    data = load_site(path, "diagnosis")
+    ids, inputs = load_new_cases(path, "diagnosis", new)
+    assert ids == ["z"]
+    assert inputs[0].tolist() == data.test.inputs[0].tolist()  # the same values as case f
+    make_site(tmp_path, missing_indicators=False)
+    with pytest.raises(DataError, match=r"\['missing_indicators'\] changed in site.yaml"):
+        load_new_cases(path, "diagnosis", new)
+
+
+def test_labels_by_contained_text(tmp_path: Path) -> None:
+    rows = ["a,1,40,200,1,'NORM': 1", *(row.rsplit(",", 1)[0] + ",'MI': 1" for row in ROWS[1:])]
+    label = {"column": "num", "contains": "'NORM'", "then": "absent", "otherwise": "present"}
+    assert load_site(make_site(tmp_path, rows, label=label), "diagnosis").train.labels.tolist() == [0, 1, 1, 1]
+    rows[1] = ROWS[1].rsplit(",", 1)[0] + ","
+    with pytest.raises(DataError, match="row 2: label column 'num': expected a text, got ''"):
+        load_site(make_site(tmp_path, rows, label=label), "diagnosis")
+
+
+def test_the_evaluator_has_test_cases_only(tmp_path: Path) -> None:
+    data = load_site(make_site(tmp_path, evaluator=True, splits={}), "diagnosis")
+    assert data.is_evaluator
+    assert (len(data.train), len(data.validation), len(data.test)) == (0, 0, 6)
+    assert data.test.inputs[:, 0].mean().item() == pytest.approx(0, abs=1e-6)

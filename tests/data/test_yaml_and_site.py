@@ -1,0 +1,116 @@
+"""site.yaml: what is accepted, what is refused, and whether the message names file, key, expectation and value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consilia.core.errors import ConfigError
+from consilia.data.site import load_site_config
+from consilia.data.specs import pattern_columns
+
+GOOD = """
+site: cleveland
+datasets:
+  diagnosis:
+    format: tabular
+    file: cases.csv
+    classes: [absent, present]
+    label: {column: num, mapping: {0: absent, 1: present}}
+    numeric: [age]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "site.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_count_from_the_yaml_and_defaults_apply(tmp_path: Path) -> None:
+    config = load_site_config(write(tmp_path, GOOD))
+    spec = config.dataset("diagnosis")
+    assert spec.file == tmp_path / "cases.csv"
+    assert config.state_dir == tmp_path / "state"
+    assert config.role_dir("diagnosis") == tmp_path / "state" / "diagnosis"
+    assert spec.label.mapping == {"0": "absent", "1": "present"}  # YAML numbers are text in a data file
+    assert spec.splits.fractions() == pytest.approx({"train": 0.7, "validation": 0.1, "test": 0.2})
+
+
+def test_unknown_role_lists_the_roles(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no dataset role 'x'; its site.yaml has \['diagnosis'\]"):
+        load_site_config(write(tmp_path, GOOD)).dataset("x")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("site: cleveland", "sight: cleveland", r"sight: Extra inputs are not permitted; got 'cleveland'"),
+        ("site: cleveland", "site: ../etc", r"not '../etc'"),
+        ("format: tabular", "format: xlsx", r"datasets.diagnosis: Input tag 'xlsx'"),
+        ("numeric: [age]", "numeric: [num]", r"the label column 'num' cannot be a feature"),
+        ("classes: [absent, present]", "classes: [absent, ill]", r"label gives \['present'\]"),
+        ("classes: [absent, present]", "classes: [absent]", r"classes: Tuple should have at least 2 items"),
+        ("numeric: [age]", "numeric: [age]\n    splits: {test: 0.95}", r"train \+ validation \+ test must be 1"),
+        ("numeric: [age]", "numeric: [age]\n    select: {column: a}", r"give column and values, or file"),
+        ("numeric: [age]", "numeric: [age]\n    exclude_patients: [a]", r"exclude_patients needs the patient column"),
+        (
+            "numeric: [age]",
+            "numeric: [age]\n    patient: p\n    splits: {scheme: class_balanced}",
+            r"divides single cases: it needs patient: null",
+        ),
+        ("site: cleveland", "site: cleveland\nallow_models: ['*']", r"expected dotted paths"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_site_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("file: cases.csv", "fil: cases.csv").replace("numeric: [age]", "numeric: 3")
+    with pytest.raises(ConfigError) as caught:
+        load_site_config(write(tmp_path, text))
+    message = str(caught.value)
+    assert "diagnosis.tabular.file: Field required; got nothing" in message
+    assert "diagnosis.tabular.fil: Extra inputs" in message
+    assert "diagnosis.tabular.numeric: Input should be a valid tuple; got 3" in message
+
+
+def test_unreadable_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_site_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_site_config(write(tmp_path, "a: [1"))
+    with pytest.raises(ConfigError, match="expected a mapping of keys to values at the top, got list"):
+        load_site_config(write(tmp_path, "- a"))
+
+
+def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD.replace("file: cases.csv", "file: ${HOSPITAL_DATA}/cases.csv"))
+    monkeypatch.setenv("HOSPITAL_DATA", str(tmp_path / "d"))
+    assert load_site_config(path).dataset("diagnosis").file == tmp_path / "d" / "cases.csv"
+    monkeypatch.delenv("HOSPITAL_DATA")
+    with pytest.raises(ConfigError, match=r"diagnosis.file: the environment variable HOSPITAL_DATA is not set"):
+        load_site_config(path)
+
+
+def test_allowed_models(tmp_path: Path) -> None:
+    config = load_site_config(write(tmp_path, GOOD))
+    assert config.allows_model("consilia.models.mlp.MLP")
+    assert not config.allows_model("os.system")
+    config = load_site_config(write(tmp_path, GOOD + "allow_models: [hospital.models.*]\n"))
+    assert config.allows_model("hospital.models.Net")
+    assert not config.allows_model("hospital.models.deep.Net")
+    assert not config.allows_model("hospital.modelsx.Net")
+    assert not config.allows_model("consilia.models.mlp.MLP")
+
+
+def test_file_name_patterns_are_plain() -> None:
+    assert pattern_columns("{patient}/{image_id}.png") == ["patient", "image_id"]
+    for pattern in ("{a.__class__}.png", "{a[0]}.png", "{}.png", "{a!r}.png"):
+        with pytest.raises(ValueError, match="plain"):
+            pattern_columns(pattern)

@@ -1,0 +1,193 @@
+"""The reports: self-contained, reproducible, escaped, and showing the figures that the summary gives."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from factory import make_record, make_yardstick
+
+from consilia.core.errors import ConfigError
+from consilia.evaluation.figures import show
+from consilia.evaluation.summary import summarise
+from consilia.report.html import render_report, write_report
+from consilia.report.record import Record
+
+OPEN_ENDED = {"meta", "link", "img", "br", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects text, the addresses that a browser would load, and whether every tag is closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in OPEN_ENDED:
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data.replace("\u00a0", " ")
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == []
+    reader.text = re.sub(r"\s+", " ", reader.text)
+    return reader
+
+
+def figures(html: str) -> list[str]:
+    """The SVG text of every figure."""
+    return [base64.b64decode(found).decode() for found in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", html)]
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return make_record()
+
+
+@pytest.fixture(scope="module")
+def run_html(record: Record) -> str:
+    return render_report([record])
+
+
+@pytest.fixture(scope="module")
+def several() -> list[Record]:
+    methods = (("fedavg", "FedAvg", 0.0), ("fedkper", "FedKPer", 0.05))
+    runs = [
+        make_record(seed=seed, method=method, label=label, lift=lift, rounds=5, evaluator=False)
+        for method, label, lift in methods
+        for seed in (1, 2)
+    ]
+    return [*runs, make_yardstick("centralised", "Centralised", 0.86), make_yardstick("local_only", "Local", 0.8)]
+
+
+@pytest.fixture(scope="module")
+def comparison_html(several: list[Record]) -> str:
+    return render_report(several)
+
+
+@pytest.mark.parametrize("which", ["run_html", "comparison_html"])
+def test_self_contained(which: str, request: pytest.FixtureRequest) -> None:
+    html = request.getfixturevalue(which)
+    reader = read(html)
+    assert reader.addresses
+    assert all(address.startswith("data:image/") for address in reader.addresses)
+    assert reader.tags.isdisjoint({"script", "link", "iframe", "object"})
+    assert "url(" not in html
+    assert "default-src 'none'" in html
+    for figure in figures(html):
+        # Names of XML namespaces are no links; nothing else may look like an address.
+        assert set(re.findall(r"https?://[^\"'<\s]+", figure)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+            "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd",
+        }
+
+
+def test_same_records_same_bytes(record: Record, run_html: str, tmp_path: Path) -> None:
+    write_report([record], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == run_html
+
+
+def test_the_figures_of_the_summary_are_shown(record: Record, run_html: str) -> None:
+    text = read(run_html).text
+    summary = summarise(record.plain())
+    for when in ("last", "best"):
+        for key in ("global_accuracy", "personal_accuracy", "balance"):
+            assert show(summary[when][key], "percent") in text
+    assert show(summary["over_rounds"]["bwt"], "signed") in text
+    assert "defined at 3 of 4 sites" in text  # Dover has one class only
+    assert "Exeter trained nothing and only tests the global model" in text
+    assert len(figures(run_html)) == 5
+
+
+def test_refused_and_missing_updates_are_listed(run_html: str) -> None:
+    text = read(run_html).text
+    assert "3 Dover tensor fc.weight: expected finite values, got NaN" in text
+    assert "5 Bergen no update arrived" in text
+
+
+def test_fedkper_weights_are_taken_apart(run_html: str) -> None:
+    # The factory's diversities: score / reliability - 1e-6 must give them back.
+    assert re.search(r"Ashford [\d\s]+ \d+ 0\.\d{3} 0\.\d{3} 0\.950", read(run_html).text)
+    assert "reliability × diversity" in run_html
+
+
+def test_other_methods_show_no_diversity() -> None:
+    html = render_report([make_record(method="fedavg", label="FedAvg", rounds=3)])
+    assert "mean weight" in html
+    assert "mean diversity" not in html
+
+
+def test_reliability_from_validation_cannot_be_taken_apart() -> None:
+    record = make_record(rounds=3)
+    record.config["reliability"] = "validation"
+    assert "mean diversity" not in render_report([record])
+
+
+def test_names_are_escaped_and_a_dollar_is_not_mathematics() -> None:
+    name = "<i>$A_{</i>$"
+    text = json.dumps(make_record(rounds=2).plain()).replace("Ashford", name.replace("/", "\\/"))
+    html = render_report([Record.model_validate(json.loads(text))])
+    assert "i" not in read(html).tags
+    assert name in read(html).text
+
+
+def test_stopped_early_is_said_first() -> None:
+    content = make_record(rounds=2).plain()
+    content["run"].update(status="stopped_early", rounds_planned=9)
+    assert "This run stopped early, after 2 of 9 rounds." in read(render_report([Record.model_validate(content)])).text
+
+
+@pytest.mark.parametrize("method", ["centralised", "local_only", "majority"])
+def test_a_yardstick_alone_has_a_report(method: str) -> None:
+    text = read(render_report([make_yardstick(method, "Y", 0.7)])).text
+    assert "It has no rounds" in text
+    assert "nan" not in text.lower()
+    assert "None" not in text
+
+
+def test_comparison_shows_mean_and_sd(several: list[Record], comparison_html: str) -> None:
+    text = read(comparison_html).text
+    last = [summarise(record.plain())["last"]["global_accuracy"] for record in several[2:4]]
+    mean = sum(last) / 2
+    sd = abs(last[0] - last[1]) / 2**0.5  # sample standard deviation of two values
+    assert f"FedKPer 2 {100 * mean:.1f} ± {100 * sd:.1f} %" in text
+    assert "All runs saw the same data" in text
+    assert len(figures(comparison_html)) == 3
+    assert "method.name fedavg fedkper centralised local_only" in text
+
+
+def test_different_data_is_a_warning(several: list[Record]) -> None:
+    content = several[0].plain()
+    content["sites"]["Ashford"]["fingerprint"] = "other"
+    text = read(render_report([Record.model_validate(content), several[2]])).text
+    assert "These runs did not see the same data" in text
+    assert "All runs saw the same data" not in text
+
+
+def test_only_yardsticks_can_be_compared() -> None:
+    html = render_report([make_yardstick("majority", "Majority", 0.5), make_yardstick("centralised", "Central", 0.9)])
+    assert "Majority" in read(html).text
+
+
+def test_no_records() -> None:
+    with pytest.raises(ConfigError, match="at least one record, got none"):
+        render_report([])

@@ -1,0 +1,103 @@
+"""The site's own report: its figures, the predictions beside it, and the gallery."""
+
+from __future__ import annotations
+
+import base64
+import io
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from consilia.core.errors import DataError
+from consilia.report.site_report import thumbnail, write_site_report
+
+CLASSES = ["benign", "malignant"]
+
+
+def case(**changes: Any) -> dict[str, Any]:
+    """Three cases; the global model gets the second wrong, the personal one none."""
+    return {
+        "site": "Ashford",
+        "role": "lesions",
+        "class_names": CLASSES,
+        "logits_global": torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]),
+        "logits_personal": torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]]),
+        "labels": torch.tensor([0, 1, 1]),
+        "case_ids": ["p1", "p<2>", "p3"],
+        "inputs": torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        **changes,
+    }
+
+
+def test_predictions_hold_every_case(tmp_path: Path) -> None:
+    table = write_site_report(tmp_path / "ashford.html", **case())
+    assert table == tmp_path / "ashford_predictions.csv"
+    found = pd.read_csv(table)
+    assert found["case_id"].tolist() == ["p1", "p<2>", "p3"]
+    assert found["label"].tolist() == ["benign", "malignant", "malignant"]
+    assert found["global_answer"].tolist() == ["benign", "benign", "malignant"]
+    sigmoid = 1 / (1 + np.exp([2.0, 3.0, -1.0]))  # p(malignant) = 1 / (1 + e^(z0 - z1))
+    np.testing.assert_allclose(found["global_p_malignant"], sigmoid, atol=1e-6)
+    np.testing.assert_allclose(found["personal_p_benign"] + found["personal_p_malignant"], 1, atol=2e-6)
+
+
+def test_the_report_warns_and_shows_both_models(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    table = write_site_report(path, **case())
+    html = path.read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "Stays at this site: contains patient data" in html
+    assert "66.7 %" in html  # global: 2 of 3
+    assert "100.0 %" in html
+    assert "p&lt;2&gt;" in html
+    assert "malignant, taken for benign" in html
+    assert html.count("data:image/png") == 6  # each case once per model
+    assert "default-src 'none'" in html
+    assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO
+    assert not stat.S_IMODE(table.stat().st_mode) & stat.S_IRWXO
+
+
+def test_the_most_confident_come_first(tmp_path: Path) -> None:
+    logits = torch.tensor([[1.0, 0.0], [4.0, 0.0], [2.0, 0.0]])
+    changes = case(logits_global=logits, logits_personal=None, labels=torch.tensor([1, 1, 1]))
+    write_site_report(tmp_path / "report.html", **changes)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.index("<code>p&lt;2&gt;") < html.index("<code>p3") < html.index("<code>p1")
+    assert "personal model" not in html
+
+
+def test_signals_have_no_gallery(tmp_path: Path) -> None:
+    write_site_report(tmp_path / "report.html", **case(inputs=torch.zeros(3, 12, 100)))
+    assert "data:image/png" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_cases_no_figures(tmp_path: Path) -> None:
+    empty = torch.zeros(0, 2)
+    nothing = {"labels": torch.zeros(0, dtype=torch.int64), "case_ids": [], "inputs": torch.zeros(0, 1, 8, 8)}
+    write_site_report(tmp_path / "report.html", **case(logits_global=empty, logits_personal=empty, **nothing))
+    assert "no test cases" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected 3 case ids and inputs, got 2 ids"):
+        write_site_report(tmp_path / "report.html", **case(case_ids=["a", "b"]))
+    with pytest.raises(DataError, match=r"personal logits of shape \(3, 2\), got \(3, 4\)"):
+        write_site_report(tmp_path / "report.html", **case(logits_personal=torch.zeros(3, 4)))
+    assert not any(tmp_path.iterdir())
+
+
+def test_thumbnail_is_the_image_stretched() -> None:
+    address = thumbnail(torch.tensor([[[-1.0, 0.0], [1.0, -1.0]]]))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+    assert pixels.tolist() == [[0, 128], [255, 0]]
+
+
+def test_large_colour_images_are_reduced() -> None:
+    address = thumbnail(torch.rand(3, 600, 300))
+    picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    assert (picture.mode, picture.size) == ("RGB", (112, 224))
