@@ -22,15 +22,15 @@ def pixels(index: int, channels: int | None = None) -> np.ndarray:
     return np.random.default_rng(index).integers(0, 256, size=shape, dtype=np.uint8)
 
 
-def make_site(folder: Path, channels: int | None = None, **changes: object) -> Path:
+def make_site(root: Path, channels: int | None = None, **changes: object) -> Path:
     rows = ["name,pat,path"]
     for kind in ("images", "masks"):
-        (folder / kind).mkdir(exist_ok=True)
+        (root / kind).mkdir(exist_ok=True)
     for i in range(COUNT):
-        Image.fromarray(pixels(i, channels)).save(folder / "images" / f"im-{i}.png")
-        Image.fromarray(((pixels(i) > 128) * 255).astype(np.uint8)).save(folder / "masks" / f"im-{i}_m.png")
+        Image.fromarray(pixels(i, channels)).save(root / "images" / f"im-{i}.png")
+        Image.fromarray(((pixels(i) > 128) * 255).astype(np.uint8)).save(root / "masks" / f"im-{i}_m.png")
         rows.append(f"im-{i},p{i},{'malignant' if i % 2 else 'benign'}")
-    (folder / "meta.csv").write_text("\n".join(rows) + "\n")
+    (root / "meta.csv").write_text("\n".join(rows) + "\n")
     spec = {
         "format": "images",
         "file": "meta.csv",
@@ -42,7 +42,7 @@ def make_site(folder: Path, channels: int | None = None, **changes: object) -> P
         "size": [12, 16],
         **changes,
     }
-    path = folder / "site.yaml"
+    path = root / "site.yaml"
     path.write_text(yaml.safe_dump({"site": "h", "datasets": {"diagnosis": spec}}))
     return path
 
@@ -82,7 +82,7 @@ def test_every_bad_file_is_reported(tmp_path: Path) -> None:
     path = make_site(tmp_path, mask=MASK)
     (tmp_path / "images" / "im-1.png").write_bytes(b"not a picture")
     (tmp_path / "images" / "im-2.png").unlink()
-    Image.fromarray(np.zeros((24, 32), dtype=np.int32)).save(tmp_path / "images" / "im-3.png")
+    Image.fromarray(np.zeros((24, 32), dtype=np.uint16)).save(tmp_path / "images" / "im-3.png")
     Image.fromarray(np.zeros((5, 6), dtype=np.uint8)).save(tmp_path / "masks" / "im-4_m.png")
     (tmp_path / "masks" / "im-5_m.png").unlink()
     errors = check_site(path)[0].errors

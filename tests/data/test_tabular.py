@@ -153,3 +153,18 @@ def test_the_evaluator_has_test_cases_only(tmp_path: Path) -> None:
     assert data.is_evaluator
     assert (len(data.train), len(data.validation), len(data.test)) == (0, 0, 6)
     assert data.test.inputs[:, 0].mean().item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,age\na,1,5\nb,2,5\n", "the rows have more fields than the header"),
+        ("id,age\na,1\nb,2,5\n", "cannot be read as delimited text: .*line 3"),
+        ("", "cannot be read as delimited text"),
+    ],
+)
+def test_ragged_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = make_site(tmp_path)
+    (tmp_path / "cases.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_site(path, "diagnosis")

@@ -94,9 +94,10 @@ def test_problems(tmp_path: Path) -> None:
     assert "case 1 has two rows of the same 'time'" in str(caught.value)
     with pytest.raises(DataError, match=r"column\(s\) \['spo2'\] missing"):
         load_site(make_site(tmp_path, features=["hr", "spo2"]), "diagnosis")
+    path = make_site(tmp_path)
     (tmp_path / "stays.csv").write_text("stay,patient,region\n1,a,x\n2,b,x\n3,c,x\n")
-    with pytest.raises(DataError, match=r"no row for case 4 of outc.parquet"):
-        load_site(make_site(tmp_path), "diagnosis")
+    with pytest.raises(DataError, match=r"stays.csv: no row for case 4 of outc.parquet"):
+        load_site(path, "diagnosis")
 
 
 def test_new_cases(tmp_path: Path) -> None:

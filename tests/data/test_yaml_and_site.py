@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,10 @@ def test_file_name_patterns_are_plain() -> None:
     for pattern in ("{a.__class__}.png", "{a[0]}.png", "{}.png", "{a!r}.png"):
         with pytest.raises(ValueError, match="plain"):
             pattern_columns(pattern)
+
+
+def test_the_examples_of_the_guide_are_valid(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
+    formats = {load_site_config(write(tmp_path, block)).dataset("diagnosis").format for block in blocks}
+    assert formats == {"tabular", "images", "medmnist", "signals", "timeseries"}

@@ -62,10 +62,12 @@ def read_table(file: Path, separator: str = ",", columns: Sequence[str] | None =
             keep_default_na=False,
             na_filter=False,
             encoding="utf-8-sig",
-            index_col=False,
         )
     except (ValueError, OSError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         raise DataError(f"{file}: cannot be read as delimited text: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        # Rows longer than the header (a decimal comma, say): pandas would shift the columns in silence.
+        raise DataError(f"{file}: the rows have more fields than the header; check the separator and decimal commas")
     if columns is not None:
         if len(columns) != table.shape[1]:
             raise DataError(f"{file}: columns names {len(columns)} columns, the file has {table.shape[1]}")

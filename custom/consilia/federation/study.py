@@ -12,6 +12,7 @@ from consilia.core.errors import ConfigError
 from consilia.data.dataset import SiteData
 from consilia.data.federation import load_federation
 from consilia.data.loading import load_site
+from consilia.data.site import load_site_config
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import RESULT
@@ -75,10 +76,18 @@ def study_config(
         raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
     default = {"method": label if label in METHODS else "fedavg"}
     values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
+    first = next(iter(site_files.values()))
+    values.setdefault("role", _only_role(first))
     if "model" not in values:
-        data = load_site(next(iter(site_files.values())), values.get("role", RunConfig.model_fields["role"].default))
-        values["model"] = default_model(data)
+        values["model"] = default_model(load_site(first, values["role"]))
     return run_config(values, overrides, source=f"study, method {label}")
+
+
+def _only_role(site_file: Path) -> str:
+    roles = list(load_site_config(site_file).datasets)
+    if len(roles) > 1:
+        raise ConfigError(f"{site_file} has several dataset roles, {roles}: choose one, e.g. --set role={roles[0]}")
+    return roles[0]
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

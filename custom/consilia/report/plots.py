@@ -61,7 +61,7 @@ def drawn(draw: Callable[Parameters, Figure | None]) -> Callable[Parameters, str
             if figure is None:
                 return None
             buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            figure.savefig(buffer, format="svg", dpi=200, metadata={"Date": None})
         # The metadata block holds nothing but the drawing program's address.
         text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
         return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
@@ -81,13 +81,13 @@ def round_axis(axes: Axes) -> None:
     axes.set_xlabel("round")
 
 
-def line(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, **style: Any) -> bool:
+def line(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, *, marker: str = "o", **style: Any) -> bool:
     """Draw one series over the versions where it is defined; False if there is none."""
     points = [(row["version"], row[key]) for row in rows if row[key] is not None]
     if points:
-        # Markers only while they can be told apart.
-        marker = style.pop("marker", "o") if len(points) <= 40 else None
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, linewidth=1.6, **style)
+        # No more markers than can be told apart.
+        every = max(1, len(points) // 25)
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, markevery=every, linewidth=1.6, **style)
     return bool(points)
 
 
@@ -139,7 +139,7 @@ def site_bars(sites: Sequence[Mapping[str, Any]]) -> Figure | None:
                 axes.bar_label(drawn_bars, [f"{100 * value:.1f} %" for value in values], padding=3, fontsize=8)
     names = [f"{row['site']}{' (evaluator)' if row['evaluator'] else ''}, {row['test']} cases" for row in sites]
     axes.set_yticks(range(len(sites)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.grid(axis="y", visible=False)
     percent_axis(axes, "x")
@@ -236,7 +236,8 @@ def weights(sites: Sequence[str], panels: Mapping[str, Mapping[str, Mapping[int,
         for row, site in enumerate(sites):
             for number, value in values.get(site, {}).items():
                 grid[row, number - 1] = value
-        image = axes.pcolormesh(grid, cmap=blues, vmin=0, vmax=1)
+        # Thousands of vector cells would make the file tens of times larger than a picture of them.
+        image = axes.pcolormesh(grid, cmap=blues, vmin=0, vmax=1, rasterized=grid.size > 1000)
         axes.set_title(title)
         axes.grid(visible=False)
         axes.set_ylim(len(sites), 0)

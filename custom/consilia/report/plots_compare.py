@@ -33,6 +33,7 @@ STYLES = (
     {"color": SKY, "marker": "P", "linestyle": (0, (3, 1, 1, 1))},
     {"color": INK, "marker": "X", "linestyle": (0, (1, 1))},
 )
+_RULE: dict[str, Any] = {"color": "#ececec", "linewidth": 0.8, "zorder": 0}
 YARDSTICK_LINES = ("-", "--", ":", "-.")
 
 Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]  # label -> one list of per-version rows per seed
@@ -119,7 +120,7 @@ def plane(
 
 @drawn
 def sites(names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Figure | None:
-    """Per site and method (label -> kind -> site -> accuracy): bars, the global model left, personal models right."""
+    """Per site and method (label -> kind -> site -> accuracy): one mark each, global left, personal models right."""
     kinds = [
         kind
         for kind in ("global", "personal")
@@ -127,25 +128,24 @@ def sites(names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, 
     ]
     if not kinds:
         return None
-    thick = 0.8 / len(methods)
-    figure = Figure(figsize=(WIDTH, 1.3 + len(names) * max(0.3, 0.13 * len(methods))))
-    grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.3 * len(names)))
+    grid = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
+    spread = 0.5 / max(1, len(methods) - 1)  # marks of one site lie apart, so that equal values do not hide each other
     for axes, kind in zip(grid, kinds, strict=True):
         for place, (label, values) in enumerate(methods.items()):
-            bars = [
-                (row + (place - (len(methods) - 1) / 2) * thick, values[kind][name])
-                for row, name in enumerate(names)
-                if values[kind].get(name) is not None
-            ]
-            if bars:
-                colour = style_of(place)["color"]
-                handles[label] = axes.barh(*zip(*bars, strict=True), thick * 0.92, color=colour)
+            offset = (place - (len(methods) - 1) / 2) * spread
+            marks = [(values[kind][name], row + offset) for row, name in enumerate(names)]
+            shown = [(accuracy, height) for accuracy, height in marks if accuracy is not None]
+            if shown:
+                style = {**style_of(place), "linestyle": "", "markersize": 5.5}
+                (handles[label],) = axes.plot(*zip(*shown, strict=True), **style)
         axes.set_title(f"{kind.capitalize()} model" + ("s" if kind == "personal" else ""))
         axes.set_yticks(range(len(names)), names)
-        axes.set_xlim(0, 1)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.hlines([row + 0.5 for row in range(len(names) - 1)], 0, 1, **_RULE, transform=axes.get_yaxis_transform())
         axes.grid(axis="y", visible=False)
+        axes.set_xlabel("accuracy on the site's test cases")
         percent_axis(axes, "x")
-    grid[0].invert_yaxis()
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure

@@ -16,7 +16,7 @@ from consilia.core.files import write_bytes
 from consilia.evaluation.classification import classification_metrics
 from consilia.report.html import page
 
-GALLERY = 8  # images per row of the gallery
+GALLERY = 6  # images in a row of the gallery, and one row of each kind
 THUMBNAIL = 224  # pixels; larger images are reduced to this
 FIGURES = (
     ("accuracy", "Accuracy", "percent"),

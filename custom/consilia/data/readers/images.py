@@ -133,6 +133,5 @@ def _check_mask(path: Path, image: Path, size: tuple[int, int], problems: Proble
         problems.add(f"{path}: expected a readable mask: {'no such file' if not path.exists() else error}")
         return
     if mask_size != size:
-        problems.add(
-            f"{path}: the mask is {mask_size[1]} x {mask_size[0]}, its image {image.name} {size[1]} x {size[0]}"
-        )
+        found, expected = (f"{height} x {width}" for width, height in (mask_size, size))
+        problems.add(f"{path}: expected a mask of {expected} as its image {image.name}, got {found}")

@@ -16,7 +16,6 @@ from consilia.data.problems import Problems
 from consilia.data.readers.base import Fitted, Reader, fit_standard
 from consilia.data.specs import TimeseriesSpec
 
-
 # A feature seen twice in training has a tiny spread, and the next value of it would be a hundred deviations out.
 LIMIT = 10.0
 

@@ -1,0 +1,225 @@
+"""``consilia``: run, compare, report, export, site check, predict. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+import consilia
+from consilia.cli.show import console, errors
+from consilia.core.errors import ConsiliaError
+
+app = typer.Typer(
+    name="consilia",
+    help="""Federated medical learning on NVIDIA FLARE: hospitals train one model together, no patient leaves home.
+
+    \b
+    consilia run fedkper                                     # embedded data, NVFlare's simulator
+    consilia compare wisconsin --out runs/wisconsin          # all methods and yardsticks
+    consilia run fedkper --data my-federation.yaml --rounds 50 --set training.learning_rate=0.005
+    consilia site check site.yaml                            # is this site's data what the file says?
+    consilia predict runs/x/global-last.safetensors --site site.yaml --cases new.csv
+    """,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+site_app = typer.Typer(help="What a site's data manager types.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(site_app, name="site")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+
+
+def friendly(command: Callable[P, R]) -> Callable[P, R]:
+    """Print our own errors as a message instead of a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ConsiliaError as error:
+            errors.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"consilia {consilia.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Set up what every command needs."""
+
+
+Engine = Annotated[str, typer.Option(help="sim = NVFlare's simulator, a process per site; inprocess = one plain loop.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A configuration value, e.g. training.batch_size=16; may be given several times."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in the folder.")]
+
+
+@app.command()
+@friendly
+def run(
+    method: Annotated[str, typer.Argument(help="fedkper, fedavg, fedprox, or a method of the study file.")],
+    data: Annotated[
+        str | None, typer.Option(help="An embedded name, a folder of sites (*/site.yaml), or a federation file.")
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", "--config", help="A study file: data, model, training, methods.")
+    ] = None,
+    engine: Engine = "sim",
+    rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, batches and sampling.")] = 0,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/METHOD-seedN.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train one federation with one method, and print what came out.
+
+    \b
+    consilia run fedkper
+    consilia run fedavg --engine inprocess --rounds 5
+    consilia run fedkper --data configs/heart-disease.yaml --set method.gate_cap=5 --set role=diagnosis
+    consilia run fedkper --study configs/studies/busbra.yaml --seed 1 --out runs/busbra-1
+
+    Stopped with Ctrl-C it leaves a checkpoint: the same command goes on after the last full round.
+    """
+    from consilia.cli.running import run_command
+
+    run_command(method, data, study, engine, rounds, seed, settings or [], out, overwrite)
+
+
+@app.command()
+@friendly
+def compare(
+    study: Annotated[str, typer.Argument(help="A study file, or the embedded one: wisconsin.")] = "wisconsin",
+    engine: Engine = "inprocess",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Some of the study's methods and yardsticks.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0,1,2; default: the study's.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/STUDY.")] = None,
+) -> None:
+    """Run a study (methods x seeds), print the table and write the comparison report.
+
+    \b
+    consilia compare wisconsin --only fedavg --only fedkper --engine sim
+    consilia compare configs/studies/heart-disease.yaml --seeds 0,1,2 --out runs/heart
+
+    Runs whose record is there already are not run again, so a study may take several sittings.
+    """
+    from consilia.cli.running import compare_command
+
+    compare_command(study, engine, only or [], seeds, rounds, settings or [], out)
+
+
+@app.command()
+@friendly
+def report(
+    places: Annotated[list[Path], typer.Argument(help="result.json files, or folders that hold them.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML report from the records of finished runs.
+
+    \b
+    consilia report runs/fedkper-seed0 --out fedkper.html
+    consilia report runs/heart --out heart.html              # every run below the folder, compared
+    """
+    from consilia.cli.running import report_command
+
+    report_command(places, out)
+
+
+@app.command()
+@friendly
+def export(
+    method: Annotated[str, typer.Argument(help="fedkper, fedavg, fedprox, or a method of the study file.")],
+    study: Annotated[
+        str | None, typer.Option("--study", "--config", help="A study file: data, model, training, methods.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The job folder is written below this one.")] = Path("jobs"),
+    name: Annotated[str | None, typer.Option(help="The job's name; default: the method's label.")] = None,
+    min_clients: Annotated[int, typer.Option(help="Connected sites that NVFlare waits for.")] = 2,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, batches and sampling.")] = 0,
+    settings: Settings = None,
+) -> None:
+    """Write a submit-ready NVFlare job folder. It carries no code: server and sites have Consilia installed.
+
+    \b
+    consilia export fedkper --study configs/studies/busbra.yaml --out jobs --name fedkper-busbra
+    """
+    from consilia.cli.running import export_command
+
+    export_command(method, study, out, name, min_clients, rounds, seed, settings or [])
+
+
+@site_app.command("check")
+@friendly
+def site_check(
+    site: Annotated[Path, typer.Argument(help="The site's site.yaml.")],
+    role: Annotated[list[str] | None, typer.Option("--role", help="Check these dataset roles only.")] = None,
+) -> None:
+    """Read everything that site.yaml names and say what is there and what is wrong. Nothing is written.
+
+    \b
+    consilia site check site_configs/example/site.yaml
+
+    Exit status: 0 ready (perhaps with warnings), 1 not ready.
+    """
+    from consilia.data.check import check_site
+    from consilia.data.check_view import render
+
+    reports = check_site(site, role or None)
+    for item in reports:
+        console.print(render(item))
+    if any(item.errors for item in reports):
+        errors.print(f"{site}: not ready", style="bold red")
+        raise typer.Exit(1)
+    console.print(f"{site}: ready", style="green")
+
+
+@app.command()
+@friendly
+def predict(
+    model: Annotated[Path, typer.Argument(help="A saved model: global-*.safetensors or personal-*.safetensors.")],
+    site: Annotated[Path, typer.Option(help="The site.yaml whose preprocessing prepares the cases.")],
+    cases: Annotated[Path, typer.Option(help="New cases: a csv, an image or a folder of images, npz, records, parquet.")],
+    out: Annotated[Path, typer.Option(help="The csv to write.")] = Path("predictions.csv"),
+) -> None:
+    """Apply a saved global or personal model to new cases: a csv with the answer and a probability per class.
+
+    \b
+    consilia predict runs/x/global-last.safetensors --site hospital/site.yaml --cases new.csv --out new-answers.csv
+    """
+    from consilia.cli.predicting import predict_command
+
+    predict_command(model, site, cases, out)
+
+
+def entry() -> None:
+    """The console script: also tells Ctrl-C from an error by the exit status."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("Stopped.", style="yellow")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,165 @@
+"""The commands that run, compare, report and export."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from consilia.cli.show import Follower, comparison, console, progress_bar
+from consilia.core.errors import ConfigError
+from consilia.data.federation import load_federation
+from consilia.federation.config import RunConfig
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.outputs import REPORT, RESULT
+from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config
+from consilia.report.html import write_report
+from consilia.report.record import Record, load_record
+
+ENGINES = ("sim", "inprocess")
+
+
+def run_command(
+    method: str,
+    data: str | None,
+    study_source: str | None,
+    engine: str,
+    rounds: int | None,
+    seed: int,
+    settings: Sequence[str],
+    out: Path | None,
+    overwrite: bool,
+) -> None:
+    """``consilia run``."""
+    study = _study(study_source, data)
+    folder = out or Path("runs") / f"{method}-seed{seed}"
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    sites = load_federation(study.data, folder / "sites")
+    config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
+    record = finished(folder, config)
+    if record is not None:
+        console.print(f"{folder} holds this run's record already; --overwrite runs it again.")
+    else:
+        record = _engine(engine)(config, sites, folder)
+    _show([record], folder)
+
+
+def compare_command(
+    study_source: str,
+    engine: str,
+    only: Sequence[str],
+    seeds: str | None,
+    rounds: int | None,
+    settings: Sequence[str],
+    out: Path | None,
+) -> None:
+    """``consilia compare``."""
+    study = load_study(study_source)
+    if seeds is not None:
+        study = study.model_copy(update={"seeds": _seeds(seeds)})
+    folder = out or Path("runs") / Path(study_source).stem
+
+    def announce(name: str, known: bool) -> None:
+        console.print(f"{name}: " + ("record found, not run again" if known else "running"), highlight=False)
+
+    records = run_study(
+        study,
+        folder,
+        _engine(engine),
+        labels=only or None,
+        overrides=_with_rounds(settings, rounds),
+        announce=announce,
+    )
+    _show(records, folder)
+
+
+def report_command(places: Sequence[Path], out: Path) -> None:
+    """``consilia report``."""
+    paths = [path for place in places for path in _results(place)]
+    write_report([load_record(path) for path in paths], out)
+    console.print(f"{out}: {len(paths)} run(s)", highlight=False)
+
+
+def export_command(
+    method: str,
+    study_source: str | None,
+    out: Path,
+    name: str | None,
+    min_clients: int,
+    rounds: int | None,
+    seed: int,
+    settings: Sequence[str],
+) -> None:
+    """``consilia export``."""
+    from consilia.recipes.base import ConsiliaRecipe
+
+    study = _study(study_source, None)
+    scratch = out / f".{name or method}.sites"
+    try:
+        config = study_config(
+            study, method, seed, load_federation(study.data, scratch), _with_rounds(settings, rounds)
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
+    shutil.rmtree(out / recipe.name, ignore_errors=True)
+    recipe.export(str(out))
+    console.print(f"{out / recipe.name}: submit it with: nvflare job submit -j {out / recipe.name}", highlight=False)
+
+
+def _study(source: str | None, data: str | None) -> Study:
+    """The study file's settings; data without a study file start from the defaults, not from another data set's tuning."""
+    if data is None:
+        return load_study(source or "wisconsin")
+    study = load_study(source) if source else Study()
+    known = data in {path.stem for path in EMBEDDED.glob("*.yaml")}
+    return study.model_copy(update={"data": data if known else str(Path(data).absolute())})
+
+
+def _engine(name: str):  # type: ignore[no-untyped-def]
+    if name not in ENGINES:
+        raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}; got {name!r}")
+
+    def run(config: RunConfig, sites: Mapping[str, Path], folder: Path) -> Record:
+        # Whoever types the command decides for the server, too.
+        allow = (config.model.class_,)
+        with progress_bar() as bar:
+            follower = Follower(bar, f"{config.label} seed {config.seed}", config.rounds)
+            if name == "inprocess":
+                return run_inprocess(config, sites, folder, allow_models=allow, progress=follower)
+            from consilia.recipes.simulate import run_simulator
+
+            return run_simulator(config, sites, folder, allow_models=allow, progress=follower)
+
+    return run
+
+
+def _with_rounds(settings: Sequence[str], rounds: int | None) -> list[str]:
+    return [*settings, *([] if rounds is None else [f"rounds={rounds}"])]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds takes whole numbers with commas between them, got {text!r}") from None
+
+
+def _results(place: Path) -> list[Path]:
+    found = [place] if place.is_file() else sorted(place.rglob(RESULT))
+    if not found:
+        raise ConfigError(f"no {RESULT} at or below {place}")
+    return found
+
+
+def _show(records: Sequence[Record], folder: Path) -> None:
+    console.print(comparison(records))
+    for record in records:
+        troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
+        missing = sorted({site for item in record.rounds for site in item.missing})
+        for site, reason in troubles.items():
+            console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow", markup=False)
+        for site in missing:
+            console.print(f"{record.run.name}: {site} did not answer in at least one round", style="yellow", markup=False)
+    console.print(f"Report: {folder / REPORT}", highlight=False, soft_wrap=True)

@@ -1,0 +1,79 @@
+"""Checkpoints: whole or absent, and refused when damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from consilia.core import files
+from consilia.core.checkpoint import INDEX, CheckpointStore
+from consilia.core.errors import CheckpointError
+
+
+def save(store: CheckpointStore, version: int, value: float, best: int = 1) -> None:
+    store.save(
+        {"global": (version, {"w": torch.full((3,), value)}), "best": (best, {"w": torch.full((3,), float(best))})},
+        {"version": version},
+    )
+
+
+def test_round_trip_and_only_the_newest_files_stay(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    assert not store.exists()
+    save(store, 1, 1.0)
+    save(store, 2, 2.0)
+    loaded = store.load()
+    assert loaded.state == {"version": 2}
+    assert loaded.models["global"]["w"].tolist() == [2.0, 2.0, 2.0]
+    assert loaded.models["best"]["w"].tolist() == [1.0, 1.0, 1.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-00001.safetensors", INDEX, "global-00002.safetensors"]
+
+
+def test_a_crash_before_the_index_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    save(store, 1, 1.0)
+
+    def crash(target: Path, content: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("consilia.core.checkpoint.write_json", crash)
+    with pytest.raises(OSError, match="no space"):
+        save(store, 2, 2.0)
+    assert store.load().models["global"]["w"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    files.write_json(target, {"a": 1})
+    with pytest.raises(ValueError, match="NaN|nan|Out of range"):
+        files.write_json(target, {"a": float("nan")})
+    with pytest.raises(RuntimeError, match="stop"), files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert json.loads(target.read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        store.load()
+    save(store, 1, 1.0)
+    model = tmp_path / "global-00001.safetensors"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"global-00001.safetensors was altered"):
+        store.load()
+    model.unlink()
+    with pytest.raises(CheckpointError, match="is missing, though"):
+        store.load()
+    (tmp_path / INDEX).write_text('{"schema": "other/9"}')
+    with pytest.raises(CheckpointError, match="schema is 'other/9'"):
+        store.load()
+    (tmp_path / INDEX).write_text("{")
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        store.load()
