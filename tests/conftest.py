@@ -23,3 +23,11 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"real data not found at {root}: set CONSILIA_DATA to the folder that holds them")
     return root
+
+
+@pytest.fixture
+def wisconsin(tmp_path: Path) -> dict[str, Path]:
+    """The embedded four hospitals, fresh: site.yaml by site name."""
+    from consilia.data.federation import load_federation
+
+    return load_federation("wisconsin", tmp_path / "sites")

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from factory import make_record, make_yardstick
+from tests.report.factory import make_record, make_yardstick
 
 from consilia.core.errors import ConfigError
 from consilia.evaluation.figures import show

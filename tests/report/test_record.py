@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factory import make_record
+from tests.report.factory import make_record
 from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError

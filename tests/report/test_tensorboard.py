@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from factory import make_record
+from tests.report.factory import make_record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consilia.evaluation.rounds import round_figures

@@ -73,12 +73,14 @@ def run_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sour
         ConfigError: names the source, the key, what was expected and what came.
     """
     merged = _plain_copy(values)
-    if isinstance(merged.get("method"), str):
-        merged["method"] = {"method": merged["method"]}
-    for override in overrides:
-        _apply(merged, override)
+    for override in ("", *overrides):
+        # Before each override, so that method.mu=1 finds a mapping where the method was given by name alone.
+        if isinstance(merged.get("method"), str):
+            merged["method"] = {"method": merged["method"]}
+        if override:
+            _apply(merged, override)
     method = merged.get("method")
-    name = method.get("method") if isinstance(method, dict) else None
+    name = method.get("method") if isinstance(method, dict) else method
     if name not in METHODS:
         raise ConfigError(f"{source}: method is {name!r}, expected one of {sorted(METHODS)}")
     try:

@@ -106,4 +106,5 @@ REPLIES: dict[TaskName, type[BaseModel]] = {
 
 def payload_bytes(tensors: Mapping[str, Tensor] | None, content: str) -> int:
     """Bytes of a message: every tensor's data and the JSON text."""
-    return sum(tensor.nbytes for tensor in (tensors or {}).values()) + len(content.encode())
+    # What a site sends may be no tensor at all; its check comes later.
+    return sum(getattr(tensor, "nbytes", 0) for tensor in (tensors or {}).values()) + len(content.encode())

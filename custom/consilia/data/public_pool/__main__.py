@@ -35,7 +35,7 @@ def busbra_list(metadata: Path) -> str:
 def pneumoniamnist_list(npz: Path) -> str:
     """One digest per line: a tenth of the training images, among those that recur in no other part.
 
-    Some test images recur in the training part; setting those aside would take cases out of the official test part.
+    Some validation images recur in the training part; setting those aside would take cases out of the official parts.
     """
     with np.load(npz, allow_pickle=False) as arrays:
         train = [image_digest(image) for image in arrays["train_images"]]

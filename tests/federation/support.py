@@ -1,0 +1,59 @@
+"""Small runs for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from consilia.federation.config import RunConfig, run_config
+from consilia.federation.coordinator import Coordinator
+from consilia.federation.messages import Reply, Task
+from consilia.federation.site import Site
+from consilia.models.build import build_model
+
+MLP = "consilia.models.mlp.MLP"
+
+
+def small(method: Any = "fedkper", **settings: Any) -> RunConfig:
+    """Three rounds of two epochs on the Wisconsin table."""
+    values = {
+        "method": method,
+        "model": {"class": MLP, "args": {"in_features": 30, "num_classes": 2, "hidden": [8]}},
+        "rounds": 3,
+        "training": {"local_epochs": 2, "batch_size": 16, "learning_rate": 0.05, "device": "cpu"},
+    }
+    return run_config({**values, **settings})
+
+
+def initial_state(config: RunConfig) -> dict[str, Any]:
+    model = build_model(config.model.class_, config.model.args, seed=config.seed)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+class Federation:
+    """Sites and a coordinator joined by a loop that a test can bend: reorder, drop or replace replies."""
+
+    def __init__(self, config: RunConfig, site_files: Mapping[str, Path], folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.sites = {name: Site(config, path) for name, path in site_files.items()}
+        self.events: list[dict[str, Any]] = []
+        self.coordinator = Coordinator(
+            config, sorted(self.sites), initial_state(config), folder, engine="inprocess", progress=self.events.append
+        )
+
+    def order(self, targets: Sequence[str]) -> list[str]:
+        return list(targets)
+
+    def bend(self, site: str, task: Task, reply: Reply) -> Reply | None:
+        return reply
+
+    def deliver(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            for name in self.order(task.targets):
+                reply = self.bend(name, task, self.sites[name].answer(task.info, task.tensors))
+                if reply is not None:
+                    self.coordinator.receive(name, reply)
+
+    def run(self):
+        return self.coordinator.run(self.deliver)

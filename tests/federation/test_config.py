@@ -1,0 +1,69 @@
+"""A run's configuration: defaults, overrides, errors that say what came."""
+
+from __future__ import annotations
+
+import pytest
+
+from consilia.core.errors import ConfigError
+from consilia.federation.config import run_config
+
+BASE = {"method": "fedkper", "model": {"class": "consilia.models.mlp.MLP", "args": {"in_features": 3, "num_classes": 2}}}
+
+
+def test_defaults_are_the_released_method() -> None:
+    config = run_config(BASE)
+    assert config.label == "fedkper"
+    assert (config.method.gate_cap, config.method.temperature, config.method.gate) == (10.0, 1.0, "batch")
+    assert (config.training.local_epochs, config.training.learning_rate, config.training.momentum) == (5, 0.01, 0.9)
+    assert (config.training.weight_decay, config.training.learning_rate_decay) == (1e-5, 0.99)
+    assert config.training.gradient_clip is None
+
+
+def test_a_job_carries_it_and_gives_it_back() -> None:
+    config = run_config(BASE, ["training.batch_size=12", "method.gate=sample", "rounds=3", "model.args.hidden=[4, 4]"])
+    again = run_config(config.to_json())
+    assert again == config
+    assert again.run_id == config.run_id
+    assert (again.training.batch_size, again.method.gate, again.model.args["hidden"]) == (12, "sample", [4, 4])
+
+
+def test_no_key_of_a_job_looks_like_a_component_to_nvflare() -> None:
+    def keys(value: object) -> set[str]:
+        if isinstance(value, dict):
+            return set(value).union(*(keys(item) for item in value.values())) if value else set()
+        return set()
+
+    assert not keys(run_config(BASE).to_json()) & {"path", "class_path", "name"}
+
+
+def test_every_value_is_part_of_the_runs_identity() -> None:
+    ids = {
+        run_config(BASE, [item]).run_id
+        for item in ("seed=0", "seed=1", "rounds=3", "method.gate_cap=1", "training.momentum=0", "label=x")
+    }
+    assert len(ids) == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rounds=0", r"rounds: .*greater than or equal to 1.*got 0"),
+        ("method.gate=client", r"method.gate: .*'batch' or 'sample'.*got 'client'"),
+        ("method.gate_cap=-2", r"method.gate_cap: .*got -2"),
+        ("training.learning_rate=.nan", r"training.learning_rate"),
+        ("trainin.batch_size=3", r"trainin: Extra inputs"),
+        ("participation=0", r"participation"),
+        ("method=fedfoo", r"method is 'fedfoo', expected one of \['fedavg', 'fedkper', 'fedprox'\]"),
+        ("batch", r"--set takes key=value"),
+        ("seed.x=1", r"'seed' is a single value"),
+        ("model.class=os.system()", r"model.class"),
+        ("rounds={", r"not YAML"),
+    ],
+)
+def test_bad_values_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_config({**BASE, "seed": 0}, [override])
+
+
+def test_switching_method_drops_the_other_methods_options() -> None:
+    assert run_config(BASE, ["method.method=fedprox", "method.mu=0.5"]).method.mu == 0.5

@@ -1,0 +1,161 @@
+"""What a site may send wrong: refused by name and reason, counted against the minimum, and the round goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from consilia.core.determinism import state_digest
+from consilia.core.errors import RunFailed
+from consilia.federation.messages import Reply, Task
+from tests.federation.support import Federation, small
+
+CULPRIT = "hospital-3"
+
+
+def change_tensors(**changes):
+    def change(reply: Reply) -> Reply:
+        tensors = dict(reply.tensors)
+        for name, value in changes.items():
+            name = name.replace("__", ".")
+            if value is None:
+                del tensors[name]
+            else:
+                tensors[name] = value(tensors.get(name)) if callable(value) else value
+        return dataclasses.replace(reply, tensors=tensors)
+
+    return change
+
+
+def change_content(**changes):
+    def change(reply: Reply) -> Reply:
+        return dataclasses.replace(reply, content=json.dumps({**json.loads(reply.content), **changes}))
+
+    return change
+
+
+BIAS = "layers__0__bias"
+ATTACKS = {
+    "nan": (change_tensors(**{BIAS: lambda t: t * math.nan}), "'layers.0.bias' holds NaN"),
+    "infinity": (change_tensors(**{BIAS: lambda t: t + math.inf}), "'layers.0.bias' holds infinite"),
+    "wrong shape": (change_tensors(**{BIAS: torch.zeros(1)}), r"'layers.0.bias' has shape \(1,\), expected \(8,\)"),
+    "wrong dtype": (change_tensors(**{BIAS: lambda t: t.double()}), "dtype torch.float64"),
+    "missing key": (change_tensors(**{BIAS: None}), "missing tensor 'layers.0.bias'"),
+    "extra key": (change_tensors(trojan=torch.ones(2)), "extra tensor 'trojan'"),
+    "not a tensor": (change_tensors(**{BIAS: "hello"}), "is a str"),
+    "huge change": (change_tensors(**{BIAS: lambda t: t + 1e6}), "norm of the change"),
+    "weight 1e12": (change_content(samples=10**12), "weight is 1e\\+12"),
+    "weight -1": (change_content(samples=-1), "samples"),
+    "weight NaN": (change_content(samples=math.nan), "samples"),
+    "score 2": (change_content(score=2.0), "score is 2.0"),
+    "score -1": (change_content(score=-1.0), "score is -1.0"),
+    "score NaN": (change_content(score=math.nan), "score is"),
+    "no score": (change_content(score=None), "score is None"),
+    "replayed round": (change_content(version=0), "the task was about version"),
+    "label counts": (change_content(label_counts=[3, 4]), "label_counts"),
+    "not JSON": (lambda reply: dataclasses.replace(reply, content="{"), "does not fit its schema"),
+    "an error": (lambda reply: Reply(error="DataError"), "failed with DataError"),
+}
+
+
+def attacked(wisconsin, folder, attack, *, first_version: int = 0, **settings) -> Federation:
+    federation = Federation(small(max_update_norm=1000.0, **settings), wisconsin, folder)
+
+    def bend(site: str, task: Task, reply: Reply) -> Reply:
+        wrong = site == CULPRIT and task.info.task == "train" and task.info.version >= first_version
+        return attack(reply) if wrong else reply
+
+    federation.bend = bend
+    return federation
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_refused_by_name_and_the_round_goes_on(wisconsin, tmp_path, name) -> None:
+    attack, reason = ATTACKS[name]
+    federation = attacked(wisconsin, tmp_path / "run", attack, first_version=1, rounds=2, evaluate_every=0)
+    record = federation.run()
+    assert list(record.rounds[0].refused) == []
+    assert list(record.rounds[1].refused) == [CULPRIT]
+    import re
+
+    assert re.search(reason, record.rounds[1].refused[CULPRIT])
+    assert CULPRIT not in record.rounds[1].contributions
+    assert {"event": "refused", "site": CULPRIT, "reason": record.rounds[1].refused[CULPRIT]} in federation.events
+    assert all(bool(value.isfinite().all()) for value in federation.coordinator.state.values())
+
+
+def test_the_model_is_as_if_the_culprit_had_been_silent(wisconsin, tmp_path) -> None:
+    digests = {
+        state_digest(_run(attacked(wisconsin, tmp_path / name.replace(" ", "-"), attack, rounds=2)))
+        for name, attack in (
+            ("nan", ATTACKS["nan"][0]),
+            ("weight 1e12", ATTACKS["weight 1e12"][0]),
+            ("silent", lambda reply: None),
+        )
+    }
+    assert len(digests) == 1
+
+
+def _run(federation: Federation):
+    federation.run()
+    return federation.coordinator.state
+
+
+def test_refusals_count_against_the_minimum(wisconsin, tmp_path) -> None:
+    federation = attacked(wisconsin, tmp_path / "run", ATTACKS["nan"][0], min_sites=4)
+    with pytest.raises(RunFailed, match=r"round 1 has 3 accepted updates, needs 4 \(hospital-3: tensor"):
+        federation.run()
+
+
+def test_silence_is_recorded(wisconsin, tmp_path) -> None:
+    record = attacked(wisconsin, tmp_path / "run", lambda reply: None, rounds=1).run()
+    assert record.rounds[0].missing == [CULPRIT]
+
+
+def test_a_second_answer_and_an_unasked_one_change_nothing(wisconsin, tmp_path) -> None:
+    honest = Federation(small(rounds=2), wisconsin, tmp_path / "honest")
+    honest.run()
+    twice = Federation(small(rounds=2), wisconsin, tmp_path / "twice")
+
+    def bend(site: str, task: Task, reply: Reply) -> Reply:
+        if task.info.task == "train" and site == CULPRIT:
+            twice.coordinator.receive(site, reply)
+            twice.coordinator.receive("stranger", reply)
+        return reply
+
+    twice.bend = bend
+    record = twice.run()
+    assert state_digest(twice.coordinator.state) == state_digest(honest.coordinator.state)
+    assert "already answered" in record.rounds[0].refused[CULPRIT]
+
+
+def test_tensors_in_an_evaluation_are_refused(wisconsin, tmp_path) -> None:
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+
+    def bend(site: str, task: Task, reply: Reply) -> Reply:
+        leak = site == CULPRIT and task.info.task == "personalise"
+        return dataclasses.replace(reply, tensors={"w": torch.ones(2)}) if leak else reply
+
+    federation.bend = bend
+    record = federation.run()
+    assert CULPRIT not in record.final["last"].personal
+
+
+def test_a_site_that_fails_once_comes_back(wisconsin, tmp_path) -> None:
+    federation = Federation(small(), wisconsin, tmp_path / "run")
+    learner = federation.sites[CULPRIT].learner
+    train = learner.train
+
+    def sometimes(state, round_number, **more):
+        if round_number == 2:
+            raise MemoryError
+        return train(state, round_number, **more)
+
+    learner.train = sometimes
+    record = federation.run()
+    assert [CULPRIT in item.contributions for item in record.rounds] == [True, False, True]
+    assert "MemoryError" in record.rounds[1].refused[CULPRIT]

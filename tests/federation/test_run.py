@@ -1,0 +1,193 @@
+"""Whole runs in-process, on the embedded real data: arithmetic of a round, order, resume, personal models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from consilia.core.determinism import state_digest
+from consilia.core.errors import CheckpointError, RunFailed
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.messages import Reply, Task
+from consilia.federation.outputs import RESULT
+from consilia.federation.site import HISTORY
+from consilia.report.record import Record, load_record
+from tests.federation.support import MLP, Federation, initial_state, small
+
+
+def run(config, sites, folder: Path) -> Record:
+    return run_inprocess(config, sites, folder, allow_models=(MLP,))
+
+
+def figures(record: Record) -> dict:
+    """The record without what legitimately differs between two runs: clocks."""
+    plain = record.plain()
+    for key in ("started", "seconds"):
+        del plain["run"][key]
+    for item in plain["rounds"]:
+        del item["seconds"]
+        # The reply carries its own seconds as text, whose length may differ by a digit.
+        del item["bytes_up"]
+    return plain
+
+
+def test_one_round_is_the_weighted_mean_of_the_updates(wisconsin, tmp_path) -> None:
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+    seen: dict[str, Reply] = {}
+
+    def keep(site: str, task: Task, reply: Reply) -> Reply:
+        if task.info.task == "train":
+            seen[site] = reply
+        return reply
+
+    federation.bend = keep
+    record = federation.run()
+    scores = np.array([json.loads(seen[site].content)["score"] for site in sorted(seen)])
+    shares = scores / scores.sum()
+    for name, value in federation.coordinator.state.items():
+        stack = np.stack([seen[site].tensors[name].double().numpy() for site in sorted(seen)])
+        np.testing.assert_allclose(value.numpy(), np.tensordot(shares, stack, axes=1), rtol=1e-6, atol=1e-8)
+    weights = [record.rounds[0].contributions[site].weight for site in sorted(seen)]
+    np.testing.assert_allclose(weights, shares, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedkper"])
+def test_the_same_seed_gives_the_same_bytes_in_any_order(wisconsin, tmp_path, method) -> None:
+    plain = Federation(small(method), wisconsin, tmp_path / "a")
+    backwards = Federation(small(method), wisconsin, tmp_path / "b")
+    backwards.order = lambda targets: list(reversed(targets))
+    one, other = plain.run(), backwards.run()
+    assert one.final["last"].sha256 == state_digest(plain.coordinator.state)
+    assert figures(one) == figures(other)
+    assert run(small(method, seed=1), wisconsin, tmp_path / "c").final["last"].sha256 != one.final["last"].sha256
+
+
+def test_ablation_equals_fedavg_to_the_bit(wisconsin, tmp_path) -> None:
+    fedavg = run(small("fedavg"), wisconsin, tmp_path / "a")
+    ablated = run(small({"method": "fedkper", "gate_cap": 0, "weighting": "samples"}), wisconsin, tmp_path / "b")
+    assert [item.sha256 for item in fedavg.rounds] == [item.sha256 for item in ablated.rounds]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_stopped_run_resumes_to_the_same_bytes(wisconsin, tmp_path, stop_after) -> None:
+    config = small(rounds=4, participation=0.5)
+    unbroken = run(config, wisconsin, tmp_path / "unbroken")
+    personal = {s: _kept(path, config, "personal-last.safetensors") for s, path in wisconsin.items()}
+    history = {s: _kept(path, config, HISTORY) for s, path in wisconsin.items()}
+    broken = Federation(config, wisconsin, tmp_path / "broken")
+
+    def stop(site: str, task: Task, reply: Reply) -> Reply:
+        # In the middle of a round, after one site has trained and moved its own state on.
+        if task.info.task == "train" and task.info.version == stop_after and site != task.targets[0]:
+            raise KeyboardInterrupt
+        return reply
+
+    broken.bend = stop
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    resumed = run(config, wisconsin, tmp_path / "broken")
+    assert figures(resumed) == figures(unbroken)
+    assert {s: _kept(path, config, "personal-last.safetensors") for s, path in wisconsin.items()} == personal
+    assert {s: _kept(path, config, HISTORY) for s, path in wisconsin.items()} == history
+
+
+def _kept(site_file: Path, config, name: str) -> str:
+    return state_digest(load_file(site_file.parent / "state" / "runs" / config.run_id / name))
+
+
+def test_resuming_another_configuration_is_refused(wisconsin, tmp_path) -> None:
+    run(small(rounds=1), wisconsin, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="belongs to run"):
+        run(small(rounds=2), wisconsin, tmp_path / "run")
+
+
+def test_every_training_site_gets_a_personal_model_sampled_or_not(wisconsin, tmp_path) -> None:
+    config = small(rounds=1, participation=0.25)
+    record = run(config, wisconsin, tmp_path / "run")
+    assert len(record.rounds[0].participants) == 1
+    assert sorted(record.final["last"].personal) == sorted(wisconsin)
+    for path in wisconsin.values():
+        kept = path.parent / "state" / "runs" / config.run_id
+        assert (kept / "personal-last.safetensors").is_file()
+        assert (kept / "report-last.html").is_file()
+
+
+def test_personal_models_come_from_the_final_model_by_the_methods_own_loss(wisconsin, tmp_path) -> None:
+    config = small(rounds=2)
+    federation = Federation(config, wisconsin, tmp_path / "run")
+    federation.run()
+    site = federation.sites["hospital-1"]
+    expected = site.learner.train(federation.coordinator.state, 3).tensors
+    kept = load_file(site.folder / "personal-last.safetensors")
+    assert state_digest(kept) == state_digest(expected)
+
+
+def test_the_record_on_disk_is_the_record(wisconsin, tmp_path) -> None:
+    record = run(small(), wisconsin, tmp_path / "run")
+    assert load_record(tmp_path / "run" / RESULT).plain() == record.plain()
+    assert [item.round for item in record.rounds] == [1, 2, 3]
+    # Global evaluations of versions 0..3, personal ones after rounds 1..3.
+    assert [(item.version, item.model) for item in record.evaluations] == [
+        (0, "global"),
+        (1, "global"),
+        (1, "personal"),
+        (2, "global"),
+        (2, "personal"),
+        (3, "global"),
+        (3, "personal"),
+    ]
+    parameters = sum(value.nbytes for value in initial_state(small()).values())
+    for item in record.rounds:
+        for site in wisconsin:
+            assert parameters <= item.bytes_down[site] <= 1.01 * parameters + 64_000
+            assert parameters <= item.bytes_up[site] <= 1.01 * parameters + 64_000
+
+
+def test_best_round_is_the_one_of_best_validation(wisconsin, tmp_path) -> None:
+    record = run(small(rounds=6, select_by="loss"), wisconsin, tmp_path / "run")
+    losses = {
+        item.version: np.mean([m.validation.loss for m in item.sites.values()])
+        for item in record.evaluations
+        if item.model == "global" and item.version > 0
+    }
+    assert record.final["best"].version == min(losses, key=losses.get)
+
+
+def test_early_stopping(wisconsin, tmp_path) -> None:
+    # A learning rate this small never improves on the first version, to the digits that accuracy has.
+    training = {"local_epochs": 1, "batch_size": 16, "learning_rate": 1e-12, "device": "cpu"}
+    record = run(small(rounds=50, patience=3, training=training), wisconsin, tmp_path / "run")
+    # Version 1 is judged in round 2 and is the best; versions 2, 3, 4 are no better: stop after round 5.
+    assert (record.run.status, record.run.rounds_done, record.final["best"].version) == ("stopped_early", 5, 1)
+
+
+def test_without_evaluation_only_the_end_is_judged(wisconsin, tmp_path) -> None:
+    record = run(small(evaluate_every=0), wisconsin, tmp_path / "run")
+    assert [(item.version, item.model) for item in record.evaluations] == [(3, "global")]
+    assert record.final["best"] == record.final["last"]
+
+
+def test_sites_sampled_do_not_depend_on_the_method(wisconsin, tmp_path) -> None:
+    settings = {"rounds": 4, "participation": 0.5}
+    one = run(small("fedavg", **settings), wisconsin, tmp_path / "a")
+    other = run(small("fedkper", **settings), wisconsin, tmp_path / "b")
+    assert [item.participants for item in one.rounds] == [item.participants for item in other.rounds]
+    assert all(len(item.participants) == 2 for item in one.rounds)
+    assert len({tuple(item.participants) for item in one.rounds}) > 1
+
+
+def test_sites_that_disagree_on_classes_end_the_run(wisconsin, tmp_path) -> None:
+    federation = Federation(small(), wisconsin, tmp_path / "run")
+
+    def rename(site: str, task: Task, reply: Reply) -> Reply:
+        if site == "hospital-2" and task.info.task == "prepare":
+            return Reply(reply.content.replace('["', '["other-'))
+        return reply
+
+    federation.bend = rename
+    with pytest.raises(RunFailed, match="disagree on the classes"):
+        federation.run()
