@@ -119,10 +119,15 @@ def test_shares_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool],
 )
 def test_spool_gives_back_what_it_took(tmp_path: Path, dtype: torch.dtype) -> None:
-    tensors = {"x": torch.arange(12).reshape(3, 4).to(dtype), "y": torch.tensor(1).to(dtype), "z": torch.zeros(0, dtype=dtype)}
+    tensors = {
+        "x": torch.arange(12).reshape(3, 4).to(dtype),
+        "y": torch.tensor(1).to(dtype),
+        "z": torch.zeros(0, dtype=dtype),
+    }
     spool = UpdateSpool(tmp_path)
     spool.add("site", tensors)
     for name, tensor in tensors.items():

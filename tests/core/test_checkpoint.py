@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -29,10 +30,16 @@ def test_round_trip_and_only_the_newest_files_stay(tmp_path: Path) -> None:
     assert loaded.state == {"version": 2}
     assert loaded.models["global"]["w"].tolist() == [2.0, 2.0, 2.0]
     assert loaded.models["best"]["w"].tolist() == [1.0, 1.0, 1.0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-00001.safetensors", INDEX, "global-00002.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best-00001.safetensors",
+        INDEX,
+        "global-00002.safetensors",
+    ]
 
 
-def test_a_crash_before_the_index_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_index_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = CheckpointStore(tmp_path)
     save(store, 1, 1.0)
 
@@ -48,11 +55,11 @@ def test_a_crash_before_the_index_leaves_the_previous_checkpoint(tmp_path: Path,
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
     files.write_json(target, {"a": 1})
-    with pytest.raises(ValueError, match="NaN|nan|Out of range"):
+    with pytest.raises(ValueError, match="JSON compliant"):
         files.write_json(target, {"a": float("nan")})
-    with pytest.raises(RuntimeError, match="stop"), files.atomic_path(target) as temporary:
+    with contextlib.suppress(RuntimeError), files.atomic_path(target) as temporary:
         temporary.write_text("half")
-        raise RuntimeError("stop")
+        raise RuntimeError
     assert json.loads(target.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 

@@ -7,7 +7,10 @@ import pytest
 from consilia.core.errors import ConfigError
 from consilia.federation.config import run_config
 
-BASE = {"method": "fedkper", "model": {"class": "consilia.models.mlp.MLP", "args": {"in_features": 3, "num_classes": 2}}}
+BASE = {
+    "method": "fedkper",
+    "model": {"class": "consilia.models.mlp.MLP", "args": {"in_features": 3, "num_classes": 2}},
+}
 
 
 def test_defaults_are_the_released_method() -> None:

@@ -11,7 +11,9 @@ import torch
 from consilia.methods.fedkper.alignment import selective_alignment_loss
 
 
-def reference(z: np.ndarray, zg: np.ndarray, y: np.ndarray, tau: float = 1.0, cap: float = 10.0, gate: str = "batch") -> float:
+def reference(
+    z: np.ndarray, zg: np.ndarray, y: np.ndarray, tau: float = 1.0, cap: float = 10.0, gate: str = "batch"
+) -> float:
     """The formulas of specification 2.1, written anew in NumPy."""
 
     def log_softmax(values: np.ndarray) -> np.ndarray:

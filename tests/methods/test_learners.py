@@ -164,7 +164,9 @@ def test_teacher_is_in_evaluation_mode() -> None:
 
 
 def test_gradient_clipping_bounds_each_step() -> None:
-    clipped = TRAINING.model_copy(update={"gradient_clip": 1e-3, "local_epochs": 1, "momentum": 0.0, "weight_decay": 0.0})
+    clipped = TRAINING.model_copy(
+        update={"gradient_clip": 1e-3, "local_epochs": 1, "momentum": 0.0, "weight_decay": 0.0}
+    )
     node = learner("fedavg", training=clipped)
     start = node.state()
     moved = node.train(start, 1).tensors

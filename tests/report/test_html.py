@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.report.factory import make_record, make_yardstick
 
 from consilia.core.errors import ConfigError
 from consilia.evaluation.figures import show
@@ -18,6 +17,7 @@ from consilia.evaluation.summary import summarise
 from consilia.report.html import render_report, write_report
 from consilia.report.plots import accuracy_curves, forgetting
 from consilia.report.record import Record
+from tests.report.factory import make_record, make_yardstick
 
 OPEN_ENDED = {"meta", "link", "img", "br", "hr"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.factory import make_record
 from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
 from consilia.report.record import Metrics, Record, load_record, save_record
+from tests.report.factory import make_record
 
 
 @pytest.fixture

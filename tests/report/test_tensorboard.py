@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.report.factory import make_record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consilia.evaluation.rounds import round_figures
 from consilia.report.tensorboard import write_events
+from tests.report.factory import make_record
 
 
 def test_scalars_can_be_read_back(tmp_path: Path) -> None:

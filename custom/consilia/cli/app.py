@@ -113,7 +113,9 @@ def run(
 def compare(
     study: Annotated[str, typer.Argument(help="A study file, or the embedded one: wisconsin.")] = "wisconsin",
     engine: Engine = "inprocess",
-    only: Annotated[list[str] | None, typer.Option("--only", help="Some of the study's methods and yardsticks.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Some of the study's methods and yardsticks.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0,1,2; default: the study's.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
     settings: Settings = None,
@@ -203,7 +205,9 @@ def site_check(
 def predict(
     model: Annotated[Path, typer.Argument(help="A saved model: global-*.safetensors or personal-*.safetensors.")],
     site: Annotated[Path, typer.Option(help="The site.yaml whose preprocessing prepares the cases.")],
-    cases: Annotated[Path, typer.Option(help="New cases: a csv, an image or a folder of images, npz, records, parquet.")],
+    cases: Annotated[
+        Path, typer.Option(help="New cases: a csv, an image or a folder of images, npz, records, parquet.")
+    ],
     out: Annotated[Path, typer.Option(help="The csv to write.")] = Path("predictions.csv"),
 ) -> None:
     """Apply a saved global or personal model to new cases: a csv with the answer and a probability per class.

@@ -38,7 +38,7 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path) -> Non
     model.eval()
     with torch.no_grad():
         try:
-            logits = torch.cat([model(piece) for piece in inputs.split(256)])
+            logits = torch.cat([model(piece) for piece in torch.split(inputs, 256)])
         except RuntimeError as error:
             raise ConfigError(f"{model_file} does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
     probabilities = logits.double().softmax(dim=1).tolist()

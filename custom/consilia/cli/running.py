@@ -97,9 +97,7 @@ def export_command(
     study = _study(study_source, None)
     scratch = out / f".{name or method}.sites"
     try:
-        config = study_config(
-            study, method, seed, load_federation(study.data, scratch), _with_rounds(settings, rounds)
-        )
+        config = study_config(study, method, seed, load_federation(study.data, scratch), _with_rounds(settings, rounds))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
@@ -109,7 +107,7 @@ def export_command(
 
 
 def _study(source: str | None, data: str | None) -> Study:
-    """The study file's settings; data without a study file start from the defaults, not from another data set's tuning."""
+    """The study file's settings; data without a study file start from the defaults, not from another set's tuning."""
     if data is None:
         return load_study(source or "wisconsin")
     study = load_study(source) if source else Study()
@@ -161,5 +159,7 @@ def _show(records: Sequence[Record], folder: Path) -> None:
         for site, reason in troubles.items():
             console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow", markup=False)
         for site in missing:
-            console.print(f"{record.run.name}: {site} did not answer in at least one round", style="yellow", markup=False)
+            console.print(
+                f"{record.run.name}: {site} did not answer in at least one round", style="yellow", markup=False
+            )
     console.print(f"Report: {folder / REPORT}", highlight=False, soft_wrap=True)

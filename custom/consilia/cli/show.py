@@ -62,7 +62,12 @@ def progress_bar() -> Iterator[Progress]:
 
 def comparison(records: Sequence[Record]) -> Table:
     """Mean (and, over several seeds, spread) per method."""
-    table = Table(title="Last round, test splits; accuracies in %", caption=EXPLANATION, caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="Last round, test splits; accuracies in %",
+        caption=EXPLANATION,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("method", no_wrap=True)
     table.add_column("seeds", justify="right")
     for title, _ in COLUMNS.values():

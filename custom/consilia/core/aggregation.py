@@ -15,9 +15,7 @@ CHUNK_ELEMENTS = 1 << 16
 """Elements reduced at a time: small enough to stay in the processor's cache, so float64 costs little."""
 
 
-def weighted_mean(
-    updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float]
-) -> dict[str, Tensor]:
+def weighted_mean(updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float]) -> dict[str, Tensor]:
     """sum_k w_k theta_k / sum_k w_k for every tensor, reduced in site order in float64, chunk by chunk.
 
     Memory is the result plus one chunk per step, whatever the number of sites, when ``updates`` is an

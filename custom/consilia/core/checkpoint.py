@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors for tensors, one JSON that names them, and a rename that makes it all true at once."""
+"""Checkpoints of a run: safetensors for tensors, one JSON that names them, and a rename that makes it true at once."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """One thread and deterministic algorithms inside the block: the result must not depend on how many cores are free."""
+    """One thread and deterministic algorithms inside the block: results must not depend on how many cores are free."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     # cuBLAS reads this when its handle is created; without it deterministic matrix products raise on a GPU.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

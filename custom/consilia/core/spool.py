@@ -69,7 +69,7 @@ class SpooledUpdate(Mapping[str, Tensor]):
         if stop > start:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self._start + self._entries[name]["data_offsets"][0] + start * dtype.itemsize)
-                wanted = memoryview(buffer.view(torch.uint8).numpy())
+                wanted: Any = memoryview(buffer.view(torch.uint8).numpy())  # type: ignore[arg-type]
                 if file.readinto(wanted) != len(wanted):
                     raise AggregationError(f"{self.path} ends inside tensor {name!r}")
         return buffer

@@ -1,4 +1,4 @@
-"""What a site's data look like once loaded: three splits of cases in memory, and a fingerprint that names no patient."""
+"""What a site's data look like once loaded: three splits of cases in memory, and a fingerprint naming no patient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Cases of one split. ``inputs`` (N, ...) float32, already preprocessed; ``labels`` (N,) int64; ids stay at the site."""
+    """Cases of one split: ``inputs`` (N, ...) float32, preprocessed; ``labels`` (N,) int64; ids stay at the site."""
 
     inputs: Tensor
     labels: Tensor
@@ -61,7 +61,7 @@ class SiteData:
         return found
 
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, labels and preprocessed inputs: tells whether two runs saw the same data, and nothing else."""
+        """SHA-256 over shapes, labels and preprocessed inputs: tells whether two runs saw the same data, no more."""
         digest = hashlib.sha256()
         for name in SPLITS:
             split = self.split(name)

@@ -32,14 +32,18 @@ class RunConfig(Settings):
     role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
     method: AnyMethodConfig
     model: ModelConfig
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    training: TrainingConfig = TrainingConfig()
     rounds: int = Field(20, ge=1)
     participation: float = Field(1.0, gt=0, le=1, description="fraction of the training sites sampled each round")
     min_sites: int = Field(2, ge=1, description="accepted updates needed, or all where fewer were asked")
     seed: int = Field(0, ge=0)
-    evaluate_every: int = Field(1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only")
+    evaluate_every: int = Field(
+        1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
+    )
     select_by: Literal["accuracy", "balanced_accuracy", "auroc", "loss"] = "balanced_accuracy"
-    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better validation value")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a better validation value"
+    )
     max_update_norm: float | None = Field(None, gt=0, description="largest L2 norm of an update's change")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -34,6 +34,7 @@ from consilia.federation.messages import (
     TrainReply,
     payload_bytes,
 )
+from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.methods.catalogue import METHODS
 from consilia.methods.server import Claim
@@ -65,7 +66,7 @@ class Coordinator:
         folder: Path,
         *,
         engine: Literal["inprocess", "sim", "poc", "prod"],
-        progress: Callable[[dict[str, Any]], None] = lambda event: None,
+        progress: Progress = no_progress,
     ) -> None:
         self.config = config
         self.strategy = METHODS[config.method.method].strategy(config.method)
@@ -218,7 +219,9 @@ class Coordinator:
         needed = min(self.config.min_sites, len(participants))
         if len(updates) < needed:
             reasons = "; ".join(
-                f"{site}: {self._refused.get(site, 'no answer in time')}" for site in participants if site not in updates
+                f"{site}: {self._refused.get(site, 'no answer in time')}"
+                for site in participants
+                if site not in updates
             )
             raise RunFailed(f"round {number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
 
@@ -282,7 +285,7 @@ class Coordinator:
             self.stale += 1
 
     def validation_value(self, version: int) -> float | None:
-        """Mean over the sites of the configured metric on their validation splits; higher is better; None if unknown."""
+        """Mean over the sites of the configured validation metric; higher is better; None if unknown."""
         metric = self.config.select_by
         values = [
             value
@@ -333,7 +336,9 @@ class Coordinator:
             refused={site: reason for site, reason in sorted(self._refused.items()) if site in participants},
             missing=[site for site in participants if site not in updates and site not in self._refused],
             bytes_down={
-                site: payload_bytes(task.tensors, task.info.model_dump_json()) for task in tasks for site in task.targets
+                site: payload_bytes(task.tensors, task.info.model_dump_json())
+                for task in tasks
+                for site in task.targets
             },
             bytes_up=dict(sorted(self._bytes_up.items())),
             seconds=seconds,

@@ -1,16 +1,16 @@
-"""The in-process engine: the server's and the sites' halves in one plain loop, for studies of many runs and for tests."""
+"""The in-process engine: the server's and the sites' halves in one plain loop, for studies of many runs and tests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from consilia.core.determinism import single_threaded
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Task
 from consilia.federation.outputs import write_outputs
+from consilia.federation.progress import Progress, no_progress
 from consilia.federation.site import Site
 from consilia.models.build import build_model
 from consilia.report.record import Record
@@ -22,9 +22,9 @@ def run_inprocess(
     folder: Path,
     *,
     allow_models: Sequence[str],
-    progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    progress: Progress = no_progress,
 ) -> Record:
-    """Run a federation of sites in this process and write its outputs to ``folder``; resume where that has a checkpoint.
+    """Run a federation in this process and write its outputs to ``folder``; resume where that has a checkpoint.
 
     Args:
         config: the run.

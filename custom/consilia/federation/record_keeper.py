@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.report.record import SCHEMA, Evaluation, FinalModels, Record, RoundRecord, RunInfo, SiteInfo, SiteMetrics
+from consilia.report.record import Evaluation, FinalModels, Record, RoundRecord, RunInfo, SiteInfo, SiteMetrics
 
 PACKAGES = ("consilia", "nvflare", "torch", "numpy", "monai", "timm")
 
@@ -25,7 +25,7 @@ class RecordKeeper:
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
         self.rounds: list[RoundRecord] = []
-        self.final: dict[str, FinalModels] = {}
+        self.final: dict[Literal["last", "best"], FinalModels] = {}
         self._evaluations: dict[tuple[int, str], dict[str, SiteMetrics]] = {}
         self._earlier_seconds = 0.0
         self._clock = time.perf_counter()
@@ -40,7 +40,9 @@ class RecordKeeper:
             fingerprint=reply.fingerprint,
         )
 
-    def add_evaluation(self, version: int, model: Literal["global", "personal"], site: str, figures: SiteMetrics) -> None:
+    def add_evaluation(
+        self, version: int, model: Literal["global", "personal"], site: str, figures: SiteMetrics
+    ) -> None:
         """Note a site's figures of one model version."""
         self._evaluations.setdefault((version, model), {})[site] = figures
 
@@ -51,7 +53,9 @@ class RecordKeeper:
     def evaluations(self) -> list[Evaluation]:
         """All evaluations in order of version."""
         return [
-            Evaluation(version=version, model="global" if model == "global" else "personal", sites=dict(sorted(sites.items())))
+            Evaluation(
+                version=version, model="global" if model == "global" else "personal", sites=dict(sorted(sites.items()))
+            )
             for (version, model), sites in sorted(self._evaluations.items())
         ]
 
@@ -96,7 +100,6 @@ class RecordKeeper:
             seconds=self.seconds(),
         )
         return Record(
-            schema=SCHEMA,
             run=run,
             config=config.to_json(),
             versions=versions(),

@@ -1,4 +1,4 @@
-"""What a site does with each task. Personal models, correctness histories and per-case figures stay in its state_dir."""
+"""What a site does with each task. Personal models, correctness histories and per-case figures stay at home."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Site:
         )
 
     def answer(self, info: TaskInfo, tensors: Mapping[str, Tensor] | None) -> Reply:
-        """Carry out a task. Whatever goes wrong is logged here, at the site; the server learns the error's kind only."""
+        """Carry out a task. What goes wrong is logged here, at the site; the server learns the error's kind only."""
         try:
             handler = {
                 "prepare": self._prepare,
@@ -106,7 +106,9 @@ class Site:
                 f"model {self.config.model.class_} does not take inputs of shape {tuple(probe.inputs.shape)}: {error}"
             ) from error
         if shape != (1, self.data.num_classes):
-            raise ConfigError(f"model gives logits {shape}, the data have {self.data.num_classes} classes: (1, C) expected")
+            raise ConfigError(
+                f"model gives logits {shape}, the data have {self.data.num_classes} classes: (1, C) expected"
+            )
 
     def _train(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
@@ -173,7 +175,9 @@ class Site:
             if metrics is not None and name == "test" and version is not None:
                 negative, positive = self._flips(kind, version, correct_cases(logits, split.labels))
             figures[name] = (
-                None if metrics is None else Metrics(**metrics, negative_flips=negative, positive_flips=positive)
+                None
+                if metrics is None
+                else Metrics.model_validate({**metrics, "negative_flips": negative, "positive_flips": positive})
             )
         return SiteMetrics(**figures)
 

@@ -118,7 +118,7 @@ def run_study(
     *,
     labels: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
-    announce: Callable[[str, bool], None] = lambda name, known: None,
+    announce: Callable[[str, bool], None],
 ) -> list[Record]:
     """Run every method and yardstick for every seed that has no record yet; write the comparison report.
 
@@ -159,7 +159,9 @@ def finished(place: Path, config: RunConfig) -> Record | None:
         return None
     record = load_record(path)
     if record.run.id != config.run_id:
-        raise ConfigError(f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder")
+        raise ConfigError(
+            f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder"
+        )
     return record
 
 

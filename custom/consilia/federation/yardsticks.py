@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from consilia.data.loading import load_site
 from consilia.evaluation.classification import classification_metrics
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
+from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.methods.fedavg.config import FedAvgConfig
 from consilia.methods.fedavg.learner import FedAvgLearner
@@ -35,7 +35,7 @@ def run_yardstick(
     config: RunConfig,
     site_files: Mapping[str, Path],
     *,
-    progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    progress: Progress = no_progress,
 ) -> Record:
     """Run ``centralised``, ``local-only`` or ``majority`` with a run's model, training and budget.
 
@@ -58,7 +58,7 @@ def run_yardstick(
     return record
 
 
-def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Callable[..., None]) -> None:
+def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
     """One model on the union of the training splits, each preprocessed as at its site."""
     trainers = [site for site in sites if not site.is_evaluator]
     pooled = SiteData("pooled", config.role, sites[0].class_names, _union(trainers), *_no_more(trainers[0]))
@@ -81,7 +81,7 @@ def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper,
         keeper.final[key] = _final(version, state, figures, {})
 
 
-def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Callable[..., None]) -> None:
+def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
     """Every site trains alone from the same initial weights; the best round is each site's own."""
     last: Figures = {}
     best: Figures = {}
@@ -105,8 +105,8 @@ def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, 
     keeper.final["best"] = _final(config.rounds, digest, {}, best)
 
 
-def _majority(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Callable[..., None]) -> None:
-    """Always the commonest class: of all training cases for the global figure, of the site's own for the personal one."""
+def _majority(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
+    """Always the commonest class: of all training cases for the global figure, of the site's own for the personal."""
     trainers = [site for site in sites if not site.is_evaluator]
     classes = sites[0].num_classes
     overall = torch.cat([site.train.labels for site in trainers]).bincount(minlength=classes)
@@ -157,7 +157,9 @@ def _no_more(like: SiteData) -> tuple[Split, Split]:
 
 def _figures(learner: FedAvgLearner, state: State, site: SiteData) -> SiteMetrics:
     learner.load(state)
-    return _metrics({name: (learner.logits(site.split(name)), site.split(name).labels) for name in ("validation", "test")})
+    return _metrics(
+        {name: (learner.logits(site.split(name)), site.split(name).labels) for name in ("validation", "test")}
+    )
 
 
 def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
@@ -168,7 +170,9 @@ def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
 
 def _metrics(outputs: Mapping[str, tuple[Tensor, Tensor]]) -> SiteMetrics:
     found = {name: classification_metrics(logits, labels) for name, (logits, labels) in outputs.items()}
-    return SiteMetrics(**{name: None if value is None else Metrics(**value) for name, value in found.items()})
+    return SiteMetrics(
+        **{name: None if value is None else Metrics.model_validate(value) for name, value in found.items()}
+    )
 
 
 def _validation(config: RunConfig, figures: Figures) -> float:

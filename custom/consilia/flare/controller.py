@@ -27,7 +27,7 @@ class RunAborted(ConsiliaError):
     """The job was aborted by an administrator or by NVFlare."""
 
 
-class ConsiliaController(ModelController):
+class ConsiliaController(ModelController):  # type: ignore[misc]
     """Leads a run: hands the coordinator's tasks to NVFlare and the sites' replies back.
 
     Results go to ``state_dir`` of the server's ``local/server.yaml``, else to ``consilia/`` in the job's run folder.
@@ -95,7 +95,7 @@ class ConsiliaController(ModelController):
                 callback=self._receive,
             )
             announce(task.targets, self.fl_ctx)
-        # A task stands until NVFlare's monitor has noticed its end; when every site has answered nobody need wait for that.
+        # A task stands until NVFlare's monitor notices its end; once every site has answered nobody need wait for it.
         while self.get_num_standing_tasks() and self._coordinator.is_waiting():
             self._check_abort()
             time.sleep(self.task_check_period)

@@ -29,7 +29,7 @@ TASKS = ("prepare", "train", "evaluate", "personalise")
 SITE_FILE = "site.yaml"
 
 
-class ConsiliaExecutor(Executor):
+class ConsiliaExecutor(Executor):  # type: ignore[misc]
     """Carries out prepare, train, evaluate and personalise with this site's data.
 
     The site's data are named by ``local/site.yaml`` of its startup kit (in the simulator, where all sites share one
@@ -90,7 +90,9 @@ class ConsiliaExecutor(Executor):
         site = Site(config, found, should_stop=lambda: bool(self._abort.triggered))
         if site.name != name:
             raise ConfigError(f"{found} is for site {site.name!r}, this participant is {name!r}")
-        self.log_info(fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}")
+        self.log_info(
+            fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}"
+        )
         return site
 
     def _stream_metrics(self, task_name: str, reply: Reply, fl_ctx: FLContext) -> None:

@@ -19,7 +19,7 @@ from consilia.models.build import build_model
 FILE = "global_model.safetensors"
 
 
-class SafetensorsPersistor(ModelPersistor):
+class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
     """Builds the initial global model from a class that the server lists, and saves global models as safetensors.
 
     Args:

@@ -57,8 +57,8 @@ class Learner(Generic[C]):
 
     # What a method may override ---------------------------------------------------------------------------------
 
-    def begin(self, state: Mapping[str, Tensor]) -> None:
-        """Called with the global state once it is loaded, before the first step (to keep a teacher, an anchor, ...)."""
+    def begin(self) -> None:
+        """Called once the model holds the global state, before the first step (to keep a teacher, an anchor, ...)."""
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of one batch: scalar, to be minimised."""
@@ -82,7 +82,7 @@ class Learner(Generic[C]):
             The update: all of the model's state, n_k, the method's score, ``train_loss`` (mean over the last epoch).
         """
         self.load(state)
-        self.begin(state)
+        self.begin()
         settings = self.training
         optimiser = torch.optim.SGD(
             self.model.parameters(),
@@ -136,7 +136,7 @@ class Learner(Generic[C]):
 
 def batches(cases: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
     """Shuffled case indices in batches; a last batch of one joins its neighbour, since BatchNorm cannot train on it."""
-    pieces = list(torch.randperm(cases, generator=order).split(size))
+    pieces = list(torch.split(torch.randperm(cases, generator=order), size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]
     yield from pieces

@@ -47,8 +47,6 @@ class Strategy(Generic[C]):
         """Raw aggregation weights by site; they need not sum to one."""
         return {site: float(claim.samples) for site, claim in claims.items()}
 
-    def aggregate(
-        self, updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float]
-    ) -> dict[str, Tensor]:
+    def aggregate(self, updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float]) -> dict[str, Tensor]:
         """The next global state."""
         return weighted_mean(updates, weights)

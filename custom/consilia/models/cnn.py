@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class FourLayerCNN(nn.Module):
     """conv5x5-ReLU-maxpool-conv5x5-ReLU-maxpool-linear-ReLU-linear, without normalisation or dropout.
 
-    With the defaults this is the network of Fowler & AlRegib, "FedKPer" (ICIP 2026): 32 and 64 channels, 512 hidden units.
+    With the defaults this is the network of Fowler & AlRegib, "FedKPer" (ICIP 2026): 32, 64 channels, 512 hidden units.
 
     Args:
         num_classes: number of classes C.

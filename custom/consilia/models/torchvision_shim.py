@@ -26,7 +26,7 @@ def ensure_torchvision() -> bool:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -34,7 +34,7 @@ def ensure_torchvision() -> bool:
         return True
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    _library = torch.library.Library("torchvision", "DEF")  # the schemas live as long as this object
+    _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # the schemas live as long as this object
     for operator in ("nms", "qnms"):
         _library.define(operator + _SCHEMA)
     import torchvision  # noqa: F401

@@ -32,7 +32,7 @@ POLLING_SECONDS = 0.05
 """How often a site asks for its next task; NVFlare's default of 2 s would let small rounds sleep."""
 
 
-class ConsiliaRecipe(Recipe):
+class ConsiliaRecipe(Recipe):  # type: ignore[misc]
     """Any configured run as a recipe.
 
     Args:
@@ -60,7 +60,7 @@ class ConsiliaRecipe(Recipe):
         self.name: str = job.name
 
     def process_env(self, env: ExecEnv) -> None:
-        """In the simulator, add our classes to the allow-list: its default one refuses every class but NVFlare's own."""
+        """In the simulator, add our classes to the allow-list: its default refuses every class but NVFlare's own."""
         if isinstance(env, SimEnv):
             write_allow_list(Path(env.workspace_root) / self.name / "local")
 

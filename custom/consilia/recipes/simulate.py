@@ -6,6 +6,7 @@ its own and starts a process per site, so stopping it means stopping its whole t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
@@ -27,6 +27,7 @@ from consilia.data.site import load_site_config
 from consilia.data.yaml_file import read_yaml
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import PROGRESS, RESULT
+from consilia.federation.progress import Progress, no_progress
 from consilia.recipes.base import ConsiliaRecipe
 from consilia.report.record import Record, load_record
 
@@ -42,7 +43,7 @@ def run_simulator(
     folder: Path,
     *,
     allow_models: Sequence[str],
-    progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    progress: Progress = no_progress,
 ) -> Record:
     """Run in the simulator, one process per site; resume where ``folder`` holds a checkpoint.
 
@@ -108,7 +109,7 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, al
     write_json(folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files)})
 
 
-def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Callable[[dict[str, Any]], None]) -> None:
+def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
     seen = 0
     ended: float | None = None
     while True:
@@ -136,17 +137,19 @@ def _why(folder: Path) -> str:
         if event["event"] == "failed":
             reasons.append(event["reason"])
     for log in sorted((folder / SIMULATOR).rglob("log.txt")):
-        errors = [line for line in log.read_text(errors="replace").splitlines() if re.match(r"\w*Error: |.*ConsiliaError", line)]
+        errors = [
+            line
+            for line in log.read_text(errors="replace").splitlines()
+            if re.match(r"\w*Error: |.*ConsiliaError", line)
+        ]
         errors += [line for line in log.read_text(errors="replace").splitlines() if line.startswith("consilia.")]
         reasons += [f"{log.parent.name}: {line}" for line in errors[-2:]]
     return "\n".join(dict.fromkeys(reasons)) or f"See {folder / LOG}"
 
 
 def _quietly(action: Callable[[], None]) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         action()
-    except psutil.NoSuchProcess:
-        pass
 
 
 def main() -> None:

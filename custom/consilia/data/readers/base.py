@@ -48,15 +48,15 @@ class Reader(ABC, Generic[SpecType]):
     def layout(self) -> dict[str, Any]:
         """The keys that decide what an input means; saved preprocessing is refused when they have changed."""
 
-    def missing(self, raw: np.ndarray) -> dict[str, int]:  # noqa: ARG002 - a default
+    def missing(self, raw: np.ndarray) -> dict[str, int]:
         """Number of missing values per column; empty for formats that allow none."""
         return {}
 
-    def describe(self, cases: Cases) -> dict[str, int]:  # noqa: ARG002 - a default
+    def describe(self, cases: Cases) -> dict[str, int]:
         """Counts of cases by size in the file, e.g. ``{"128 x 128": 40}``; empty where it means nothing."""
         return {}
 
-    def digests(self, raw: np.ndarray) -> Sequence[str]:  # noqa: ARG002 - a default
+    def digests(self, raw: np.ndarray) -> Sequence[str]:
         """Image digests to compare with the public pool; empty for formats whose pool goes by case id."""
         return ()
 

@@ -51,7 +51,7 @@ class MedMnistReader(Reader[MedMnistSpec]):
         digests = load_pool(self.spec.public_pool).digests
         return np.array([image_digest(image) in digests for image in images])
 
-    def read(self, cases: Cases, problems: Problems) -> np.ndarray:  # noqa: ARG002 - index found them
+    def read(self, cases: Cases, problems: Problems) -> np.ndarray:
         arrays = _arrays(self.spec.file)
         shape = _channels_first(arrays[f"{cases.rows['part'].iloc[0]}_images"]).shape[1:]
         raw = np.empty((len(cases), *shape), dtype=np.uint8)
@@ -59,7 +59,7 @@ class MedMnistReader(Reader[MedMnistSpec]):
             raw[rows.index] = _channels_first(arrays[f"{part}_images"][rows["position"].to_numpy()])
         return raw
 
-    def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:  # noqa: ARG002
+    def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
         arrays = _arrays(source)
         parts = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
         images = [arrays[f"{part}_images"] for part in parts]

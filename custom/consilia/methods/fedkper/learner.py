@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from consilia.methods.learner import Learner
 class FedKPerLearner(Learner[FedKPerConfig]):
     """Knowledge personalisation (specification 2) and the site's half of the aggregation score (specification 3)."""
 
-    def begin(self, state: Mapping[str, Tensor]) -> None:
+    def begin(self) -> None:
         """Freeze a copy of the model just downloaded as the teacher, in evaluation mode."""
         self._teacher = copy.deepcopy(self.model).eval().requires_grad_(False) if self.config.gate_cap > 0 else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ def proximal_term(parameters: Iterable[Tensor], anchors: Sequence[Tensor], mu: f
 class FedProxLearner(Learner[FedProxConfig]):
     """Local training that is pulled back to the parameters it started from."""
 
-    def begin(self, state: Mapping[str, Tensor]) -> None:
+    def begin(self) -> None:
         """Keep the global parameters as the anchor."""
         self._anchors = [parameter.detach().clone() for parameter in self.model.parameters()]
 

@@ -1,0 +1,48 @@
+# make demo       set up, then train the embedded default in NVFlare's simulator and print the results
+# make test       set up, then run all tests (about 15 minutes on 2 cores)
+# make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
+# make check      formatting, lint and types
+# make jobs       write jobs/ anew from the recipes
+# make setup      the virtual environment only; make clean removes it
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+METHOD ?= fedkper
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-fast check format jobs clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Consilia needs Python 3.11 or later, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/consilia compare wisconsin --engine sim --out runs/demo-$(METHOD) \
+		--only fedavg --only $(METHOD) --only centralised --only local-only --only majority
+
+test: setup
+	$(BIN)/pytest
+
+test-fast: setup
+	$(BIN)/pytest -m 'not sim and not deploy and not slow'
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+jobs: setup
+	$(BIN)/python -m consilia.recipes.jobs jobs
+
+clean:
+	rm -rf $(VENV) build *.egg-info custom/*.egg-info
