@@ -124,7 +124,7 @@ def selected(table: pd.DataFrame, ids: Sequence[str], spec: CommonSpec, file: Pa
         return np.ones(len(ids), dtype=bool)
     if spec.select.file is None:
         wanted = {canonical(value) for value in spec.select.values}
-        return table[spec.select.column].map(lambda value: canonical(str(value)) in wanted).to_numpy(dtype=bool)
+        return np.asarray(table[spec.select.column].map(lambda value: canonical(str(value)) in wanted), dtype=bool)
     require_file(spec.select.file)
     listed = {line.strip() for line in spec.select.file.read_text(encoding="utf-8").splitlines() if line.strip()}
     unknown = sorted(listed - set(ids))

@@ -96,7 +96,7 @@ def site_splits(cases: Cases, spec: CommonSpec, role_dir: Path, problems: Proble
     if spec.evaluator:
         return np.full(len(cases), "test")
     if getattr(spec, "official_splits", False):
-        return cases.rows["part"].replace({"val": "validation"}).to_numpy(dtype=str)
+        return np.asarray(cases.rows["part"].replace({"val": "validation"}), dtype=str)
     saved = splits_file(spec, role_dir)
     if spec.splits.file is not None or saved.exists():
         return read_splits(saved, cases, spec, problems)

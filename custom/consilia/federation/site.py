@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -33,7 +34,7 @@ from consilia.methods.catalogue import METHODS
 from consilia.methods.config import Settings
 from consilia.methods.learner import never
 from consilia.models.build import build_model
-from consilia.report.record import Metrics, SiteMetrics
+from consilia.report.record import SiteMetrics
 from consilia.report.site_report import write_site_report
 
 log = logging.getLogger(__name__)
@@ -166,20 +167,16 @@ class Site:
 
     def _figures(self, kind: str, version: int | None) -> SiteMetrics:
         """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
-        figures: dict[str, Metrics | None] = {}
+        figures: dict[str, dict[str, Any] | None] = {}
         for name in ("validation", "test"):
             split = self.data.split(name)
             logits = self.learner.logits(split)
             metrics = classification_metrics(logits, split.labels)
-            negative, positive = None, None
             if metrics is not None and name == "test" and version is not None:
                 negative, positive = self._flips(kind, version, correct_cases(logits, split.labels))
-            figures[name] = (
-                None
-                if metrics is None
-                else Metrics.model_validate({**metrics, "negative_flips": negative, "positive_flips": positive})
-            )
-        return SiteMetrics(**figures)
+                metrics |= {"negative_flips": negative, "positive_flips": positive}
+            figures[name] = metrics
+        return SiteMetrics.model_validate(figures)
 
     def _flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
         path = self.folder / HISTORY

@@ -71,15 +71,18 @@ def load_study(source: str | Path) -> Study:
 def study_config(
     study: Study, label: str, seed: int, site_files: Mapping[str, Path], overrides: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a yardstick."""
+    """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a yardstick.
+
+    The site files are looked at only where the study leaves role or model open.
+    """
     if label not in study.methods and label not in METHODS and label not in YARDSTICKS:
         raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
     default = {"method": label if label in METHODS else "fedavg"}
     values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
-    first = next(iter(site_files.values()))
-    values.setdefault("role", _only_role(first))
-    if "model" not in values:
-        values["model"] = default_model(load_site(first, values["role"]))
+    for first in list(site_files.values())[:1]:
+        values.setdefault("role", _only_role(first))
+        if "model" not in values:
+            values["model"] = default_model(load_site(first, values["role"]))
     return run_config(values, overrides, source=f"study, method {label}")
 
 

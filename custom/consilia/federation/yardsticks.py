@@ -1,6 +1,6 @@
 """What federation is judged against, on one machine only: all data pooled, every site alone, the majority answer.
 
-Each gives a record of the same schema as a federated run, with the same budget: rounds x local epochs.
+Each gives a record of the same schema as a federated run, with the same budget of passes over the data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from consilia.federation.record_keeper import RecordKeeper
 from consilia.methods.fedavg.config import FedAvgConfig
 from consilia.methods.fedavg.learner import FedAvgLearner
 from consilia.models.build import build_model
-from consilia.report.record import FinalModels, Metrics, Record, SiteMetrics
+from consilia.report.record import FinalModels, Record, SiteMetrics
 
 Figures = dict[str, SiteMetrics]
 State = dict[str, Tensor]
@@ -63,22 +63,22 @@ def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper,
     trainers = [site for site in sites if not site.is_evaluator]
     pooled = SiteData("pooled", config.role, sites[0].class_names, _union(trainers), *_no_more(trainers[0]))
     learner = _learner(config, pooled)
-    versions = [(0, learner.state())]
-    best: tuple[float, int, State] = (-math.inf, 0, learner.state())
+    state = learner.state()
+    best_value, best_version, best = -math.inf, config.rounds, state
     for number in range(1, config.rounds + 1):
-        state = dict(learner.train(versions[-1][1], number).tensors)
-        versions = [(number, state)]
+        state = dict(learner.train(state, number, epochs=_epochs(config)).tensors)
         if _looks(config, number):
             figures = {site.site: _figures(learner, state, site) for site in sites}
             for site, metrics in figures.items():
                 keeper.add_evaluation(number, "global", site, metrics)
             value = _validation(config, figures)
-            if value > best[0]:
-                best = (value, number, state)
+            if value > best_value:
+                best_value, best_version, best = value, number, state
         tell({"event": "round", "round": number, "of": config.rounds})
-    for key, (version, state) in (("last", versions[-1]), ("best", best[1:] if best[1] else versions[-1])):
-        figures = {site.site: _figures(learner, state, site) for site in sites}
-        keeper.final[key] = _final(version, state, figures, {})
+    if best_value == -math.inf:
+        best = state
+    keeper.final["last"] = _final(config.rounds, state, {s.site: _figures(learner, state, s) for s in sites}, {})
+    keeper.final["best"] = _final(best_version, best, {s.site: _figures(learner, best, s) for s in sites}, {})
 
 
 def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
@@ -90,7 +90,7 @@ def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, 
         learner = _learner(config, site)
         state, best_value = learner.state(), -math.inf
         for number in range(1, config.rounds + 1):
-            state = dict(learner.train(state, number).tensors)
+            state = dict(learner.train(state, number, epochs=_epochs(config)).tensors)
             if _looks(config, number):
                 metrics = _figures(learner, state, site)
                 keeper.add_evaluation(number, "personal", site.site, metrics)
@@ -139,6 +139,11 @@ def _learner(config: RunConfig, data: SiteData) -> FedAvgLearner:
     return FedAvgLearner(model, data, config.training, FedAvgConfig(), seed=config.seed)
 
 
+def _epochs(config: RunConfig) -> int:
+    """Per round, as many passes over the data as the federation makes when only some sites take part; at least one."""
+    return max(1, round(config.training.local_epochs * config.participation))
+
+
 def _looks(config: RunConfig, number: int) -> bool:
     return config.evaluate_every > 0 and (number % config.evaluate_every == 0 or number == config.rounds)
 
@@ -170,9 +175,7 @@ def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
 
 def _metrics(outputs: Mapping[str, tuple[Tensor, Tensor]]) -> SiteMetrics:
     found = {name: classification_metrics(logits, labels) for name, (logits, labels) in outputs.items()}
-    return SiteMetrics(
-        **{name: None if value is None else Metrics.model_validate(value) for name, value in found.items()}
-    )
+    return SiteMetrics.model_validate(found)
 
 
 def _validation(config: RunConfig, figures: Figures) -> float:

@@ -1,0 +1,1 @@
+"""Speed and cost, measured: each module is a command that prints a table and writes JSON. See docs/benchmarks.md."""

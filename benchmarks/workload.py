@@ -1,0 +1,130 @@
+"""The work that all engines are timed on: four sites, 16 steps of batch 32 on 1 x 28 x 28 images, a 0.2 M-parameter CNN."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from consilia.core.determinism import generator
+from consilia.data.loading import load_site
+from consilia.federation.config import RunConfig, run_config
+from consilia.methods.learner import batches
+from consilia.models.build import build_model
+
+ROLE = "diagnosis"
+MODEL = "consilia.models.cnn.FourLayerCNN"
+CLASSES = 10
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Size of the work. The default model has 215 370 parameters."""
+
+    sites: int = 4
+    steps: int = 16
+    batch: int = 32
+    rounds: int = 20
+    channels: tuple[int, int] = (16, 32)
+    hidden: int = 128
+
+    @property
+    def cases(self) -> int:
+        """Training cases per site: one local epoch over them is ``steps`` steps."""
+        return self.steps * self.batch
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Keyword arguments of FourLayerCNN."""
+        return {"num_classes": CLASSES, "channels": list(self.channels), "hidden": self.hidden}
+
+    def config(self) -> RunConfig:
+        """FedAvg on this work, evaluated at the end only."""
+        return run_config(
+            {
+                "label": "benchmark",
+                "role": ROLE,
+                "method": "fedavg",
+                "model": {"class": MODEL, "args": self.model_args},
+                "training": {"local_epochs": 1, "batch_size": self.batch, "device": "cpu"},
+                "rounds": self.rounds,
+                "evaluate_every": 0,
+                "seed": SEED,
+            }
+        )
+
+    def model(self) -> nn.Module:
+        """The initial global model, the same as every engine starts from."""
+        return build_model(MODEL, self.model_args, seed=SEED)
+
+    def parameters(self) -> int:
+        """Number of model parameters, all float32."""
+        return sum(parameter.numel() for parameter in self.model().parameters())
+
+
+def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
+    """Write random images as MedMNIST files and a site.yaml per site; returns the site.yaml by site name."""
+    files = {}
+    for number in range(1, work.sites + 1):
+        name = f"site-{number}"
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng((SEED, number))
+        arrays = {}
+        for part, cases in (("train", work.cases), ("val", CLASSES), ("test", CLASSES)):
+            arrays[f"{part}_images"] = rng.integers(0, 256, (cases, 28, 28), dtype=np.uint8)
+            arrays[f"{part}_labels"] = (np.arange(cases) % CLASSES).astype(np.uint8)[:, None]
+        np.savez(place / "images.npz", **arrays)
+        dataset = {
+            "format": "medmnist",
+            "file": "images.npz",
+            "official_splits": True,
+            "classes": [f"class-{index}" for index in range(CLASSES)],
+        }
+        content = {"site": name, "state_dir": "state", "datasets": {ROLE: dataset}}
+        files[name] = place / "site.yaml"
+        files[name].write_text(yaml.safe_dump(content))
+    return files
+
+
+def plain_loop(work: Workload, site_files: dict[str, Path]) -> tuple[float, dict[str, Tensor]]:
+    """The yardstick: the same batches in the same order in a PyTorch loop of one thread, and a plain mean.
+
+    Returns:
+        Seconds per round from the end of round 1 to the end of the last round, and the final global state.
+    """
+    settings = work.config().training
+    data = {name: load_site(path, ROLE).train for name, path in sorted(site_files.items())}
+    model = work.model()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    ends = []
+    for number in range(1, work.rounds + 1):
+        updates = []
+        for name, split in data.items():
+            model.load_state_dict(state)
+            model.train()
+            rate = settings.learning_rate * settings.learning_rate_decay ** (number - 1)
+            optimiser = torch.optim.SGD(
+                model.parameters(), lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+            for indices in batches(len(split), work.batch, generator(SEED, "batches", name, number)):
+                optimiser.zero_grad()
+                loss = nn.functional.cross_entropy(model(split.inputs[indices]), split.labels[indices])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+            updates.append({name: value.clone() for name, value in model.state_dict().items()})
+        state = {name: sum(update[name] for update in updates) / len(updates) for name in state}  # type: ignore[misc]
+        ends.append(time.perf_counter())
+    return per_round(ends), state
+
+
+def per_round(ends: list[float]) -> float:
+    """Mean seconds per round from the times at which the rounds ended; the first round, which warms up, is left out."""
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
