@@ -107,9 +107,7 @@ def measure(work: Workload, names: list[str], repeats: int, folder: Path) -> dic
 
 def figures(work: Workload, runs: dict[str, list[dict[str, Any]]]) -> list[Figure]:
     """Medians and ratios beside their bounds."""
-    found = [
-        Figure(f"{name}: time per round", median(run["seconds"] for run in runs[name]), "s") for name in runs
-    ]
+    found = [Figure(f"{name}: time per round", median(run["seconds"] for run in runs[name]), "s") for name in runs]
     for name in [name for name in runs if name != "plain"]:
         ratios = [run["seconds"] / plain["seconds"] for run, plain in zip(runs[name], runs["plain"], strict=True)]
         found.append(Figure(f"{name} / plain", median(ratios), "x", BOUNDS.get(name)))

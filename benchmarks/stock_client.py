@@ -40,7 +40,9 @@ def main() -> None:
             momentum=training["momentum"],
             weight_decay=training["weight_decay"],
         )
-        for indices in batches(len(split), training["batch_size"], generator(settings["seed"], "batches", name, number)):
+        for indices in batches(
+            len(split), training["batch_size"], generator(settings["seed"], "batches", name, number)
+        ):
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(model(split.inputs[indices]), split.labels[indices])
             loss.backward()  # type: ignore[no-untyped-call]

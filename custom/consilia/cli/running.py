@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consilia.cli.show import Follower, comparison, console, progress_bar
+from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
 from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
+from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import REPORT, RESULT
 from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config
@@ -122,15 +124,28 @@ def _engine(name: str):  # type: ignore[no-untyped-def]
     def run(config: RunConfig, sites: Mapping[str, Path], folder: Path) -> Record:
         # Whoever types the command decides for the server, too.
         allow = (config.model.class_,)
-        with progress_bar() as bar:
-            follower = Follower(bar, f"{config.label} seed {config.seed}", config.rounds)
-            if name == "inprocess":
-                return run_inprocess(config, sites, folder, allow_models=allow, progress=follower)
-            from consilia.recipes.simulate import run_simulator
+        _say_resuming(folder)
+        try:
+            with progress_bar() as bar:
+                follower = Follower(bar, f"{config.label} seed {config.seed}", config.rounds)
+                if name == "inprocess":
+                    return run_inprocess(config, sites, folder, allow_models=allow, progress=follower)
+                from consilia.recipes.simulate import run_simulator
 
-            return run_simulator(config, sites, folder, allow_models=allow, progress=follower)
+                return run_simulator(config, sites, folder, allow_models=allow, progress=follower)
+        except KeyboardInterrupt:
+            console.print(
+                f"Stopped; {folder} keeps every full round. The same command goes on from there.", style="yellow"
+            )
+            raise
 
     return run
+
+
+def _say_resuming(folder: Path) -> None:
+    store = CheckpointStore(folder / CHECKPOINT)
+    if store.exists():
+        console.print(f"Resuming after round {store.load().state['version']}.", highlight=False)
 
 
 def _with_rounds(settings: Sequence[str], rounds: int | None) -> list[str]:

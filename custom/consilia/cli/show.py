@@ -15,7 +15,7 @@ from consilia.evaluation.compare import comparison_table
 from consilia.evaluation.figures import UNDEFINED
 from consilia.report.record import Record
 
-console = Console()
+console = Console(width=None if Console().is_terminal else 110)  # in a file or pipe nothing may be cut off at 80
 errors = Console(stderr=True)
 
 COLUMNS = {

@@ -67,8 +67,11 @@ def evaluations(record: Mapping[str, Any], model: str) -> dict[int, BySite]:
 def flip_rates(record: Mapping[str, Any], model: str) -> dict[int, float]:
     """NFR per version r >= 1: negative flips over test cases, both summed over the sites scored at that version.
 
-    A site's first evaluation has nothing to forget and counts with 0 flips, as in the authors' code.
+    A site's first evaluation has nothing to forget and counts with 0 flips, as in the authors' code. Empty for a record
+    without federated rounds (a yardstick), whose sites count no flips.
     """
+    if not record["rounds"]:
+        return {}
     sites = scored_sites(record) if model == "global" else training_sites(record)
     rates: dict[int, float] = {}
     seen: set[str] = set()
@@ -83,7 +86,9 @@ def flip_rates(record: Mapping[str, Any], model: str) -> dict[int, float]:
 
 
 def transfer(record: Mapping[str, Any]) -> dict[int, float]:
-    """BwT per version, from the global model's accuracy on every training site's test cases."""
+    """BwT per version, from the global model's accuracy on every training site's test cases; empty for a yardstick."""
+    if not record["rounds"]:
+        return {}
     sites = training_sites(record)
     accuracy = {
         version: {site: part["accuracy"] for site, part in split_metrics(by_site, sites).items()}

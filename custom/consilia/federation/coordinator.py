@@ -42,6 +42,8 @@ from consilia.report.record import Contribution, FinalModels, Record, RoundRecor
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT = "checkpoint"
+
 Deliver = Callable[[Sequence[Task]], None]
 State = Mapping[str, Tensor]
 
@@ -71,7 +73,7 @@ class Coordinator:
         self.config = config
         self.strategy = METHODS[config.method.method].strategy(config.method)
         self.keeper = RecordKeeper(config, engine)
-        self.store = CheckpointStore(folder / "checkpoint")
+        self.store = CheckpointStore(folder / CHECKPOINT)
         self.state: State = initial
         self.version = 0
         self.best: State = initial

@@ -34,6 +34,8 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.model_class, self.model_args, self.seed, self.source_file = model_class, model_args, seed, source_file
+        # NVFlare leaves defaults out of an exported job; a seed should stand there to be read.
+        self._always_serialize_args = ["seed"]
         self._file = Path(FILE)
         self._allowed: tuple[str, ...] = ()
         register_tensors()

@@ -1,0 +1,62 @@
+"""Choose a setting per method on validation: one grid and one budget for all methods of a study.
+
+    python -m benchmarks.tune configs/studies/heart-disease.yaml --grid training.learning_rate=0.003,0.01,0.03,0.1
+
+Prints, for every method and grid value, the best validation value over the rounds (the study's ``select_by``, mean
+over the sites, global model); test splits play no part. Records are kept in --out, so a grid can be extended without
+running anything twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from consilia.data.federation import load_federation
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.study import finished, load_study, study_config
+from consilia.report.record import Record
+
+
+def best_validation(record: Record, metric: str) -> float:
+    """The highest mean over sites of a validation metric among versions >= 1 (of the loss: the lowest)."""
+    sign = -1 if metric == "loss" else 1
+    means = []
+    for evaluation in record.evaluations:
+        found = [figures.validation for figures in evaluation.sites.values() if figures.validation is not None]
+        values = [value for part in found if (value := getattr(part, metric)) is not None]
+        if evaluation.model == "global" and evaluation.version >= 1 and values:
+            means.append(sign * sum(values) / len(values))
+    return sign * max(means)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--grid", required=True, help="key=value,value,... of the run's configuration")
+    parser.add_argument("--methods", nargs="*", help="default: all of the study")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/tune"))
+    arguments = parser.parse_args()
+    study = load_study(arguments.study)
+    key, _, values = arguments.grid.partition("=")
+    sites = load_federation(study.data, arguments.out / "sites")
+    table: dict[str, dict[str, float]] = {}
+    for label in arguments.methods or study.methods:
+        for value in values.split(","):
+            overrides = [f"{key}={value}", *([f"rounds={arguments.rounds}"] if arguments.rounds else [])]
+            config = study_config(study, label, arguments.seed, sites, overrides)
+            place = arguments.out / f"{label}-{value}"
+            record = finished(place, config) or run_inprocess(config, sites, place, allow_models=(config.model.class_,))
+            table.setdefault(label, {})[value] = best_validation(record, config.select_by)
+        row = table[label]
+        best = max(row, key=lambda value: row[value] * (-1 if config.select_by == "loss" else 1))
+        print(f"{label:28}", *(f"{v}: {x:.3f}{'*' if v == best else ' '}" for v, x in row.items()), flush=True)
+    (arguments.out / "tune.json").write_text(json.dumps({"grid": arguments.grid, "best_validation": table}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m consilia.cli``."""
+
+from consilia.cli.app import entry
+
+entry()

@@ -1,0 +1,123 @@
+"""The executor with real contexts: where it finds its data, and that nothing escapes it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+
+from consilia.data.site import load_site_config
+from consilia.federation.messages import PrepareReply, Task, TaskInfo, TrainReply
+from consilia.flare import ready
+from consilia.flare.executor import ConsiliaExecutor
+from consilia.flare.messages import CONTENT, ERROR, task_to_model
+from tests.federation.support import initial_state, small
+from tests.flare.support import participant, start
+
+NAME = "hospital-1"
+
+
+def kit(tmp_path: Path, wisconsin: dict[str, Path], place: str = "site.yaml", **changes):
+    folder, context = participant(tmp_path / "kits", NAME)
+    content = load_site_config(wisconsin[NAME]).model_dump(mode="json", by_alias=True)
+    (folder / "local" / place).parent.mkdir(exist_ok=True)
+    (folder / "local" / place).write_text(yaml.safe_dump({**content, **changes}))
+    return folder, context
+
+
+def ask(executor: ConsiliaExecutor, context, info: TaskInfo, tensors=None, name: str | None = None, abort=None):
+    shareable = FLModelUtils.to_shareable(task_to_model(Task(info, [NAME], tensors)))
+    reply = executor.execute(name or info.task, shareable, context, abort or Signal())
+    return reply, (from_shareable(reply) if reply.get_return_code() == ReturnCode.OK else None)
+
+
+@pytest.mark.parametrize("place", ["site.yaml", f"sites/{NAME}.yaml"])
+def test_prepares_and_trains(tmp_path, wisconsin, place) -> None:
+    _, context = kit(tmp_path, wisconsin, place)
+    config = small()
+    executor = start(ConsiliaExecutor(config.to_json()), context)
+    _, dxo = ask(executor, context, TaskInfo(task="prepare"))
+    kept = (wisconsin[NAME].parent / "state" / "diagnosis" / "splits.csv").read_text()
+    assert PrepareReply.model_validate_json(dxo.meta[CONTENT]).train == kept.count(",train\n") > 0
+    state = initial_state(config)
+    _, dxo = ask(executor, context, TaskInfo(task="train", version=0, evaluate=True), state)
+    assert set(dxo.data) == set(state)
+    content = TrainReply.model_validate_json(dxo.meta[CONTENT])
+    assert content.samples == kept.count(",train\n")
+    # Figures go to the server's TensorBoard as analytics events.
+    assert context.get_engine().events.count("analytix_log_stats") == 6
+
+
+def test_a_site_without_a_site_file_answers_with_the_error_and_logs_the_reason(tmp_path, caplog) -> None:
+    _, context = participant(tmp_path, NAME)
+    executor = start(ConsiliaExecutor(small().to_json()), context)
+    with caplog.at_level(logging.ERROR):
+        _, dxo = ask(executor, context, TaskInfo(task="prepare"))
+    assert (dxo.meta[ERROR], dxo.meta[CONTENT]) == ("ConfigError", "")
+    assert "site.yaml: write one" in caplog.text
+
+
+def test_another_sites_file_is_refused(tmp_path, wisconsin, caplog) -> None:
+    _, context = kit(tmp_path, wisconsin, site="elsewhere")
+    _, dxo = ask(start(ConsiliaExecutor(small().to_json()), context), context, TaskInfo(task="prepare"))
+    assert dxo.meta[ERROR] == "ConfigError"
+    assert "is for site 'elsewhere'" in caplog.text
+
+
+def test_a_model_class_that_the_site_does_not_list_is_refused(tmp_path, wisconsin, caplog) -> None:
+    _, context = kit(tmp_path, wisconsin, allow_models=["consilia.models.cnn.FourLayerCNN"])
+    _, dxo = ask(start(ConsiliaExecutor(small().to_json()), context), context, TaskInfo(task="prepare"))
+    assert dxo.meta[ERROR] == "ConfigError"
+    assert "'consilia.models.mlp.MLP' is not listed here" in caplog.text
+
+
+def test_lost_data_do_not_take_the_process_down(tmp_path, wisconsin) -> None:
+    _, context = kit(tmp_path, wisconsin)
+    shutil.rmtree(wisconsin[NAME].parent)
+    _, dxo = ask(start(ConsiliaExecutor(small().to_json()), context), context, TaskInfo(task="prepare"))
+    assert dxo.meta[ERROR] == "DataError"
+
+
+def test_unknown_and_mislabelled_tasks(tmp_path, wisconsin) -> None:
+    _, context = kit(tmp_path, wisconsin)
+    executor = start(ConsiliaExecutor(small().to_json()), context)
+    reply, _ = ask(executor, context, TaskInfo(task="prepare"), name="dump_data")
+    assert reply.get_return_code() == ReturnCode.TASK_UNKNOWN
+    _, dxo = ask(executor, context, TaskInfo(task="prepare"), name="train")
+    assert dxo.meta[ERROR] == "ConfigError"
+    assert from_shareable(executor.execute("train", Shareable(), context, Signal())).meta[ERROR] != ""
+
+
+def test_abort_is_heard_during_training(tmp_path, wisconsin) -> None:
+    _, context = kit(tmp_path, wisconsin)
+    config = small()
+    executor = start(ConsiliaExecutor(config.to_json()), context)
+    signal = Signal()
+    signal.trigger(True)
+    reply, _ = ask(executor, context, TaskInfo(task="train"), initial_state(config), abort=signal)
+    assert reply.get_return_code() == ReturnCode.TASK_ABORTED
+
+
+def test_between_two_tasks_a_site_waits_for_the_servers_word(tmp_path, monkeypatch) -> None:
+    _, context = participant(tmp_path, NAME)
+    waits: list[float] = []
+    signal = ready.ReadySignal()
+    signal.handle_event(EventType.START_RUN, context)
+    monkeypatch.setattr(signal._ready, "wait", lambda seconds: waits.append(seconds) or signal._ready.is_set())
+    signal.handle_event(EventType.BEFORE_PULL_TASK, context)
+    assert signal._ready.is_set()  # the first question is asked at once
+    signal.task_began()
+    assert not signal._ready.is_set()
+    signal.handle_event(EventType.BEFORE_PULL_TASK, context)
+    assert waits == [ready.PATIENCE_SECONDS] * 2
+    context.get_engine().aux[ready.TOPIC](ready.TOPIC, Shareable(), context)
+    assert signal._ready.is_set()

@@ -1,0 +1,149 @@
+"""NVFlare's simulator: the same bytes as in-process, stopped and resumed, and with a site that cannot take part."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from consilia.core.errors import ConfigError, RunFailed
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
+from consilia.recipes.base import write_allow_list
+from consilia.recipes.simulate import SIMULATOR, run_simulator, stop_tree
+from tests.conftest import REPOSITORY
+from tests.federation.support import MLP, small
+from tests.federation.test_run import figures
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    # Only what this test started: every simulator process names its workspace, which lies in this test's folder.
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    for process in left:
+        stop_tree(process.pid)
+    assert [" ".join(process.info["cmdline"])[:200] for process in left] == []
+
+
+def simulate(config, sites, folder: Path, **more):
+    return run_simulator(config, sites, folder, allow_models=(MLP,), **more)
+
+
+def test_three_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_path) -> None:
+    config = small(rounds=4, participation=0.75)
+    records = [run_inprocess(config, wisconsin, tmp_path / "inprocess", allow_models=(MLP,))]
+    events: list[dict] = []
+    for number in range(3):
+        folder = tmp_path / f"sim-{number}"
+        records.append(simulate(config, wisconsin, folder, progress=events.append))
+        for name in (RESULT, REPORT, PROGRESS, "global-last.safetensors", "global-best.safetensors"):
+            assert (folder / name).is_file()
+        assert list((folder / EVENTS).rglob("events.out.tfevents*"))
+        # What the sites streamed while the run went on.
+        assert list((folder / SIMULATOR).rglob("tb_events/*/events.out.tfevents*"))
+        assert list((folder / SIMULATOR).rglob("app_server/global_model.safetensors"))
+        assert not list((folder / SIMULATOR).rglob("*.pt"))
+    for record in records:
+        record.run.engine = "sim"
+    assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
+    assert all(figures(record) == figures(records[0]) for record in records)
+    # Sites answered in different orders in these runs, or the test would show less than it says.
+    order = [event["site"] for event in events if event.get("task") == "train"]
+    assert len(order) == 3 * 4 * 3
+    assert len({tuple(order[start : start + 3]) for start in range(0, len(order), 3)}) > 1
+
+
+def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wisconsin, tmp_path) -> None:
+    from consilia.federation.study import load_study, study_config
+    from consilia.report.record import load_record
+
+    config = study_config(load_study("wisconsin"), "fedkper", 0, {})
+    expected = run_inprocess(config, wisconsin, tmp_path / "inprocess", allow_models=(MLP,))
+    local = tmp_path / "workspace" / "local"
+    write_allow_list(local)
+    (local / "sites").mkdir()
+    for name, path in wisconsin.items():
+        content = yaml.safe_load(path.read_text())
+        (local / "sites" / f"{name}.yaml").write_text(
+            yaml.safe_dump({**content, "state_dir": str(path.parent / "state")})
+        )
+    (local / "server.yaml").write_text(yaml.safe_dump({"state_dir": str(tmp_path / "server"), "engine": "sim"}))
+    command = [
+        str(Path(sys.executable).with_name("nvflare")),
+        "simulator",
+        str(REPOSITORY / "jobs" / "fedkper-wisconsin"),
+    ]
+    command += ["-w", str(tmp_path / "workspace"), "-c", ",".join(wisconsin), "-t", str(len(wisconsin))]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    try:
+        process.wait(300)
+    finally:
+        stop_tree(process.pid)
+    record = load_record(tmp_path / "server" / RESULT)
+    assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_no_process(wisconsin, tmp_path) -> None:
+    arguments = ["--rounds", "12", "--set", "training.local_epochs=2"]
+    command = [sys.executable, "-m", "consilia.cli", "run", "fedkper", *arguments]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--engine", "inprocess", "--out", str(whole)], check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--out", str(broken)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while (broken / PROGRESS).exists() is False or '"round": 3,' not in (broken / PROGRESS).read_text():
+        assert time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on" in " ".join(text.split())
+    assert not (broken / RESULT).exists()
+    assert (broken / "checkpoint" / "checkpoint.json").is_file()
+    resumed = subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, text=True)
+    assert "Resuming after round" in resumed.stdout
+    from consilia.report.record import load_record
+
+    one, other = load_record(whole / RESULT), load_record(broken / RESULT)
+    assert [item.sha256 for item in one.rounds] == [item.sha256 for item in other.rounds]
+    assert one.plain()["evaluations"] == other.plain()["evaluations"]
+    assert one.plain()["final"] == other.plain()["final"]
+
+
+def test_a_site_without_its_data_is_named_and_the_others_go_on(wisconsin, tmp_path) -> None:
+    for path in wisconsin["hospital-2"].parent.glob("*.csv"):
+        path.unlink()
+    events: list[dict] = []
+    record = simulate(small(rounds=2), wisconsin, tmp_path / "run", progress=events.append)
+    assert sorted(record.sites) == ["hospital-1", "hospital-3", "hospital-4"]
+    absent = [event for event in events if event["event"] == "absent"]
+    assert [(event["site"], "DataError" in event["reason"]) for event in absent] == [("hospital-2", True)]
+
+
+def test_a_run_that_cannot_start_says_why(wisconsin, tmp_path) -> None:
+    for path in wisconsin.values():
+        content = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump({**content, "allow_models": ["consilia.models.cnn.FourLayerCNN"]}))
+    with pytest.raises(
+        RunFailed, match=r"(?s)no site with training data could take part.*'consilia.models.mlp.MLP' is not listed"
+    ):
+        simulate(small(rounds=2), wisconsin, tmp_path / "run")
+
+
+def test_a_folder_with_spaces_is_refused_before_anything_starts(wisconsin, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="spaces in its path"):
+        simulate(small(), wisconsin, tmp_path / "my runs")
