@@ -17,7 +17,7 @@ import yaml
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
-from consilia.recipes.base import write_allow_list
+from consilia.flare.recipe import write_allow_list
 from consilia.recipes.simulate import SIMULATOR, run_simulator, stop_tree
 from tests.conftest import REPOSITORY
 from tests.federation.support import MLP, small

@@ -94,7 +94,7 @@ def export_command(
     settings: Sequence[str],
 ) -> None:
     """``consilia export``."""
-    from consilia.recipes.base import ConsiliaRecipe
+    from consilia.flare.recipe import ConsiliaRecipe
 
     study = _study(study_source, None)
     scratch = out / f".{name or method}.sites"

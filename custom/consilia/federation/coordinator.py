@@ -209,8 +209,8 @@ class Coordinator:
         self._judge(self.version)
         self.state, self.version = new_state, number
         seconds = {
-            "sites": answered - started,
             "aggregate": time.perf_counter() - answered,
+            "sites": answered - started,
             "slowest_site": max(reply.seconds for reply in updates.values()),
         }
         self.keeper.rounds.append(self._round_record(number, [train, look], updates, weights, seconds))

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from consilia.federation.study import load_study, study_config
+from consilia.flare.recipe import ConsiliaRecipe
 from consilia.methods.catalogue import METHODS
-from consilia.recipes.base import ConsiliaRecipe
 
 STUDIES = ("wisconsin", "configs/studies/heart-disease.yaml", "configs/studies/busbra.yaml")
 

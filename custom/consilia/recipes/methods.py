@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from consilia.federation.config import run_config
-from consilia.recipes.base import ConsiliaRecipe
+from consilia.flare.recipe import ConsiliaRecipe
 
 
 class _MethodRecipe(ConsiliaRecipe):

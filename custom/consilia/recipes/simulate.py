@@ -19,7 +19,6 @@ from pathlib import Path
 
 import psutil
 import yaml
-from nvflare.recipe import SimEnv
 
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.core.files import write_json
@@ -28,7 +27,7 @@ from consilia.data.yaml_file import read_yaml
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.progress import Progress, no_progress
-from consilia.recipes.base import ConsiliaRecipe
+from consilia.flare.recipe import ConsiliaRecipe, execute_in_simulator
 from consilia.report.record import Record, load_record
 
 CONFIG, SIMULATOR, LOG = "run.json", "simulator", "simulator.log"
@@ -157,7 +156,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     content = read_yaml(folder / CONFIG)
     recipe = ConsiliaRecipe(run_config(content["config"]), min_clients=len(content["sites"]))
-    recipe.execute(SimEnv(clients=content["sites"], workspace_root=str(folder / SIMULATOR)))
+    execute_in_simulator(recipe, content["sites"], folder / SIMULATOR)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
@@ -70,3 +71,8 @@ def write_allow_list(local: Path) -> None:
     local.mkdir(parents=True, exist_ok=True)
     resources = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *ALLOWED_CLASSES]}
     (local / "resources.json").write_text(json.dumps(resources, indent=1))
+
+
+def execute_in_simulator(recipe: ConsiliaRecipe, sites: Sequence[str], workspace_root: Path) -> None:
+    """Run a recipe in NVFlare's simulator, one process per site; the workspace is ``workspace_root/<job name>``."""
+    recipe.execute(SimEnv(clients=list(sites), workspace_root=str(workspace_root)))

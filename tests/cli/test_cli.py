@@ -1,0 +1,177 @@
+"""The command line as a person uses it, in-process engine."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from consilia.cli.app import app
+from consilia.core.determinism import state_digest
+from consilia.data.loading import load_site
+from consilia.models.mlp import MLP
+from consilia.report.record import load_record
+
+FAST = ["--engine", "inprocess", "--rounds", "2"]
+
+
+def consilia(*arguments: str | Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    consilia("run", "fedkper", *FAST, "--out", out)
+    return out
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["report"], ["export"], ["predict"], ["site", "check"]])
+def test_help_teaches_by_example(command: list[str]) -> None:
+    assert "consilia " + " ".join(command) in consilia(*command, "--help").replace("Usage: consilia", "", 1)
+
+
+def test_run_prints_figures_and_where_the_report_is(tmp_path) -> None:
+    text = consilia("run", "fedkper", *FAST, "--out", tmp_path / "run")
+    record = load_record(tmp_path / "run" / "result.json")
+    test = [figures.test for figures in record.final["last"].global_.values()]
+    pooled = sum(part.correct for part in test) / sum(part.count for part in test)
+    assert f"{100 * pooled:.1f}" in text
+    assert str(tmp_path / "run" / "report.html") in text
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_finished_run_is_not_run_again_and_another_is_not_overwritten(finished) -> None:
+    before = (finished / "result.json").stat().st_mtime_ns
+    assert "holds this run's record already" in consilia("run", "fedkper", *FAST, "--out", finished)
+    text = consilia("run", "fedkper", *FAST, "--seed", "5", "--out", finished, code=1)
+    assert "is of another configuration" in text
+    assert (finished / "result.json").stat().st_mtime_ns == before
+
+
+def test_settings_reach_the_run(tmp_path) -> None:
+    settings = ["--set", "method.gate_cap=2.5", "--set", "training.batch_size=64"]
+    consilia("run", "fedkper", *FAST, *settings, "--seed", 3, "--out", tmp_path / "run")
+    config = load_record(tmp_path / "run" / "result.json").config
+    assert (config["method"]["gate_cap"], config["training"]["batch_size"], config["seed"]) == (2.5, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "fedfoo"], "no method 'fedfoo' here: there is fedavg, fedprox, fedkper"),
+        (["run", "fedkper", "--engine", "cloud"], "--engine must be one of sim, inprocess; got 'cloud'"),
+        (["run", "fedkper", "--set", "rounds=-1"], "rounds: Input should be greater than or equal to 1, got -1"),
+        (["run", "fedkper", "--data", "nowhere.yaml"], "nowhere.yaml"),
+        (["compare", "nothing"], "no study file nothing, and no embedded study of that name (there is: wisconsin)"),
+        (["compare", "--seeds", "a"], "--seeds takes whole numbers"),
+        (["report", "empty"], "no result.json at or below empty"),
+        (["predict", "no.safetensors", "--site", "s", "--cases", "c"], "no model file at no.safetensors"),
+    ],
+)
+def test_mistakes_get_a_message_and_no_traceback(tmp_path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = consilia(*arguments, code=1)
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_compare_keeps_records_and_takes_yardsticks(tmp_path) -> None:
+    arguments = ["compare", "wisconsin", *FAST, "--out", tmp_path / "study"]
+    arguments += ["--only", "fedavg", "--only", "fedkper", "--only", "centralised", "--only", "local-only"]
+    text = consilia(*arguments, "--only", "majority", "--seeds", "0,1")
+    assert "fedavg-seed1: running" in text
+    again = consilia(*arguments, "--only", "majority", "--seeds", "0,1")
+    assert again.count("record found, not run again") == 10
+    assert (tmp_path / "study" / "report.html").is_file()
+    # The majority's accuracy by hand, from the labels that the sites' splits hold.
+    majority = load_record(tmp_path / "study" / "majority-seed0" / "result.json")
+    sites = [load_site(path, "diagnosis") for path in sorted((tmp_path / "study" / "sites").glob("*/site.yaml"))]
+    commonest = int(torch.cat([site.train.labels for site in sites]).mode().values)
+    for site in sites:
+        expected = int((site.test.labels == commonest).sum())
+        assert majority.final["last"].global_[site.site].test.correct == expected
+
+
+def test_centralised_is_plain_training_on_the_union(tmp_path) -> None:
+    consilia("compare", "wisconsin", *FAST, "--only", "centralised", "--out", tmp_path / "study")
+    record = load_record(tmp_path / "study" / "centralised-seed0" / "result.json")
+    assert record.sites["hospital-1"].train > 0
+    assert record.final["last"].personal == {}
+    assert {item.version for item in record.evaluations} == {1, 2}
+
+
+def test_report_from_records_alone(finished, tmp_path) -> None:
+    (tmp_path / "moved.json").write_text((finished / "result.json").read_text())
+    consilia("report", tmp_path / "moved.json", "--out", tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == (finished / "report.html").read_text()
+
+
+def test_export_writes_a_job_without_code(tmp_path) -> None:
+    consilia("export", "fedprox", "--out", tmp_path, "--name", "mine", "--set", "method.mu=0.7")
+    (client,) = tmp_path.glob("mine/app/config/config_fed_client.json")
+    config = json.loads(client.read_text())["executors"][0]["executor"]["args"]["config"]
+    assert config["method"] == {"method": "fedprox", "mu": 0.7}
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_site_check_says_ready_or_why_not(finished) -> None:
+    site = finished / "sites" / "hospital-1" / "site.yaml"
+    assert "ready" in consilia("site", "check", site)
+    broken = site.with_name("broken.yaml")
+    broken.write_text(site.read_text().replace(".csv", ".missing"))
+    assert "not ready" in consilia("site", "check", broken, code=1)
+
+
+@pytest.mark.parametrize("kind", ["global-last", "personal-last"])
+def test_predict_on_new_cases(finished, tmp_path, kind) -> None:
+    home = finished / "sites" / "hospital-1"
+    model = finished / "global-last.safetensors"
+    if kind == "personal-last":
+        (model,) = (home / "state" / "runs").glob("*/personal-last.safetensors")
+    (table,) = home.glob("*.csv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    new = tmp_path / "new.csv"
+    columns = [name for name in rows[0] if name != "label" and name != "diagnosis"]
+    with new.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[:9])
+    consilia("predict", model, "--site", home / "site.yaml", "--cases", new, "--out", tmp_path / "answers.csv")
+    with (tmp_path / "answers.csv").open() as file:
+        answers = list(csv.DictReader(file))
+    # The same cases through the model by hand, from the inputs that training saw.
+    data = load_site(home / "site.yaml", "diagnosis")
+    inputs = torch.cat([data.train.inputs, data.validation.inputs, data.test.inputs])
+    ids = [*data.train.case_ids, *data.validation.case_ids, *data.test.case_ids]
+    net = MLP(30, 2)
+    net.load_state_dict(load_file(model))
+    expected = dict(zip(ids, net(inputs).double().softmax(1)[:, 1].tolist(), strict=True))
+    assert len(answers) == 9
+    for answer in answers:
+        assert float(answer[f"p_{data.class_names[1]}"]) == pytest.approx(expected[answer["case"]], abs=1e-5)
+        assert answer["answer"] == data.class_names[int(expected[answer["case"]] > 0.5)]
+
+
+def test_predict_refuses_what_does_not_fit(finished, tmp_path) -> None:
+    site = finished / "sites" / "hospital-1" / "site.yaml"
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.ones(1)}, foreign)
+    assert "was not saved by Consilia" in consilia("predict", foreign, "--site", site, "--cases", "x", code=1)
+    (tmp_path / "x.safetensors").write_bytes(b"junk")
+    text = consilia("predict", tmp_path / "x.safetensors", "--site", site, "--cases", "x", code=1)
+    assert "is no safetensors file" in text
+
+
+def test_both_global_models_are_kept(finished) -> None:
+    record = load_record(finished / "result.json")
+    for name in ("last", "best"):
+        assert state_digest(load_file(finished / f"global-{name}.safetensors")) == record.final[name].sha256
