@@ -141,8 +141,10 @@ class Record(Part):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """The record as plain dicts, lists, numbers and strings, keyed as in result.json."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The record as plain dicts, lists, numbers and strings, keyed and ordered as in result.json."""
+        # A record made in memory and the same one read from disk must give the same report to the byte.
+        plain: dict[str, Any] = json.loads(json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True))
+        return plain
 
 
 def save_record(record: Record, path: Path) -> None:
