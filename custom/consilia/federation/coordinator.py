@@ -36,6 +36,7 @@ from consilia.federation.messages import (
 )
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.selection import BestRound, validation_value
 from consilia.methods.catalogue import METHODS
 from consilia.methods.server import Claim
 from consilia.report.record import Contribution, FinalModels, Record, RoundRecord
@@ -76,10 +77,7 @@ class Coordinator:
         self.store = CheckpointStore(folder / CHECKPOINT)
         self.state: State = initial
         self.version = 0
-        self.best: State = initial
-        self.best_version = 0
-        self.best_value = -math.inf
-        self.stale = 0
+        self.best = BestRound(config.select_by, initial)
         self._connected = sorted(sites)
         self._spool = UpdateSpool(folder / "spool")
         self._progress = progress
@@ -206,7 +204,7 @@ class Coordinator:
         weights = self.strategy.weights(claims)
         new_state = self.strategy.aggregate(self._spool, weights)
         self._note_evaluations(replies)
-        self._judge(self.version)
+        self._judge()
         self.state, self.version = new_state, number
         seconds = {
             "aggregate": time.perf_counter() - answered,
@@ -230,13 +228,13 @@ class Coordinator:
     def _finish(self, deliver: Deliver) -> None:
         """Every site personalises from the last and from the best global model, sampled before or not."""
         self.keeper.final["last"] = self._personalise(deliver, "last", self.version, self.state)
-        self._judge(self.version)
-        if self.best_version in (0, self.version):
+        self._judge()
+        if self.best.version in (0, self.version):
             # Nothing was better (or nothing could be judged): the last model is the best one.
-            self.best_version, self.best = self.version, self.state
+            self.best.version, self.best.state = self.version, self.state
             self.keeper.final["best"] = self.keeper.final["last"]
         else:
-            self.keeper.final["best"] = self._personalise(deliver, "best", self.best_version, self.best)
+            self.keeper.final["best"] = self._personalise(deliver, "best", self.best.version, self.best.state)
 
     def _personalise(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
         trainers = self._trainers()
@@ -276,31 +274,11 @@ class Coordinator:
         order = torch.randperm(len(trainers), generator=generator(self.config.seed, "sample", number))
         return sorted(trainers[int(index)] for index in order[:count])
 
-    def _judge(self, version: int) -> None:
-        """Compare a global version's mean validation value over the sites with the best so far."""
-        value = self.validation_value(version)
-        if value is None or version == 0:
-            return
-        if value > self.best_value:
-            self.best_value, self.best_version, self.best, self.stale = value, version, self.state, 0
-        else:
-            self.stale += 1
-
-    def validation_value(self, version: int) -> float | None:
-        """Mean over the sites of the configured validation metric; higher is better; None if unknown."""
-        metric = self.config.select_by
-        values = [
-            value
-            for figures in self.keeper.evaluation(version, "global").values()
-            if figures.validation is not None and (value := getattr(figures.validation, metric)) is not None
-        ]
-        if not values:
-            return None
-        mean = math.fsum(values) / len(values)
-        return -mean if metric == "loss" else mean
+    def _judge(self) -> None:
+        self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global"))
 
     def _patience_is_over(self) -> bool:
-        return self.config.patience is not None and self.stale >= self.config.patience
+        return self.config.patience is not None and self.best.stale >= self.config.patience
 
     # ---- records and checkpoints -------------------------------------------------------------------------------
 
@@ -351,12 +329,10 @@ class Coordinator:
         state = {
             "run_id": self.config.run_id,
             "version": self.version,
-            "best_version": self.best_version,
-            "best_value": self.best_value if math.isfinite(self.best_value) else None,
-            "stale": self.stale,
+            "best": self.best.to_json(),
             "record": self.keeper.state(),
         }
-        self.store.save({"global": (self.version, self.state), "best": (self.best_version, self.best)}, state)
+        self.store.save({"global": (self.version, self.state), "best": (self.best.version, self.best.state)}, state)
 
     def _restore(self) -> None:
         checkpoint = self.store.load()
@@ -366,8 +342,7 @@ class Coordinator:
                 f"{self.store.folder} belongs to run {state['run_id']}, this configuration is run {self.config.run_id}"
             )
         self.version, self.state = state["version"], checkpoint.models["global"]
-        self.best_version, self.best, self.stale = state["best_version"], checkpoint.models["best"], state["stale"]
-        self.best_value = -math.inf if state["best_value"] is None else state["best_value"]
+        self.best.restore(state["best"], checkpoint.models["best"])
         self.keeper.restore(state["record"])
         log.info("resuming run %s after round %d", self.config.run_id, self.version)
 
@@ -379,7 +354,7 @@ class Coordinator:
                 "of": self.config.rounds,
                 "updates": updates,
                 "participants": participants,
-                "validation": self.validation_value(number - 1),
+                "validation": validation_value(self.keeper.evaluation(number - 1, "global"), self.config.select_by),
                 "seconds": seconds,
             }
         )

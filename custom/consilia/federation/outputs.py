@@ -17,7 +17,7 @@ PROGRESS = "progress.jsonl"
 
 def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> None:
     """Write the last and the best global model, the report, TensorBoard events and, last of all, result.json."""
-    for name, state in (("last", coordinator.state), ("best", coordinator.best)):
+    for name, state in (("last", coordinator.state), ("best", coordinator.best.state)):
         card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
         write_tensors(folder / f"global-{name}.safetensors", state, card)
     write_report([record], folder / REPORT)

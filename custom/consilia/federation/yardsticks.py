@@ -5,7 +5,6 @@ Each gives a record of the same schema as a federated run, with the same budget 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.selection import BestRound
 from consilia.methods.fedavg.config import FedAvgConfig
 from consilia.methods.fedavg.learner import FedAvgLearner
 from consilia.models.build import build_model
@@ -64,21 +64,21 @@ def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper,
     pooled = SiteData("pooled", config.role, sites[0].class_names, _union(trainers), *_no_more(trainers[0]))
     learner = _learner(config, pooled)
     state = learner.state()
-    best_value, best_version, best = -math.inf, config.rounds, state
+    best = BestRound(config.select_by, state)
     for number in range(1, config.rounds + 1):
         state = dict(learner.train(state, number, epochs=_epochs(config)).tensors)
         if _looks(config, number):
             figures = {site.site: _figures(learner, state, site) for site in sites}
             for site, metrics in figures.items():
                 keeper.add_evaluation(number, "global", site, metrics)
-            value = _validation(config, figures)
-            if value > best_value:
-                best_value, best_version, best = value, number, state
+            best.offer(number, state, figures)
         tell({"event": "round", "round": number, "of": config.rounds})
-    if best_value == -math.inf:
-        best = state
-    keeper.final["last"] = _final(config.rounds, state, {s.site: _figures(learner, state, s) for s in sites}, {})
-    keeper.final["best"] = _final(best_version, best, {s.site: _figures(learner, best, s) for s in sites}, {})
+    for key, version, chosen in (
+        ("last", config.rounds, state),
+        ("best", best.version or config.rounds, best.state if best.version else state),
+    ):
+        figures = {site.site: _figures(learner, dict(chosen), site) for site in sites}
+        keeper.final["last" if key == "last" else "best"] = _final(version, dict(chosen), figures, {})
 
 
 def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
@@ -88,15 +88,16 @@ def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, 
     digest: State = {}
     for place, site in enumerate(site for site in sites if not site.is_evaluator):
         learner = _learner(config, site)
-        state, best_value = learner.state(), -math.inf
+        state = learner.state()
+        chosen = BestRound(config.select_by, state)
         for number in range(1, config.rounds + 1):
             state = dict(learner.train(state, number, epochs=_epochs(config)).tensors)
             if _looks(config, number):
                 metrics = _figures(learner, state, site)
                 keeper.add_evaluation(number, "personal", site.site, metrics)
-                value = _validation(config, {site.site: metrics})
-                if value > best_value:
-                    best_value, best[site.site] = value, metrics
+                chosen.offer(number, state, {site.site: metrics})
+        if chosen.version:
+            best[site.site] = _figures(learner, dict(chosen.state), site)
         last[site.site] = _figures(learner, state, site)
         best.setdefault(site.site, last[site.site])
         digest |= {f"{site.site}/{name}": value for name, value in state.items()}
@@ -176,18 +177,6 @@ def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
 def _metrics(outputs: Mapping[str, tuple[Tensor, Tensor]]) -> SiteMetrics:
     found = {name: classification_metrics(logits, labels) for name, (logits, labels) in outputs.items()}
     return SiteMetrics.model_validate(found)
-
-
-def _validation(config: RunConfig, figures: Figures) -> float:
-    values = [
-        value
-        for metrics in figures.values()
-        if metrics.validation is not None and (value := getattr(metrics.validation, config.select_by)) is not None
-    ]
-    if not values:
-        return -math.inf
-    mean = math.fsum(values) / len(values)
-    return -mean if config.select_by == "loss" else mean
 
 
 def _final(version: int, state: State, shared: Figures, personal: Figures) -> FinalModels:

@@ -1,0 +1,60 @@
+"""Which round was best, on validation alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from consilia.report.record import SiteMetrics
+
+
+def validation_value(figures: Mapping[str, SiteMetrics], metric: str) -> float | None:
+    """Mean over the sites of a validation metric, turned so that higher is better; None where no site has it."""
+    values = [
+        value
+        for site in figures.values()
+        if site.validation is not None and (value := getattr(site.validation, metric)) is not None
+    ]
+    if not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    return -mean if metric == "loss" else mean
+
+
+class BestRound:
+    """The best version so far, and for how many looks nothing better has come.
+
+    Args:
+        metric: a validation metric's name.
+        initial: the state of version 0, which is never chosen.
+    """
+
+    def __init__(self, metric: str, initial: Mapping[str, Tensor]) -> None:
+        self.metric = metric
+        self.state = initial
+        self.version = 0
+        self.value = -math.inf
+        self.stale = 0
+
+    def offer(self, version: int, state: Mapping[str, Tensor], figures: Mapping[str, SiteMetrics]) -> None:
+        """Look at a version's figures and keep it if it is better than all before."""
+        value = validation_value(figures, self.metric)
+        if value is None or version == 0:
+            return
+        if value > self.value:
+            self.version, self.state, self.value, self.stale = version, state, value, 0
+        else:
+            self.stale += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the state itself."""
+        value = self.value if math.isfinite(self.value) else None
+        return {"version": self.version, "value": value, "stale": self.stale}
+
+    def restore(self, kept: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        self.version, self.stale, self.state = kept["version"], kept["stale"], state
+        self.value = -math.inf if kept["value"] is None else kept["value"]
