@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -97,6 +98,11 @@ RUNNERS = {"plain": time_plain, "inprocess": time_inprocess, "simulator": time_s
 
 def measure(work: Workload, names: list[str], repeats: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Run the named things in turn, ``repeats`` times."""
+    # The first training in a process is slower: the allocator learns the sizes of its buffers, torch imports the rest.
+    short = replace(work, rounds=2)
+    for name in names:
+        if name in ("plain", "inprocess"):
+            RUNNERS[name](short, folder / f"warm-{name}")
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for repeat in range(repeats):
         for name in names:

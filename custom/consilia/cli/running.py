@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from consilia.cli.show import Follower, comparison, console, progress_bar
 from consilia.core.checkpoint import CheckpointStore
@@ -97,11 +98,10 @@ def export_command(
     from consilia.flare.recipe import ConsiliaRecipe
 
     study = _study(study_source, None)
-    scratch = out / f".{name or method}.sites"
-    try:
-        config = study_config(study, method, seed, load_federation(study.data, scratch), _with_rounds(settings, rounds))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with TemporaryDirectory() as scratch:
+        # The data are looked at only where the study leaves open what they decide.
+        sites = {} if {"role", "model"} <= study.run.keys() else load_federation(study.data, Path(scratch))
+        config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
     recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
     shutil.rmtree(out / recipe.name, ignore_errors=True)
     recipe.export(str(out))

@@ -67,6 +67,7 @@ def comparison(records: Sequence[Record]) -> Table:
         caption=EXPLANATION,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        min_width=84,
     )
     table.add_column("method", no_wrap=True)
     table.add_column("seeds", justify="right")

@@ -16,14 +16,19 @@ class ServerSettings(Model):
 
     Attributes:
         allow_models: dotted paths, or ``package.module.*``, that a job may name.
-        state_dir: where checkpoints and results go, so that a run can be resumed; default: the job's own run folder,
-            which NVFlare moves to its job store when the job ends.
+        state_dir: where checkpoints and results go, so that a run can be resumed; ``{run_id}`` in it stands for the
+            run's name, which keeps runs apart. Default: the job's own run folder, which NVFlare moves to its job store
+            when the job ends.
         engine: noted in the record.
     """
 
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     state_dir: AbsolutePath | None = None
     engine: Literal["sim", "poc", "prod"] = "prod"
+
+    def run_folder(self, run_id: str) -> Path | None:
+        """The folder of one run, or None where the administrator has named none."""
+        return None if self.state_dir is None else Path(str(self.state_dir).replace("{run_id}", run_id))
 
 
 def load_server_settings(path: Path) -> ServerSettings:

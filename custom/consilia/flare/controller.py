@@ -22,6 +22,9 @@ from consilia.federation.server_settings import SERVER_FILE, load_server_setting
 from consilia.flare.messages import model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
 
+PREPARE_SECONDS = 600
+"""How long a site may take to load its data and build its model before the run starts without it."""
+
 
 class RunAborted(ConsiliaError):
     """The job was aborted by an administrator or by NVFlare."""
@@ -69,7 +72,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         workspace = self.fl_ctx.get_engine().get_workspace()
         settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
         run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
-        self._folder = settings.state_dir or run_dir / "consilia"
+        self._folder = settings.run_folder(config.run_id) or run_dir / "consilia"
         self._folder.mkdir(parents=True, exist_ok=True)
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
@@ -90,7 +93,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
                 task_to_model(task),
                 task_name=task.info.task,
                 targets=list(task.targets),
-                timeout=self._coordinator.config.round_timeout,
+                timeout=self._timeout(task),
                 blocking=False,
                 callback=self._receive,
             )
@@ -100,6 +103,11 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             self._check_abort()
             time.sleep(self.task_check_period)
         self._check_abort()
+
+    def _timeout(self, task: Task) -> int:
+        """Seconds a site has for a task; a site whose process never came up must not hold the run for a whole round."""
+        limit: int = self._coordinator.config.round_timeout
+        return min(limit or PREPARE_SECONDS, PREPARE_SECONDS) if task.info.task == "prepare" else limit
 
     def _check_abort(self) -> None:
         # Neither a panic nor an abort raises by itself: going on would aggregate the survivors.

@@ -171,7 +171,7 @@ def _window(values: Sequence[float]) -> tuple[float, float]:
     """Axis limits around values, at least 10 points wide, so that a hair's breadth does not look like a gulf."""
     low, high = min(values), max(values)
     margin = max(0.15 * (high - low), (0.10 - (high - low)) / 2, 0.02)
-    return low - margin, high + margin
+    return low - margin, min(high + margin, 1.01)  # nothing is above 100 %
 
 
 @drawn
