@@ -127,7 +127,7 @@ def timed(action: Callable[[], None]) -> float:
 
 
 def peak_memory(folder: Path, count: int) -> int:
-    """Bytes that a process of its own needs for the mean over ``count`` updates, what it has after its imports apart."""
+    """Bytes that a process of its own needs for the mean over ``count`` updates, apart from what its imports take."""
     command = [sys.executable, "-m", "benchmarks.aggregation", "--child", str(count), "--dir", str(folder)]
     place = Path(__file__).parents[1]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=place)
@@ -158,7 +158,7 @@ def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> t
     write_updates(folder, shapes)
     seconds = time_both(folder, repeats)
     ratios = [ours / theirs for ours, theirs in zip(seconds["consilia"], seconds["nvflare"], strict=True)]
-    memory = {count: [peak_memory(folder, count) for _ in range(3)] for count in (FEW, MANY)}
+    memory = {count: [peak_memory(folder, count) for _ in range(min(repeats, 3))] for count in (FEW, MANY)}
     few, many = median(memory[FEW]), median(memory[MANY])
     elements = sum(torch.Size(shape).numel() for shape in shapes.values())
     found = [

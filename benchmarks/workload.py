@@ -1,4 +1,4 @@
-"""The work all engines are timed on: four sites, 16 steps of batch 32 on 1 x 28 x 28 images, a CNN of 0.2 M parameters."""
+"""The work all engines are timed on: 4 sites, 16 steps of batch 32 on 1 x 28 x 28 images, a CNN of 0.2 M parameters."""
 
 from __future__ import annotations
 

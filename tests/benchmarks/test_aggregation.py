@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.aggregation import FEW, MANY, layout, main, random_update, spool, time_both, weights_of, write_updates
+from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
 
-from benchmarks import aggregation
-from benchmarks.aggregation import FEW, MANY, layout, random_update, spool, time_both, weights_of, write_updates
 from consilia.core.aggregation import weighted_mean
 
 SMALL = layout(width=8, depth=1, classes=3)
@@ -31,8 +31,6 @@ def test_updates_on_disk_are_few_files_under_many_names(tmp_path: Path) -> None:
 
 
 def test_both_sides_compute_the_same_mean(tmp_path: Path) -> None:
-    from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
-
     write_updates(tmp_path, SMALL)
     updates, weights = spool(tmp_path, FEW), weights_of(FEW)
     helper = WeightedAggregationHelper()
@@ -53,7 +51,7 @@ def test_a_full_disk_is_noticed_first(tmp_path: Path, monkeypatch: pytest.Monkey
     class Usage:
         free = 10
 
-    monkeypatch.setattr(aggregation.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr("benchmarks.aggregation.shutil.disk_usage", lambda path: Usage)
     with pytest.raises(SystemExit, match="has 10 bytes free"):
         write_updates(tmp_path, SMALL)
     assert not list(tmp_path.iterdir())
@@ -62,7 +60,7 @@ def test_a_full_disk_is_noticed_first(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_the_command_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "aggregation.json"
-    aggregation.main(["--depth", "1", "--repeats", "1", "--dir", str(tmp_path / "work"), "--out", str(out)])
+    main(["--depth", "1", "--repeats", "1", "--dir", str(tmp_path / "work"), "--out", str(out)])
     content = json.loads(out.read_text())
     named = {figure["name"]: figure["value"] for figure in content["figures"]}
     assert named["Consilia / NVFlare"] > 0

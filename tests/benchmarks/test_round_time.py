@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from benchmarks.round_time import RoundClock, byte_figures, figures, main
 from benchmarks.workload import MODEL, Workload, per_round, plain_loop, write_sites
+from safetensors.torch import load_file
+
 from consilia.federation.inprocess import run_inprocess
 
 TINY = Workload(sites=2, steps=2, batch=10, rounds=2, channels=(2, 3), hidden=4)
@@ -30,6 +30,7 @@ def test_the_sites_hold_one_epoch_of_the_stated_steps(tmp_path: Path) -> None:
         assert (len(data.validation), len(data.test), data.num_classes) == (10, 10, 10)
 
 
+@pytest.mark.slow
 def test_the_yardstick_takes_the_same_steps_as_our_engine(tmp_path: Path) -> None:
     sites = write_sites(TINY, tmp_path / "sites")
     seconds, state = plain_loop(TINY, sites)

@@ -45,14 +45,15 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     """One row per label: ``label``, ``method``, ``seeds`` (list), and ``figures``.
 
     ``figures`` maps the dotted path of every number in the summary (``last.global_accuracy``, ...) to ``mean``, ``sd``
-    (sample standard deviation; None below two values) and ``n`` (the seeds for which it is defined).
+    (sample standard deviation; None below two values) and ``n`` (the seeds for which it is defined). A record may carry
+    its ``summary`` in place of its rounds.
     """
     return [
         {
             "label": label,
             "method": group[0]["run"]["method"],
             "seeds": [record["run"]["seed"] for record in group],
-            "figures": _spread([_numbers(summarise(record)) for record in group]),
+            "figures": _spread([_numbers(record.get("summary") or summarise(record)) for record in group]),
         }
         for label, group in group_by_label(records).items()
     ]
