@@ -16,25 +16,29 @@ from torch import Tensor
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; on success it replaces the target, on error it is removed."""
+def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; on success it replaces the target, on error it is removed.
+
+    ``durable`` waits until the bytes are on the disk, which a loss of power asks for and a killed process does not.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(target: Path, content: bytes) -> None:
+def write_bytes(target: Path, content: bytes, *, durable: bool = True) -> None:
     """Write bytes atomically."""
-    with atomic_path(target) as temporary:
+    with atomic_path(target, durable=durable) as temporary:
         temporary.write_bytes(content)
 
 
@@ -44,10 +48,12 @@ def write_json(target: Path, content: Any) -> None:
     write_bytes(target, (text + "\n").encode())
 
 
-def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, durable: bool = True
+) -> None:
     """Write named tensors as safetensors, atomically."""
     clean = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(target, save(clean, metadata=dict(metadata) if metadata else None))
+    write_bytes(target, save(clean, metadata=dict(metadata) if metadata else None), durable=durable)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -88,7 +88,8 @@ class UpdateSpool(Mapping[str, SpooledUpdate]):
             raise ConfigError(f"site {site!r} has already answered in this round")
         # Numbered, not named after the site: a site's name is not to be trusted as a file name.
         path = self.folder / f"{len(self._updates):05d}.safetensors"
-        write_tensors(path, tensors)
+        # Gone after the round in any case, so there is nothing to wait for.
+        write_tensors(path, tensors, durable=False)
         self._updates[site] = SpooledUpdate(path)
 
     def clear(self) -> None:

@@ -115,7 +115,7 @@ class Site:
         started = time.perf_counter()
         received = self._figures_of(tensors, "global", info.version) if info.evaluate else None
         update = self.learner.train(tensors, info.version + 1)
-        self._keep("round", update.tensors)
+        self._keep("round", update.tensors, durable=False)
         trained = self._figures("personal", info.version + 1) if info.evaluate else None
         reply = TrainReply(
             version=info.version,
@@ -156,10 +156,9 @@ class Site:
         seconds = time.perf_counter() - started
         return _reply(PersonaliseReply(version=info.version, received=received, personal=personal, seconds=seconds))
 
-    def _keep(self, name: str, state: Mapping[str, Tensor]) -> None:
-        write_tensors(
-            self.folder / f"personal-{name}.safetensors", state, model_card(self.config, self.data.class_names, name)
-        )
+    def _keep(self, name: str, state: Mapping[str, Tensor], *, durable: bool = True) -> None:
+        card = model_card(self.config, self.data.class_names, name)
+        write_tensors(self.folder / f"personal-{name}.safetensors", state, card, durable=durable)
 
     def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int) -> SiteMetrics:
         self.learner.load(state)
@@ -188,7 +187,7 @@ class Site:
         history[f"{kind}/{version}"] = correct
         for old in earlier[: -(KEPT_VERSIONS - 1)]:
             del history[f"{kind}/{old}"]
-        write_tensors(path, history)
+        write_tensors(path, history, durable=False)
         return flips(previous, correct)
 
 
