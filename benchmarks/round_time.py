@@ -2,9 +2,9 @@
 
     python -m benchmarks.round_time --out round_time.json [--repeats 5] [--stock]
 
-The compared things run in turn (plain, in-process, simulator, plain, ...), each for 20 rounds of which the first is
-left out; a ratio is the median over the repeats of the ratio within one repeat. In the simulator the bytes that really
-passed the loopback device are counted too: nothing else should use it meanwhile.
+The plain loop and the in-process engine alternate round by round, then comes the simulator, then all over again. Of 20
+rounds the first is left out; a ratio is the median over the repeats of the ratio within one repeat. In the simulator
+the bytes that really passed the loopback device are counted too: nothing else should use it meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ import torch
 
 from benchmarks.common import Figure, machine, report
 from benchmarks.stock import stock_recipe
-from benchmarks.workload import MODEL, Workload, per_round, plain_loop, write_sites
+from benchmarks.workload import MODEL, Workload, plain_rounds, write_sites
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import PROGRESS
 from consilia.recipes.simulate import run_simulator
@@ -52,23 +53,40 @@ def loopback_bytes() -> int:
     return int(counters["lo"].bytes_sent) if "lo" in counters else 0
 
 
-def time_plain(work: Workload, folder: Path) -> dict[str, Any]:
-    """The yardstick, on one thread as the engines are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        seconds, _ = plain_loop(work, write_sites(work, folder / "sites"))
-    finally:
-        torch.set_num_threads(threads)
-    return {"seconds": seconds}
+class Alternation:
+    """Times the in-process engine's rounds, and after each of them one round of the plain loop."""
+
+    def __init__(self, plain: Iterator[Any]) -> None:
+        self.seconds: dict[str, list[float]] = {"plain": [], "inprocess": []}
+        self._plain = plain
+        self._started = time.perf_counter()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Takes the progress events of the engine."""
+        if event["event"] == "prepared":
+            self._started = time.perf_counter()
+        if event["event"] == "round":
+            self.seconds["inprocess"].append(time.perf_counter() - self._started)
+            self.seconds["plain"].append(self._plain_round())
+            self._started = time.perf_counter()
+
+    def _plain_round(self) -> float:
+        # The engine's own settings must not slow the yardstick down. One thread, as the engine sets it, remains.
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.use_deterministic_algorithms(False)
+        started = time.perf_counter()
+        next(self._plain)
+        seconds = time.perf_counter() - started
+        torch.use_deterministic_algorithms(True, warn_only=warn_only)
+        return seconds
 
 
-def time_inprocess(work: Workload, folder: Path) -> dict[str, Any]:
-    """Our in-process engine."""
-    clock = RoundClock()
+def time_pair(work: Workload, folder: Path) -> dict[str, dict[str, Any]]:
+    """Plain loop and in-process engine, round by round; seconds are medians over the rounds from the second on."""
     sites = write_sites(work, folder / "sites")
-    run_inprocess(work.config(), sites, folder / "run", allow_models=[MODEL], progress=clock)
-    return {"seconds": per_round(clock.times)}
+    both = Alternation(plain_rounds(work, sites))
+    run_inprocess(work.config(), sites, folder / "run", allow_models=[MODEL], progress=both)
+    return {name: {"seconds": median(values[1:]), "rounds": values} for name, values in both.seconds.items()}
 
 
 def time_simulator(work: Workload, folder: Path) -> dict[str, Any]:
@@ -93,21 +111,23 @@ def time_stock(work: Workload, folder: Path) -> dict[str, Any]:
     return {"seconds": stock_recipe(work, write_sites(work, folder / "sites"), folder)}
 
 
-RUNNERS = {"plain": time_plain, "inprocess": time_inprocess, "simulator": time_simulator, "stock": time_stock}
-
-
-def measure(work: Workload, names: list[str], repeats: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Run the named things in turn, ``repeats`` times."""
+def measure(
+    work: Workload, repeats: int, folder: Path, *, simulator: bool, stock: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """Run everything in turn, ``repeats`` times."""
     # The first training in a process is slower: the allocator learns the sizes of its buffers, torch imports the rest.
-    short = replace(work, rounds=2)
-    for name in names:
-        if name in ("plain", "inprocess"):
-            RUNNERS[name](short, folder / f"warm-{name}")
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    time_pair(replace(work, rounds=2), folder / "warm")
+    runs: dict[str, list[dict[str, Any]]] = {}
     for repeat in range(repeats):
-        for name in names:
-            runs[name].append(RUNNERS[name](work, folder / f"{repeat}-{name}"))
-            print(f"repeat {repeat + 1} of {repeats}: {name} {runs[name][-1]['seconds']:.4f} s per round", flush=True)
+        found = time_pair(work, folder / f"{repeat}-pair")
+        if simulator:
+            found["simulator"] = time_simulator(work, folder / f"{repeat}-simulator")
+        if stock:
+            found["stock"] = time_stock(work, folder / f"{repeat}-stock")
+        for name, run in found.items():
+            runs.setdefault(name, []).append(run)
+        shown = ", ".join(f"{name} {run['seconds']:.4f}" for name, run in found.items())
+        print(f"repeat {repeat + 1} of {repeats}, seconds per round: {shown}", flush=True)
     return runs
 
 
@@ -150,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=16, help="local steps per site and round")
-    parser.add_argument("--engines", nargs="+", choices=["inprocess", "simulator"], default=["inprocess", "simulator"])
+    parser.add_argument("--no-simulator", action="store_true", help="the in-process engine only")
     parser.add_argument("--stock", action="store_true", help="also NVFlare's stock recipe (about a minute per repeat)")
     options = parser.parse_args(arguments)
     if options.rounds < 2:
@@ -159,9 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     work = Workload(rounds=options.rounds, steps=options.steps)
     found = machine()
-    names = ["plain", *options.engines, *(["stock"] if options.stock else [])]
     with tempfile.TemporaryDirectory(prefix="consilia-benchmark-") as scratch:
-        runs = measure(work, names, options.repeats, Path(scratch))
+        runs = measure(work, options.repeats, Path(scratch), simulator=not options.no_simulator, stock=options.stock)
     title = f"{work.sites} sites x {work.steps} steps of batch {work.batch}, {work.rounds} rounds"
     report(title, figures(work, runs), {"runs": runs}, found, options.out)
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe import SimEnv
 
 from benchmarks.workload import MODEL, Workload, per_round
+from consilia.core.files import write_json
+from consilia.recipes.simulate import stop_tree
 
 SCRIPT = Path(__file__).with_name("stock_client.py")
+SETTINGS = "settings.json"
+ATTEMPTS = 3
+SECONDS_PER_ROUND = 15
+START_SECONDS = 120
 
 
 def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> float:
@@ -20,34 +30,65 @@ def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> f
 
     Returns:
         Seconds per round: median over the sites of the time between two models received, from round 2 on.
+
+    Raises:
+        RuntimeError: three runs did not come to their end; names the log.
     """
-    clocks = folder / "clocks"
-    clocks.mkdir(parents=True)
     settings = {
-        "sites": str(folder / "sites"),
-        "clocks": str(clocks),
+        "sites": {name: str(path) for name, path in site_files.items()},
+        "clocks": str(folder / "clocks"),
         "model": work.model_args,
         "training": work.config().training.model_dump(mode="json"),
         "seed": work.config().seed,
+        # One round more, because a round is timed by the arrival of the next round's model.
+        "rounds": work.rounds + 1,
     }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    write_json(folder / SETTINGS, settings)
+    # On a busy machine the simulator may fail to connect to one of its own site processes; then it waits for ever.
+    for _ in range(ATTEMPTS):
+        _run(folder, START_SECONDS + SECONDS_PER_ROUND * work.rounds)
+        arrivals = [[float(line) for line in path.read_text().split()] for path in (folder / "clocks").iterdir()]
+        if len(arrivals) == work.sites and all(len(times) == work.rounds + 1 for times in arrivals):
+            return median(per_round(times[1:]) for times in arrivals)
+    raise RuntimeError(f"the stock recipe did not come to its end {ATTEMPTS} times; see {folder / 'stock.log'}")
+
+
+def _run(folder: Path, seconds: float) -> None:
+    """One attempt in a process of its own, whose whole tree can be ended; NVFlare's output goes to stock.log."""
+    shutil.rmtree(folder / "clocks", ignore_errors=True)
+    (folder / "clocks").mkdir()
+    command = [sys.executable, "-m", "benchmarks.stock", str(folder)]
+    with (folder / "stock.log").open("w") as log:
+        place = Path(__file__).parents[1]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=place)
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            stop_tree(process.pid)
+            process.wait()
+
+
+def main() -> None:
+    """The child process: execute the recipe described in the folder given as the only argument."""
+    folder = Path(sys.argv[1])
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    sites = sorted(settings["sites"])
     recipe = FedAvgRecipe(
         name="stock",
-        model={"class_path": MODEL, "args": work.model_args},
-        min_clients=work.sites,
-        # One round more, because a round is timed by the arrival of the next round's model.
-        num_rounds=work.rounds + 1,
+        model={"class_path": MODEL, "args": settings["model"]},
+        min_clients=len(sites),
+        num_rounds=settings["rounds"],
         train_script=str(SCRIPT),
-        train_args=str(folder / "settings.json"),
+        train_args=str(folder / SETTINGS),
     )
     workspace = folder / "workspace"
-    local = workspace / "stock" / "local"
-    local.mkdir(parents=True)
     # The simulator's default list refuses the model's class.
     resources = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, MODEL]}
-    (local / "resources.json").write_text(json.dumps(resources))
-    recipe.execute(SimEnv(clients=sorted(site_files), num_threads=work.sites, workspace_root=str(workspace)))
-    arrivals = [[float(line) for line in path.read_text().split()] for path in sorted(clocks.iterdir())]
-    if len(arrivals) != work.sites or any(len(times) != work.rounds + 1 for times in arrivals):
-        raise RuntimeError(f"the stock run did not come to its end; its logs are in {workspace}")
-    return median(per_round(times[1:]) for times in arrivals)
+    write_json(workspace / "stock" / "local" / "resources.json", resources)
+    recipe.execute(SimEnv(clients=sites, num_threads=len(sites), workspace_root=str(workspace)))
+
+
+if __name__ == "__main__":
+    main()

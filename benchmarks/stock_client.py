@@ -24,7 +24,7 @@ def main() -> None:
     torch.set_num_threads(1)
     flare.init()
     name = flare.get_site_name()
-    split = load_site(Path(settings["sites"]) / name / "site.yaml", "diagnosis").train
+    split = load_site(Path(settings["sites"][name]), "diagnosis").train
     model = FourLayerCNN(**settings["model"])
     while flare.is_running():
         received = flare.receive()

@@ -50,7 +50,9 @@ def main() -> None:
             overrides = [f"{key}={value}", *([f"rounds={arguments.rounds}"] if arguments.rounds else [])]
             config = study_config(study, label, arguments.seed, sites, overrides)
             place = arguments.out / f"{label}-{value}"
-            record = finished(place, config) or run_inprocess(config, sites, place, allow_models=(config.model.class_,))
+            record = finished(place, config, sites) or run_inprocess(
+                config, sites, place, allow_models=(config.model.class_,)
+            )
             table.setdefault(label, {})[value] = best_validation(record, config.select_by)
         row = table[label]
         best = max(row, key=lambda value: row[value] * (-1 if config.select_by == "loss" else 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,35 +94,35 @@ def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
     return files
 
 
-def plain_loop(work: Workload, site_files: dict[str, Path]) -> tuple[float, dict[str, Tensor]]:
-    """The yardstick: the same batches in the same order in a PyTorch loop of one thread, and a plain mean.
+def plain_rounds(work: Workload, site_files: Mapping[str, Path]) -> Iterator[dict[str, Tensor]]:
+    """The yardstick: the same batches in the same order in a plain PyTorch loop, and a plain mean.
 
-    Returns:
-        Seconds per round from the end of round 1 to the end of the last round, and the final global state.
+    Yields:
+        The global state after each round.
     """
     settings = work.config().training
     data = {name: load_site(path, ROLE).train for name, path in sorted(site_files.items())}
     model = work.model()
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    ends = []
     for number in range(1, work.rounds + 1):
         updates = []
-        for name, split in data.items():
+        for site, split in data.items():
             model.load_state_dict(state)
             model.train()
-            rate = settings.learning_rate * settings.learning_rate_decay ** (number - 1)
             optimiser = torch.optim.SGD(
-                model.parameters(), lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+                model.parameters(),
+                lr=settings.learning_rate * settings.learning_rate_decay ** (number - 1),
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
             )
-            for indices in batches(len(split), work.batch, generator(SEED, "batches", name, number)):
+            for indices in batches(len(split), work.batch, generator(SEED, "batches", site, number)):
                 optimiser.zero_grad()
                 loss = nn.functional.cross_entropy(model(split.inputs[indices]), split.labels[indices])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
             updates.append({name: value.clone() for name, value in model.state_dict().items()})
         state = {name: torch.stack([update[name] for update in updates]).mean(dim=0) for name in state}
-        ends.append(time.perf_counter())
-    return per_round(ends), state
+        yield state
 
 
 def per_round(ends: list[float]) -> float:

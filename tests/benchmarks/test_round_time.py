@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.round_time import RoundClock, byte_figures, figures, main
-from benchmarks.workload import MODEL, Workload, per_round, plain_loop, write_sites
+from benchmarks.round_time import Alternation, RoundClock, byte_figures, figures, main
+from benchmarks.workload import MODEL, Workload, per_round, plain_rounds, write_sites
 from safetensors.torch import load_file
 
+from consilia.core.determinism import single_threaded
 from consilia.federation.inprocess import run_inprocess
 
 TINY = Workload(sites=2, steps=2, batch=10, rounds=2, channels=(2, 3), hidden=4)
@@ -33,11 +35,10 @@ def test_the_sites_hold_one_epoch_of_the_stated_steps(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_yardstick_takes_the_same_steps_as_our_engine(tmp_path: Path) -> None:
     sites = write_sites(TINY, tmp_path / "sites")
-    seconds, state = plain_loop(TINY, sites)
+    *_, state = plain_rounds(TINY, sites)
     run_inprocess(TINY.config(), sites, tmp_path / "run", allow_models=[MODEL])
     ours = load_file(tmp_path / "run" / "global-last.safetensors")
     start = TINY.model().state_dict()
-    assert seconds > 0
     for name, tensor in state.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
         assert not torch.equal(tensor, start[name])
@@ -52,6 +53,26 @@ def test_the_clock_notes_rounds_only() -> None:
     for event in ("prepared", "reply", "round", "round", "finished"):
         clock({"event": event})
     assert len(clock.times) == len(clock.loopback) == 2
+
+
+def test_every_round_is_followed_by_a_plain_one_without_the_engine_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def rounds() -> Iterator[None]:
+        while True:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            yield
+
+    # Start, prepared; then per round: end of the engine's, start and end of the plain one, start of the engine's next.
+    clock = iter([0.0, 10.0, 13.0, 13.5, 15.0, 15.0, 19.0, 19.0, 20.0, 20.0])
+    monkeypatch.setattr("benchmarks.round_time.time.perf_counter", lambda: next(clock))
+    with single_threaded():
+        both = Alternation(rounds())
+        for event in ("prepared", "reply", "round", "reply", "round", "finished"):
+            both({"event": event})
+        assert torch.are_deterministic_algorithms_enabled()
+    assert seen == [False, False]
+    assert both.seconds == {"inprocess": [3.0, 4.0], "plain": [1.5, 1.0]}
 
 
 def test_ratios_are_medians_of_ratios_within_a_repeat() -> None:
@@ -81,7 +102,7 @@ def test_bytes_are_held_to_the_bound() -> None:
 @pytest.mark.slow
 def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "round_time.json"
-    main(["--rounds", "2", "--steps", "1", "--repeats", "1", "--engines", "inprocess", "--out", str(out)])
+    main(["--rounds", "2", "--steps", "1", "--repeats", "1", "--no-simulator", "--out", str(out)])
     content = json.loads(out.read_text())
     named = {figure["name"]: figure for figure in content["figures"]}
     ratio = content["runs"]["inprocess"][0]["seconds"] / content["runs"]["plain"][0]["seconds"]
@@ -94,7 +115,7 @@ def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.sim
 def test_simulator_and_stock_recipe_run(tmp_path: Path) -> None:
     out = tmp_path / "round_time.json"
-    main(["--rounds", "2", "--steps", "1", "--repeats", "1", "--engines", "simulator", "--stock", "--out", str(out)])
+    main(["--rounds", "2", "--steps", "1", "--repeats", "1", "--stock", "--out", str(out)])
     content = json.loads(out.read_text())
     named = {figure["name"]: figure["value"] for figure in content["figures"]}
     assert named["stock: time per round"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,47 @@ def test_a_finished_run_is_not_run_again_and_another_is_not_overwritten(finished
     text = consilia("run", "fedkper", *FAST, "--seed", "5", "--out", finished, code=1)
     assert "is of another configuration" in text
     assert (finished / "result.json").stat().st_mtime_ns == before
+
+
+def test_changed_data_are_noticed(tmp_path) -> None:
+    consilia("run", "fedavg", *FAST, "--out", tmp_path / "run")
+    sites = tmp_path / "my-sites"
+    shutil.copytree(tmp_path / "run" / "sites", sites)
+    for site in sites.glob("*/site.yaml"):
+        site.write_text(site.read_text().replace(str(tmp_path / "run" / "sites"), str(sites)))
+    arguments = ["run", "fedavg", *FAST, "--data", sites, "--out", tmp_path / "own"]
+    consilia(*arguments)
+    assert "holds this run's record already" in consilia(*arguments)
+    (table,) = (sites / "hospital-1").glob("*.csv")
+    header, first, *rest = table.read_text().splitlines()
+    values = first.split(",")
+    place = next(i for i, value in enumerate(values) if "." in value)
+    values[place] = str(float(values[place]) + 100)
+    table.write_text("\n".join([header, ",".join(values), *rest]) + "\n")
+    assert "the data of site 'hospital-1' have changed since" in consilia(*arguments, code=1)
+
+
+def test_overwrite_touches_runs_only(finished, tmp_path) -> None:
+    precious = tmp_path / "precious"
+    (precious / "thesis").mkdir(parents=True)
+    assert "nothing is deleted" in consilia("run", "fedkper", *FAST, "--out", precious, "--overwrite", code=1)
+    consilia("run", "fedkper", "--engine", "nonsense", "--out", finished, "--overwrite", code=1)
+    assert (finished / "result.json").is_file()
+    consilia("run", "fedavg", *FAST, "--out", tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    consilia("run", "fedavg", *FAST, "--seed", 9, "--out", tmp_path / "run", "--overwrite")
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert load_record(tmp_path / "run" / "result.json").run.seed == 9
+
+
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_a_yardstick_is_no_method(tmp_path, command) -> None:
+    assert "consilia compare --only majority" in consilia(command, "majority", "--out", tmp_path, code=1)
+
+
+def test_fedavg_is_always_in_the_comparison(tmp_path) -> None:
+    text = consilia("compare", "wisconsin", *FAST, "--only", "fedkper", "--out", tmp_path / "study")
+    assert "fedavg-seed0: running" in text
 
 
 def test_settings_reach_the_run(tmp_path) -> None:
@@ -120,6 +162,8 @@ def test_export_writes_a_job_without_code(tmp_path) -> None:
     config = json.loads(client.read_text())["executors"][0]["executor"]["args"]["config"]
     assert config["method"] == {"method": "fedprox", "mu": 0.7}
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "docs").mkdir()
+    assert "is no job folder" in consilia("export", "fedprox", "--out", tmp_path, "--name", "docs", code=1)
 
 
 def test_site_check_says_ready_or_why_not(finished) -> None:
@@ -159,6 +203,21 @@ def test_predict_on_new_cases(finished, tmp_path, kind) -> None:
     for answer in answers:
         assert float(answer[f"p_{data.class_names[1]}"]) == pytest.approx(expected[answer["case"]], abs=1e-5)
         assert answer["answer"] == data.class_names[int(expected[answer["case"]] > 0.5)]
+
+
+def test_a_personal_model_keeps_its_own_preprocessing(tmp_path) -> None:
+    out = tmp_path / "run"
+    consilia("run", "fedavg", *FAST, "--out", out)
+    home = out / "sites" / "hospital-1"
+    (model,) = (home / "state" / "runs").glob("*/personal-last.safetensors")
+    (table,) = home.glob("*.csv")
+    arguments = ["predict", model, "--site", home / "site.yaml", "--cases", table]
+    consilia(*arguments, "--out", tmp_path / "before.csv")
+    fitted = home / "state" / "diagnosis" / "preprocessing.json"
+    fitted.write_text(fitted.read_text().replace("1", "2"))
+    consilia(*arguments, "--out", tmp_path / "after.csv")
+    assert (tmp_path / "after.csv").read_text() == (tmp_path / "before.csv").read_text()
+    assert "exists: choose another" in consilia(*arguments, "--out", tmp_path / "after.csv", code=1)
 
 
 def test_predict_refuses_what_does_not_fit(finished, tmp_path) -> None:

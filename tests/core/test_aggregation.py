@@ -42,7 +42,7 @@ def test_against_numpy() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_small_floats_are_summed_in_float64(dtype: torch.dtype) -> None:
-    # 2048 + 1 is not a float16; added up in float16 the mean would be 2048, in float64 it is 2049.
+    # (2056 + 2048 + 2048 + 2048) / 4 = 2050; above 2048 float16 has even numbers only and bfloat16 steps of 16.
     data = {f"s{k}": {"w": torch.tensor([2048.0 if k else 2056.0]).to(dtype)} for k in range(4)}
     mean = weighted_mean(data, dict.fromkeys(data, 1.0))
     assert mean["w"].dtype == dtype

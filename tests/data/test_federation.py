@@ -53,6 +53,25 @@ def test_wisconsin(tmp_path: Path) -> None:
     assert [load_site(path, "diagnosis").fingerprint() for path in again.values()] == [d.fingerprint() for d in data]
 
 
+def test_site_files_are_written_anew_and_what_sites_keep_stays(tmp_path: Path) -> None:
+    path = load_federation("wisconsin", tmp_path)["hospital-1"]
+    written = path.read_text()
+    path.write_text(written + "# edited\n")
+    (path.parent / "state").mkdir()
+    (path.parent / "state" / "kept").write_text("mine")
+    load_federation("wisconsin", tmp_path)
+    assert path.read_text() == written
+    assert (path.parent / "state" / "kept").read_text() == "mine"
+
+
+def test_a_role_called_runs_is_refused(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    source = write(tmp_path, role="runs", pooled={"file": "pool.csv"}, cut=COLUMN)
+    with pytest.raises(ConfigError, match="no role can be called 'runs'"):
+        load_federation(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_cut_by_column(tmp_path: Path) -> None:
     write_pool(tmp_path)
     sites = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN), tmp_path / "out")

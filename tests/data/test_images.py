@@ -12,7 +12,6 @@ from PIL import Image
 from consilia.core.errors import DataError
 from consilia.data.check import check_site
 from consilia.data.loading import load_new_cases, load_site
-from consilia.data.readers.images import read_mask
 
 COUNT = 10
 
@@ -102,13 +101,6 @@ def test_every_bad_file_is_reported(tmp_path: Path) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="elsewhere: no such folder"):
         load_site(make_site(tmp_path, folder="elsewhere"), "diagnosis")
-
-
-def test_read_mask(tmp_path: Path) -> None:
-    make_site(tmp_path)
-    assert (read_mask(tmp_path / "masks" / "im-0_m.png") == (pixels(0) > 128)).all()
-    with pytest.raises(DataError, match="readable mask"):
-        read_mask(tmp_path / "none.png")
 
 
 def test_new_cases_from_a_folder_and_a_file(tmp_path: Path) -> None:

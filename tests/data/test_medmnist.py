@@ -67,6 +67,22 @@ def test_selected_cases(tmp_path: Path) -> None:
         load_site(path, "diagnosis")
 
 
+def test_another_order_of_the_file_is_refused(tmp_path: Path) -> None:
+    arrays = make_npz(tmp_path / "m.npz", colour=True)
+    path = make_site(tmp_path)
+    first = load_site(path, "diagnosis")
+    assert load_site(path, "diagnosis").fingerprint() == first.fingerprint()
+    order = np.r_[3, 1, 2, 0, 4:40]  # two images change places
+    shuffled = {name: values[order] if name.startswith("train") else values for name, values in arrays.items()}
+    np.savez(tmp_path / "m.npz", **shuffled)
+    with pytest.raises(DataError, match=r"2 of 40 case\(s\) hold other values or labels"):
+        load_site(path, "diagnosis")
+    arrays["train_labels"][7] = 1 - arrays["train_labels"][7]
+    np.savez(tmp_path / "m.npz", **arrays)
+    with pytest.raises(DataError, match=r"1 of 40 case\(s\) hold other values or labels"):
+        load_site(path, "diagnosis")
+
+
 def test_wrong_files(tmp_path: Path) -> None:
     path = make_site(tmp_path, evaluator=True)
     (tmp_path / "m.npz").write_bytes(b"nothing")

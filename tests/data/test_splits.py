@@ -128,6 +128,27 @@ def test_changed_data_are_refused_with_numbers(tmp_path: Path) -> None:
     assert (kept == site_splits(cases, make_spec(), tmp_path, Problems(), save=True)[2:]).all()
 
 
+def test_a_case_of_another_patient_is_refused(tmp_path: Path) -> None:
+    people = [f"{i}" for i in range(20)]
+    cases = make_cases(people, [0, 1] * 10)
+    first = site_splits(cases, make_spec(), tmp_path, Problems(), save=True)
+    spelt = make_cases([f" {name}.0" for name in people], [0, 1] * 10)
+    assert (site_splits(spelt, make_spec(), tmp_path, Problems(), save=True) == first).all()
+    swapped = make_cases([people[1], people[0], "stranger", *people[3:]], [0, 1] * 10)
+    with pytest.raises(DataError, match=r"3 of 20 case\(s\) belong to another patient") as caught:
+        site_splits(swapped, make_spec(), tmp_path, Problems(), save=True)
+    assert "stranger" not in str(caught.value)
+
+
+def test_given_splits_with_patients_are_compared_where_the_site_has_patients(tmp_path: Path) -> None:
+    cases, given = make_cases(["p", "q", "r"], [0, 0, 1]), tmp_path / "given.csv"
+    given.write_text("case_id,patient,split\nc0,p,train\nc1,x,test\nc2,r,train\n")
+    with pytest.raises(DataError, match=r"given.csv: 1 of 3 case\(s\) belong to another patient"):
+        site_splits(cases, make_spec(splits={"file": str(given)}), tmp_path, Problems(), save=True)
+    spec = make_spec(splits={"file": str(given)}, patient=None)
+    assert site_splits(cases, spec, tmp_path, Problems(), save=True).tolist() == ["train", "test", "train"]
+
+
 def test_hand_edited_splits_are_checked(tmp_path: Path) -> None:
     cases = make_cases(["p", "p", "q"], [0, 0, 1])
     given = tmp_path / "given.csv"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from consilia.core.errors import DataError
-from consilia.data.loading import load_new_cases, load_site
-from consilia.data.readers.tabular import TabularReader
+from consilia.data.check import check_site
+from consilia.data.loading import load_new_cases, load_site, preprocessing_file
 from consilia.data.site import load_site_config
 
 HEADER = "id,pat,age,chol,sex,num"
@@ -70,11 +70,6 @@ def test_values_by_hand(tmp_path: Path) -> None:
     )
 
 
-def test_feature_names_follow_the_layout(tmp_path: Path) -> None:
-    spec = load_site_config(make_site(tmp_path)).dataset("diagnosis")
-    assert TabularReader(spec).feature_names() == ["age", "chol", "age missing", "chol missing", "sex=0", "sex=1"]
-
-
 def test_a_column_without_any_value_becomes_zero(tmp_path: Path) -> None:
     rows = [",".join([*row.split(",")[:3], "?", *row.split(",")[4:]]) for row in ROWS]
     data = load_site(make_site(tmp_path, rows), "diagnosis")
@@ -128,7 +123,7 @@ def test_new_cases_use_the_fitted_values(tmp_path: Path) -> None:
     path = make_site(tmp_path)
     new = tmp_path / "new.csv"
     new.write_text("id,age,chol,sex\nz,60,0,1\n")
-    with pytest.raises(DataError, match="has not loaded this role yet"):
+    with pytest.raises(DataError, match=r"preprocessing.json is not there: it is written when the site loads"):
         load_new_cases(path, "diagnosis", new)
     data = load_site(path, "diagnosis")
     ids, inputs = load_new_cases(path, "diagnosis", new)
@@ -137,6 +132,71 @@ def test_new_cases_use_the_fitted_values(tmp_path: Path) -> None:
     make_site(tmp_path, missing_indicators=False)
     with pytest.raises(DataError, match=r"\['missing_indicators'\] changed in site.yaml"):
         load_new_cases(path, "diagnosis", new)
+
+
+def test_new_cases_use_the_preprocessing_a_model_was_trained_with(tmp_path: Path) -> None:
+    path, new = make_site(tmp_path), tmp_path / "new.csv"
+    new.write_text("id,age,chol,sex\nz,60,0,1\n")
+    first = load_site(path, "diagnosis")
+    current = preprocessing_file(load_site_config(path), "diagnosis")
+    assert current == tmp_path / "state" / "diagnosis" / "preprocessing.json"
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(current.read_bytes())
+    make_site(tmp_path, ["a,1,90,200,1,0", *ROWS[1:]])  # another age in train: mean and deviation move
+    load_site(path, "diagnosis")
+    assert load_new_cases(path, "diagnosis", new)[1][0].tolist() != first.test.inputs[0].tolist()
+    _, inputs = load_new_cases(path, "diagnosis", new, preprocessing=kept)
+    assert inputs[0].tolist() == first.test.inputs[0].tolist()  # the same values as case f
+    make_site(tmp_path, missing_indicators=False)
+    with pytest.raises(DataError, match=r"\['missing_indicators'\] changed in site.yaml since .*kept.json"):
+        load_new_cases(path, "diagnosis", new, preprocessing=kept)
+    with pytest.raises(DataError, match=r"none.json is not there"):
+        load_new_cases(path, "diagnosis", new, preprocessing=tmp_path / "none.json")
+
+
+def plain_rows() -> list[str]:
+    return [f"x,p{i},{20 + i},200,{i % 2},{i % 2}" for i in range(20)]
+
+
+def test_row_numbers_do_not_carry_splits_to_another_order(tmp_path: Path) -> None:
+    # Without a case column the ids are row numbers: the same file, sorted anew, would pass training cases for test.
+    rows = plain_rows()
+    path = make_site(tmp_path, rows, case=None, patient=None, splits={})
+    load_site(path, "diagnosis")
+    saved = tmp_path / "state" / "diagnosis" / "splits.csv"
+    assert saved.read_text().startswith("case_id,patient,split,content\nrow-1,row-1,")
+    load_site(path, "diagnosis")  # unchanged data are accepted
+    make_site(tmp_path, [row.replace(",200,", ", 200.0,") for row in rows], case=None, patient=None, splits={})
+    load_site(path, "diagnosis")  # so is another spelling of the same values
+    make_site(tmp_path, [*rows[:5], rows[6], rows[5], *rows[7:]], case=None, patient=None, splits={})
+    message = r"splits.csv: 2 of 20 case\(s\) hold other values or labels .*key `case`.* move this file away"
+    with pytest.raises(DataError, match=message):
+        load_site(path, "diagnosis")
+    assert any("2 of 20 case(s) hold other values" in error for error in check_site(path)[0].errors)
+    saved.unlink()
+    load_site(path, "diagnosis")
+
+
+def test_a_case_column_makes_the_order_free(tmp_path: Path) -> None:
+    rows = [row.replace("x", f"id-{i}", 1) for i, row in enumerate(plain_rows())]
+    path = make_site(tmp_path, rows, splits={})
+    first = load_site(path, "diagnosis")
+    assert (tmp_path / "state" / "diagnosis" / "splits.csv").read_text().startswith("case_id,patient,split\n")
+    make_site(tmp_path, rows[::-1], splits={})
+    assert set(load_site(path, "diagnosis").test.case_ids) == set(first.test.case_ids)
+
+
+def test_splits_written_by_hand_need_no_content(tmp_path: Path) -> None:
+    path = make_site(tmp_path, case=None)
+    rows = [f"row-{i},{split}" for i, split in enumerate(["train"] * 4 + ["validation", "test"], start=1)]
+    (tmp_path / "splits.csv").write_text("\n".join(["case_id,split", *rows]) + "\n")
+    assert load_site(path, "diagnosis").test.case_ids == ("row-6",)
+
+
+def test_what_a_site_keeps_is_for_its_owner_alone(tmp_path: Path) -> None:
+    load_site(make_site(tmp_path, plain_rows(), case=None, splits={}), "diagnosis")
+    kept = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "state" / "diagnosis").iterdir()}
+    assert kept == {"splits.csv": 0o600, "preprocessing.json": 0o600}
 
 
 def test_labels_by_contained_text(tmp_path: Path) -> None:
@@ -148,8 +208,11 @@ def test_labels_by_contained_text(tmp_path: Path) -> None:
         load_site(make_site(tmp_path, rows, label=label), "diagnosis")
 
 
-def test_the_evaluator_has_test_cases_only(tmp_path: Path) -> None:
+def test_the_evaluator_has_test_cases_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = load_site(make_site(tmp_path, evaluator=True, splits={}), "diagnosis")
+    assert [record.getMessage() for record in caplog.records] == [
+        "site h, role diagnosis: an evaluator has no training cases: its preprocessing is fitted on its own test inputs"
+    ]
     assert data.is_evaluator
     assert (len(data.train), len(data.validation), len(data.test)) == (0, 0, 6)
     assert data.test.inputs[:, 0].mean().item() == pytest.approx(0, abs=1e-6)

@@ -62,6 +62,7 @@ def test_unknown_role_lists_the_roles(tmp_path: Path) -> None:
             r"divides single cases: it needs patient: null",
         ),
         ("site: cleveland", "site: cleveland\nallow_models: ['*']", r"expected dotted paths"),
+        ("  diagnosis:", "  runs:", r"no role can be called 'runs'"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -100,14 +101,10 @@ def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_allowed_models(tmp_path: Path) -> None:
-    config = load_site_config(write(tmp_path, GOOD))
-    assert config.allows_model("consilia.models.mlp.MLP")
-    assert not config.allows_model("os.system")
+    shipped = {"consilia.models.mlp.MLP", "consilia.models.cnn.FourLayerCNN"}
+    assert set(load_site_config(write(tmp_path, GOOD)).allow_models) == shipped
     config = load_site_config(write(tmp_path, GOOD + "allow_models: [hospital.models.*]\n"))
-    assert config.allows_model("hospital.models.Net")
-    assert not config.allows_model("hospital.models.deep.Net")
-    assert not config.allows_model("hospital.modelsx.Net")
-    assert not config.allows_model("consilia.models.mlp.MLP")
+    assert config.allow_models == ("hospital.models.*",)  # in place of the defaults, not beside them
 
 
 def test_file_name_patterns_are_plain() -> None:

@@ -61,12 +61,19 @@ def test_every_value_is_part_of_the_runs_identity() -> None:
         ("seed.x=1", r"'seed' is a single value"),
         ("model.class=os.system()", r"model.class"),
         ("rounds={", r"not YAML"),
+        ("label=../../evil", r"label"),
+        ("patience=3", r"patience counts evaluations"),
     ],
 )
 def test_bad_values_are_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_config({**BASE, "seed": 0}, [override])
+        run_config({**BASE, "seed": 0, "evaluate_every": 0}, [override])
 
 
 def test_switching_method_drops_the_other_methods_options() -> None:
     assert run_config(BASE, ["method.method=fedprox", "method.mu=0.5"]).method.mu == 0.5
+
+
+def test_small_numbers_are_numbers() -> None:
+    # YAML 1.1 takes 1e-5 for text.
+    assert run_config(BASE, ["model.args.eps=1e-5"]).model.args["eps"] == 1e-5

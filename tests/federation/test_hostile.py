@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
 
 from consilia.core.determinism import state_digest
-from consilia.core.errors import RunFailed
+from consilia.core.errors import RunFailed, UpdateRejected
+from consilia.core.validation import check_update
 from consilia.federation.messages import Reply, Task
 from tests.federation.support import Federation, small
 
@@ -38,6 +40,15 @@ def change_content(**changes):
     return change
 
 
+def change_figures(**changes):
+    def change(reply: Reply) -> Reply:
+        content = json.loads(reply.content)
+        content["received"]["test"] |= changes
+        return dataclasses.replace(reply, content=json.dumps(content))
+
+    return change
+
+
 BIAS = "layers__0__bias"
 ATTACKS = {
     "nan": (change_tensors(**{BIAS: lambda t: t * math.nan}), "'layers.0.bias' holds NaN"),
@@ -48,14 +59,31 @@ ATTACKS = {
     "extra key": (change_tensors(trojan=torch.ones(2)), "extra tensor 'trojan'"),
     "not a tensor": (change_tensors(**{BIAS: "hello"}), "is a str"),
     "huge change": (change_tensors(**{BIAS: lambda t: t + 1e6}), "norm of the change"),
-    "weight 1e12": (change_content(samples=10**12), "weight is 1e\\+12"),
-    "weight -1": (change_content(samples=-1), "samples"),
+    "weight 1e12": (change_content(samples=10**12), "samples: .*10000000, got 1000000000000"),
+    "weight -1": (change_content(samples=-1), "samples: .*got -1"),
+    "weight 10**400": (change_content(samples=10**400), "does not fit its schema"),
+    "more cases than declared": (change_content(samples=9_999_999), "weight is 9999999 cases, the site declared"),
     "weight NaN": (change_content(samples=math.nan), "samples"),
     "score 2": (change_content(score=2.0), "score is 2.0"),
     "score -1": (change_content(score=-1.0), "score is -1.0"),
     "score NaN": (change_content(score=math.nan), "score is"),
     "no score": (change_content(score=None), "score is None"),
     "replayed round": (change_content(version=0), "the task was about version"),
+    "impossible accuracy": (change_content(metrics={"train_accuracy": 2.0}), "metrics.train_accuracy: .*got 2.0"),
+    "unknown metric": (change_content(metrics={"label_entropy": 0.5}), "metrics.label_entropy"),
+    "endless seconds": (change_content(seconds=1.7e308), "seconds"),
+    "more correct than cases": (change_figures(correct=10**6), "disagree"),
+    "accuracy that is not correct / count": (change_figures(accuracy=1.0, correct=0), "disagree"),
+    "more flips than cases": (change_figures(negative_flips=10**9), "disagree"),
+    "more test cases than declared": (
+        change_figures(count=999, correct=999, accuracy=1.0),
+        "received.test.count is 999, the site declared",
+    ),
+    "count 10**400": (change_figures(count=10**400), "does not fit its schema"),
+    "surrogate": (lambda reply: dataclasses.replace(reply, content="\ud800"), r"cannot be read \(UnicodeEncodeError\)"),
+    "4 MB of text": (change_content(note="x" * 4_000_000), "bytes, at most 64000 expected"),
+    "sparse": (change_tensors(**{BIAS: lambda t: t.to_sparse()}), "torch.sparse_coo on cpu|cannot be read"),
+    "meta": (change_tensors(**{BIAS: lambda t: t.to("meta")}), "on meta"),
     "label counts": (change_content(label_counts=[3, 4]), "label_counts"),
     "not JSON": (lambda reply: dataclasses.replace(reply, content="{"), "does not fit its schema"),
     "an error": (lambda reply: Reply(error="DataError"), "failed with DataError"),
@@ -76,15 +104,14 @@ def attacked(wisconsin, folder, attack, *, first_version: int = 0, **settings) -
 @pytest.mark.parametrize("name", ATTACKS)
 def test_refused_by_name_and_the_round_goes_on(wisconsin, tmp_path, name) -> None:
     attack, reason = ATTACKS[name]
-    federation = attacked(wisconsin, tmp_path / "run", attack, first_version=1, rounds=2, evaluate_every=0)
+    federation = attacked(wisconsin, tmp_path / "run", attack, first_version=1, rounds=2)
     record = federation.run()
     assert list(record.rounds[0].refused) == []
     assert list(record.rounds[1].refused) == [CULPRIT]
-    import re
-
     assert re.search(reason, record.rounds[1].refused[CULPRIT])
     assert CULPRIT not in record.rounds[1].contributions
-    assert {"event": "refused", "site": CULPRIT, "reason": record.rounds[1].refused[CULPRIT]} in federation.events
+    told = [event["reason"] for event in federation.events if event["event"] == "refused"]
+    assert told == [record.rounds[1].refused[CULPRIT]]
     assert all(bool(value.isfinite().all()) for value in federation.coordinator.state.values())
 
 
@@ -103,6 +130,24 @@ def test_the_model_is_as_if_the_culprit_had_been_silent(wisconsin, tmp_path) -> 
 def _run(federation: Federation):
     federation.run()
     return federation.coordinator.state
+
+
+def test_integers_beyond_float64_are_refused() -> None:
+    reference = {"n": torch.tensor(3)}
+    check_update({"n": torch.tensor(2**53)}, 1.0, reference=reference, max_norm=None, max_weight=9)
+    for value in (2**53 + 1, 2**63 - 1, -(2**63)):
+        with pytest.raises(UpdateRejected, match="'n' holds integers"):
+            check_update({"n": torch.tensor(value)}, 1.0, reference=reference, max_norm=None, max_weight=9)
+
+
+def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+    federation.bend = lambda site, task, reply: (
+        change_content(train=0)(reply) if site == CULPRIT and task.info.task == "prepare" else reply
+    )
+    record = federation.run()
+    assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-4"]
+    assert any("does not name it among its evaluators" in event.get("reason", "") for event in federation.events)
 
 
 def test_refusals_count_against_the_minimum(wisconsin, tmp_path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, RunFailed
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.messages import Reply, Task
+from consilia.federation.messages import Reply, Task, TaskInfo
 from consilia.federation.outputs import RESULT
 from consilia.federation.site import HISTORY
 from consilia.report.record import Record, load_record
@@ -180,14 +180,63 @@ def test_sites_sampled_do_not_depend_on_the_method(wisconsin, tmp_path) -> None:
     assert len({tuple(item.participants) for item in one.rounds}) > 1
 
 
+def renaming(*sites: str):
+    def rename(site: str, task: Task, reply: Reply) -> Reply:
+        wrong = site in sites and task.info.task == "prepare"
+        return Reply(reply.content.replace('["', '["other-')) if wrong else reply
+
+    return rename
+
+
+def test_one_site_with_other_classes_is_left_out(wisconsin, tmp_path) -> None:
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+    federation.bend = renaming("hospital-2")
+    record = federation.run()
+    assert sorted(record.sites) == ["hospital-1", "hospital-3", "hospital-4"]
+    assert any("its classes are" in event.get("reason", "") for event in federation.events)
+
+
 def test_sites_that_disagree_on_classes_end_the_run(wisconsin, tmp_path) -> None:
     federation = Federation(small(), wisconsin, tmp_path / "run")
-
-    def rename(site: str, task: Task, reply: Reply) -> Reply:
-        if site == "hospital-2" and task.info.task == "prepare":
-            return Reply(reply.content.replace('["', '["other-'))
-        return reply
-
-    federation.bend = rename
+    federation.bend = renaming("hospital-2", "hospital-3")
     with pytest.raises(RunFailed, match="disagree on the classes"):
         federation.run()
+
+
+def test_a_site_that_is_away_when_the_run_goes_on_is_left_out_and_named(wisconsin, tmp_path) -> None:
+    config = small(rounds=3)
+    broken = Federation(config, wisconsin, tmp_path / "run")
+
+    def stop(site: str, task: Task, reply: Reply) -> Reply:
+        if task.info.task == "train" and task.info.version == 1:
+            raise KeyboardInterrupt
+        return reply
+
+    broken.bend = stop
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    again = Federation(config, wisconsin, tmp_path / "run")
+    again.bend = lambda site, task, reply: None if site == "hospital-3" else reply
+    record = again.run()
+    others = ["hospital-1", "hospital-2", "hospital-4"]
+    assert [sorted(item.contributions) for item in record.rounds[1:]] == [others] * 2
+    assert sorted(record.sites) == sorted(wisconsin)
+    assert sorted(record.final["last"].personal) == others
+
+
+def test_the_best_round_adds_nothing_to_the_history(wisconsin, tmp_path) -> None:
+    # Accuracy has few values on so few cases: the first version that reaches the best one is chosen, not the last.
+    record = run(small(rounds=8, select_by="accuracy"), wisconsin, tmp_path / "r")
+    best = record.final["best"]
+    assert best.version < 8
+    assert all(figures.test.negative_flips is None for figures in best.global_.values())
+
+
+def test_a_new_start_keeps_personal_models_until_new_ones_are_there(wisconsin, tmp_path) -> None:
+    config = small(rounds=1)
+    run(config, wisconsin, tmp_path / "a")
+    kept = wisconsin["hospital-1"].parent / "state" / "runs" / config.run_id / "personal-last.safetensors"
+    before = kept.read_bytes()
+    federation = Federation(config, wisconsin, tmp_path / "b")
+    federation.sites["hospital-1"].answer(TaskInfo(task="prepare"), None)
+    assert kept.read_bytes() == before

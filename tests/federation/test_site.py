@@ -35,7 +35,7 @@ def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
     metrics = {"count", "correct", "accuracy", "balanced_accuracy", "auroc", "loss", "negative_flips", "positive_flips"}
     train = json.loads(told["train"].content)
     assert set(train) == {"version", "samples", "score", "metrics", "received", "trained", "seconds"}
-    assert set(train["metrics"]) == {"train_loss", "train_accuracy"}
+    assert set(train["metrics"]) == {"train_loss", "train_accuracy", "validation_accuracy"}
     assert set(train["received"]["test"]) == metrics
     assert set(json.loads(told["prepare"].content)) == {"train", "validation", "test", "class_names", "fingerprint"}
     assert set(json.loads(told["evaluate"].content)) == {"version", "received", "seconds"}

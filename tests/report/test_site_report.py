@@ -58,8 +58,7 @@ def test_the_report_warns_and_shows_both_models(tmp_path: Path) -> None:
     assert "malignant, taken for benign" in html
     assert html.count("data:image/png") == 6  # each case once per model
     assert "default-src 'none'" in html
-    assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO
-    assert not stat.S_IMODE(table.stat().st_mode) & stat.S_IRWXO
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (path, table)} == {0o600}
 
 
 def test_the_most_confident_come_first(tmp_path: Path) -> None:

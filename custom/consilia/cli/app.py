@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -46,7 +47,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except ConsiliaError as error:
+        except (ConsiliaError, OSError) as error:
             errors.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
 
@@ -220,8 +221,15 @@ def predict(
     predict_command(model, site, cases, out)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def entry() -> None:
     """The console script: also tells Ctrl-C from an error by the exit status."""
+    # A closed terminal or a stopped service must end the simulator's processes too, as Ctrl-C does.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
     try:
         app()
     except KeyboardInterrupt:

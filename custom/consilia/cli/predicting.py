@@ -14,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from consilia.cli.show import console
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import write_bytes
-from consilia.data.loading import load_new_cases
+from consilia.data.loading import PREPROCESSING, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config
 from consilia.models.build import build_model
 
 
 def predict_command(model_file: Path, site: Path, cases: Path, out: Path) -> None:
     """Write case id, answer and one probability per class for each new case, in the cases' own order."""
+    if out.exists():
+        raise ConfigError(f"{out} exists: choose another --out")
     card, state = _load(model_file)
     settings = load_site_config(site)
     model = build_model(card["model"]["class"], card["model"]["args"], seed=0, allowed=settings.allow_models)
@@ -34,7 +36,10 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path) -> Non
             f"{model_file} answers {list(classes)}, role {card['role']!r} of {site} has "
             f"{list(settings.dataset(card['role']).classes)}"
         )
-    ids, inputs = load_new_cases(site, card["role"], cases)
+    # A personal model goes with the preprocessing it was trained with, whatever the site's data have become since.
+    kept = model_file.parent / PREPROCESSING
+    own = kept if kept.is_file() else preprocessing_file(settings, card["role"])
+    ids, inputs = load_new_cases(site, card["role"], cases, preprocessing=own)
     model.eval()
     with torch.no_grad():
         try:
@@ -48,7 +53,9 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path) -> Non
     for case, row in zip(ids, probabilities, strict=True):
         writer.writerow([case, classes[row.index(max(row))], *(f"{value:.6f}" for value in row)])
     write_bytes(out, text.getvalue().encode())
-    console.print(f"{out}: {len(ids)} case(s), {card['kind']} model of {card['method']}", highlight=False)
+    console.print(
+        f"{out}: {len(ids)} case(s), {card['kind']} model of {card['method']}, preprocessing {own}", highlight=False
+    )
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -63,4 +70,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if "consilia" not in metadata:
         raise CheckpointError(f"{path} was not saved by Consilia: its metadata names no model")
     card: dict[str, Any] = json.loads(metadata["consilia"])
+    lacking = sorted({"model", "role", "class_names", "method", "kind"} - set(card))
+    if lacking:
+        raise CheckpointError(f"{path}: its model card lacks {lacking}")
     return card, state

@@ -14,12 +14,18 @@ from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outputs import REPORT, RESULT
+from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
 from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config
+from consilia.federation.yardsticks import YARDSTICKS
 from consilia.report.html import write_report
 from consilia.report.record import Record, load_record
 
 ENGINES = ("sim", "inprocess")
+OUTPUTS = (
+    *(RESULT, REPORT, PROGRESS, EVENTS, CHECKPOINT, "global-*.safetensors", "spool", "sites"),
+    *("simulator", "simulator.log", "run.json"),
+)
+"""What a run of either engine leaves in its folder."""
 
 
 def run_command(
@@ -34,17 +40,18 @@ def run_command(
     overwrite: bool,
 ) -> None:
     """``consilia run``."""
-    study = _study(study_source, data)
+    _refuse_yardstick(method)
+    study, start = _study(study_source, data), _engine(engine)
     folder = out or Path("runs") / f"{method}-seed{seed}"
     if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
     sites = load_federation(study.data, folder / "sites")
     config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
-    record = finished(folder, config)
+    record = finished(folder, config, sites)
     if record is not None:
         console.print(f"{folder} holds this run's record already; --overwrite runs it again.")
     else:
-        record = _engine(engine)(config, sites, folder)
+        record = start(config, sites, folder)
     _show([record], folder)
 
 
@@ -97,13 +104,17 @@ def export_command(
     """``consilia export``."""
     from consilia.flare.recipe import ConsiliaRecipe
 
+    _refuse_yardstick(method)
     study = _study(study_source, None)
     with TemporaryDirectory() as scratch:
         # The data are looked at only where the study leaves open what they decide.
         sites = {} if {"role", "model"} <= study.run.keys() else load_federation(study.data, Path(scratch))
         config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
     recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
-    shutil.rmtree(out / recipe.name, ignore_errors=True)
+    job = out / recipe.name
+    if job.exists() and not (job / "meta.json").is_file():
+        raise ConfigError(f"{job} exists and is no job folder: choose another --out or --name")
+    shutil.rmtree(job, ignore_errors=True)
     recipe.export(str(out))
     console.print(f"{out / recipe.name}: submit it with: nvflare job submit -j {out / recipe.name}", highlight=False)
 
@@ -140,6 +151,24 @@ def _engine(name: str):  # type: ignore[no-untyped-def]
             raise
 
     return run
+
+
+def _refuse_yardstick(method: str) -> None:
+    if method in YARDSTICKS:
+        raise ConfigError(f"{method} is a yardstick, not a federated method: consilia compare --only {method}")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run leaves, and nothing else."""
+    if not folder.exists():
+        return
+    if not ((folder / RESULT).is_file() or (folder / CHECKPOINT).is_dir()):
+        raise ConfigError(
+            f"--overwrite: {folder} holds no run (neither {RESULT} nor {CHECKPOINT}/): nothing is deleted"
+        )
+    for name in OUTPUTS:
+        for path in folder.glob(name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _say_resuming(folder: Path) -> None:

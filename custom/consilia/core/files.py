@@ -14,12 +14,17 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+# The mask can only be read by setting it. Once, at import: later, other threads may be creating files meanwhile.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextmanager
-def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
+def atomic_path(target: Path, *, durable: bool = True, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, on error it is removed.
 
     ``durable`` waits until the bytes are on the disk, which a loss of power asks for and a killed process does not.
+    ``private`` lets only the owner read the file, at no moment anyone else; otherwise the process's umask decides.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -27,33 +32,39 @@ def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        # mkstemp has made it 0600.
+        temporary.chmod(0o600 if private else 0o666 & ~_UMASK)
         if durable:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(target: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write bytes atomically."""
-    with atomic_path(target, durable=durable) as temporary:
+def write_bytes(target: Path, content: bytes, *, durable: bool = True, private: bool = False) -> None:
+    """Write bytes atomically; for the options see :func:`atomic_path`."""
+    with atomic_path(target, durable=durable, private=private) as temporary:
         temporary.write_bytes(content)
 
 
-def write_json(target: Path, content: Any) -> None:
+def write_json(target: Path, content: Any, *, private: bool = False) -> None:
     """Write JSON atomically: UTF-8, sorted keys, and no NaN (which is not JSON; undefined values are null)."""
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_bytes(target, (text + "\n").encode())
+    write_bytes(target, (text + "\n").encode(), private=private)
 
 
 def write_tensors(
-    target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, durable: bool = True
+    target: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    durable: bool = True,
+    private: bool = False,
 ) -> None:
-    """Write named tensors as safetensors, atomically."""
+    """Write named tensors as safetensors, atomically; for the options see :func:`atomic_path`."""
     clean = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(target, save(clean, metadata=dict(metadata) if metadata else None), durable=durable)
+    write_bytes(target, save(clean, metadata=dict(metadata) if metadata else None), durable=durable, private=private)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from consilia.core.errors import UpdateRejected
 
+MAX_INTEGER = 2**53
+"""Integers are averaged in float64, which holds every integer up to here."""
+
 
 def check_update(
     tensors: Mapping[str, Tensor],
@@ -71,6 +74,10 @@ def _check_layout(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]
         tensor = tensors[name]
         if not isinstance(tensor, Tensor):
             raise UpdateRejected(f"tensor {name!r} is a {type(tensor).__name__}, expected a torch.Tensor")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise UpdateRejected(
+                f"tensor {name!r} is {tensor.layout} on {tensor.device}, expected a plain one on the CPU"
+            )
         if tensor.shape != expected.shape:
             raise UpdateRejected(f"tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
         if tensor.dtype != expected.dtype:
@@ -78,7 +85,12 @@ def _check_layout(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
+    if tensor.numel() == 0 or tensor.dtype == torch.bool:
+        return
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        low, high = int(tensor.min()), int(tensor.max())
+        if max(-low, high) > MAX_INTEGER:
+            raise UpdateRejected(f"tensor {name!r} holds integers from {low} to {high}, beyond +-2**53")
         return
     # A finite sum proves that every entry is finite, at the price of one pass without a temporary. The sum of finite
     # entries may itself overflow, so only then is every entry looked at.

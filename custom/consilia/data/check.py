@@ -13,7 +13,7 @@ import numpy as np
 from consilia.core.errors import DataError
 from consilia.data.cases import UNKNOWN, Cases
 from consilia.data.dataset import SPLITS
-from consilia.data.loading import empty_splits
+from consilia.data.loading import empty_splits, fitted_on_test
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.readers import reader_for
@@ -63,7 +63,7 @@ def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
     cases = _attempt(problems, lambda: reader.index(problems))
     if cases is not None and len(cases):
         _describe(report, spec, cases)
-        splits = _check_splits(report, config.role_dir(role), spec, cases, problems)
+        splits = _check_splits(report, config.role_dir(role), reader, spec, cases, problems)
         raw = _attempt(problems, lambda: reader.read(cases, problems))
         if raw is not None:
             _check_raw(report, reader, spec, cases, splits, raw, problems)
@@ -89,15 +89,16 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
         report.warnings.append(f"all cases are {there[0]!r}: the site has one class only")
     elif len(there) < len(spec.classes):
         report.warnings.append(f"no case of {[name for name in spec.classes if name not in there]}")
-    if spec.evaluator and getattr(spec, "normalise", "train") != "half":
+    if fitted_on_test(spec):
         report.warnings.append("an evaluator has no training cases: its preprocessing is fitted on its own inputs")
 
 
 def _check_splits(
-    report: RoleReport, role_dir: Path, spec: DatasetSpec, cases: Cases, problems: Problems
+    report: RoleReport, role_dir: Path, reader: Reader[Any], spec: DatasetSpec, cases: Cases, problems: Problems
 ) -> np.ndarray | None:
     """Count cases by split; the splits (N,), or None when they cannot be had."""
-    splits = _attempt(problems, lambda: site_splits(cases, spec, role_dir, problems, save=False))
+    content = reader.content(cases)
+    splits = _attempt(problems, lambda: site_splits(cases, spec, role_dir, problems, save=False, content=content))
     if splits is None:
         return None
     file = splits_file(spec, role_dir)

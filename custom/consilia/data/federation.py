@@ -17,13 +17,14 @@ from consilia.data.cases import Cases, canonical
 from consilia.data.partition import dirichlet_partition, partition_patients
 from consilia.data.problems import Problems
 from consilia.data.readers import reader_for
-from consilia.data.site import DEFAULT_MODELS, SiteConfig, load_site_config
+from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import DatasetSpec, SelectSpec
 from consilia.data.wisconsin import wisconsin_sites
 from consilia.data.yaml_file import Model, Text, read_yaml, validate
+from consilia.models.build import DEFAULT_ALLOWED
 
 EVALUATOR = "evaluator"
-EMBEDDED: dict[str, Callable[[Path], dict[str, DatasetSpec]]] = {"wisconsin": wisconsin_sites}
+EMBEDDED_DATA: dict[str, Callable[[Path], dict[str, DatasetSpec]]] = {"wisconsin": wisconsin_sites}
 
 
 class ColumnCut(Model):
@@ -52,7 +53,7 @@ class FederationConfig(Model):
     """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``evaluator`` is an external test site."""
 
     role: str
-    allow_models: tuple[str, ...] = DEFAULT_MODELS
+    allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     sites: dict[str, DatasetSpec] | None = None
     pooled: DatasetSpec | None = None
     cut: Annotated[ColumnCut | DirichletCut, Field(discriminator="by")] | None = None
@@ -72,7 +73,10 @@ class FederationConfig(Model):
 
 
 def load_federation(path_or_name: str, out: Path) -> dict[str, Path]:
-    """Site names and the paths of their site.yaml files, written under ``out`` where they are not there yet.
+    """Site names and the paths of their site.yaml files, written under ``out``.
+
+    They are written anew at every call, so a change belongs into the federation file, not into them; a folder of sites
+    is taken as it is. What the sites keep in their ``state_dir`` (splits, personal models) stays.
 
     Args:
         path_or_name: the name of an embedded federation ("wisconsin"), a folder with ``*/site.yaml``, or a federation
@@ -84,16 +88,17 @@ def load_federation(path_or_name: str, out: Path) -> dict[str, Path]:
         DataError: the pooled data cannot be read or cut as asked.
     """
     path = Path(path_or_name)
-    if path_or_name in EMBEDDED:
-        specs = EMBEDDED[path_or_name](out.absolute())
-        written = {name: _write_site(out, name, "diagnosis", spec, DEFAULT_MODELS) for name, spec in specs.items()}
+    if path_or_name in EMBEDDED_DATA:
+        specs = EMBEDDED_DATA[path_or_name](out.absolute())
+        written = {name: _write_site(out, name, "diagnosis", spec, DEFAULT_ALLOWED) for name, spec in specs.items()}
     elif path.is_dir():
         written = _site_folder(path)
     elif path.is_file():
         written = _materialise(_read_config(path), path, out)
     else:
         raise ConfigError(
-            f"{path_or_name}: expected one of {sorted(EMBEDDED)}, a folder with */site.yaml, or a federation YAML file"
+            f"{path_or_name}: expected one of {sorted(EMBEDDED_DATA)}, a folder with */site.yaml, or a federation "
+            "YAML file"
         )
     _require_agreement(written)
     return written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,20 @@ from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.readers import reader_for
 from consilia.data.readers.base import Fitted, Reader
-from consilia.data.site import load_site_config
+from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
 from consilia.data.splits import site_splits, splits_file
 
 PREPROCESSING = "preprocessing.json"
+log = logging.getLogger(__name__)
 
 
 def load_site(path: Path, role: str) -> SiteData:
     """All cases of one dataset role, preprocessed and split; ``path`` is the site's site.yaml.
 
-    The splits and the fitted preprocessing are written under the site's ``state_dir``. An evaluator has no training
-    cases, so its preprocessing is fitted on its own inputs (its labels play no part).
+    The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. An
+    evaluator has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part), with a
+    warning in the log.
 
     Raises:
         ConfigError: site.yaml is wrong or has no such role.
@@ -42,38 +45,57 @@ def load_site(path: Path, role: str) -> SiteData:
     where = f"site {config.site}, role {role}"
     cases = reader.index(problems)
     problems.raise_if_any(where)
-    splits = site_splits(cases, spec, config.role_dir(role), problems, save=True)
+    splits = site_splits(cases, spec, config.role_dir(role), problems, save=True, content=reader.content(cases))
     raw = reader.read(cases, problems)
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     empty = empty_splits(splits, spec)
     if empty:
         raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, config.role_dir(role))}")
+    if fitted_on_test(spec):
+        log.warning("%s: an evaluator has no training cases: its preprocessing is fitted on its own test inputs", where)
     fitted = reader.fit(raw if spec.evaluator else raw[splits == "train"])
-    write_json(config.role_dir(role) / PREPROCESSING, {"layout": reader.layout(), "fitted": fitted})
+    write_json(preprocessing_file(config, role), {"layout": reader.layout(), "fitted": fitted}, private=True)
     inputs = _inputs(reader, fitted, raw, where)
     parts = {name: _split(inputs, cases, splits == name) for name in SPLITS}
     return SiteData(site=config.site, role=role, class_names=spec.classes, **parts)
 
 
-def load_new_cases(path: Path, role: str, source: Path) -> tuple[list[str], Tensor]:
+def preprocessing_file(config: SiteConfig, role: str) -> Path:
+    """Where :func:`load_site` keeps the fitted preprocessing of a role."""
+    return config.role_dir(role) / PREPROCESSING
+
+
+def load_new_cases(
+    path: Path, role: str, source: Path, *, preprocessing: Path | None = None
+) -> tuple[list[str], Tensor]:
     """Ids and inputs (N, ...) of new, unlabelled cases, preprocessed as the site's training cases were.
 
-    ``source``: a delimited file of the same feature columns (tabular), an image file or a folder of images, an npz
-    in the MedMNIST layout without labels, a folder of WFDB records, or a parquet file of values (timeseries).
+    Args:
+        path: the site's site.yaml.
+        role: the dataset role.
+        source: a delimited file of the same feature columns (tabular), an image file or a folder of images, an npz in
+            the MedMNIST layout without labels, a folder of WFDB records, or a parquet file of values (timeseries).
+        preprocessing: a kept copy of :func:`preprocessing_file`, so that a model gets its inputs as they were when it
+            was trained; default: the one of the role's last load.
 
     Raises:
-        DataError: the site has not loaded this role yet, its site.yaml has changed since, or the source does not fit.
+        DataError: the preprocessing is not there, site.yaml has changed since, or the source does not fit.
     """
     config = load_site_config(path)
     reader, problems = reader_for(config.dataset(role)), Problems()
     where = f"site {config.site}, role {role}"
-    fitted = _saved_preprocessing(config.role_dir(role) / PREPROCESSING, reader, where)
+    fitted = _saved_preprocessing(preprocessing or preprocessing_file(config, role), reader, where)
     ids, raw = reader.read_new(Path(source), problems)
     if not ids:
         problems.add(f"{source}: no case in it")
     problems.raise_if_any(f"{where}, new cases from {source}")
     return ids, _inputs(reader, fitted, raw, where)
+
+
+def fitted_on_test(spec: CommonSpec) -> bool:
+    """Whether preprocessing is fitted on test inputs: an evaluator has no others, and ``half`` fits nothing."""
+    return spec.evaluator and getattr(spec, "normalise", "train") != "half"
 
 
 def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
@@ -107,7 +129,7 @@ def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) ->
 
 def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
     if not file.is_file():
-        raise DataError(f"{where}: {file} is not there: the site has not loaded this role yet, so nothing is fitted")
+        raise DataError(f"{where}: {file} is not there: it is written when the site loads this role")
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         layout = saved["layout"]
@@ -117,5 +139,8 @@ def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
     now = reader.layout()
     changed = sorted(key for key in {*layout, *now} if layout.get(key) != now.get(key))
     if changed:
-        raise DataError(f"{where}: {changed} changed in site.yaml since {file} was fitted: load the site's data again")
+        raise DataError(
+            f"{where}: {changed} changed in site.yaml since {file} was fitted: put it back, or load the site's data "
+            "again and use a model trained since"
+        )
     return fitted

@@ -10,8 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from consilia.core.errors import ConfigError
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
+from consilia.models.build import DEFAULT_ALLOWED
 
-DEFAULT_MODELS = ("consilia.models.mlp.MLP", "consilia.models.cnn.FourLayerCNN")
+RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the roles
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -21,7 +22,7 @@ class SiteConfig(Model):
 
     site: str
     state_dir: AbsolutePath = Field(default=Path("state"), validate_default=True)
-    allow_models: tuple[str, ...] = DEFAULT_MODELS
+    allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     datasets: dict[str, DatasetSpec] = Field(min_length=1)
 
     @field_validator("allow_models")
@@ -40,6 +41,9 @@ class SiteConfig(Model):
         for name in (self.site, *self.datasets):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"site and role names hold letters, digits, '.', '_' and '-' only, not {name!r}")
+        # Some file systems do not tell Runs from runs.
+        if any(role.casefold() == RUNS for role in self.datasets):
+            raise ValueError(f"no role can be called {RUNS!r}: state_dir keeps the personal models under this name")
         return self
 
     def dataset(self, role: str) -> DatasetSpec:
@@ -51,11 +55,6 @@ class SiteConfig(Model):
     def role_dir(self, role: str) -> Path:
         """Where the splits and the fitted preprocessing of one role are kept."""
         return self.state_dir / role
-
-    def allows_model(self, dotted: str) -> bool:
-        """Whether a job may name this class. ``package.module.*`` stands for that module's own classes."""
-        module = dotted.rpartition(".")[0]
-        return any(entry in (dotted, f"{module}.*") for entry in self.allow_models)
 
 
 def load_site_config(path: Path) -> SiteConfig:

@@ -1,7 +1,8 @@
 """Train, validation and test of a site: drawn once, by patient, written down, and kept.
 
 A patient is never in two splits. The file of a role's splits (case_id, patient, split) is reused as it is, so that a
-site's test cases stay its test cases; when the data no longer fit it, loading stops and says so.
+site's test cases stay its test cases; when the data no longer fit it, loading stops and says so. Where case ids are
+only positions in a data file, a fourth column (content) holds a short digest of each case, to notice another order.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import pandas as pd
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
-from consilia.data.cases import Cases, read_table, require_columns
+from consilia.data.cases import Cases, canonical, read_table, require_columns
 from consilia.data.dataset import SPLITS
 from consilia.data.problems import Problems
 from consilia.data.specs import CommonSpec, SplitSpec
 
 SMALLEST = 3  # with at least so many patients no split that should have cases stays empty
-COLUMNS = ["case_id", "patient", "split"]
+DRAW_ANEW = (
+    "move this file away, and all splits are drawn anew (earlier test figures then no longer compare, and models "
+    "trained before have seen some of the new test cases)"
+)
 
 
 def draw_splits(cases: Cases, spec: SplitSpec) -> np.ndarray:
@@ -91,19 +95,26 @@ def class_balanced_splits(labels: np.ndarray, test: float, validation: float, se
     return splits
 
 
-def site_splits(cases: Cases, spec: CommonSpec, role_dir: Path, problems: Problems, save: bool) -> np.ndarray:
-    """The split (N,) of each case: from the given or saved file if there is one, otherwise drawn (and saved)."""
+def site_splits(
+    cases: Cases, spec: CommonSpec, role_dir: Path, problems: Problems, save: bool, content: Sequence[str] = ()
+) -> np.ndarray:
+    """The split (N,) of each case: from the given or saved file if there is one, otherwise drawn (and saved).
+
+    ``content``: the digests of :meth:`consilia.data.readers.base.Reader.content`, saved with the splits.
+    """
     if spec.evaluator:
         return np.full(len(cases), "test")
     if getattr(spec, "official_splits", False):
         return np.asarray(cases.rows["part"].replace({"val": "validation"}), dtype=str)
     saved = splits_file(spec, role_dir)
     if spec.splits.file is not None or saved.exists():
-        return read_splits(saved, cases, spec, problems)
+        return read_splits(saved, cases, spec, problems, content)
     splits = draw_splits(cases, spec.splits)
     if save:
         table = pd.DataFrame({"case_id": cases.ids, "patient": cases.patients, "split": splits})
-        write_bytes(saved, table.to_csv(index=False, lineterminator="\n").encode())
+        if content:
+            table["content"] = content
+        write_bytes(saved, table.to_csv(index=False, lineterminator="\n").encode(), private=True)
     return splits
 
 
@@ -112,11 +123,14 @@ def splits_file(spec: CommonSpec, role_dir: Path) -> Path:
     return spec.splits.file or role_dir / "splits.csv"
 
 
-def read_splits(file: Path, cases: Cases, spec: CommonSpec, problems: Problems) -> np.ndarray:
+def read_splits(
+    file: Path, cases: Cases, spec: CommonSpec, problems: Problems, content: Sequence[str] = ()
+) -> np.ndarray:
     """The splits (N,) of the cases from a file. Rows of patients under exclude_patients are passed over.
 
     Raises:
-        DataError: the file and the data do not hold the same cases; says how many and what to do.
+        DataError: the file and the data do not hold the same cases, or cases of other patients or (where ids are only
+            positions) of other values; says how many and what to do.
     """
     table = read_table(file)
     require_columns(file, list(table), ["case_id", "split"])
@@ -131,12 +145,36 @@ def read_splits(file: Path, cases: Cases, spec: CommonSpec, problems: Problems) 
     if new or gone:
         raise DataError(
             f"{file}: {len(new)} case(s) of the data are not in this file and {len(gone)} case(s) of the file are not "
-            "in the data. Put the data back as they were; or leave patients out with exclude_patients; or, to draw all "
-            "splits anew (earlier test figures then no longer compare), move this file away"
+            "in the data. Put the data back as they were; or leave patients out with exclude_patients; or "
+            f"{DRAW_ANEW}"
         )
+    _refuse_others(file, table, cases, spec, content)
     splits = np.array([found[case] for case in cases.ids])
     _note_overlap(file, cases, splits, problems)
     return splits
+
+
+def _refuse_others(file: Path, table: pd.DataFrame, cases: Cases, spec: CommonSpec, content: Sequence[str]) -> None:
+    """The ids are the same; are the cases? A file written by hand may have neither column, and is then believed."""
+    saved = table.drop_duplicates("case_id", keep="last").set_index("case_id").loc[list(cases.ids)]
+    if content and "content" in saved:
+        count = int((saved["content"].to_numpy() != np.asarray(content)).sum())
+        if count:
+            raise DataError(
+                f"{file}: {count} of {len(cases)} case(s) hold other values or labels than when these splits were made "
+                "(or site.yaml names other columns). Case ids are only positions in the data file here, so a training "
+                "case may now pass for a test case. Put the data file back as it was, in its order; or give its cases "
+                f"ids of their own where the format has them (key `case`) and {DRAW_ANEW}"
+            )
+    if spec.patient is not None and "patient" in saved:
+        now = pd.Series(cases.patients, dtype=str).map(canonical).to_numpy()
+        count = int((saved["patient"].map(canonical).to_numpy() != now).sum())
+        if count:
+            raise DataError(
+                f"{file}: {count} of {len(cases)} case(s) belong to another patient in the data than in this file, so "
+                "a training patient may now pass for a test patient. Put the data and the patient column named in "
+                f"site.yaml back as they were; or correct the column `patient` of a file you gave; or {DRAW_ANEW}"
+            )
 
 
 def _note_overlap(file: Path, cases: Cases, splits: np.ndarray, problems: Problems) -> None:

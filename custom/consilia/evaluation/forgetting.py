@@ -23,11 +23,6 @@ def flips(previous: Tensor, current: Tensor) -> tuple[int, int]:
     return int((previous & ~current).sum()), int((~previous & current).sum())
 
 
-def negative_flip_rate(previous: Tensor, current: Tensor) -> float | None:
-    """NFR = negative flips / N; None without cases."""
-    return flips(previous, current)[0] / len(current) if len(current) else None
-
-
 def backward_transfer(
     global_accuracy: Mapping[int, Mapping[str, float]], participants: Mapping[int, Sequence[str]]
 ) -> dict[int, float]:

@@ -28,7 +28,9 @@ class ModelConfig(Settings):
 class RunConfig(Settings):
     """One federated run."""
 
-    label: str = Field("", description="how tables and plots call this run; the method's name by default")
+    label: str = Field(
+        "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
+    )
     role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
     method: AnyMethodConfig
     model: ModelConfig
@@ -44,7 +46,10 @@ class RunConfig(Settings):
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better validation value"
     )
-    max_update_norm: float | None = Field(None, gt=0, description="largest L2 norm of an update's change")
+    max_update_norm: float | None = Field(
+        1000.0, gt=0, description="largest L2 norm of an update's change; null = none"
+    )
+    evaluators: tuple[str, ...] = Field((), description="sites that train nothing: external test sites")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 
     @field_validator("method", mode="before")
@@ -54,6 +59,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _default_label(self) -> RunConfig:
+        if self.patience is not None and self.evaluate_every == 0:
+            raise ValueError("patience counts evaluations, but evaluate_every is 0")
         if not self.label:
             object.__setattr__(self, "label", self.method.method)
         return self
@@ -105,6 +112,14 @@ def explain(error: ValidationError) -> str:
     return "; ".join(findings)
 
 
+def _value(text: str) -> Any:
+    # JSON first: YAML 1.1 takes 1e-5 for text.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
+
+
 def _plain_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     copied: dict[str, Any] = json.loads(json.dumps(values))
     return copied
@@ -121,6 +136,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--set {override}: {part!r} is a single value, it has no {last!r}")
     try:
-        place[last] = yaml.safe_load(text)
+        place[last] = _value(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import generator, state_digest
-from consilia.core.errors import CheckpointError, RunFailed, UpdateRejected
+from consilia.core.errors import CheckpointError, RunFailed
 from consilia.core.spool import UpdateSpool
-from consilia.federation.config import RunConfig, explain
+from consilia.federation.admission import common_classes, why_not
+from consilia.federation.config import RunConfig
+from consilia.federation.intake import Deliver, Intake
 from consilia.federation.messages import (
-    REPLIES,
     EvaluateReply,
     PersonaliseReply,
     PrepareReply,
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
 
-Deliver = Callable[[Sequence[Task]], None]
 State = Mapping[str, Tensor]
 
 
@@ -80,13 +79,10 @@ class Coordinator:
         self.best = BestRound(config.select_by, initial)
         self._connected = sorted(sites)
         self._spool = UpdateSpool(folder / "spool")
+        self.intake = Intake(self.strategy, self._spool, config.max_update_norm, progress)
         self._progress = progress
+        self._absent: set[str] = set()
         self._resume = self.store.exists()
-        self._lock = threading.Lock()
-        self._open: dict[str, TaskInfo] = {}
-        self._replies: dict[str, BaseModel] = {}
-        self._refused: dict[str, str] = {}
-        self._bytes_up: dict[str, int] = {}
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -94,7 +90,7 @@ class Coordinator:
         """Carry the run to its end.
 
         Raises:
-            RunFailed: too few sites or updates, or sites whose classes differ. The last checkpoint stays.
+            RunFailed: too few sites or updates, or no class list that most sites share. The last checkpoint stays.
             CheckpointError: the checkpoint to resume from belongs to another run or is damaged.
         """
         if self._resume:
@@ -110,90 +106,46 @@ class Coordinator:
 
     def receive(self, site: str, reply: Reply) -> None:
         """Take one site's reply to the task that is open for it. Never raises for what a site sends."""
-        with self._lock:
-            info = self._open.get(site)
-            if info is None:
-                log.warning("site %s answered although no task is open for it; the reply is ignored", site)
-                return
-            self._bytes_up[site] = payload_bytes(reply.tensors, reply.content)
-            try:
-                if site in self._replies:
-                    raise UpdateRejected("the site has already answered")
-                self._accept(site, info, reply)
-            except UpdateRejected as error:
-                self._refused[site] = str(error)
-                log.warning("%s from site %s is refused: %s", info.task, site, error)
-                self._progress({"event": "refused", "site": site, "reason": str(error)})
+        self.intake.receive(site, reply)
 
     def is_waiting(self) -> bool:
         """Whether some site has not yet answered the task that is open for it."""
-        with self._lock:
-            return len(self._bytes_up) < len(self._open)
-
-    def _accept(self, site: str, info: TaskInfo, reply: Reply) -> None:
-        if reply.error is not None:
-            raise UpdateRejected(f"the site failed with {reply.error[:80]}; the reason is in that site's own log")
-        try:
-            content = REPLIES[info.task].model_validate_json(reply.content)
-        except ValidationError as error:
-            raise UpdateRejected(f"the reply does not fit its schema: {explain(error)[:300]}") from error
-        answered = getattr(content, "version", info.version)
-        if answered != info.version:
-            raise UpdateRejected(f"the reply is to version {answered}, the task was about version {info.version}")
-        if isinstance(content, TrainReply):
-            self.strategy.check(
-                reply.tensors,
-                Claim(content.samples, content.score),
-                reference=self.state,
-                max_norm=self.config.max_update_norm,
-            )
-            self._spool.add(site, reply.tensors)
-        elif reply.tensors:
-            raise UpdateRejected(f"a reply to {info.task} carries no tensors, got {sorted(reply.tensors)[:3]}")
-        self._replies[site] = content
-        self._progress({"event": "reply", "task": info.task, "site": site, "version": info.version})
+        return self.intake.is_waiting()
 
     def _ask(self, deliver: Deliver, tasks: Sequence[Task]) -> dict[str, BaseModel]:
-        """Deliver tasks and return the accepted replies by site."""
-        with self._lock:
-            self._open = {site: task.info for task in tasks for site in task.targets}
-            self._replies, self._refused, self._bytes_up = {}, {}, {}
-            self._spool.clear()
-        deliver([task for task in tasks if task.targets])
-        with self._lock:
-            self._open = {}
-            return dict(sorted(self._replies.items()))
+        return self.intake.ask(deliver, tasks, reference=self.state, known=self.keeper.sites)
 
     def _prepare(self, deliver: Deliver) -> None:
         info = TaskInfo(task="prepare", version=self.version, resume=self._resume)
         replies = self._ask(deliver, [Task(info, self._connected)])
-        for site in self._connected:
-            if site not in replies:
-                reason = self._refused.get(site, "no answer in time")
-                log.error("site %s cannot take part: %s", site, reason)
-                self._progress({"event": "absent", "site": site, "reason": reason})
-        classes = {site: reply.class_names for site, reply in replies.items() if isinstance(reply, PrepareReply)}
-        if len(set(classes.values())) > 1:
-            raise RunFailed(f"sites disagree on the classes, in number or order: {classes}")
-        known = dict(self.keeper.sites)
-        self.keeper.sites = {}
-        for site, reply in replies.items():
-            assert isinstance(reply, PrepareReply)
-            self.keeper.class_names = list(reply.class_names)
-            self.keeper.add_site(site, reply)
-            if site in known and known[site] != self.keeper.sites[site]:
-                raise RunFailed(f"site {site!r} has other data than when the run began: it cannot be resumed")
+        told = {site: reply for site, reply in replies.items() if isinstance(reply, PrepareReply)}
+        absent = {site: self.intake.why_absent(site) for site in self._connected if site not in told}
+        known = dict(self.keeper.sites) if self._resume else None
+        if told and not self.keeper.class_names:
+            self.keeper.class_names = common_classes(told)
+        for site, reply in told.items():
+            reason = why_not(
+                site, reply, classes=self.keeper.class_names, evaluators=self.config.evaluators, known=known
+            )
+            if reason is not None:
+                absent[site] = reason
+            elif known is None:
+                self.keeper.add_site(site, reply)
+        absent |= {site: "it is not connected" for site in self.keeper.sites if site not in self._connected}
+        self._absent = set(absent)
+        for site, reason in sorted(absent.items()):
+            log.error("site %s cannot take part: %s", site, reason)
+            self._progress({"event": "absent", "site": site, "reason": reason})
         if not self._trainers():
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self._refused.items()))
-            raise RunFailed(f"no site with training data could take part. {reasons}")
-        self._progress({"event": "prepared", "sites": sorted(replies), "rounds": self.config.rounds})
+            raise RunFailed("no site with training data could take part. " + _listed(absent))
+        self._progress({"event": "prepared", "sites": self._present(), "rounds": self.config.rounds})
 
     def _round(self, deliver: Deliver) -> None:
         started = time.perf_counter()
         number = self.version + 1
         participants = self._sample(number)
         evaluate = self.config.evaluate_every > 0 and self.version % self.config.evaluate_every == 0
-        others = [site for site in sorted(self.keeper.sites) if site not in participants] if evaluate else []
+        others = [site for site in self._present() if site not in participants] if evaluate else []
         train = Task(TaskInfo(task="train", version=self.version, evaluate=evaluate), participants, self.state)
         look = Task(TaskInfo(task="evaluate", version=self.version), others, self.state)
         replies = self._ask(deliver, [train, look])
@@ -216,13 +168,9 @@ class Coordinator:
         self._tell_round(number, len(updates), len(participants), time.perf_counter() - started)
 
     def _require(self, updates: Mapping[str, TrainReply], participants: Sequence[str], number: int) -> None:
-        needed = min(self.config.min_sites, len(participants))
+        needed = max(min(self.config.min_sites, len(participants)), 1)
         if len(updates) < needed:
-            reasons = "; ".join(
-                f"{site}: {self._refused.get(site, 'no answer in time')}"
-                for site in participants
-                if site not in updates
-            )
+            reasons = _listed({site: self.intake.why_absent(site) for site in participants if site not in updates})
             raise RunFailed(f"round {number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
 
     def _finish(self, deliver: Deliver) -> None:
@@ -238,7 +186,7 @@ class Coordinator:
 
     def _personalise(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
         trainers = self._trainers()
-        evaluators = [site for site in sorted(self.keeper.sites) if site not in trainers]
+        evaluators = [site for site in self._present() if site not in trainers]
         self._progress({"event": "personalise", "keep": keep, "sites": trainers})
         replies = self._ask(
             deliver,
@@ -264,15 +212,20 @@ class Coordinator:
 
     # ---- decisions ---------------------------------------------------------------------------------------------
 
+    def _present(self) -> list[str]:
+        return [name for name in sorted(self.keeper.sites) if name not in self._absent]
+
     def _trainers(self) -> list[str]:
-        return [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
+        return [name for name in self._present() if not self.keeper.sites[name].evaluator]
 
     def _sample(self, number: int) -> list[str]:
         """max(int(K * participation), 1) training sites without replacement, from (seed, round) alone."""
-        trainers = self._trainers()
+        # Drawn from all sites of the run, so that one that is away does not change who is drawn beside it.
+        trainers = [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
         count = max(int(len(trainers) * self.config.participation), 1)
         order = torch.randperm(len(trainers), generator=generator(self.config.seed, "sample", number))
-        return sorted(trainers[int(index)] for index in order[:count])
+        drawn = sorted(trainers[int(index)] for index in order[:count])
+        return [name for name in drawn if name not in self._absent]
 
     def _judge(self) -> None:
         self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global"))
@@ -308,19 +261,19 @@ class Coordinator:
                     weight=weights[site] / total,
                     score=reply.score,
                     samples=reply.samples,
-                    train_loss=reply.metrics.get("train_loss"),
-                    train_accuracy=reply.metrics.get("train_accuracy"),
+                    train_loss=reply.metrics.train_loss,
+                    train_accuracy=reply.metrics.train_accuracy,
                 )
                 for site, reply in updates.items()
             },
-            refused={site: reason for site, reason in sorted(self._refused.items()) if site in participants},
-            missing=[site for site in participants if site not in updates and site not in self._refused],
+            refused={site: reason for site, reason in sorted(self.intake.refused.items()) if site in participants},
+            missing=[site for site in participants if site not in updates and site not in self.intake.refused],
             bytes_down={
                 site: payload_bytes(task.tensors, task.info.model_dump_json())
                 for task in tasks
                 for site in task.targets
             },
-            bytes_up=dict(sorted(self._bytes_up.items())),
+            bytes_up=dict(sorted(self.intake.bytes_up.items())),
             seconds=seconds,
             sha256=state_digest(self.state),
         )
@@ -358,3 +311,7 @@ class Coordinator:
                 "seconds": seconds,
             }
         )
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()))

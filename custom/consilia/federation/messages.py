@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 from torch import Tensor
 
 from consilia.methods.config import Settings
+from consilia.methods.server import MAX_SAMPLES
 from consilia.report.record import SiteMetrics
 
 TaskName = Literal["prepare", "train", "evaluate", "personalise"]
+
+# What comes from outside is bounded: a number that no site can mean is refused, not computed with.
+Count = Annotated[int, Field(ge=0, le=MAX_SAMPLES)]
+Seconds = Annotated[float, Field(ge=0, le=1e7)]
 
 
 class TaskInfo(Settings):
@@ -47,41 +52,49 @@ class Task:
 class PrepareReply(Settings):
     """A site's self-description: numbers and a digest, no label counts."""
 
-    train: int = Field(ge=0)
-    validation: int = Field(ge=0)
-    test: int = Field(ge=0)
+    train: Count
+    validation: Count
+    test: Count
     class_names: tuple[str, ...] = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class TrainMetrics(Settings):
+    """What is told of local training: mean loss of the last epoch, accuracy of the trained model at home."""
+
+    train_loss: float | None = None
+    train_accuracy: float | None = Field(None, ge=0, le=1)
+    validation_accuracy: float | None = Field(None, ge=0, le=1)
 
 
 class TrainReply(Settings):
     """Goes with an update's tensors. ``received`` and ``trained`` are present where evaluation was asked for."""
 
-    version: int
-    samples: int = Field(ge=1)
+    version: Count
+    samples: Count
     # Bounds are checked with the tensors, so that a lying score is refused by the same words as any other bad update.
     score: float | None = Field(None, allow_inf_nan=True)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: TrainMetrics = TrainMetrics()
     received: SiteMetrics | None = None
     trained: SiteMetrics | None = None
-    seconds: float = Field(ge=0)
+    seconds: Seconds
 
 
 class EvaluateReply(Settings):
     """Figures of the received global model at one site."""
 
-    version: int
+    version: Count
     received: SiteMetrics
-    seconds: float = Field(ge=0)
+    seconds: Seconds
 
 
 class PersonaliseReply(Settings):
     """Figures of the final global model and of the personal model, which stays at the site."""
 
-    version: int
+    version: Count
     received: SiteMetrics
     personal: SiteMetrics
-    seconds: float = Field(ge=0)
+    seconds: Seconds
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ PROGRESS = "progress.jsonl"
 
 
 def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> None:
-    """Write the last and the best global model, the report, TensorBoard events and, last of all, result.json."""
+    """Write the last and the best global model, the record, the report and TensorBoard events."""
     for name, state in (("last", coordinator.state), ("best", coordinator.best.state)):
         card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
         write_tensors(folder / f"global-{name}.safetensors", state, card)
+    # The record first: what comes after can be made from it again.
+    save_record(record, folder / RESULT)
     write_report([record], folder / REPORT)
     write_events(record, folder / EVENTS)
-    # Its presence says that the run is complete.
-    save_record(record, folder / RESULT)

@@ -13,7 +13,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.report.record import Evaluation, FinalModels, Record, RoundRecord, RunInfo, SiteInfo, SiteMetrics
 
-PACKAGES = ("consilia", "nvflare", "torch", "numpy", "monai", "timm")
+PACKAGES = ("consilia", "nvflare", "torch", "numpy", "scikit-learn", "pandas", "safetensors", "pillow", "monai", "timm")
 
 
 class RecordKeeper:

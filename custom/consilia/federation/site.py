@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from torch import Tensor
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json, write_tensors
 from consilia.data.dataset import Split
-from consilia.data.loading import load_site
+from consilia.data.loading import PREPROCESSING, load_site, preprocessing_file
 from consilia.data.site import load_site_config
 from consilia.evaluation.classification import classification_metrics, correct_cases
 from consilia.evaluation.forgetting import flips
@@ -28,8 +29,11 @@ from consilia.federation.messages import (
     PrepareReply,
     Reply,
     TaskInfo,
+    TrainMetrics,
     TrainReply,
+    payload_bytes,
 )
+from consilia.federation.site_errors import note_error
 from consilia.methods.catalogue import METHODS
 from consilia.methods.config import Settings
 from consilia.methods.learner import never
@@ -40,6 +44,7 @@ from consilia.report.site_report import write_site_report
 log = logging.getLogger(__name__)
 
 HISTORY = "correctness.safetensors"
+RUNS = "runs"
 KEPT_VERSIONS = 3
 """Correctness vectors kept per model: the last one, and those a resumed run may fall back to."""
 
@@ -57,7 +62,7 @@ class Site:
         self.config = config
         self.settings = load_site_config(site_yaml)
         self.name = self.settings.site
-        self.folder = self.settings.state_dir / "runs" / config.run_id
+        self.folder = self.settings.state_dir / RUNS / config.run_id
         self.data = load_site(site_yaml, config.role)
         model = build_model(
             config.model.class_, config.model.args, seed=config.seed, allowed=self.settings.allow_models
@@ -76,15 +81,26 @@ class Site:
                 "evaluate": self._evaluate,
                 "personalise": self._personalise,
             }[info.task]
-            return handler(info, tensors or {})
+            reply = handler(info, tensors or {})
+            log.info(
+                "site %s sends for task %s: %d bytes, %d tensors, fields %s",
+                self.name,
+                info.task,
+                payload_bytes(reply.tensors, reply.content),
+                len(reply.tensors),
+                sorted(json.loads(reply.content)),
+            )
+            return reply
         # Also MemoryError and torch's out-of-memory: a dead process would end the job for every site.
         except Exception as error:
-            log.exception("site %s: task %s failed", self.name, info.task)
+            kept = note_error(self.settings.state_dir, f"task {info.task}", error)
+            log.error("site %s: task %s failed with %s; see %s", self.name, info.task, type(error).__name__, kept)
             return Reply(error=type(error).__name__)
 
     def _prepare(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
-        if not info.resume and self.folder.exists():
-            shutil.rmtree(self.folder)
+        if not info.resume:
+            # The personal models of an earlier run of this configuration stay until new ones take their place.
+            (self.folder / HISTORY).unlink(missing_ok=True)
         write_json(self.folder / "run.json", self.config.to_json())
         data = self.data
         self._check_model_fits()
@@ -121,7 +137,7 @@ class Site:
             version=info.version,
             samples=update.samples,
             score=update.score,
-            metrics=dict(update.metrics),
+            metrics=TrainMetrics.model_validate(finite(update.metrics)),
             received=received,
             trained=trained,
             seconds=time.perf_counter() - started,
@@ -136,10 +152,12 @@ class Site:
     def _personalise(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         """Train once more from the final global model with the method's own loss; the result never leaves."""
         started = time.perf_counter()
-        received = self._figures_of(tensors, "global", info.version)
+        # The best round was evaluated when it was the newest: only the last version has news for the history.
+        received = self._figures_of(tensors, "global", info.version if info.keep == "last" else None)
         logits_global = self.learner.logits(self.data.test)
         self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
         self._keep(info.keep, self.learner.state())
+        shutil.copyfile(preprocessing_file(self.settings, self.config.role), self.folder / PREPROCESSING)
         # Not part of the forgetting history: this is no round.
         personal = self._figures("personal", version=None)
         write_site_report(
@@ -158,9 +176,9 @@ class Site:
 
     def _keep(self, name: str, state: Mapping[str, Tensor], *, durable: bool = True) -> None:
         card = model_card(self.config, self.data.class_names, name)
-        write_tensors(self.folder / f"personal-{name}.safetensors", state, card, durable=durable)
+        write_tensors(self.folder / f"personal-{name}.safetensors", state, card, durable=durable, private=True)
 
-    def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int) -> SiteMetrics:
+    def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int | None) -> SiteMetrics:
         self.learner.load(state)
         return self._figures(kind, version)
 
@@ -187,7 +205,7 @@ class Site:
         history[f"{kind}/{version}"] = correct
         for old in earlier[: -(KEPT_VERSIONS - 1)]:
             del history[f"{kind}/{old}"]
-        write_tensors(path, history, durable=False)
+        write_tensors(path, history, durable=False, private=True)
         return flips(previous, correct)
 
 
@@ -202,6 +220,11 @@ def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> di
         "run_id": config.run_id,
     }
     return {"consilia": json.dumps(content, sort_keys=True)}
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics with what is not a finite number undefined."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _reply(content: Settings, tensors: Mapping[str, Tensor] | None = None) -> Reply:

@@ -66,7 +66,7 @@ def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper,
     state = learner.state()
     best = BestRound(config.select_by, state)
     for number in range(1, config.rounds + 1):
-        state = dict(learner.train(state, number, epochs=_epochs(config)).tensors)
+        state = _train(learner, state, number, config)
         if _looks(config, number):
             figures = {site.site: _figures(learner, state, site) for site in sites}
             for site, metrics in figures.items():
@@ -91,7 +91,7 @@ def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, 
         state = learner.state()
         chosen = BestRound(config.select_by, state)
         for number in range(1, config.rounds + 1):
-            state = dict(learner.train(state, number, epochs=_epochs(config)).tensors)
+            state = _train(learner, state, number, config)
             if _looks(config, number):
                 metrics = _figures(learner, state, site)
                 keeper.add_evaluation(number, "personal", site.site, metrics)
@@ -140,9 +140,14 @@ def _learner(config: RunConfig, data: SiteData) -> FedAvgLearner:
     return FedAvgLearner(model, data, config.training, FedAvgConfig(), seed=config.seed)
 
 
-def _epochs(config: RunConfig) -> int:
-    """Per round, as many passes over the data as the federation makes when only some sites take part; at least one."""
-    return max(1, round(config.training.local_epochs * config.participation))
+def _train(learner: FedAvgLearner, state: State, number: int, config: RunConfig) -> State:
+    """Round ``number`` with as many passes over the data as a site makes on average: local_epochs x participation.
+
+    Where that is a fraction, whole passes are spread evenly over the rounds, and a round may have none.
+    """
+    per_round = config.training.local_epochs * config.participation
+    passes = round(number * per_round) - round((number - 1) * per_round)
+    return dict(learner.train(state, number, epochs=passes).tensors) if passes else state
 
 
 def _looks(config: RunConfig, number: int) -> bool:

@@ -51,6 +51,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         super().__init__(persistor_id=persistor_id, task_check_period=task_check_period, ignore_result_error=True)
         self.config, self.persistor_id, self.task_check_period = config, persistor_id, task_check_period
         self._coordinator: Coordinator
+        self._folder: Path | None = None
         register_tensors()
 
     def run(self) -> None:
@@ -72,20 +73,19 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         workspace = self.fl_ctx.get_engine().get_workspace()
         settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
         run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
-        self._folder = settings.run_folder(config.run_id) or run_dir / "consilia"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = settings.run_folder(config.run_id) or run_dir / "consilia"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
         if initial is None:
             raise RunFailed("the initial model could not be loaded")
-        coordinator = Coordinator(
-            config, sites, initial.params, self._folder, engine=settings.engine, progress=self._tell
-        )
+        coordinator = Coordinator(config, sites, initial.params, folder, engine=settings.engine, progress=self._tell)
         self._coordinator = coordinator
         record = coordinator.run(self._deliver)
-        write_outputs(self._folder, coordinator, record)
+        write_outputs(folder, coordinator, record)
         self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
-        self.info(f"run {config.run_id} is complete: results in {self._folder}")
+        self.info(f"run {config.run_id} is complete: results in {folder}")
 
     def _deliver(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -119,5 +119,6 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Append to progress.jsonl, which the command line follows."""
-        with (self._folder / PROGRESS).open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        if self._folder is not None:
+            with (self._folder / PROGRESS).open("a") as file:
+                file.write(json.dumps(event) + "\n")

@@ -18,9 +18,11 @@ from pydantic import ValidationError
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConfigError
+from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.messages import REPLIES, Reply, TaskInfo
+from consilia.federation.messages import REPLIES, Reply, TaskInfo, TrainReply
 from consilia.federation.site import Site
+from consilia.federation.site_errors import note_error
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
 from consilia.flare.ready import ReadySignal
 from consilia.report.record import SiteMetrics
@@ -43,6 +45,7 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         super().__init__()
         self.config = config
         self._site: Site | None = None
+        self._state_dir: Path | None = None
         self._abort = Signal()
         self._ready = ReadySignal()
         register_tensors()
@@ -75,9 +78,20 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
                 if self._site is None:
                     self._site = self._open_site(fl_ctx)
                 return self._site.answer(info, dxo.data)
-        except (Exception, SystemExit) as error:
-            self.log_exception(fl_ctx, f"task {task_name} failed: {error}")
+        except ConfigError as error:
+            # Speaks of configuration, not of cases.
+            self.log_error(fl_ctx, f"task {task_name} failed: {error}")
             return Reply(error=type(error).__name__)
+        except (Exception, SystemExit) as error:
+            self.log_error(
+                fl_ctx, f"task {task_name} failed with {type(error).__name__}{self._noted(task_name, error)}"
+            )
+            return Reply(error=type(error).__name__)
+
+    def _noted(self, task_name: str, error: BaseException) -> str:
+        if self._state_dir is None:
+            return ""
+        return f"; see {note_error(self._state_dir, f'task {task_name}', error)}"
 
     def _open_site(self, fl_ctx: FLContext) -> Site:
         config: RunConfig = run_config(self.config, source="this job")
@@ -87,9 +101,11 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
             raise ConfigError(f"site {name!r} has no {candidates[0]}: write one that says where its data are")
+        settings = load_site_config(found)
+        if settings.site != name:
+            raise ConfigError(f"{found} is for site {settings.site!r}, this participant is {name!r}")
+        self._state_dir = settings.state_dir
         site = Site(config, found, should_stop=lambda: bool(self._abort.triggered))
-        if site.name != name:
-            raise ConfigError(f"{found} is for site {site.name!r}, this participant is {name!r}")
         self.log_info(
             fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}"
         )
@@ -102,7 +118,8 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         except ValidationError:
             return
         version = getattr(content, "version", None)
-        scalars = {f"train/{key}": value for key, value in getattr(content, "metrics", {}).items()}
+        told = content.metrics.model_dump() if isinstance(content, TrainReply) else {}
+        scalars = {f"train/{key}": value for key, value in told.items() if value is not None}
         for key, model in (("received", "global"), ("trained", "personal"), ("personal", "personal-final")):
             figures = getattr(content, key, None)
             if isinstance(figures, SiteMetrics):

@@ -94,7 +94,7 @@ class Learner(Generic[C]):
         mean_loss = 0.0
         # Dropout and stochastic depth draw from torch's global generator.
         with seeded(self.seed, "noise", self.data.site, round_number):
-            for _ in range(epochs or settings.local_epochs):
+            for _ in range(settings.local_epochs if epochs is None else epochs):
                 mean_loss = self._epoch(optimiser, order)
         score, metrics = self.score()
         return Update(self.state(), len(self.data.train), score, {"train_loss": mean_loss, **metrics})

@@ -39,9 +39,11 @@ def build_model(
         ConfigError: the path is not listed, cannot be imported, or the arguments do not fit.
     """
     if not is_allowed(path, allowed):
-        raise ConfigError(f"model class {path!r} is not listed here; allow_models has {sorted(allowed)}")
-    if arguments.get("pretrained"):
-        raise ConfigError("model argument 'pretrained' would download weights at run time; give a local file instead")
+        raise ConfigError(
+            f"model class {path!r} is not listed here: allow_models in this participant's site.yaml (at the server: "
+            f"server.yaml) has {sorted(allowed)}"
+        )
+    _refuse_weights(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     module_name, _, attribute = path.rpartition(".")
     if module_name.split(".")[0] in ("timm", "monai", "torchvision"):
@@ -53,8 +55,19 @@ def build_model(
     try:
         with seeded(seed, "initial-model"):
             model = factory(**arguments)
-    except (TypeError, ValueError) as error:
+    # A factory from another library may raise anything; the arguments came with the job.
+    except Exception as error:
         raise ConfigError(f"cannot build {path}({dict(arguments)}): {error}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{path} built a {type(model).__name__}, expected a torch.nn.Module")
     return model
+
+
+def _refuse_weights(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments by which a job would have weights downloaded, or a local pickle read."""
+    for name, value in arguments.items():
+        remote = isinstance(value, str) and value.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+        if remote or (value and name in ("pretrained", "checkpoint_path")):
+            raise ConfigError(
+                f"model argument {name}={value!r} would download weights or read a local file by a job's word"
+            )

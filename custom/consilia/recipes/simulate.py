@@ -23,10 +23,11 @@ import yaml
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.core.files import write_json
 from consilia.data.site import load_site_config
-from consilia.data.yaml_file import read_yaml
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.progress import Progress, no_progress
+from consilia.federation.site_errors import FILE as ERRORS
+from consilia.federation.site_errors import last_error
 from consilia.flare.recipe import ConsiliaRecipe, execute_in_simulator
 from consilia.report.record import Record, load_record
 
@@ -74,7 +75,9 @@ def run_simulator(
         stop_tree(process.pid)
         process.wait()
     if not (folder / RESULT).is_file():
-        raise RunFailed(f"the simulated run ended without a result. {_why(folder)}\nFull logs: {folder / SIMULATOR}")
+        raise RunFailed(
+            f"the simulated run ended without a result. {_why(folder, site_files)}\nFull logs: {folder / SIMULATOR}"
+        )
     return load_record(folder / RESULT)
 
 
@@ -99,6 +102,8 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, al
     (workspace / "sites").mkdir(parents=True)
     for stale in (folder / PROGRESS, folder / RESULT):
         stale.unlink(missing_ok=True)
+    for path in site_files.values():
+        (load_site_config(path).state_dir / ERRORS).unlink(missing_ok=True)
     for name, path in site_files.items():
         # Written out anew, because relative paths count from the file's own folder.
         content = load_site_config(path).model_dump(mode="json", by_alias=True)
@@ -127,23 +132,15 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) 
         time.sleep(POLL_SECONDS)
 
 
-def _why(folder: Path) -> str:
-    """The reason the run gave, and the last errors in the logs of server and sites (all on this one machine)."""
-    reasons = []
+def _why(folder: Path, site_files: Mapping[str, Path]) -> str:
+    """The reason the run gave, and the last error of each site: all are on this one machine."""
     path = folder / PROGRESS
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        event = json.loads(line)
-        if event["event"] == "failed":
-            reasons.append(event["reason"])
-    for log in sorted((folder / SIMULATOR).rglob("log.txt")):
-        errors = [
-            line
-            for line in log.read_text(errors="replace").splitlines()
-            if re.match(r"\w*Error: |.*ConsiliaError", line)
-        ]
-        errors += [line for line in log.read_text(errors="replace").splitlines() if line.startswith("consilia.")]
-        reasons += [f"{log.parent.name}: {line}" for line in errors[-2:]]
-    return "\n".join(dict.fromkeys(reasons)) or f"See {folder / LOG}"
+    events = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    reasons = [event["reason"] for event in events if event["event"] == "failed"]
+    for name, site_file in site_files.items():
+        noted = last_error(load_site_config(site_file).state_dir)
+        reasons += [f"{name}: {noted}"] if noted else []
+    return "\n".join(reasons) or f"See {folder / LOG}"
 
 
 def _quietly(action: Callable[[], None]) -> None:
@@ -154,7 +151,7 @@ def _quietly(action: Callable[[], None]) -> None:
 def main() -> None:
     """The child process: execute the run described in the folder given as the only argument."""
     folder = Path(sys.argv[1])
-    content = read_yaml(folder / CONFIG)
+    content = json.loads((folder / CONFIG).read_text())
     recipe = ConsiliaRecipe(run_config(content["config"]), min_clients=len(content["sites"]))
     execute_in_simulator(recipe, content["sites"], folder / SIMULATOR)
 

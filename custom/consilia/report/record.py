@@ -79,14 +79,23 @@ class RoundRecord(Part):
 class Metrics(Part):
     """Of one model on one split of one site. Flips count against the site's previous evaluation of the same kind."""
 
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, le=10_000_000)]
     correct: NonNegativeInt
     accuracy: Fraction
     balanced_accuracy: Fraction
     auroc: Fraction | None
-    loss: NonNegative | None
+    loss: Annotated[float, Field(ge=0, le=1e9)] | None
     negative_flips: NonNegativeInt | None = None
     positive_flips: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Metrics:
+        flips = (self.negative_flips or 0) + (self.positive_flips or 0)
+        if max(self.correct, flips) > self.count or abs(self.accuracy - self.correct / self.count) > 1e-6:
+            raise ValueError(
+                f"{self.correct} of {self.count} correct, {flips} flips and accuracy {self.accuracy} disagree"
+            )
+        return self
 
 
 class SiteMetrics(Part):

@@ -41,8 +41,8 @@ def write_site_report(
     """Write the report to ``path`` and the predictions to ``<stem>_predictions.csv`` beside it; returns the latter.
 
     ``logits_*`` (N, C) of the test cases, None where the site has no such model; ``labels`` (N,); ``inputs`` (N, ...)
-    as the model saw them: images (N, c, H, W) get a gallery, anything else does not. Both files can be read by the
-    owner and the group only.
+    as the model saw them: images (N, c, H, W) get a gallery, anything else does not. Only the owner can read the two
+    files.
 
     Raises:
         DataError: the numbers of cases or classes do not fit together.
@@ -52,7 +52,7 @@ def write_site_report(
     labels = labels.detach().cpu()
     _check(found, class_names, labels, case_ids, inputs)
     table = path.with_name(f"{path.stem}_predictions.csv")
-    _write_private(table, _predictions(found, class_names, labels, case_ids))
+    write_bytes(table, _predictions(found, class_names, labels, case_ids).encode(), private=True)
     models = [_model(name, values, class_names, labels, case_ids, inputs) for name, values in found.items()]
     html = page(
         "site.html",
@@ -65,7 +65,7 @@ def write_site_report(
         figures=FIGURES,
         table=table.name,
     )
-    _write_private(path, html)
+    write_bytes(path, html.encode(), private=True)
     return table
 
 
@@ -85,11 +85,6 @@ def _check(
             raise DataError(
                 f"site report: expected {name} logits of shape {(count, len(class_names))}, got {tuple(values.shape)}"
             )
-
-
-def _write_private(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
-    path.chmod(0o640)
 
 
 def _predictions(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str]) -> str:

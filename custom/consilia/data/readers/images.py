@@ -1,4 +1,4 @@
-"""Image files (PNG, JPEG, TIFF, ...) listed in a CSV, resized to one size; masks are checked and can be read."""
+"""Image files (PNG, JPEG, TIFF, ...) listed in a CSV, resized to one size; masks are only checked."""
 
 from __future__ import annotations
 
@@ -114,15 +114,6 @@ def _names(table: pd.DataFrame, pattern: str) -> list[str]:
     return [
         pattern.format(**dict(zip(columns, values, strict=True))) for values in table[columns].itertuples(index=False)
     ]
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """A mask (H, W) as booleans: true where the file is not 0. Raises :class:`DataError` if unreadable."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L")) > 0
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: expected a readable mask image: {error}") from error
 
 
 def _check_mask(path: Path, image: Path, size: tuple[int, int], problems: Problems) -> None:

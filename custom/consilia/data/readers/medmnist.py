@@ -16,7 +16,7 @@ from consilia.core.errors import DataError
 from consilia.data.cases import UNKNOWN, Cases, require_file, selected
 from consilia.data.problems import Problems
 from consilia.data.public_pool import image_digest, load_pool
-from consilia.data.readers.base import Fitted, Reader
+from consilia.data.readers.base import Fitted, Reader, short_digest
 from consilia.data.readers.pixels import apply_pixels, fit_pixels
 from consilia.data.specs import MedMnistSpec
 
@@ -83,6 +83,13 @@ class MedMnistReader(Reader[MedMnistSpec]):
 
     def digests(self, raw: np.ndarray) -> Sequence[str]:
         return [image_digest(image.transpose(1, 2, 0)) for image in raw]
+
+    def content(self, cases: Cases) -> Sequence[str]:
+        arrays = _arrays(self.spec.file)
+        places = cases.rows[["part", "position"]].itertuples(index=False)
+        images = [arrays[f"{part}_images"][position] for part, position in places]
+        pairs = zip(images, cases.labels, strict=True)
+        return [short_digest(np.ascontiguousarray(image).tobytes() + b"\x1f%d" % label) for image, label in pairs]
 
     def describe(self, cases: Cases) -> dict[str, int]:
         arrays = _arrays(self.spec.file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from consilia.data.cases import Cases, canonical, index_cases, read_table, require_columns
 from consilia.data.problems import Problems
-from consilia.data.readers.base import Fitted, Reader
+from consilia.data.readers.base import Fitted, Reader, short_digest
 from consilia.data.specs import TabularSpec
 
 
@@ -45,6 +46,13 @@ class TabularReader(Reader[TabularSpec]):
         if self.spec.case is None:
             return [f"row-{row}" for row in table["row#"]]
         return [text.strip() for text in table[self.spec.case]]
+
+    def content(self, cases: Cases) -> Sequence[str]:
+        if self.spec.case is not None:
+            return ()
+        columns = [*self.spec.numeric, *self.spec.categorical, self.spec.label.column]
+        texts = [cases.rows[name].map(canonical) for name in columns]
+        return [short_digest("\x1f".join(row).encode()) for row in zip(*texts, strict=True)]
 
     def _parse(self, table: pd.DataFrame, file: Path, problems: Problems) -> np.ndarray:
         columns = [self._numbers(table, name, file, problems) for name in self.spec.numeric]
@@ -114,13 +122,6 @@ class TabularReader(Reader[TabularSpec]):
     def layout(self) -> dict[str, Any]:
         fields = {"format", "numeric", "categorical", "missing_indicators", "missing", "missing_values"}
         return self.spec.model_dump(mode="json", include=fields)
-
-    def feature_names(self) -> list[str]:
-        """Names of the input columns, in order."""
-        names = list(self.spec.numeric)
-        if self.spec.missing_indicators:
-            names += [f"{name} missing" for name in self.spec.numeric]
-        return names + [f"{name}={level}" for name, levels in self.spec.categorical.items() for level in levels]
 
     def missing(self, raw: np.ndarray) -> dict[str, int]:
         return dict(zip([*self.spec.numeric, *self.spec.categorical], np.isnan(raw).sum(axis=0).tolist(), strict=True))

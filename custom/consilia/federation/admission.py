@@ -1,0 +1,54 @@
+"""Who takes part: decided once, from what the sites say of themselves when a run begins or goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from consilia.core.errors import RunFailed
+from consilia.federation.messages import PrepareReply
+from consilia.report.record import SiteInfo
+
+
+def common_classes(replies: Mapping[str, PrepareReply]) -> list[str]:
+    """The class list that more than half of the sites have: one odd site must not end the run for the others.
+
+    Raises:
+        RunFailed: no list has a majority.
+    """
+    lists = [list(reply.class_names) for reply in replies.values()]
+    for candidate in lists:
+        if 2 * sum(other == candidate for other in lists) > len(lists):
+            return candidate
+    told = "; ".join(f"{site}: {list(reply.class_names)}" for site, reply in sorted(replies.items()))
+    raise RunFailed(f"sites disagree on the classes, in number or order: {told}")
+
+
+def why_not(
+    site: str,
+    reply: PrepareReply,
+    *,
+    classes: Sequence[str],
+    evaluators: Sequence[str],
+    known: Mapping[str, SiteInfo] | None,
+) -> str | None:
+    """Why a site that answered cannot take part, or None.
+
+    Args:
+        site: its name.
+        reply: what it says of itself.
+        classes: the run's class list.
+        evaluators: the sites that the run names as external test sites. A site cannot make itself one, since the global
+            figure is then its alone.
+        known: the sites of the interrupted run that goes on, or None for a new one.
+    """
+    if list(reply.class_names) != list(classes):
+        return f"its classes are {list(reply.class_names)}, those of the others {list(classes)}"
+    if reply.train == 0 and site not in evaluators:
+        return "it has no training cases, and the run does not name it among its evaluators"
+    if reply.train > 0 and site in evaluators:
+        return f"the run names it as an evaluator, but it has {reply.train} training cases"
+    if known is not None and site not in known:
+        return "it was not there when the run began"
+    if known is not None and known[site].fingerprint != reply.fingerprint:
+        return "it has other data than when the run began"
+    return None

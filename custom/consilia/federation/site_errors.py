@@ -1,0 +1,32 @@
+"""What goes wrong at a site, in full, where only the site can read it.
+
+An error's message may quote a row, a case or a patient. The logs that NVFlare keeps may be streamed to the server, so
+they get the kind of the error and the place of this file.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+FILE = "errors.log"
+
+
+def note_error(state_dir: Path, what: str, error: BaseException) -> Path:
+    """Append an error with its traceback to the site's own errors.log (readable by its owner alone)."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    path = state_dir / FILE
+    text = "".join(traceback.format_exception(error))
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "a") as file:
+        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n{text}\n")
+    return path
+
+
+def last_error(state_dir: Path) -> str | None:
+    """The last line of the last error, for a person on the same machine."""
+    path = state_dir / FILE
+    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    return lines[-1] if lines else None
