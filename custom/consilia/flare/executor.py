@@ -78,15 +78,12 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
                 if self._site is None:
                     self._site = self._open_site(fl_ctx)
                 return self._site.answer(info, dxo.data)
-        except ConfigError as error:
-            # Speaks of configuration, not of cases.
-            self.log_error(fl_ctx, f"task {task_name} failed: {error}")
-            return Reply(error=type(error).__name__)
         except (Exception, SystemExit) as error:
-            self.log_error(
-                fl_ctx, f"task {task_name} failed with {type(error).__name__}{self._noted(task_name, error)}"
-            )
-            return Reply(error=type(error).__name__)
+            kind = type(error).__name__
+            # A configuration error speaks of no case; any other may, and NVFlare's log may be streamed to the server.
+            detail = f": {error}" if isinstance(error, ConfigError) else ""
+            self.log_error(fl_ctx, f"task {task_name} failed with {kind}{self._noted(task_name, error)}{detail}")
+            return Reply(error=kind)
 
     def _noted(self, task_name: str, error: BaseException) -> str:
         if self._state_dir is None:
