@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.round_time import Alternation, RoundClock, byte_figures, figures, main
-from benchmarks.workload import MODEL, Workload, per_round, plain_rounds, write_sites
 from safetensors.torch import load_file
 
+from benchmarks.round_time import Alternation, RoundClock, byte_figures, figures, main
+from benchmarks.workload import MODEL, Workload, per_round, plain_rounds, write_sites
 from consilia.core.determinism import single_threaded
 from consilia.federation.inprocess import run_inprocess
 

@@ -144,7 +144,13 @@ def test_spool_takes_one_answer_per_site_and_cleans_up(tmp_path: Path) -> None:
     assert [path.parent for path in tmp_path.rglob("*.safetensors")] == [tmp_path]
     spool.clear()
     assert len(spool) == 0
-    assert list(tmp_path.iterdir()) == []
+    # A later, shorter update leaves nothing of the earlier one behind.
+    spool.add("a", {"y": torch.ones(1)})
+    assert list(spool["a"]) == ["y"]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert spool["a"].path.stat().st_size < 200
+    spool.remove()
+    assert not tmp_path.exists()
 
 
 def test_a_truncated_spool_file_is_noticed(tmp_path: Path) -> None:

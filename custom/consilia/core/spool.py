@@ -7,15 +7,17 @@ memory map, because mapped pages count as the process's memory until they are un
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from consilia.core.errors import AggregationError, ConfigError
-from consilia.core.files import write_tensors
 
 # The dtype names of the safetensors format.
 _DTYPES: dict[str, torch.dtype] = {
@@ -88,15 +90,23 @@ class UpdateSpool(Mapping[str, SpooledUpdate]):
             raise ConfigError(f"site {site!r} has already answered in this round")
         # Numbered, not named after the site: a site's name is not to be trusted as a file name.
         path = self.folder / f"{len(self._updates):05d}.safetensors"
-        # Gone after the round in any case, so there is nothing to wait for.
-        write_tensors(path, tensors, durable=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        # Written over the file of an earlier round: giving its blocks back and taking new ones costs more than writing.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.truncate()
         self._updates[site] = SpooledUpdate(path)
 
     def clear(self) -> None:
-        """Forget the round's updates and delete their files."""
-        for update in self._updates.values():
-            update.path.unlink(missing_ok=True)
+        """Forget the round's updates; their files are written over in the next."""
         self._updates.clear()
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        self._updates.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._updates))

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from consilia.core.errors import UpdateRejected
 
+NORM_CHUNK = 1 << 16
+"""Elements of the change held in float64 at a time: they stay in the processor's cache."""
+
 MAX_INTEGER = 2**53
 """Integers are averaged in float64, which holds every integer up to here."""
 
@@ -50,8 +53,10 @@ def change_norm(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) 
     squares = 0.0
     for name in sorted(tensors):
         if tensors[name].is_floating_point():
-            change = tensors[name].to(torch.float64) - reference[name].to(torch.float64)
-            squares += float(change.square().sum())
+            pieces = (torch.split(side[name].reshape(-1), NORM_CHUNK) for side in (tensors, reference))
+            for now, then in zip(*pieces, strict=True):
+                change = now.to(torch.float64).sub_(then)
+                squares += float(torch.dot(change, change))
     return math.sqrt(squares)
 
 

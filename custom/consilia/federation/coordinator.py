@@ -99,6 +99,7 @@ class Coordinator:
         while self.version < self.config.rounds and not self._patience_is_over():
             self._round(deliver)
         self._finish(deliver)
+        self._spool.remove()
         stopped = self.version < self.config.rounds
         record = self.keeper.record("stopped_early" if stopped else "finished")
         self._progress({"event": "finished", "rounds": self.version, "seconds": record.run.seconds})
