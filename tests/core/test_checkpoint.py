@@ -43,7 +43,7 @@ def test_a_crash_before_the_index_leaves_the_previous_checkpoint(
     store = CheckpointStore(tmp_path)
     save(store, 1, 1.0)
 
-    def crash(target: Path, content: object) -> None:
+    def crash(target: Path, content: object, **options: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("consilia.core.checkpoint.write_json", crash)

@@ -54,7 +54,7 @@ class CheckpointStore:
                 continue
             write_tensors(self.folder / file, tensors)
             entries[name] = {"file": file, "sha256": sha256_of_file(self.folder / file)}
-        write_json(self.folder / INDEX, {"schema": SCHEMA, "models": entries, "state": dict(state)})
+        write_json(self.folder / INDEX, {"schema": SCHEMA, "models": entries, "state": dict(state)}, compact=True)
         keep = {entry["file"] for entry in entries.values()}
         for file_path in self.folder.glob("*.safetensors"):
             if file_path.name not in keep:

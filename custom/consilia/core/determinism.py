@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+FILL = "fill_uninitialized_memory"  # a property that torch sets on its module behind the type checker's back
+
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose, e.g. ``derive_seed(run_seed, "train", site, round)``.
@@ -44,18 +46,18 @@ def single_threaded() -> Iterator[None]:
     """One thread and deterministic algorithms inside the block: results must not depend on how many cores are free."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = bool(getattr(torch.utils.deterministic, FILL))
     # cuBLAS reads this when its handle is created; without it deterministic matrix products raise on a GPU.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
     # Some GPU operations (backward of bilinear upsampling, for one) have no deterministic form: a warning must do.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     # Filling fresh memory would show up reads of it, of which there are none here; it costs a pass over every result.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, FILL, False)
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        setattr(torch.utils.deterministic, FILL, fill)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 

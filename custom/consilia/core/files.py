@@ -48,9 +48,13 @@ def write_bytes(target: Path, content: bytes, *, durable: bool = True, private: 
         temporary.write_bytes(content)
 
 
-def write_json(target: Path, content: Any, *, private: bool = False) -> None:
-    """Write JSON atomically: UTF-8, sorted keys, and no NaN (which is not JSON; undefined values are null)."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+def write_json(target: Path, content: Any, *, private: bool = False, compact: bool = False) -> None:
+    """Write JSON atomically: UTF-8, sorted keys, and no NaN (which is not JSON; undefined values are null).
+
+    ``compact`` leaves out the line breaks, for files that no person reads.
+    """
+    indent = None if compact else 1
+    text = json.dumps(content, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_bytes(target, (text + "\n").encode(), private=private)
 
 
@@ -63,8 +67,25 @@ def write_tensors(
     private: bool = False,
 ) -> None:
     """Write named tensors as safetensors, atomically; for the options see :func:`atomic_path`."""
+    write_bytes(target, tensor_file(tensors, metadata), durable=durable, private=private)
+
+
+def overwrite_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors over a private file in place, for what is written every round and may be lost in a crash.
+
+    Giving an old file's blocks back and taking new ones costs more than the writing itself.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(tensor_file(tensors, metadata))
+        file.truncate()
+
+
+def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Named tensors as the bytes of a safetensors file."""
     clean = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(target, save(clean, metadata=dict(metadata) if metadata else None), durable=durable, private=private)
+    return save(clean, metadata=dict(metadata) if metadata else None)
 
 
 def sha256_of_file(path: Path) -> str:

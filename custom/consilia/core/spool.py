@@ -7,17 +7,16 @@ memory map, because mapped pages count as the process's memory until they are un
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from consilia.core.errors import AggregationError, ConfigError
+from consilia.core.files import overwrite_tensors
 
 # The dtype names of the safetensors format.
 _DTYPES: dict[str, torch.dtype] = {
@@ -90,13 +89,7 @@ class UpdateSpool(Mapping[str, SpooledUpdate]):
             raise ConfigError(f"site {site!r} has already answered in this round")
         # Numbered, not named after the site: a site's name is not to be trusted as a file name.
         path = self.folder / f"{len(self._updates):05d}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        # Written over the file of an earlier round: giving its blocks back and taking new ones costs more than writing.
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.truncate()
+        overwrite_tensors(path, tensors)
         self._updates[site] = SpooledUpdate(path)
 
     def clear(self) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.core.errors import ConfigError
-from consilia.core.files import write_json, write_tensors
+from consilia.core.files import overwrite_tensors, write_json, write_tensors
 from consilia.data.dataset import Split
 from consilia.data.loading import PREPROCESSING, load_site, preprocessing_file
 from consilia.data.site import load_site_config
@@ -131,7 +131,8 @@ class Site:
         started = time.perf_counter()
         received = self._figures_of(tensors, "global", info.version) if info.evaluate else None
         update = self.learner.train(tensors, info.version + 1)
-        self._keep("round", update.tensors, durable=False)
+        card = model_card(self.config, self.data.class_names, "personal-round")
+        overwrite_tensors(self.folder / "personal-round.safetensors", update.tensors, card)
         trained = self._figures("personal", info.version + 1) if info.evaluate else None
         reply = TrainReply(
             version=info.version,
@@ -156,7 +157,7 @@ class Site:
         received = self._figures_of(tensors, "global", info.version if info.keep == "last" else None)
         logits_global = self.learner.logits(self.data.test)
         self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
-        self._keep(info.keep, self.learner.state())
+        self._keep(f"personal-{info.keep}", self.learner.state())
         shutil.copyfile(preprocessing_file(self.settings, self.config.role), self.folder / PREPROCESSING)
         # Not part of the forgetting history: this is no round.
         personal = self._figures("personal", version=None)
@@ -174,9 +175,9 @@ class Site:
         seconds = time.perf_counter() - started
         return _reply(PersonaliseReply(version=info.version, received=received, personal=personal, seconds=seconds))
 
-    def _keep(self, name: str, state: Mapping[str, Tensor], *, durable: bool = True) -> None:
+    def _keep(self, name: str, state: Mapping[str, Tensor]) -> None:
         card = model_card(self.config, self.data.class_names, name)
-        write_tensors(self.folder / f"personal-{name}.safetensors", state, card, durable=durable, private=True)
+        write_tensors(self.folder / f"{name}.safetensors", state, card, private=True)
 
     def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int | None) -> SiteMetrics:
         self.learner.load(state)
