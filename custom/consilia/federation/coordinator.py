@@ -193,7 +193,7 @@ class Coordinator:
             deliver,
             [
                 Task(TaskInfo(task="personalise", version=version, keep=keep), trainers, state),
-                Task(TaskInfo(task="evaluate", version=version), evaluators, state),
+                Task(TaskInfo(task="evaluate", version=version, keep=keep), evaluators, state),
             ],
         )
         if keep == "last":

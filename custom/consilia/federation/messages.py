@@ -29,7 +29,7 @@ class TaskInfo(Settings):
     Attributes:
         version: number of rounds behind the global state that travels with the task.
         evaluate: ``train`` only: also evaluate the received global model and the locally trained one.
-        keep: ``personalise`` only: under which name the site keeps its personal model.
+        keep: after the rounds: which global model this is, and under which name the site keeps its personal one.
         resume: ``prepare`` only: go on with what the site has kept of this run, instead of starting anew.
     """
 

@@ -147,14 +147,13 @@ class Site:
 
     def _evaluate(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
-        received = self._figures_of(tensors, "global", info.version)
+        received = self._received(info, tensors)
         return _reply(EvaluateReply(version=info.version, received=received, seconds=time.perf_counter() - started))
 
     def _personalise(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         """Train once more from the final global model with the method's own loss; the result never leaves."""
         started = time.perf_counter()
-        # The best round was evaluated when it was the newest: only the last version has news for the history.
-        received = self._figures_of(tensors, "global", info.version if info.keep == "last" else None)
+        received = self._received(info, tensors)
         logits_global = self.learner.logits(self.data.test)
         self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
         self._keep(f"personal-{info.keep}", self.learner.state())
@@ -178,6 +177,10 @@ class Site:
     def _keep(self, name: str, state: Mapping[str, Tensor]) -> None:
         card = model_card(self.config, self.data.class_names, name)
         write_tensors(self.folder / f"{name}.safetensors", state, card, private=True)
+
+    def _received(self, info: TaskInfo, state: Mapping[str, Tensor]) -> SiteMetrics:
+        # The best round was evaluated when it was the newest: coming back to it is no news for the history.
+        return self._figures_of(state, "global", info.version if info.keep == "last" else None)
 
     def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int | None) -> SiteMetrics:
         self.learner.load(state)

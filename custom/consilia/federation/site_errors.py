@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +16,17 @@ FILE = "errors.log"
 
 
 def note_error(state_dir: Path, what: str, error: BaseException) -> Path:
-    """Append an error with its traceback to the site's own errors.log (readable by its owner alone)."""
-    state_dir.mkdir(parents=True, exist_ok=True)
+    """Append an error with its traceback to the site's own errors.log (readable by its owner alone).
+
+    A full or read-only disk may be the very error: that it cannot be noted must not hide it.
+    """
     path = state_dir / FILE
     text = "".join(traceback.format_exception(error))
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(handle, "a") as file:
-        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n{text}\n")
+    with suppress(OSError):
+        state_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "a") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n{text}\n")
     return path
 
 
