@@ -1,5 +1,5 @@
 # make demo       set up, then train the embedded default in NVFlare's simulator and print the results
-# make test       set up, then run all tests (about 15 minutes on 2 cores)
+# make test       set up, then run all tests (about 8 minutes on 2 cores)
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
 # make jobs       write jobs/ anew from the recipes

@@ -94,7 +94,7 @@ def test_a_yardstick_is_no_method(tmp_path, command) -> None:
 
 
 def test_fedavg_is_always_in_the_comparison(tmp_path) -> None:
-    text = consilia("compare", "wisconsin", *FAST, "--only", "fedkper", "--out", tmp_path / "study")
+    text = consilia("compare", "wisconsin", *FAST, *["--only", "fedkper"] * 2, "--out", tmp_path / "study")
     assert "fedavg-seed0: running" in text
 
 

@@ -160,7 +160,7 @@ def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
     """FedAvg followed by local fine-tuning is the personal yardstick that methods fail to beat: it is always there."""
     federated = [label for label in labels if label not in YARDSTICKS]
     there = any(study.methods.get(label, {"method": label}).get("method") == "fedavg" for label in federated)
-    return [*labels] if there or not federated else ["fedavg", *labels]
+    return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
 
 
 def finished(
