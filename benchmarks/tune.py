@@ -15,20 +15,20 @@ from pathlib import Path
 
 from consilia.data.federation import load_federation
 from consilia.federation.inprocess import run_inprocess
+from consilia.federation.selection import validation_value
 from consilia.federation.study import finished, load_study, study_config
 from consilia.report.record import Record
 
 
 def best_validation(record: Record, metric: str) -> float:
     """The highest mean over sites of a validation metric among versions >= 1 (of the loss: the lowest)."""
-    sign = -1 if metric == "loss" else 1
-    means = []
-    for evaluation in record.evaluations:
-        found = [figures.validation for figures in evaluation.sites.values() if figures.validation is not None]
-        values = [value for part in found if (value := getattr(part, metric)) is not None]
-        if evaluation.model == "global" and evaluation.version >= 1 and values:
-            means.append(sign * sum(values) / len(values))
-    return sign * max(means)
+    values = [
+        value
+        for evaluation in record.evaluations
+        if evaluation.model == "global" and evaluation.version >= 1
+        if (value := validation_value(evaluation.sites, metric)) is not None
+    ]
+    return max(values) * (-1 if metric == "loss" else 1)
 
 
 def main() -> None:

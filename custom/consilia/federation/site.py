@@ -19,7 +19,7 @@ from consilia.core.errors import ConfigError
 from consilia.core.files import overwrite_tensors, write_json, write_tensors
 from consilia.data.dataset import Split
 from consilia.data.loading import PREPROCESSING, load_site, preprocessing_file
-from consilia.data.site import load_site_config
+from consilia.data.site import RUNS, load_site_config
 from consilia.evaluation.classification import classification_metrics, correct_cases
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
@@ -44,7 +44,6 @@ from consilia.report.site_report import write_site_report
 log = logging.getLogger(__name__)
 
 HISTORY = "correctness.safetensors"
-RUNS = "runs"
 KEPT_VERSIONS = 3
 """Correctness vectors kept per model: the last one, and those a resumed run may fall back to."""
 
