@@ -1,4 +1,5 @@
-# make demo       set up, then train the embedded default in NVFlare's simulator and print the results
+# make demo       set up, then train the embedded default in NVFlare's simulator and print the results (METHOD=fedkper,
+#                 fedprox or fedgpl)
 # make test       set up, then run all tests (about 8 minutes on 2 cores)
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
@@ -23,8 +24,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
+ifeq ($(METHOD),fedgpl)
+	$(BIN)/consilia compare fedgpl-classification --engine sim --out runs/demo-fedgpl-classification \
+		--only fedgpl --only vpt --only fedavg --only majority
+	$(BIN)/consilia compare fedgpl-segmentation --engine sim --out runs/demo-fedgpl-segmentation \
+		--only fedgpl --only vpt --only fedavg --only filled-box
+else
 	$(BIN)/consilia compare wisconsin --engine sim --out runs/demo-$(METHOD) \
 		--only fedavg --only $(METHOD) --only centralised --only local-only --only majority
+endif
 
 test: setup
 	$(BIN)/pytest

@@ -28,6 +28,7 @@ from benchmarks.stock import stock_recipe
 from benchmarks.workload import MODEL, Workload, plain_rounds, write_sites
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import PROGRESS
+from consilia.federation.server_settings import ServerSettings
 from consilia.recipes.simulate import run_simulator
 
 BOUNDS = {"inprocess": 1.05, "simulator": 1.5}
@@ -85,7 +86,7 @@ def time_pair(work: Workload, folder: Path) -> dict[str, dict[str, Any]]:
     """Plain loop and in-process engine, round by round; seconds are medians over the rounds from the second on."""
     sites = write_sites(work, folder / "sites")
     both = Alternation(plain_rounds(work, sites))
-    run_inprocess(work.config(), sites, folder / "run", allow_models=[MODEL], progress=both)
+    run_inprocess(work.config(), sites, folder / "run", server=ServerSettings(allow_models=(MODEL,)), progress=both)
     return {name: {"seconds": median(values[1:]), "rounds": values} for name, values in both.seconds.items()}
 
 
@@ -93,7 +94,9 @@ def time_simulator(work: Workload, folder: Path) -> dict[str, Any]:
     """Our engine on NVFlare's simulator; seconds by the server's own clock, checkpoints included."""
     clock = RoundClock()
     sites = write_sites(work, folder / "sites")
-    record = run_simulator(work.config(), sites, folder / "run", allow_models=[MODEL], progress=clock)
+    record = run_simulator(
+        work.config(), sites, folder / "run", server=ServerSettings(allow_models=(MODEL,)), progress=clock
+    )
     events = [json.loads(line) for line in (folder / "run" / PROGRESS).read_text().splitlines()]
     seconds = [event["seconds"] for event in events if event["event"] == "round"][1:]
     rounds = record.rounds[1:]

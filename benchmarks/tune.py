@@ -16,6 +16,7 @@ from pathlib import Path
 from consilia.data.federation import load_federation
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.selection import validation_value
+from consilia.federation.server_settings import own_server
 from consilia.federation.study import finished, load_study, study_config
 from consilia.report.record import Record
 
@@ -51,11 +52,11 @@ def main() -> None:
             config = study_config(study, label, arguments.seed, sites, overrides)
             place = arguments.out / f"{label}-{value}"
             record = finished(place, config, sites) or run_inprocess(
-                config, sites, place, allow_models=(config.model.class_,)
+                config, sites, place, server=own_server(config, sites)
             )
-            table.setdefault(label, {})[value] = best_validation(record, config.select_by)
+            table.setdefault(label, {})[value] = best_validation(record, config.best_figure)
         row = table[label]
-        best = max(row, key=lambda value: row[value] * (-1 if config.select_by == "loss" else 1))
+        best = max(row, key=lambda value: row[value] * (-1 if config.best_figure == "loss" else 1))
         print(f"{label:28}", *(f"{v}: {x:.3f}{'*' if v == best else ' '}" for v, x in row.items()), flush=True)
     (arguments.out / "tune.json").write_text(json.dumps({"grid": arguments.grid, "best_validation": table}, indent=1))
 

@@ -12,6 +12,7 @@ from benchmarks.round_time import Alternation, RoundClock, byte_figures, figures
 from benchmarks.workload import MODEL, Workload, per_round, plain_rounds, write_sites
 from consilia.core.determinism import single_threaded
 from consilia.federation.inprocess import run_inprocess
+from consilia.federation.server_settings import ServerSettings
 
 TINY = Workload(sites=2, steps=2, batch=10, rounds=2, channels=(2, 3), hidden=4)
 
@@ -36,7 +37,7 @@ def test_the_sites_hold_one_epoch_of_the_stated_steps(tmp_path: Path) -> None:
 def test_the_yardstick_takes_the_same_steps_as_our_engine(tmp_path: Path) -> None:
     sites = write_sites(TINY, tmp_path / "sites")
     *_, state = plain_rounds(TINY, sites)
-    run_inprocess(TINY.config(), sites, tmp_path / "run", allow_models=[MODEL])
+    run_inprocess(TINY.config(), sites, tmp_path / "run", server=ServerSettings(allow_models=(MODEL,)))
     ours = load_file(tmp_path / "run" / "global-last.safetensors")
     start = TINY.model().state_dict()
     for name, tensor in state.items():

@@ -112,7 +112,10 @@ def test_settings_reach_the_run(tmp_path) -> None:
         (["run", "fedkper", "--engine", "cloud"], "--engine must be one of sim, inprocess; got 'cloud'"),
         (["run", "fedkper", "--set", "rounds=-1"], "rounds: Input should be greater than or equal to 1, got -1"),
         (["run", "fedkper", "--data", "nowhere.yaml"], "nowhere.yaml"),
-        (["compare", "nothing"], "no study file nothing, and no embedded study of that name (there is: wisconsin)"),
+        (
+            ["compare", "nothing"],
+            "no study file nothing, and no embedded study of that name (there is: fedgpl-classification, ",
+        ),
         (["compare", "--seeds", "a"], "--seeds takes whole numbers"),
         (["report", "empty"], "no result.json at or below empty"),
         (["predict", "no.safetensors", "--site", "s", "--cases", "c"], "no model file at no.safetensors"),

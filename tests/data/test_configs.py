@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from consilia.core.errors import DataError
 from consilia.data.dataset import SPLITS, SiteData
@@ -25,9 +26,9 @@ def root(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data_root
 
 
-def load(name: str, out: Path) -> dict[str, SiteData]:
+def load(name: str, out: Path, role: str = "diagnosis") -> dict[str, SiteData]:
     sites = load_federation(str(REPOSITORY / "configs" / f"{name}.yaml"), out)
-    return {site: load_site(path, "diagnosis") for site, path in sites.items()}
+    return {site: load_site(path, role) for site, path in sites.items()}
 
 
 def need(path: Path) -> None:
@@ -77,6 +78,32 @@ def test_busbra(root: Path, tmp_path: Path) -> None:
         assert not pool.case_ids.intersection(case_ids(data))
         people = [{case[:8] for case in data.split(name).case_ids} for name in SPLITS]  # bus_0001-l: patient 1
         assert len(set.union(*people)) == sum(len(group) for group in people)
+
+
+@pytest.mark.slow
+def test_busbra_at_128_for_both_tasks(root: Path, tmp_path: Path) -> None:
+    need(root / "busbra")
+    classified = load("busbra-128", tmp_path / "a")
+    segmented = load("busbra-lesion", tmp_path / "b", "structure")
+    pool = load_pool("busbra")
+    counts = {name: total(data) for name, data in classified.items()}
+    assert counts == {name: total(data) for name, data in segmented.items()}
+    assert sum(counts.values()) == 1875 - len(pool.case_ids)
+    for data in (*classified.values(), *segmented.values()):
+        assert not pool.case_ids.intersection(case_ids(data))
+        assert data.train.inputs.shape[1:] == (1, 128, 128)
+        people = [{case[:8] for case in data.split(name).case_ids} for name in SPLITS]
+        assert len(set.union(*people)) == sum(len(group) for group in people)
+    small = segmented["u-systems"]
+    assert (small.task, small.class_names) == ("segmentation", ("background", "lesion"))
+    case, mask = small.test.case_ids[0], small.test.labels[0].numpy()
+    with Image.open(root / "busbra" / "masks" / f"{case}.png") as file:
+        drawn = np.asarray(file)
+    rows, columns = (((np.arange(128) + 0.5) * size / 128 + 1e-9).astype(int) for size in drawn.shape)
+    assert (mask == drawn[np.ix_(rows, columns)]).all()
+    with Image.open(root / "busbra" / "images" / f"{case}.png") as file:
+        pixels = np.asarray(file.convert("L").resize((128, 128), Image.Resampling.BILINEAR))
+    assert small.test.inputs[0, 0].numpy() == pytest.approx(pixels / 127.5 - 1, abs=1e-6)
 
 
 def test_a_wrong_patient_column_does_not_let_pooled_cases_in() -> None:

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from consilia.core.errors import ConfigError, DataError
-from consilia.data.federation import load_federation
+from consilia.data.check import check_site
+from consilia.data.federation import EMBEDDED_DATA, load_federation
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 
@@ -133,10 +134,106 @@ def test_sites_one_by_one_and_a_folder(tmp_path: Path) -> None:
         load_federation(str(tmp_path / "out"), tmp_path)
 
 
+def test_leave_one_site_out(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, leave_out="south")
+    sites = load_federation(source, tmp_path / "out")
+    south, north = (load_site(sites[name], "diagnosis") for name in ("south", "north"))
+    assert (south.site, south.is_evaluator, len(south.test)) == ("south", True, 20)
+    assert (north.is_evaluator, len(north.train)) == (False, 14)
+    other = load_federation(source, tmp_path / "other", leave_out="north")
+    assert load_site(other["north"], "diagnosis").is_evaluator
+    assert not load_site(other["south"], "diagnosis").is_evaluator
+    wisconsin = load_federation("wisconsin", tmp_path / "w", leave_out="hospital-2")
+    assert [load_site_config(path).dataset("diagnosis").evaluator for path in wisconsin.values()] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_leave_out_what_cannot_be(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, evaluator={"file": "pool.csv"})
+    for name in ("west", "evaluator"):
+        with pytest.raises(ConfigError, match=rf"several sites that train, \['north', 'south'\], got '{name}'"):
+            load_federation(source, tmp_path / "out", leave_out=name)
+    alone = write(tmp_path, sites={"north": {"file": "pool.csv"}}, leave_out="north")
+    with pytest.raises(ConfigError, match=r"several sites that train, \['north'\], got 'north'"):
+        load_federation(alone, tmp_path / "out")
+    sites = load_federation("wisconsin", tmp_path / "w")
+    with pytest.raises(ConfigError, match="a folder of sites is taken as it is"):
+        load_federation(str(tmp_path / "w"), tmp_path, leave_out=next(iter(sites)))
+
+
+def test_low_data_in_common_leaves_validation_and_test(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    full = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN), tmp_path / "full")
+    few = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, common={**COMMON, "train_cases": 0.5})
+    for name, path in load_federation(few, tmp_path / "few").items():
+        all_cases, some = load_site(full[name], "diagnosis"), load_site(path, "diagnosis")
+        assert len(all_cases.train) == 14
+        assert len(some.train) == 7
+        assert set(some.train.case_ids) < set(all_cases.train.case_ids)
+        assert some.test.case_ids == all_cases.test.case_ids
+        assert some.validation.case_ids == all_cases.validation.case_ids
+        # The preprocessing is fitted on the cases that are used, and no others.
+        assert some.train.inputs.mean().item() == pytest.approx(0, abs=1e-6)
+    many = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, common={**COMMON, "train_cases": 15})
+    sites = load_federation(many, tmp_path / "many")
+    with pytest.raises(DataError, match=r"at most the 14 case\(s\) of the training split, got 15"):
+        load_site(sites["north"], "diagnosis")
+    assert any("got 15" in error for error in check_site(sites["north"])[0].errors)
+
+
+def test_low_data_in_the_check(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    few = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, common={**COMMON, "train_cases": 3})
+    (report,) = check_site(load_federation(few, tmp_path / "few")["north"])
+    assert report.errors == []
+    assert (report.unused, sum(report.counts["train"].values())) == (11, 3)
+
+
+@pytest.mark.slow
+def test_phantom_federations(tmp_path: Path) -> None:
+    roles = {name: embedded.role for name, embedded in EMBEDDED_DATA.items() if name.startswith("phantom-")}
+    classified = ("phantom-fundus", "phantom-skin", "phantom-ultrasound")
+    masks = ("phantom-skin-masks", "phantom-polyp", "phantom-prostate", "phantom-ultrasound-masks")
+    assert roles == dict.fromkeys(classified, "diagnosis") | dict.fromkeys(masks, "structure")
+    for name, task in (("phantom-ultrasound", "classification"), ("phantom-polyp", "segmentation")):
+        sites = load_federation(name, tmp_path / name)
+        assert list(sites) == [f"hospital-{i}" for i in range(1, 5)]
+        data = load_site(sites["hospital-1"], roles[name])
+        assert data.task == task
+        assert data.train.inputs.shape[2:] == (128, 128)
+    image = next((tmp_path / "phantom-polyp").rglob("*.png"))
+    before = image.stat().st_mtime_ns
+    load_federation("phantom-polyp", tmp_path / "phantom-polyp")
+    assert image.stat().st_mtime_ns == before
+    # In the folder of another kind the images are its own: kinds must not be taken for each other.
+    sites = load_federation("phantom-prostate", tmp_path / "phantom-polyp")
+    assert load_site_config(sites["hospital-1"]).dataset("structure").mode == "gray"
+    with pytest.raises(DataError, match=r"64 case\(s\) of the data are not in this file"):
+        load_site(sites["hospital-1"], "structure")
+
+
 def test_classes_must_agree(tmp_path: Path) -> None:
     listed = {"a": {"file": "a.csv"}, "b": {"file": "b.csv", "classes": ["yes", "no"]}}
     with pytest.raises(ConfigError, match=r"classes: expected \['no', 'yes'\] as at site a, got \['yes', 'no'\]"):
         load_federation(write(tmp_path, sites=listed), tmp_path / "out")
+
+
+MASKS = {
+    "format": "images",
+    "task": "segmentation",
+    "file": "a.csv",
+    "folder": ".",
+    "image": "{a}.png",
+    "mask": {"folder": ".", "name": "{a}.png"},
+    "classes": ["background", "polyp"],
+    "size": [8, 8],
+}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +245,7 @@ def test_classes_must_agree(tmp_path: Path) -> None:
         ({"sites": {"../up": {"file": "a.csv"}}}, "not '../up'"),
         ({"pooled": {"file": "a.csv", "evaluator": True}, "cut": COLUMN}, "the cut decides"),
         ({"pooled": {"file": "a.csv"}, "cut": {"by": "dirichlet", "sites": 0, "alpha": 1}}, "cut.dirichlet.sites"),
+        ({"common": {}, "pooled": MASKS, "cut": {"by": "dirichlet", "sites": 2, "alpha": 1}}, "cut by a column"),
     ],
 )
 def test_wrong_federations(tmp_path: Path, content: dict[str, object], message: str) -> None:
@@ -156,5 +254,5 @@ def test_wrong_federations(tmp_path: Path, content: dict[str, object], message: 
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="wisconsinn: expected one of \\['wisconsin'\\], a folder"):
+    with pytest.raises(ConfigError, match=r"wisconsinn: expected one of .*'wisconsin'.*, a folder"):
         load_federation("wisconsinn", tmp_path)

@@ -106,11 +106,13 @@ def test_missing_folder(tmp_path: Path) -> None:
 def test_new_cases_from_a_folder_and_a_file(tmp_path: Path) -> None:
     path = make_site(tmp_path)
     data = load_site(path, "diagnosis")
-    ids, inputs = load_new_cases(path, "diagnosis", tmp_path / "images")
+    new = load_new_cases(path, "diagnosis", tmp_path / "images")
+    ids, inputs = list(new.ids), new.inputs
     assert ids == [f"im-{i}" for i in range(COUNT)]
     case = data.test.case_ids[0]
     assert (inputs[ids.index(case)] == data.test.inputs[0]).all()
-    ids, one = load_new_cases(path, "diagnosis", tmp_path / "images" / f"{case}.png")
+    new = load_new_cases(path, "diagnosis", tmp_path / "images" / f"{case}.png")
+    ids, one = list(new.ids), new.inputs
     assert ids == [case]
     assert (one[0] == data.test.inputs[0]).all()
     (tmp_path / "empty").mkdir()

@@ -108,6 +108,7 @@ def test_new_cases(tmp_path: Path) -> None:
     data = load_site(path, "diagnosis")
     with np.load(tmp_path / "m.npz") as arrays:
         np.savez(tmp_path / "new.npz", test_images=arrays["test_images"][:4])
-    ids, inputs = load_new_cases(path, "diagnosis", tmp_path / "new.npz")
+    new = load_new_cases(path, "diagnosis", tmp_path / "new.npz")
+    ids, inputs = list(new.ids), new.inputs
     assert ids == ["test-00000", "test-00001", "test-00002", "test-00003"]
     assert (inputs == data.test.inputs[:4]).all()

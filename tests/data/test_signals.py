@@ -69,7 +69,8 @@ def test_values_are_standardised_per_lead(tmp_path: Path) -> None:
     assert data.train.inputs.numpy() == pytest.approx((train - mean) / std, abs=1e-3)  # 16 bits: 0.0005 mV
     test = signal(int(data.test.case_ids[0][1:])).T
     assert data.test.inputs[0].numpy() == pytest.approx((test - mean) / std, abs=1e-3)
-    ids, inputs = load_new_cases(path, "diagnosis", tmp_path / "records")
+    new = load_new_cases(path, "diagnosis", tmp_path / "records")
+    ids, inputs = list(new.ids), new.inputs
     assert (inputs[ids.index(data.test.case_ids[0])] == data.test.inputs[0]).all()
 
 

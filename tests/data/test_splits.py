@@ -12,7 +12,14 @@ from consilia.core.errors import DataError
 from consilia.data.cases import Cases
 from consilia.data.problems import Problems
 from consilia.data.specs import SplitSpec, TabularSpec
-from consilia.data.splits import class_balanced_splits, draw_splits, patient_labels, site_splits
+from consilia.data.splits import (
+    UNUSED,
+    class_balanced_splits,
+    draw_splits,
+    limit_training,
+    patient_labels,
+    site_splits,
+)
 
 
 def make_cases(patients: list[str], labels: list[int]) -> Cases:
@@ -157,3 +164,45 @@ def test_hand_edited_splits_are_checked(tmp_path: Path) -> None:
     site_splits(cases, make_spec(splits={"file": str(given)}), tmp_path, problems, save=True)
     assert any("row 3: split must be one of train, validation, test, got 'tets'" in m for m in problems.messages)
     assert any("patient 'p' is in test and train" in m for m in problems.messages)
+
+
+def limited(cases: Cases, train_cases: float, seed: int = 0) -> np.ndarray:
+    spec = make_spec(train_cases=train_cases, splits={"seed": seed})
+    return limit_training(cases, draw_splits(cases, spec.splits), spec)
+
+
+def test_low_data_takes_whole_patients_of_the_training_split_only() -> None:
+    cases = make_cases([f"p{i // 3}" for i in range(300)], [0, 1] * 150)
+    before, after = draw_splits(cases, SplitSpec()), limited(cases, 31)
+    assert (after == "train").sum() == 31
+    assert ((after == UNUSED) | (after == before)).all()
+    assert (before[after == UNUSED] == "train").all()
+    _, counts = np.unique(np.array(cases.patients)[after == "train"], return_counts=True)
+    assert sorted(counts.tolist()) == [1] + [3] * 10  # ten whole patients, and one case to make 31
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0.05, 10), (0.5, 105), (0.0001, 1), (210, 210), (2, 2)])
+def test_low_data_counts(asked: float, expected: int) -> None:
+    cases = make_cases([f"p{i}" for i in range(300)], [0, 1] * 150)  # 210 training cases; 10.5 rounds to the even
+    assert (limited(cases, asked) == "train").sum() == expected
+
+
+def test_low_data_from_one_large_patient() -> None:
+    cases = make_cases(["a"] * 50 + ["b"] * 50 + ["c"] * 50, [0] * 150)
+    after = limited(cases, 7)
+    assert (after == "train").sum() == 7
+
+
+def test_low_data_goes_by_seed_and_refuses_more_than_there_are() -> None:
+    cases = make_cases([f"p{i}" for i in range(100)], [0, 1] * 50)
+    spec = make_spec()
+    splits = draw_splits(cases, spec.splits)
+    first, again, other = (
+        limit_training(cases, splits, make_spec(train_cases=9, splits={"seed": seed})) for seed in (1, 1, 2)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+    with pytest.raises(DataError, match=r"at most the 70 case\(s\) of the training split, got 71"):
+        limit_training(cases, splits, make_spec(train_cases=71))
+    evaluator = make_spec(train_cases=71, evaluator=True)
+    assert (limit_training(cases, splits, evaluator) == splits).all()

@@ -126,7 +126,8 @@ def test_new_cases_use_the_fitted_values(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"preprocessing.json is not there: it is written when the site loads"):
         load_new_cases(path, "diagnosis", new)
     data = load_site(path, "diagnosis")
-    ids, inputs = load_new_cases(path, "diagnosis", new)
+    new = load_new_cases(path, "diagnosis", new)
+    ids, inputs = list(new.ids), new.inputs
     assert ids == ["z"]
     assert inputs[0].tolist() == data.test.inputs[0].tolist()  # the same values as case f
     make_site(tmp_path, missing_indicators=False)
@@ -144,8 +145,8 @@ def test_new_cases_use_the_preprocessing_a_model_was_trained_with(tmp_path: Path
     kept.write_bytes(current.read_bytes())
     make_site(tmp_path, ["a,1,90,200,1,0", *ROWS[1:]])  # another age in train: mean and deviation move
     load_site(path, "diagnosis")
-    assert load_new_cases(path, "diagnosis", new)[1][0].tolist() != first.test.inputs[0].tolist()
-    _, inputs = load_new_cases(path, "diagnosis", new, preprocessing=kept)
+    assert load_new_cases(path, "diagnosis", new).inputs[0].tolist() != first.test.inputs[0].tolist()
+    inputs = load_new_cases(path, "diagnosis", new, preprocessing=kept).inputs
     assert inputs[0].tolist() == first.test.inputs[0].tolist()  # the same values as case f
     make_site(tmp_path, missing_indicators=False)
     with pytest.raises(DataError, match=r"\['missing_indicators'\] changed in site.yaml since .*kept.json"):

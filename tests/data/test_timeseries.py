@@ -103,6 +103,7 @@ def test_problems(tmp_path: Path) -> None:
 def test_new_cases(tmp_path: Path) -> None:
     path = make_site(tmp_path)
     data = load_site(path, "diagnosis")
-    ids, inputs = load_new_cases(path, "diagnosis", tmp_path / "dyn.parquet")
+    new = load_new_cases(path, "diagnosis", tmp_path / "dyn.parquet")
+    ids, inputs = list(new.ids), new.inputs
     assert ids == ["1", "2", "3", "4"]
     assert (inputs[3] == data.test.inputs[0]).all()

@@ -101,7 +101,14 @@ def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_allowed_models(tmp_path: Path) -> None:
-    shipped = {"consilia.models.mlp.MLP", "consilia.models.cnn.FourLayerCNN"}
+    shipped = {
+        "consilia.models.mlp.MLP",
+        "consilia.models.cnn.FourLayerCNN",
+        "consilia.models.prompted_sam.PromptedSam",
+        "consilia.models.prompted_vit.PromptedViT",
+        "consilia.models.tuned.TunedSam",
+        "consilia.models.tuned.TunedViT",
+    }
     assert set(load_site_config(write(tmp_path, GOOD)).allow_models) == shipped
     config = load_site_config(write(tmp_path, GOOD + "allow_models: [hospital.models.*]\n"))
     assert config.allow_models == ("hospital.models.*",)  # in place of the defaults, not beside them
@@ -117,5 +124,6 @@ def test_file_name_patterns_are_plain() -> None:
 def test_the_examples_of_the_guide_are_valid(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
-    formats = {load_site_config(write(tmp_path, block)).dataset("diagnosis").format for block in blocks}
-    assert formats == {"tabular", "images", "medmnist", "signals", "timeseries"}
+    specs = [spec for block in blocks for spec in load_site_config(write(tmp_path, block)).datasets.values()]
+    assert {spec.format for spec in specs} == {"tabular", "images", "medmnist", "signals", "timeseries"}
+    assert sum(getattr(spec, "task", None) == "segmentation" for spec in specs) == 2

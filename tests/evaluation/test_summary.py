@@ -89,6 +89,15 @@ def test_over_rounds(record: dict[str, Any]) -> None:
     assert figures["consistency_global"] == 1.0
     # a: 0.8 to 0.6 is a drop of a quarter; b has one evaluation only and does not count.
     assert figures["consistency_personal"] == pytest.approx(0.75)
+    assert figures["rounds_to_within_1_percent"] is None  # no AUROC
+
+
+def test_convergence_goes_by_the_global_auroc(record: dict[str, Any]) -> None:
+    first, second = (record["evaluations"][place]["sites"] for place in (0, 2))
+    first["a"]["test"]["auroc"], first["b"]["test"]["auroc"] = 0.80, 0.69  # mean 0.745
+    second["a"]["test"]["auroc"], second["b"]["test"]["auroc"] = 0.75, 0.75
+    assert [row["global_auroc"] for row in round_figures(record)] == pytest.approx([0.745, 0.75])
+    assert summarise(record)["over_rounds"]["rounds_to_within_1_percent"] == 1
 
 
 def test_costs(record: dict[str, Any]) -> None:

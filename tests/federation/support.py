@@ -10,7 +10,8 @@ from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Reply, Task
 from consilia.federation.site import Site
-from consilia.models.build import build_model
+from consilia.models.build import DEFAULT_ALLOWED
+from consilia.models.exchange import exchanged_state
 
 MLP = "consilia.models.mlp.MLP"
 
@@ -27,8 +28,7 @@ def small(method: Any = "fedkper", **settings: Any) -> RunConfig:
 
 
 def initial_state(config: RunConfig) -> dict[str, Any]:
-    model = build_model(config.model.class_, config.model.args, seed=config.seed)
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return exchanged_state(config.model.build(seed=config.seed, allowed=DEFAULT_ALLOWED, folders={}))
 
 
 class Federation:
@@ -39,7 +39,13 @@ class Federation:
         self.sites = {name: Site(config, path) for name, path in site_files.items()}
         self.events: list[dict[str, Any]] = []
         self.coordinator = Coordinator(
-            config, sorted(self.sites), initial_state(config), folder, engine="inprocess", progress=self.events.append
+            config,
+            sorted(self.sites),
+            initial_state(config),
+            folder,
+            all_parameters=266,
+            engine="inprocess",
+            progress=self.events.append,
         )
 
     def order(self, targets: Sequence[str]) -> list[str]:

@@ -14,13 +14,14 @@ from consilia.core.errors import CheckpointError, RunFailed
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Reply, Task, TaskInfo
 from consilia.federation.outputs import RESULT
+from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import HISTORY
 from consilia.report.record import Record, load_record
 from tests.federation.support import MLP, Federation, initial_state, small
 
 
 def run(config, sites, folder: Path) -> Record:
-    return run_inprocess(config, sites, folder, allow_models=(MLP,))
+    return run_inprocess(config, sites, folder, server=ServerSettings(allow_models=(MLP,)))
 
 
 def figures(record: Record) -> dict:

@@ -35,11 +35,11 @@ def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
     metrics = {"count", "correct", "accuracy", "balanced_accuracy", "auroc", "loss", "negative_flips", "positive_flips"}
     train = json.loads(told["train"].content)
     assert set(train) == {"version", "samples", "score", "metrics", "received", "trained", "seconds"}
-    assert set(train["metrics"]) == {"train_loss", "train_accuracy", "validation_accuracy"}
+    assert set(train["metrics"]) == {"train_loss", "train_accuracy", "validation_accuracy", "individuality"}
     assert set(train["received"]["test"]) == metrics
     assert set(json.loads(told["prepare"].content)) == {"train", "validation", "test", "class_names", "fingerprint"}
-    assert set(json.loads(told["evaluate"].content)) == {"version", "received", "seconds"}
-    assert set(json.loads(told["personalise"].content)) == {"version", "received", "personal", "seconds"}
+    assert set(json.loads(told["evaluate"].content)) == {"version", "received", "mean_query", "seconds"}
+    assert set(json.loads(told["personalise"].content)) == {"version", "received", "personal", "mean_query", "seconds"}
 
 
 def test_the_personal_model_of_a_round_is_the_very_update(wisconsin) -> None:

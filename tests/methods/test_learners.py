@@ -19,6 +19,7 @@ from consilia.methods.fedprox.learner import proximal_term
 from consilia.methods.learner import TrainingStopped, batches
 from consilia.models.mlp import MLP
 
+ANY_MODEL = sorted(set(METHODS) - {"fedgpl"})  # which needs a model with a prompt generator: test_fedgpl.py
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
 
 
@@ -118,7 +119,7 @@ def test_both_ablations_together_are_fedavg_to_the_bit() -> None:
     assert (one.samples, one.score) == (other.samples, other.score)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ANY_MODEL)
 def test_training_is_reproducible_and_starts_from_the_given_state(method: str) -> None:
     node = learner(method)
     start = node.state()
@@ -128,7 +129,7 @@ def test_training_is_reproducible_and_starts_from_the_given_state(method: str) -
     assert state_digest(start) == state_digest(learner(method).state())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ANY_MODEL)
 def test_a_one_class_site_trains(method: str) -> None:
     node = learner(method, site_data([2] * 11))
     update = node.train(node.state(), 1)

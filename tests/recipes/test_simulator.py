@@ -17,6 +17,7 @@ import yaml
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
+from consilia.federation.server_settings import ServerSettings
 from consilia.flare.recipe import write_allow_list
 from consilia.recipes.simulate import SIMULATOR, run_simulator, stop_tree
 from tests.conftest import REPOSITORY
@@ -37,12 +38,12 @@ def _no_process_left(tmp_path: Path) -> Iterator[None]:
 
 
 def simulate(config, sites, folder: Path, **more):
-    return run_simulator(config, sites, folder, allow_models=(MLP,), **more)
+    return run_simulator(config, sites, folder, server=ServerSettings(allow_models=(MLP,)), **more)
 
 
 def test_three_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_path) -> None:
     config = small(rounds=4, participation=0.75)
-    records = [run_inprocess(config, wisconsin, tmp_path / "inprocess", allow_models=(MLP,))]
+    records = [run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))]
     events: list[dict] = []
     for number in range(3):
         folder = tmp_path / f"sim-{number}"
@@ -69,7 +70,7 @@ def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wiscon
     from consilia.report.record import load_record
 
     config = study_config(load_study("wisconsin"), "fedkper", 0, {})
-    expected = run_inprocess(config, wisconsin, tmp_path / "inprocess", allow_models=(MLP,))
+    expected = run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
     local = tmp_path / "workspace" / "local"
     write_allow_list(local)
     (local / "sites").mkdir()

@@ -15,7 +15,7 @@ from consilia.evaluation.figures import show
 from consilia.evaluation.rounds import round_figures
 from consilia.evaluation.summary import summarise
 from consilia.report.html import render_report, write_report
-from consilia.report.plots import accuracy_curves, forgetting
+from consilia.report.plots import curves, forgetting
 from consilia.report.record import Record
 from tests.report.factory import make_record, make_yardstick
 
@@ -209,7 +209,7 @@ def test_many_sites_and_rounds_stay_small_and_reproducible() -> None:
 
 def test_long_runs_have_curves() -> None:
     rows = round_figures(make_record(rounds=60).plain())
-    assert accuracy_curves(rows, {"last round": 60, "best by validation": 60}) is not None
+    assert curves(rows, {"last round": 60, "best by validation": 60}, "classification") is not None
     assert forgetting(rows) is not None
 
 

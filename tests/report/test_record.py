@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
-from consilia.report.record import Metrics, Record, load_record, save_record
-from tests.report.factory import make_record
+from consilia.report.record import Metrics, Record, SegmentationMetrics, SiteMetrics, load_record, save_record
+from tests.report.factory import make_record, make_segmentation_record, segmentation_metrics
 
 
 @pytest.fixture
@@ -91,3 +91,89 @@ def test_fields_can_be_given_by_their_python_names() -> None:
     same = type(last)(version=last.version, sha256=last.sha256, global_=last.global_, personal=last.personal)
     assert same == last
     assert Record.model_validate(record.plain()) == record
+
+
+def test_a_record_from_before_segmentation_still_loads(tmp_path: Path) -> None:
+    content = make_record(rounds=1).plain()
+    del content["run"]["task"], content["exchange"]
+    for part in content["rounds"]:
+        for contribution in part["contributions"].values():
+            del contribution["individuality"]
+    for chosen in content["final"].values():
+        del chosen["mean_query"]
+    (tmp_path / "result.json").write_text(json.dumps(content), encoding="utf-8")
+    record = load_record(tmp_path / "result.json")
+    assert record == make_record(rounds=1)
+    assert record.run.task == "classification"
+
+
+def test_segmentation_round_trip(tmp_path: Path) -> None:
+    record = make_segmentation_record()
+    save_record(record, tmp_path / "result.json")
+    assert load_record(tmp_path / "result.json") == record
+    figures = record.final["last"].global_["Ashford"].test
+    assert isinstance(figures, SegmentationMetrics)
+    assert figures.dice == figures.prompts["box"].dice
+
+
+def test_without_the_box_the_first_setting_counts() -> None:
+    values = segmentation_metrics("Ashford", 0.8, settings=("jitter", "image"))
+    assert SegmentationMetrics.model_validate(values).dice == 0.75
+
+
+@pytest.mark.parametrize(
+    ("changes", "figures", "message"),
+    [
+        ({"empty": 199}, {"missed": 2}, "199 empty and 2 missed of 200 cases"),
+        ({}, {"dice": 0.5, "iou": 0.6}, "disagree"),  # IoU above Dice
+        ({}, {"dice": 0.8, "iou": 0.3}, "disagree"),  # IoU below half of Dice
+        ({}, {"dice": None}, "disagree"),
+        ({"empty": 200}, {"missed": 0}, "disagree"),  # a mean over no case
+        ({}, {"missed": 150, "dice": 0.4, "iou": 0.3}, "disagree"),  # 50 of 200 found gives at most 0.25
+        ({}, {"missed": 200, "dice": 0.0, "iou": 0.0, "hd95": 3.0}, "disagree"),
+        ({}, {"hd95": -1.0}, "greater than or equal to 0"),
+        ({"unit": "cm"}, {}, "'px' or 'mm'"),
+        ({"prompts": {}}, {}, "at least 1"),
+    ],
+)
+def test_segmentation_figures_that_cannot_be_are_refused(
+    changes: dict[str, Any], figures: dict[str, Any], message: str
+) -> None:
+    values = {**segmentation_metrics("Ashford", 0.8, settings=("box",)), **changes}
+    if values["prompts"]:
+        values["prompts"]["box"].update(figures)
+    with pytest.raises(ValidationError, match=message):
+        SegmentationMetrics.model_validate(values)
+
+
+def test_all_missed_or_all_empty_is_possible() -> None:
+    figures = {"dice": 0.0, "iou": 0.0, "hd95": None, "missed": 3}
+    SegmentationMetrics.model_validate({"count": 3, "empty": 0, "unit": "px", "prompts": {"image": figures}})
+    figures = {"dice": None, "iou": None, "hd95": None, "missed": 0}
+    SegmentationMetrics.model_validate({"count": 3, "empty": 3, "unit": "px", "prompts": {"image": figures}})
+
+
+def test_both_splits_are_of_one_task_and_that_of_the_run(content: dict[str, Any], tmp_path: Path) -> None:
+    segmented = segmentation_metrics("Ashford", 0.8)
+    classified = content["final"]["last"]["global"]["Ashford"]["test"]
+    with pytest.raises(ValidationError, match="one task for both splits expected, got classification and segm"):
+        SiteMetrics.model_validate({"validation": classified, "test": segmented})
+    content["run"]["task"] = "segmentation"
+    assert "run.task is segmentation, but site" in refuse(content, tmp_path)
+
+
+def test_an_error_names_the_key_of_the_task_that_was_meant(content: dict[str, Any], tmp_path: Path) -> None:
+    content["evaluations"][0]["sites"]["Ashford"]["test"]["auroc"] = 1.5
+    message = refuse(content, tmp_path)
+    assert "key evaluations.0.sites.Ashford.test.classification.auroc" in message
+    assert "more)" not in message
+
+
+def test_no_more_is_exchanged_than_there_is(content: dict[str, Any], tmp_path: Path) -> None:
+    content["exchange"] = {"parameters": 10, "all_parameters": 9, "dtype": "float16"}
+    assert "10 parameters exchanged of a model of 9" in refuse(content, tmp_path)
+
+
+def test_the_ablation_is_of_listed_sites(content: dict[str, Any], tmp_path: Path) -> None:
+    content["final"]["last"]["mean_query"] = {"Nowhere": content["final"]["last"]["global"]["Ashford"]}
+    assert "lacks Nowhere" in refuse(content, tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from consilia.core.errors import DataError
-from consilia.report.site_report import thumbnail, write_site_report
+from consilia.report.site_report import write_site_report
 
 CLASSES = ["benign", "malignant"]
 
@@ -90,13 +87,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_thumbnail_is_the_image_stretched() -> None:
-    address = thumbnail(torch.tensor([[[-1.0, 0.0], [1.0, -1.0]]]))
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
-    assert pixels.tolist() == [[0, 128], [255, 0]]
-
-
-def test_large_colour_images_are_reduced() -> None:
-    address = thumbnail(torch.rand(3, 600, 300))
-    picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
-    assert (picture.mode, picture.size) == ("RGB", (112, 224))
+def test_attention_is_shown_over_the_global_models_images(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_site_report(path, **case(attention=torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0))))
+    html = path.read_text(encoding="utf-8")
+    assert html.count("data:image/png") == 9  # each case once per model, and its attention once
+    assert html.count("Second picture of each case: the brighter a place") == 1
+    with pytest.raises(DataError, match=r"expected attention \(3, h, w\), got \(2, 2, 2\)"):
+        write_site_report(path, **case(attention=torch.zeros(2, 2, 2)))

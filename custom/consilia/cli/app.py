@@ -80,7 +80,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an ear
 @app.command()
 @friendly
 def run(
-    method: Annotated[str, typer.Argument(help="fedkper, fedavg, fedprox, or a method of the study file.")],
+    method: Annotated[str, typer.Argument(help="fedkper, fedgpl, fedavg, fedprox, or a method of the study file.")],
     data: Annotated[
         str | None, typer.Option(help="An embedded name, a folder of sites (*/site.yaml), or a federation file.")
     ] = None,
@@ -112,13 +112,18 @@ def run(
 @app.command()
 @friendly
 def compare(
-    study: Annotated[str, typer.Argument(help="A study file, or the embedded one: wisconsin.")] = "wisconsin",
+    study: Annotated[
+        str, typer.Argument(help="A study file, or an embedded one: wisconsin, fedgpl-classification, ...")
+    ] = "wisconsin",
     engine: Engine = "inprocess",
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Some of the study's methods and yardsticks.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0,1,2; default: the study's.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
+    leave_out: Annotated[
+        str | None, typer.Option(help="A site that trains nothing and is tested on: the unseen centre.")
+    ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/STUDY.")] = None,
 ) -> None:
@@ -132,7 +137,7 @@ def compare(
     """
     from consilia.cli.running import compare_command
 
-    compare_command(study, engine, only or [], seeds, rounds, settings or [], out)
+    compare_command(study, engine, only or [], seeds, rounds, leave_out, settings or [], out)
 
 
 @app.command()
@@ -155,7 +160,7 @@ def report(
 @app.command()
 @friendly
 def export(
-    method: Annotated[str, typer.Argument(help="fedkper, fedavg, fedprox, or a method of the study file.")],
+    method: Annotated[str, typer.Argument(help="fedkper, fedgpl, fedavg, fedprox, or a method of the study file.")],
     study: Annotated[
         str | None, typer.Option("--study", "--config", help="A study file: data, model, training, methods.")
     ] = None,
@@ -209,16 +214,24 @@ def predict(
     cases: Annotated[
         Path, typer.Option(help="New cases: a csv, an image or a folder of images, npz, records, parquet.")
     ],
-    out: Annotated[Path, typer.Option(help="The csv to write.")] = Path("predictions.csv"),
+    out: Annotated[
+        Path | None, typer.Option(help="The csv to write (default predictions.csv), or the folder of masks (masks).")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="Segmentation: a csv with case, x1, y1, x2, y2 in pixels; else the whole image.")
+    ] = None,
 ) -> None:
-    """Apply a saved global or personal model to new cases: a csv with the answer and a probability per class.
+    """Apply a saved global or personal model to new cases.
+
+    A classifier writes a csv with the answer and a probability per class, a segmenter a mask per image or volume.
 
     \b
     consilia predict runs/x/global-last.safetensors --site hospital/site.yaml --cases new.csv --out new-answers.csv
+    consilia predict runs/y/global-best.safetensors --site hospital/site.yaml --cases scans/ --boxes where.csv
     """
     from consilia.cli.predicting import predict_command
 
-    predict_command(model, site, cases, out)
+    predict_command(model, site, cases, out, boxes)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
+from consilia.cli.masks import write_csv, write_segmentations
 from consilia.cli.show import console
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.core.files import write_bytes
-from consilia.data.loading import PREPROCESSING, load_new_cases, preprocessing_file
+from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config
-from consilia.models.build import build_model
+from consilia.federation.config import ModelConfig
+from consilia.models.exchange import load_exchanged
 
 
-def predict_command(model_file: Path, site: Path, cases: Path, out: Path) -> None:
-    """Write case id, answer and one probability per class for each new case, in the cases' own order."""
+def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None, boxes: Path | None) -> None:
+    """Write the answer for each new case, in the cases' own order: a csv, and for a segmentation masks beside it."""
+    card, state = _load(model_file)
+    task = card.get("task", "classification")
+    out = out or Path("masks" if task == "segmentation" else "predictions.csv")
     if out.exists():
         raise ConfigError(f"{out} exists: choose another --out")
-    card, state = _load(model_file)
+    if boxes is not None and task != "segmentation":
+        raise ConfigError(f"--boxes is for a segmentation, {model_file} is a {task}")
     settings = load_site_config(site)
-    model = build_model(card["model"]["class"], card["model"]["args"], seed=0, allowed=settings.allow_models)
+    model = ModelConfig.model_validate(card["model"]).build(
+        seed=0, allowed=settings.allow_models, folders=settings.foundation_models
+    )
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+        load_exchanged(model, state)
+    except CheckpointError as error:
         raise CheckpointError(f"{model_file} does not fit the model it names: {error}") from error
     classes = tuple(card["class_names"])
     if classes != settings.dataset(card["role"]).classes:
@@ -39,23 +45,29 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path) -> Non
     # A personal model goes with the preprocessing it was trained with, whatever the site's data have become since.
     kept = model_file.parent / PREPROCESSING
     own = kept if kept.is_file() else preprocessing_file(settings, card["role"])
-    ids, inputs = load_new_cases(site, card["role"], cases, preprocessing=own)
-    model.eval()
+    new = load_new_cases(site, card["role"], cases, preprocessing=own)
     with torch.no_grad():
         try:
-            logits = torch.cat([model(piece) for piece in torch.split(inputs, 256)])
-        except RuntimeError as error:
-            raise ConfigError(f"{model_file} does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
-    probabilities = logits.double().softmax(dim=1).tolist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "answer", *(f"p_{name}" for name in classes)])
-    for case, row in zip(ids, probabilities, strict=True):
-        writer.writerow([case, classes[row.index(max(row))], *(f"{value:.6f}" for value in row)])
-    write_bytes(out, text.getvalue().encode())
+            if task == "segmentation":
+                write_segmentations(model.eval(), new, boxes, out)
+            else:
+                _write_answers(model.eval(), new, classes, out)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            shape = tuple(new.inputs.shape)
+            raise ConfigError(f"{model_file} does not take inputs of shape {shape}: {error}") from error
     console.print(
-        f"{out}: {len(ids)} case(s), {card['kind']} model of {card['method']}, preprocessing {own}", highlight=False
+        f"{out}: {len(new.ids)} case(s), {card['kind']} model of {card['method']}, preprocessing {own}",
+        highlight=False,
     )
+
+
+def _write_answers(model: nn.Module, new: NewCases, classes: tuple[str, ...], out: Path) -> None:
+    logits = torch.cat([model(piece) for piece in torch.split(new.inputs, 256)])
+    rows = [
+        [case, classes[row.index(max(row))], *(f"{value:.6f}" for value in row)]
+        for case, row in zip(new.ids, logits.double().softmax(dim=1).tolist(), strict=True)
+    ]
+    write_csv(out, ["case", "answer", *(f"p_{name}" for name in classes)], rows)
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

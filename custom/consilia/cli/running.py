@@ -15,6 +15,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
+from consilia.federation.server_settings import own_server
 from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config
 from consilia.federation.yardsticks import YARDSTICKS
 from consilia.report.html import write_report
@@ -61,14 +62,18 @@ def compare_command(
     only: Sequence[str],
     seeds: str | None,
     rounds: int | None,
+    leave_out: str | None,
     settings: Sequence[str],
     out: Path | None,
 ) -> None:
     """``consilia compare``."""
     study = load_study(study_source)
+    if leave_out is not None:
+        study = study.model_copy(update={"leave_out": leave_out})
     if seeds is not None:
         study = study.model_copy(update={"seeds": _seeds(seeds)})
-    folder = out or Path("runs") / Path(study_source).stem
+    name = Path(study_source).stem + (f"-without-{leave_out}" if leave_out is not None else "")
+    folder = out or Path("runs") / name
 
     def announce(name: str, known: bool) -> None:
         console.print(f"{name}: " + ("record found, not run again" if known else "running"), highlight=False)
@@ -133,17 +138,16 @@ def _engine(name: str):  # type: ignore[no-untyped-def]
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}; got {name!r}")
 
     def run(config: RunConfig, sites: Mapping[str, Path], folder: Path) -> Record:
-        # Whoever types the command decides for the server, too.
-        allow = (config.model.class_,)
+        server = own_server(config, sites)
         _say_resuming(folder)
         try:
             with progress_bar() as bar:
                 follower = Follower(bar, f"{config.label} seed {config.seed}", config.rounds)
                 if name == "inprocess":
-                    return run_inprocess(config, sites, folder, allow_models=allow, progress=follower)
+                    return run_inprocess(config, sites, folder, server=server, progress=follower)
                 from consilia.recipes.simulate import run_simulator
 
-                return run_simulator(config, sites, folder, allow_models=allow, progress=follower)
+                return run_simulator(config, sites, folder, server=server, progress=follower)
         except KeyboardInterrupt:
             console.print(
                 f"Stopped; {folder} keeps every full round. The same command goes on from there.", style="yellow"

@@ -19,15 +19,27 @@ console = Console(width=None if Console().is_terminal else 110)  # in a file or 
 errors = Console(stderr=True)
 
 COLUMNS = {
-    "last.global_accuracy": ("global", 100),
-    "last.personal_accuracy": ("personal", 100),
-    "last.balance": ("balance", 100),
-    "last.worst_site.accuracy": ("worst", 100),
-    "last.global_auroc": ("AUROC", 1),
-    "over_rounds.bwt": ("BwT", 100),
-    "over_rounds.nfr_global": ("NFR", 100),
+    "classification": {
+        "last.global_accuracy": ("global", 100),
+        "last.personal_accuracy": ("personal", 100),
+        "last.balance": ("balance", 100),
+        "last.worst_site.accuracy": ("worst", 100),
+        "last.global_auroc": ("AUROC", 1),
+        "over_rounds.bwt": ("BwT", 100),
+        "over_rounds.nfr_global": ("NFR", 100),
+        "bytes.up.mean": ("MB up", 1e-6),
+    },
+    "segmentation": {
+        "last.global_dice_box": ("Dice box", 100),
+        "last.global_dice_image": ("image", 100),
+        "last.global_dice_jitter": ("jitter", 100),
+        "last.global_hd95_box": ("HD95 box", 1),
+        "last.personal_dice_box": ("personal", 100),
+        "last.worst_site.dice": ("worst", 100),
+        "bytes.up.mean": ("MB up", 1e-6),
+    },
 }
-"""Figure by its path in the summary: heading, and the factor it is shown by."""
+"""By task: figure by its path in the summary, with heading, and the factor it is shown by."""
 
 
 class Follower:
@@ -62,24 +74,26 @@ def progress_bar() -> Iterator[Progress]:
 
 def comparison(records: Sequence[Record]) -> Table:
     """Mean (and, over several seeds, spread) per method."""
+    rows = comparison_table([record.plain() for record in records])
+    task = rows[0]["task"] if rows else "classification"
     table = Table(
-        title="Last round, test splits; accuracies in %",
-        caption=EXPLANATION,
+        title=f"Last round, test splits; {'Dice' if task == 'segmentation' else 'accuracies'} in %",
+        caption=EXPLANATION[task],
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         min_width=84,
     )
     table.add_column("method", no_wrap=True)
     table.add_column("seeds", justify="right")
-    for title, _ in COLUMNS.values():
+    for title, _ in COLUMNS[task].values():
         table.add_column(title, justify="right")
-    for row in comparison_table([record.plain() for record in records]):
-        cells = (_cell(row["figures"].get(key), factor) for key, (_, factor) in COLUMNS.items())
+    for row in rows:
+        cells = (_cell(row["figures"].get(key), factor) for key, (_, factor) in COLUMNS[task].items())
         table.add_row(str(row["label"]), str(len(row["seeds"])), *cells)
     return table
 
 
-def _cell(figure: Mapping[str, Any] | None, factor: int) -> str:
+def _cell(figure: Mapping[str, Any] | None, factor: float) -> str:
     if figure is None or figure["mean"] is None:
         return UNDEFINED
     digits = 1 if factor == 100 else 3
@@ -87,8 +101,16 @@ def _cell(figure: Mapping[str, Any] | None, factor: int) -> str:
     return mean if figure["sd"] is None else f"{mean}±{factor * figure['sd']:.{digits}f}"
 
 
-EXPLANATION = """\
+EXPLANATION = {
+    "classification": """\
 global: the shared model, test cases of all sites pooled. personal: each site's
 own model at home, mean over sites. balance: mean of the two. worst: the lowest
 personal accuracy. AUROC: per site, then averaged where defined. BwT: backward
-transfer, below 0 is forgetting. NFR: cases newly wrong from round to round."""
+transfer, below 0 is forgetting. NFR: cases newly wrong from round to round.
+MB up: per site and round.""",
+    "segmentation": """\
+Dice of the shared model, mean over sites, by what it is shown: the true box (an
+oracle), the whole image, the true box jittered by a tenth. HD95 in pixels or mm.
+personal: each site's own model, true box; worst: the lowest of them.
+MB up: per site and round.""",
+}

@@ -12,7 +12,7 @@ import numpy as np
 
 from consilia.core.errors import DataError
 from consilia.data.cases import UNKNOWN, Cases
-from consilia.data.dataset import SPLITS
+from consilia.data.dataset import SPLITS, Task
 from consilia.data.loading import empty_splits, fitted_on_test
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
@@ -20,29 +20,45 @@ from consilia.data.readers import reader_for
 from consilia.data.readers.base import Reader
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import DatasetSpec
-from consilia.data.splits import shared_patients, site_splits, splits_file
+from consilia.data.splits import UNUSED, limit_training, shared_patients, site_splits, splits_file
 
 T = TypeVar("T")
 
 
 @dataclass
+class MaskCounts:
+    """Masks of one split: how many, how many without foreground, and the mean share of foreground in the others."""
+
+    cases: int
+    empty: int
+    foreground: float | None  # None where all are empty
+
+
+@dataclass
 class RoleReport:
-    """What :func:`check_site` found for one dataset role. ``counts`` are cases by split and class."""
+    """What :func:`check_site` found for one dataset role.
+
+    ``counts`` are cases by split and class of a classification, ``masks`` figures by split of a segmentation.
+    """
 
     site: str
     role: str
     format: str
     classes: tuple[str, ...]
     evaluator: bool = False
+    task: Task = "classification"
     cases: int = 0
     patients: int | None = None  # None where each case is its own patient
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    masks: dict[str, MaskCounts] = field(default_factory=dict)
+    unused: int = 0  # training cases that train_cases leaves out
     split_patients: dict[str, int] = field(default_factory=dict)
     shared_patients: int = 0  # patients with cases in more than one split
     splits_from: str = ""
     missing: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] = ()
+    spacing: tuple[float, float] | None = None  # median mm per pixel of an input, rows and columns
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -58,13 +74,19 @@ def check_site(path: Path, roles: list[str] | None = None) -> list[RoleReport]:
 
 
 def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
-    report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator)
+    task: Task = getattr(spec, "task", "classification")
+    report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator, task)
     reader, problems = reader_for(spec), Problems()
     cases = _attempt(problems, lambda: reader.index(problems))
     if cases is not None and len(cases):
         _describe(report, spec, cases)
         splits = _check_splits(report, config.role_dir(role), reader, spec, cases, problems)
         raw = _attempt(problems, lambda: reader.read(cases, problems))
+        before = len(problems.messages)
+        truth = _attempt(problems, lambda: reader.truth(cases, problems))
+        if truth is not None and splits is not None and report.task == "segmentation":
+            # A mask that cannot be read stands here as an empty one.
+            _check_masks(report, splits, truth, sound=len(problems.messages) == before)
         if raw is not None:
             _check_raw(report, reader, spec, cases, splits, raw, problems)
     elif cases is not None:
@@ -85,7 +107,9 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
     report.cases = len(cases)
     report.patients = len(set(cases.patients)) if spec.patient is not None else None
     there = [spec.classes[i] for i in np.unique(cases.labels[cases.labels != UNKNOWN])]
-    if len(there) == 1:
+    if report.task == "segmentation":
+        pass  # its masks are looked at one by one
+    elif len(there) == 1:
         report.warnings.append(f"all cases are {there[0]!r}: the site has one class only")
     elif len(there) < len(spec.classes):
         report.warnings.append(f"no case of {[name for name in spec.classes if name not in there]}")
@@ -98,19 +122,23 @@ def _check_splits(
 ) -> np.ndarray | None:
     """Count cases by split; the splits (N,), or None when they cannot be had."""
     content = reader.content(cases)
-    splits = _attempt(problems, lambda: site_splits(cases, spec, role_dir, problems, save=False, content=content))
-    if splits is None:
+    drawn = _attempt(problems, lambda: site_splits(cases, spec, role_dir, problems, save=False, content=content))
+    if drawn is None:
         return None
+    limited = _attempt(problems, lambda: limit_training(cases, drawn, spec))
+    splits = drawn if limited is None else limited
+    report.unused = int((splits == UNUSED).sum())
     file = splits_file(spec, role_dir)
-    drawn = "to be drawn at the first load"
-    report.splits_from = str(file) if file.exists() else drawn
+    report.splits_from = str(file) if file.exists() else "to be drawn at the first load"
     if spec.evaluator or getattr(spec, "official_splits", False):
         report.splits_from = "fixed by site.yaml"
     for name in SPLITS:
         inside = splits == name
+        report.split_patients[name] = len({p for p, there in zip(cases.patients, inside, strict=True) if there})
+        if report.task == "segmentation":
+            continue
         counts = Counter(cases.labels[inside].tolist())
         report.counts[name] = {label: counts.get(i, 0) for i, label in enumerate(spec.classes)}
-        report.split_patients[name] = len({p for p, there in zip(cases.patients, inside, strict=True) if there})
         present = [label for label, count in report.counts[name].items() if count]
         if len(present) == 1 and len(np.unique(cases.labels)) > 1:
             report.warnings.append(f"the {name} split has one class only ({present[0]!r})")
@@ -118,6 +146,17 @@ def _check_splits(
     for name in empty_splits(splits, spec):
         problems.add(f"the {name} split is empty ({report.splits_from})")
     return splits
+
+
+def _check_masks(report: RoleReport, splits: np.ndarray, masks: np.ndarray, sound: bool) -> None:
+    share = masks.mean(axis=(1, 2), dtype=np.float64)
+    for name in SPLITS:
+        own = share[splits == name]
+        full = own[own > 0]
+        empty = len(own) - len(full)
+        report.masks[name] = MaskCounts(len(own), empty, float(full.mean()) if len(full) else None)
+        if sound and len(own) and not len(full):
+            report.warnings.append(f"all masks of the {name} split are empty")
 
 
 def _check_raw(
@@ -141,6 +180,10 @@ def _check_raw(
     train = raw if spec.evaluator else raw[splits == "train"]
     inputs = reader.apply(reader.fit(train), raw)
     report.input_shape = tuple(inputs.shape[1:])
+    spacing = reader.spacing(cases)
+    if spacing is not None:
+        rows, columns = np.median(spacing, axis=0).tolist()
+        report.spacing = (rows, columns)
     if not np.isfinite(inputs.numpy()).all():
         problems.add("preprocessed values are not all finite")
     copies = _copies_across(raw, splits)
@@ -149,7 +192,7 @@ def _check_raw(
 
 
 def _copies_across(raw: np.ndarray, splits: np.ndarray) -> int:
-    """Cases outside the training split that equal a training case byte for byte."""
+    """Cases of validation and test that equal a training case byte for byte."""
     keys = [np.ascontiguousarray(case).tobytes() for case in raw]
     train = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
-    return sum(key in train for key, split in zip(keys, splits, strict=True) if split != "train")
+    return sum(key in train for key, split in zip(keys, splits, strict=True) if split not in ("train", UNUSED))

@@ -12,10 +12,13 @@ from consilia.data.check import RoleReport
 
 def render(report: RoleReport) -> RenderableType:
     """A rich renderable: the numbers as tables, then warnings and errors in full."""
-    title = f"{report.site} / {report.role} ({report.format}{', evaluator' if report.evaluator else ''})"
+    kind = f"{report.format}{', segmentation' if report.task == 'segmentation' else ''}"
+    title = f"{report.site} / {report.role} ({kind}{', evaluator' if report.evaluator else ''})"
     parts: list[RenderableType] = [Text(title, style="bold"), _numbers(report)]
     if report.counts:
         parts.append(_splits(report))
+    if report.masks:
+        parts.append(_masks(report))
     missing = {column: count for column, count in report.missing.items() if count}
     if missing:
         parts.append(_missing(report, missing))
@@ -30,12 +33,18 @@ def _numbers(report: RoleReport) -> Table:
     table = Table.grid(padding=(0, 2))
     patients = "each case its own" if report.patients is None else str(report.patients)
     rows = [("cases", str(report.cases)), ("patients", patients), ("splits", report.splits_from or "none")]
-    if report.patients is not None and report.counts:
+    if report.unused:
+        rows.append(("training cases left out", str(report.unused)))
+    if report.patients is not None and report.split_patients:
         rows.append(("patients in two splits", str(report.shared_patients)))
     if report.sizes:
         rows.append(("sizes (H x W)", ", ".join(f"{size}: {count}" for size, count in report.sizes.items())))
     if report.input_shape:
         rows.append(("input per case", " x ".join(map(str, report.input_shape))))
+    if report.spacing:
+        rows.append(("mm per input pixel (median)", "{:.4g} x {:.4g}".format(*report.spacing)))
+    elif report.task == "segmentation":
+        rows.append(("mm per input pixel", "not known of every case: distances will be in pixels"))
     for name, value in rows:
         table.add_row(name, escape(value))
     return table
@@ -47,6 +56,20 @@ def _splits(report: RoleReport) -> Table:
         table.add_column("patients")
     for name, counts in report.counts.items():
         cells = [str(counts[label]) for label in report.classes] + [str(sum(counts.values()))]
+        if report.patients is not None:
+            cells.append(str(report.split_patients[name]))
+        table.add_row(name, *cells)
+    return table
+
+
+def _masks(report: RoleReport) -> Table:
+    structure = escape(report.classes[-1])
+    table = Table("split", "cases", "empty masks", f"{structure}: mean share of the picture, empty masks left out")
+    if report.patients is not None:
+        table.add_column("patients")
+    for name, masks in report.masks.items():
+        share = "-" if masks.foreground is None else f"{masks.foreground:.1%}"
+        cells = [str(masks.cases), str(masks.empty), share]
         if report.patients is not None:
             cells.append(str(report.split_patients[name]))
         table.add_row(name, *cells)

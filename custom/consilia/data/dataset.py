@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Task = Literal["classification", "segmentation"]
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Cases of one split: ``inputs`` (N, ...) float32, preprocessed; ``labels`` (N,) int64; ids stay at the site."""
+    """Cases of one split; ids stay at the site.
+
+    ``inputs`` (N, ...) float32, preprocessed. ``labels``: class indices (N,) int64, or for segmentation masks (N, H, W)
+    uint8 as high and wide as the inputs, 1 = the structure, 0 = background. ``spacing`` (N, 2) float64: mm per pixel
+    (rows, columns) of the input as the model sees it; None where it is not known of every case.
+    """
 
     inputs: Tensor
     labels: Tensor
     case_ids: tuple[str, ...]
+    spacing: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.labels) == len(self.case_ids):
@@ -25,18 +33,31 @@ class Split:
                 f"a split needs one label and one id per case, got {len(self.inputs)} inputs, "
                 f"{len(self.labels)} labels, {len(self.case_ids)} ids"
             )
+        if self.labels.ndim > 1 and self.labels.shape[1:] != self.inputs.shape[-2:]:
+            raise ValueError(
+                f"masks must be as high and wide as the inputs, {tuple(self.inputs.shape[-2:])}, "
+                f"got {tuple(self.labels.shape[1:])}"
+            )
+        if self.spacing is not None and self.spacing.shape != (len(self.labels), 2):
+            raise ValueError(
+                f"spacing must be ({len(self.labels)}, 2): rows and columns of each case, "
+                f"got {tuple(self.spacing.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of the given cases."""
+        """Inputs and labels (class indices or masks) of the given cases."""
         return self.inputs[indices], self.labels[indices]
 
 
 @dataclass(frozen=True)
 class SiteData:
-    """One site's data for one dataset role. An evaluator (external test site) has cases in ``test`` only."""
+    """One site's data for one dataset role. An evaluator (external test site) has cases in ``test`` only.
+
+    ``class_names`` of a segmentation are the background's and the structure's.
+    """
 
     site: str
     role: str
@@ -44,6 +65,7 @@ class SiteData:
     train: Split
     validation: Split
     test: Split
+    task: Task = "classification"
 
     @property
     def num_classes(self) -> int:
@@ -61,16 +83,27 @@ class SiteData:
         return found
 
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, labels and preprocessed inputs: tells whether two runs saw the same data, no more."""
+        """SHA-256 over shapes, labels and preprocessed inputs: tells whether two runs saw the same data, no more.
+
+        For segmentation also over the task and the spacing, which decide what a distance is.
+        """
         digest = hashlib.sha256()
+        segmentation = self.task == "segmentation"
+        if segmentation:
+            digest.update(f"{self.task}\x1f".encode())
         for name in SPLITS:
             split = self.split(name)
-            for tensor in (split.inputs, split.labels):
+            spacing = [split.spacing] if segmentation and split.spacing is not None else []
+            for tensor in (split.inputs, split.labels, *spacing):
                 digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
-def empty_split(like: Tensor) -> Split:
-    """A split without cases whose inputs have the per-case shape of ``like`` (N, ...)."""
-    return Split(like.new_zeros((0, *like.shape[1:])), torch.zeros(0, dtype=torch.int64), ())
+def empty_split(inputs: Tensor, labels: Tensor | None = None) -> Split:
+    """A split without cases, whose inputs and labels have the per-case shape and the type of the given ones.
+
+    Without ``labels``: class indices.
+    """
+    none = torch.zeros(0, dtype=torch.int64) if labels is None else labels.new_zeros((0, *labels.shape[1:]))
+    return Split(inputs.new_zeros((0, *inputs.shape[1:])), none, ())

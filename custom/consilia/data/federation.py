@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_bytes
 from consilia.data.cases import Cases, canonical
+from consilia.data.dataset import Task
 from consilia.data.partition import dirichlet_partition, partition_patients
+from consilia.data.phantoms import phantom_sites
 from consilia.data.problems import Problems
 from consilia.data.readers import reader_for
 from consilia.data.site import SiteConfig, load_site_config
@@ -24,7 +27,34 @@ from consilia.data.yaml_file import Model, Text, read_yaml, validate
 from consilia.models.build import DEFAULT_ALLOWED
 
 EVALUATOR = "evaluator"
-EMBEDDED_DATA: dict[str, Callable[[Path], dict[str, DatasetSpec]]] = {"wisconsin": wisconsin_sites}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A federation that needs no files: its dataset role, and what writes its data and describes them by site."""
+
+    role: str
+    sites: Callable[[Path], dict[str, DatasetSpec]]
+
+
+def _phantoms(kind: str, task: Task) -> Embedded:
+    def sites(out: Path) -> dict[str, DatasetSpec]:
+        # A folder of their own: phantoms that are there already are not drawn again, and must not be of another kind.
+        return phantom_sites(kind, task, out / "phantoms" / kind)
+
+    return Embedded("structure" if task == "segmentation" else "diagnosis", sites)
+
+
+EMBEDDED_DATA = {
+    "wisconsin": Embedded("diagnosis", wisconsin_sites),
+    "phantom-fundus": _phantoms("fundus", "classification"),
+    "phantom-skin": _phantoms("skin", "classification"),
+    "phantom-ultrasound": _phantoms("ultrasound", "classification"),
+    "phantom-skin-masks": _phantoms("skin", "segmentation"),
+    "phantom-polyp": _phantoms("polyp", "segmentation"),
+    "phantom-prostate": _phantoms("prostate", "segmentation"),
+    "phantom-ultrasound-masks": _phantoms("ultrasound", "segmentation"),
+}
 
 
 class ColumnCut(Model):
@@ -50,7 +80,10 @@ class DirichletCut(Model):
 
 
 class FederationConfig(Model):
-    """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``evaluator`` is an external test site."""
+    """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``evaluator`` is an external test site.
+
+    ``leave_out`` names a site that trains nothing and is a test site with all its cases: the unseen hospital.
+    """
 
     role: str
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
@@ -58,6 +91,7 @@ class FederationConfig(Model):
     pooled: DatasetSpec | None = None
     cut: Annotated[ColumnCut | DirichletCut, Field(discriminator="by")] | None = None
     evaluator: DatasetSpec | None = None
+    leave_out: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> FederationConfig:
@@ -65,6 +99,8 @@ class FederationConfig(Model):
             raise ValueError("give sites, or pooled and cut")
         if self.pooled is not None and (self.pooled.select or self.pooled.evaluator or self.pooled.splits.file):
             raise ValueError("pooled takes no select, evaluator or splits.file: the cut decides")
+        if isinstance(self.cut, DirichletCut) and getattr(self.pooled, "task", None) == "segmentation":
+            raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
         if self.sites is not None and not self.sites:
             raise ValueError("sites must name at least one site")
         if EVALUATOR in (self.sites or {}) and self.evaluator is not None:
@@ -72,16 +108,17 @@ class FederationConfig(Model):
         return self
 
 
-def load_federation(path_or_name: str, out: Path) -> dict[str, Path]:
+def load_federation(path_or_name: str, out: Path, *, leave_out: str | None = None) -> dict[str, Path]:
     """Site names and the paths of their site.yaml files, written under ``out``.
 
     They are written anew at every call, so a change belongs into the federation file, not into them; a folder of sites
     is taken as it is. What the sites keep in their ``state_dir`` (splits, personal models) stays.
 
     Args:
-        path_or_name: the name of an embedded federation ("wisconsin"), a folder with ``*/site.yaml``, or a federation
-            YAML file. Relative paths in a YAML file count from its folder.
+        path_or_name: the name of an embedded federation ("wisconsin", "phantom-skin", ...), a folder with
+            ``*/site.yaml``, or a federation YAML file. Relative paths in a YAML file count from its folder.
         out: the folder for ``<site>/site.yaml``; not used for a folder of sites.
+        leave_out: a site that trains nothing and is a test site with all its cases; before the YAML file's own.
 
     Raises:
         ConfigError: there is no such federation, a file is wrong, or the sites' classes disagree.
@@ -89,12 +126,15 @@ def load_federation(path_or_name: str, out: Path) -> dict[str, Path]:
     """
     path = Path(path_or_name)
     if path_or_name in EMBEDDED_DATA:
-        specs = EMBEDDED_DATA[path_or_name](out.absolute())
-        written = {name: _write_site(out, name, "diagnosis", spec, DEFAULT_ALLOWED) for name, spec in specs.items()}
+        embedded = EMBEDDED_DATA[path_or_name]
+        specs = _without(embedded.sites(out.absolute()), leave_out, path_or_name)
+        written = {name: _write_site(out, name, embedded.role, spec, DEFAULT_ALLOWED) for name, spec in specs.items()}
     elif path.is_dir():
+        if leave_out is not None:
+            raise ConfigError(f"{path}: leave_out: a folder of sites is taken as it is: set evaluator in its site.yaml")
         written = _site_folder(path)
     elif path.is_file():
-        written = _materialise(_read_config(path), path, out)
+        written = _materialise(_read_config(path), path, out, leave_out)
     else:
         raise ConfigError(
             f"{path_or_name}: expected one of {sorted(EMBEDDED_DATA)}, a folder with */site.yaml, or a federation "
@@ -125,11 +165,22 @@ def _read_config(path: Path) -> FederationConfig:
     return validate(FederationConfig, content, path)
 
 
-def _materialise(config: FederationConfig, path: Path, out: Path) -> dict[str, Path]:
+def _materialise(config: FederationConfig, path: Path, out: Path, leave_out: str | None) -> dict[str, Path]:
     specs = dict(config.sites) if config.sites is not None else _cut(config, path, out)
+    specs = _without(specs, leave_out or config.leave_out, path)
     if config.evaluator is not None:
         specs[EVALUATOR] = config.evaluator
     return {name: _write_site(out, name, config.role, spec, config.allow_models) for name, spec in specs.items()}
+
+
+def _without(specs: dict[str, DatasetSpec], name: str | None, where: object) -> dict[str, DatasetSpec]:
+    """The sites with one of them as an evaluator under its own name."""
+    if name is None:
+        return specs
+    trainers = [site for site, spec in specs.items() if not spec.evaluator]
+    if name not in trainers or len(trainers) < 2:
+        raise ConfigError(f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}")
+    return {**specs, name: specs[name].model_copy(update={"evaluator": True})}
 
 
 def _cut(config: FederationConfig, path: Path, out: Path) -> dict[str, DatasetSpec]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,26 @@ from torch import Tensor
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
 from consilia.data.cases import Cases
-from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
+from consilia.data.dataset import SPLITS, SiteData, Split, Task, empty_split
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.readers import reader_for
-from consilia.data.readers.base import Fitted, Reader
+from consilia.data.readers.base import Fitted, Reader, Source
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
-from consilia.data.splits import site_splits, splits_file
+from consilia.data.splits import UNUSED, limit_training, site_splits, splits_file
 
 PREPROCESSING = "preprocessing.json"
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewCases:
+    """New, unlabelled cases: ids, preprocessed inputs (N, ...) float32, and for image files where each came from."""
+
+    ids: tuple[str, ...]
+    inputs: Tensor
+    sources: tuple[Source, ...] = ()
 
 
 def load_site(path: Path, role: str) -> SiteData:
@@ -46,7 +56,10 @@ def load_site(path: Path, role: str) -> SiteData:
     cases = reader.index(problems)
     problems.raise_if_any(where)
     splits = site_splits(cases, spec, config.role_dir(role), problems, save=True, content=reader.content(cases))
-    raw = reader.read(cases, problems)
+    problems.raise_if_any(where)
+    splits = limit_training(cases, splits, spec)
+    cases, splits = cases.take(splits != UNUSED), splits[splits != UNUSED]
+    raw, truth = reader.read(cases, problems), reader.truth(cases, problems)
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     empty = empty_splits(splits, spec)
@@ -57,8 +70,10 @@ def load_site(path: Path, role: str) -> SiteData:
     fitted = reader.fit(raw if spec.evaluator else raw[splits == "train"])
     write_json(preprocessing_file(config, role), {"layout": reader.layout(), "fitted": fitted}, private=True)
     inputs = _inputs(reader, fitted, raw, where)
-    parts = {name: _split(inputs, cases, splits == name) for name in SPLITS}
-    return SiteData(site=config.site, role=role, class_names=spec.classes, **parts)
+    spacing = reader.spacing(cases)
+    parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
+    task: Task = getattr(spec, "task", "classification")
+    return SiteData(site=config.site, role=role, class_names=spec.classes, task=task, **parts)
 
 
 def preprocessing_file(config: SiteConfig, role: str) -> Path:
@@ -66,16 +81,15 @@ def preprocessing_file(config: SiteConfig, role: str) -> Path:
     return config.role_dir(role) / PREPROCESSING
 
 
-def load_new_cases(
-    path: Path, role: str, source: Path, *, preprocessing: Path | None = None
-) -> tuple[list[str], Tensor]:
-    """Ids and inputs (N, ...) of new, unlabelled cases, preprocessed as the site's training cases were.
+def load_new_cases(path: Path, role: str, source: Path, *, preprocessing: Path | None = None) -> NewCases:
+    """New, unlabelled cases, preprocessed as the site's training cases were.
 
     Args:
         path: the site's site.yaml.
         role: the dataset role.
-        source: a delimited file of the same feature columns (tabular), an image file or a folder of images, an npz in
-            the MedMNIST layout without labels, a folder of WFDB records, or a parquet file of values (timeseries).
+        source: a delimited file of the same feature columns (tabular), an image file or a folder of images
+            (every slice of a volume is a case), an npz in the MedMNIST layout without labels, a folder of WFDB
+            records, or a parquet file of values (timeseries).
         preprocessing: a kept copy of :func:`preprocessing_file`, so that a model gets its inputs as they were when it
             was trained; default: the one of the role's last load.
 
@@ -90,12 +104,12 @@ def load_new_cases(
     if not ids:
         problems.add(f"{source}: no case in it")
     problems.raise_if_any(f"{where}, new cases from {source}")
-    return ids, _inputs(reader, fitted, raw, where)
+    return NewCases(tuple(ids), _inputs(reader, fitted, raw, where), reader.sources(Path(source)))
 
 
 def fitted_on_test(spec: CommonSpec) -> bool:
-    """Whether preprocessing is fitted on test inputs: an evaluator has no others, and ``half`` fits nothing."""
-    return spec.evaluator and getattr(spec, "normalise", "train") != "half"
+    """Whether preprocessing is fitted on test inputs: an evaluator has no others, and fixed values fit nothing."""
+    return spec.evaluator and getattr(spec, "normalise", "train") == "train"
 
 
 def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
@@ -113,11 +127,11 @@ def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
     return [name for name in wanted if name not in there]
 
 
-def _split(inputs: Tensor, cases: Cases, keep: np.ndarray) -> Split:
+def _split(inputs: Tensor, truth: np.ndarray, spacing: np.ndarray | None, cases: Cases, keep: np.ndarray) -> Split:
     if not keep.any():
-        return empty_split(inputs)
-    part = cases.take(keep)
-    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(part.labels), part.ids)
+        return empty_split(inputs, torch.from_numpy(truth))
+    mm = None if spacing is None else torch.from_numpy(spacing[keep])
+    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(truth[keep]), cases.take(keep).ids, mm)
 
 
 def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) -> Tensor:

@@ -11,6 +11,7 @@ from consilia.core.errors import ConfigError
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
 from consilia.models.build import DEFAULT_ALLOWED
+from consilia.models.foundation import FoundationFolder
 
 RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the roles
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
@@ -18,11 +19,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class SiteConfig(Model):
-    """A site's name, where it keeps its state, which model classes jobs may name, and its data by role."""
+    """A site's name, where it keeps its state, which models jobs may name, and its data by role.
+
+    ``foundation_models`` are the site's own copies of large pre-trained models, by the name that jobs use.
+    """
 
     site: str
     state_dir: AbsolutePath = Field(default=Path("state"), validate_default=True)
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
+    foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     datasets: dict[str, DatasetSpec] = Field(min_length=1)
 
     @field_validator("allow_models")

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from consilia.data.dataset import Task
 from consilia.data.yaml_file import AbsolutePath, Model, Text
 
 Columns = tuple[str, ...]
 PoolName = Literal["busbra", "pneumoniamnist"]
-Normalise = Literal["train", "half"]
+Normalise = Literal["train", "half", "imagenet"]
 
 
 class LabelSpec(Model):
@@ -88,7 +89,10 @@ class SelectSpec(Model):
 
 
 class CommonSpec(Model):
-    """Keys of every format. ``classes`` is the order of the class indices; all sites of a federation must agree."""
+    """Keys of every format. ``classes`` is the order of the class indices; all sites of a federation must agree.
+
+    ``train_cases``: how many of the training cases are used, or (between 0 and 1) what fraction of them.
+    """
 
     classes: tuple[str, ...] = Field(min_length=2)
     patient: str | None = None
@@ -97,6 +101,16 @@ class CommonSpec(Model):
     select: SelectSpec | None = None
     exclude_patients: tuple[Text, ...] = ()
     public_pool: PoolName | None = None
+    train_cases: int | float | None = None
+
+    @field_validator("train_cases", mode="before")
+    @classmethod
+    def _count_or_fraction(cls, value: object) -> object:
+        # Said here, because 1.0 would pass for one case and True, too.
+        count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if value is not None and not count and not (isinstance(value, float) and 0 < value < 1):
+            raise ValueError(f"expected a whole number of cases from 1, or a fraction between 0 and 1, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _common(self) -> CommonSpec:
@@ -143,25 +157,65 @@ class TabularSpec(CommonSpec):
 
 
 class MaskSpec(Model):
-    """Where the masks are: a folder and a file name with ``{column}`` fields."""
+    """Where the masks are: a folder and a file name with ``{column}`` fields; and, for segmentation, what they hold.
+
+    ``foreground`` and ``background`` are gray values (1-bit files: 255 and 0); any other value is an error. ``empty``
+    says whether a mask without foreground is allowed.
+    """
 
     folder: AbsolutePath
     name: str
+    foreground: tuple[int, ...] = Field(default=(255,), min_length=1)
+    background: tuple[int, ...] = Field(default=(0,), min_length=1)
+    empty: Literal["allow", "refuse"] = "allow"
+
+    @model_validator(mode="after")
+    def _apart(self) -> MaskSpec:
+        both = sorted(set(self.foreground) & set(self.background))
+        if both:
+            raise ValueError(f"a gray value is foreground or background, not both: {both}")
+        return self
 
 
 class ImagesSpec(CommonSpec):
-    """A folder of image files and a CSV with one row per image. ``image`` is a file name with ``{column}`` fields."""
+    """A folder of image files and a CSV with one row per image. ``image`` is a file name with ``{column}`` fields.
+
+    ``task: segmentation`` takes its truth from ``mask`` and has no ``label``; its two classes are the background and
+    the structure. ``slice`` names the column with the 0-based slice of a volume. ``spacing``: mm per pixel (rows,
+    columns) where the files do not tell. ``window``: the intensities of DICOM and NIfTI that become 0 and 255.
+    """
 
     format: Literal["images"]
+    task: Task = "classification"
     file: AbsolutePath
     folder: AbsolutePath
     image: str
-    label: LabelSpec
+    label: LabelSpec | None = None
     case: str | None = None
     mask: MaskSpec | None = None
+    slice: str | None = None
     mode: Literal["gray", "rgb"] = "gray"
     size: tuple[PositiveInt, PositiveInt]
+    spacing: tuple[PositiveFloat, PositiveFloat] | None = None
+    window: tuple[float, float] | None = None
     normalise: Normalise = "train"
+
+    @model_validator(mode="after")
+    def _one_truth(self) -> ImagesSpec:
+        if self.task == "classification" and self.label is None:
+            raise ValueError("a classification needs label")
+        if self.task == "segmentation":
+            if self.mask is None or self.label is not None:
+                raise ValueError("a segmentation needs mask and takes no label: the mask is the truth")
+            if len(self.classes) != 2:
+                raise ValueError(
+                    f"a segmentation has two classes, the background first and the structure, got {list(self.classes)}"
+                )
+            if self.splits.scheme == "class_balanced":
+                raise ValueError("splits.scheme class_balanced goes by label, which a segmentation does not have")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be [low, high] with low below high, got {list(self.window)}")
+        return self
 
     @field_validator("image")
     @classmethod

@@ -21,6 +21,7 @@ from consilia.data.dataset import SPLITS
 from consilia.data.problems import Problems
 from consilia.data.specs import CommonSpec, SplitSpec
 
+UNUSED = "unused"  # training cases that train_cases leaves out
 SMALLEST = 3  # with at least so many patients no split that should have cases stays empty
 DRAW_ANEW = (
     "move this file away, and all splits are drawn anew (earlier test figures then no longer compare, and models "
@@ -116,6 +117,36 @@ def site_splits(
             table["content"] = content
         write_bytes(saved, table.to_csv(index=False, lineterminator="\n").encode(), private=True)
     return splits
+
+
+def limit_training(cases: Cases, splits: np.ndarray, spec: CommonSpec) -> np.ndarray:
+    """The splits (N,) with all training cases UNUSED but ``train_cases`` of them (at least one); others stay.
+
+    Patients in an order drawn by the splits' seed are taken whole while they fit; what then lacks is filled with some
+    cases of one more, so that the count is right.
+
+    Raises:
+        DataError: there are fewer training cases than asked for.
+    """
+    wanted, train = spec.train_cases, np.flatnonzero(splits == "train")
+    if wanted is None or spec.evaluator:
+        return splits
+    count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(train)))
+    if count > len(train):
+        raise DataError(f"train_cases: expected at most the {len(train)} case(s) of the training split, got {count}")
+    owners = np.asarray(cases.patients, dtype=str)[train]
+    rng = np.random.default_rng(derive_seed(spec.splits.seed, "train_cases"))
+    groups = [train[owners == name] for name in rng.permutation(np.unique(owners))]
+    chosen: list[np.ndarray] = []
+    left = count
+    for group in groups:
+        if len(group) <= left:
+            chosen.append(group)
+            left -= len(group)
+    if left:
+        chosen.append(next(group for group in groups if not any(group is other for other in chosen))[:left])
+    used = np.isin(np.arange(len(splits)), np.concatenate(chosen))
+    return np.where((splits == "train") & ~used, UNUSED, splits)
 
 
 def splits_file(spec: CommonSpec, role_dir: Path) -> Path:

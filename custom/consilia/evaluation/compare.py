@@ -8,16 +8,28 @@ from typing import Any
 
 from consilia.core.errors import ConfigError
 from consilia.evaluation.figures import FIGURES, show, show_spread
+from consilia.evaluation.rounds import task_of
 from consilia.evaluation.summary import summarise
+from consilia.report.record import Task
 
-HEADLINE = (
-    "last.global_accuracy",
-    "last.personal_accuracy",
-    "last.balance",
-    "last.worst_site.accuracy",
-    "last.global_auroc",
-    "last.personal_auroc",
-)
+HEADLINE: dict[Task, tuple[str, ...]] = {
+    "classification": (
+        "last.global_accuracy",
+        "last.personal_accuracy",
+        "last.balance",
+        "last.worst_site.accuracy",
+        "last.global_auroc",
+        "last.personal_auroc",
+    ),
+    "segmentation": (
+        "last.global_dice_box",
+        "last.global_dice_image",
+        "last.global_dice_jitter",
+        "last.global_iou_box",
+        "last.global_hd95_box",
+        "last.personal_dice_box",
+    ),
+}
 
 
 def group_by_label(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -42,16 +54,21 @@ def group_by_label(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mappi
 
 
 def comparison_table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per label: ``label``, ``method``, ``seeds`` (list), and ``figures``.
+    """One row per label: ``label``, ``method``, ``task``, ``seeds`` (list), and ``figures``.
 
     ``figures`` maps the dotted path of every number in the summary (``last.global_accuracy``, ...) to ``mean``, ``sd``
     (sample standard deviation; None below two values) and ``n`` (the seeds for which it is defined). A record may carry
     its ``summary`` in place of its rounds.
+
+    Raises:
+        ConfigError: runs of different tasks, or what :func:`group_by_label` raises.
     """
+    _one_task(records)
     return [
         {
             "label": label,
             "method": group[0]["run"]["method"],
+            "task": task_of(group[0]),
             "seeds": [record["run"]["seed"] for record in group],
             "figures": _spread([_numbers(record.get("summary") or summarise(record)) for record in group]),
         }
@@ -59,9 +76,14 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     ]
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = HEADLINE) -> str:
-    """A Markdown table of ``metrics`` (dotted paths), one line per row; undefined figures are a dash."""
-    headings = [FIGURES[key].heading if key in FIGURES else key for key in metrics]
+def to_markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] | None = None) -> str:
+    """A Markdown table of ``metrics`` (dotted paths), one line per row; undefined figures are a dash.
+
+    ``metrics`` None shows the headline figures of the task.
+    """
+    task: Task = rows[0]["task"] if rows else "classification"
+    metrics = HEADLINE[task] if metrics is None else metrics
+    headings = [FIGURES[task][key].heading if key in FIGURES[task] else key for key in metrics]
     lines = ["| | seeds | " + " | ".join(headings) + " |", "|---|---|" + "---|" * len(metrics)]
     for row in rows:
         cells = [figure_text(row, key) for key in metrics]
@@ -72,12 +94,23 @@ def to_markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = HEAD
 
 def figure_text(row: Mapping[str, Any], key: str) -> str:
     """One cell: mean ± sd, with the number of seeds behind it where that is not all of them."""
-    unit = FIGURES[key].unit if key in FIGURES else "score"
+    known = FIGURES[row["task"]].get(key)
+    unit = known.unit if known else "score"
     figure = row["figures"].get(key)
     if figure is None or figure["mean"] is None:
         return show(None, unit)
     text = show_spread(figure["mean"], figure["sd"], unit)
     return text if figure["n"] == len(row["seeds"]) else f"{text} (n = {figure['n']})"
+
+
+def _one_task(records: Sequence[Mapping[str, Any]]) -> None:
+    for record in records:
+        if task_of(record) != task_of(records[0]):
+            first, other = records[0]["run"]["id"], record["run"]["id"]
+            raise ConfigError(
+                f"runs {first} and {other} cannot be compared: expected one task, got {task_of(records[0])} and "
+                f"{task_of(record)}"
+            )
 
 
 def _spread(samples: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float | int | None]]:

@@ -10,9 +10,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from consilia.evaluation.forgetting import backward_transfer
+from consilia.report.record import Task
 
+TASKS: tuple[Task, ...] = ("classification", "segmentation")
 Metrics = Mapping[str, Any]
 BySite = Mapping[str, Mapping[str, Metrics | None]]
+
+SETTINGS = ("box", "image", "jitter")
+"""What prompts a segmentation: the true box, the whole image, the true box jittered."""
+MERIT: dict[Task, str] = {"classification": "accuracy", "segmentation": "dice"}
+"""The one figure by which models are ranked and drawn."""
+
+
+def task_of(record: Mapping[str, Any]) -> Task:
+    """The task of a run; records from before there were two are of classification."""
+    task: Task = record["run"].get("task", "classification")
+    return task
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -49,9 +62,28 @@ def site_mean(metrics: Mapping[str, Metrics], key: str) -> float | None:
     return mean(part[key] for part in metrics.values())
 
 
+def prompted(metrics: Metrics, figure: str, setting: str) -> float | None:
+    """One figure (``dice``, ``iou``, ``hd95``) of a segmentation under one prompt setting; None if not evaluated."""
+    value: float | None = metrics["prompts"].get(setting, {}).get(figure)
+    return value
+
+
+def merit(metrics: Metrics) -> float | None:
+    """Accuracy of a classification; Dice of a segmentation with the true box, else under the first setting it has."""
+    if "prompts" not in metrics:
+        accuracy: float = metrics["accuracy"]
+        return accuracy
+    return prompted(metrics, "dice", "box" if "box" in metrics["prompts"] else min(metrics["prompts"]))
+
+
+def merit_mean(metrics: Mapping[str, Metrics]) -> float | None:
+    """Unweighted mean over the sites of their accuracy or Dice."""
+    return mean(merit(part) for part in metrics.values())
+
+
 def worst(metrics: Mapping[str, Metrics]) -> tuple[str, float] | None:
-    """The site with the lowest accuracy (the first by name on a tie) and that accuracy."""
-    ranked = sorted((part["accuracy"], site) for site, part in metrics.items())
+    """The site with the lowest accuracy or Dice (the first by name on a tie) and that value."""
+    ranked = sorted((value, site) for site, part in metrics.items() if (value := merit(part)) is not None)
     return (ranked[0][1], ranked[0][0]) if ranked else None
 
 
@@ -98,30 +130,82 @@ def transfer(record: Mapping[str, Any]) -> dict[int, float]:
 
 
 def round_figures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per evaluated version, in order.
+    """One row per evaluated version, in order; None where there is no such evaluation.
 
-    Keys: ``version``; ``global_accuracy`` and ``validation_accuracy`` (global model, pooled over the scored sites' test
-    and over all sites' validation cases); ``personal_accuracy`` and ``worst_accuracy`` (mean and lowest over the
-    round's participants); ``nfr_global``, ``nfr_personal``, ``bwt``. None where there is no such evaluation.
+    Classification: ``version``; ``global_accuracy`` and ``validation_accuracy`` (global model, pooled over the scored
+    sites' test and over all sites' validation cases); ``global_auroc`` (mean of the scored sites);
+    ``personal_accuracy`` and ``worst_accuracy`` (mean and lowest over the round's participants); ``nfr_global``,
+    ``nfr_personal``, ``bwt``. Segmentation: ``version``; ``global_dice``, ``validation_dice``, ``personal_dice`` and
+    ``worst_dice`` (means over sites and the lowest); ``global_dice_image``, ``global_dice_jitter`` (means over sites).
+    Both: ``individuality``, the mean over the round's participants.
     """
     whole, personal = evaluations(record, "global"), evaluations(record, "personal")
-    flips_global, flips_personal, bwt = flip_rates(record, "global"), flip_rates(record, "personal"), transfer(record)
+    individual = {version: mean(by_site.values()) for version, by_site in individuality(record).items()}
+    figures = _segmentation_row if task_of(record) == "segmentation" else _classification_row
     rows = []
     for version in sorted({*whole, *personal}):
         tested = split_metrics(whole.get(version, {}), scored_sites(record))
         validated = split_metrics(whole.get(version, {}), record["sites"], "validation")
         own = split_metrics(personal.get(version, {}), training_sites(record))
-        lowest = worst(own)
-        rows.append(
-            {
-                "version": version,
-                "global_accuracy": pooled_accuracy(tested),
-                "validation_accuracy": pooled_accuracy(validated),
-                "personal_accuracy": site_mean(own, "accuracy"),
-                "worst_accuracy": lowest[1] if lowest else None,
-                "nfr_global": flips_global.get(version),
-                "nfr_personal": flips_personal.get(version),
-                "bwt": bwt.get(version),
-            }
-        )
+        row = figures(tested, validated, own)
+        rows.append({"version": version, **row, "individuality": individual.get(version)})
+    if task_of(record) == "classification":
+        forgotten = {
+            "nfr_global": flip_rates(record, "global"),
+            "nfr_personal": flip_rates(record, "personal"),
+            "bwt": transfer(record),
+        }
+        for row in rows:
+            row.update({key: by_version.get(row["version"]) for key, by_version in forgotten.items()})
     return rows
+
+
+def individuality(record: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """Fed-GPL's individuality ratio by round and site, where a site gave one."""
+    found: dict[int, dict[str, float]] = {}
+    for part in record["rounds"]:
+        for site, contribution in part.get("contributions", {}).items():
+            if (value := contribution.get("individuality")) is not None:
+                found.setdefault(part["round"], {})[site] = value
+    return found
+
+
+def rounds_to_within(values: Mapping[int, float | None], margin: float = 0.01) -> int | None:
+    """The first version from which on every value lies within ``margin`` of the last version's; None below two."""
+    defined = {version: value for version, value in sorted(values.items()) if value is not None}
+    if len(defined) < 2:
+        return None
+    *_, (settled, last) = defined.items()
+    for version, value in reversed(defined.items()):
+        if abs(value - last) > margin + 1e-12:  # 0.91 - 0.90 is a little more than 0.01
+            break
+        settled = version
+    return settled
+
+
+Tested = Mapping[str, Metrics]
+
+
+def _classification_row(tested: Tested, validated: Tested, own: Tested) -> dict[str, Any]:
+    lowest = worst(own)
+    return {
+        "global_accuracy": pooled_accuracy(tested),
+        "global_auroc": site_mean(tested, "auroc"),
+        "validation_accuracy": pooled_accuracy(validated),
+        "personal_accuracy": site_mean(own, "accuracy"),
+        "worst_accuracy": lowest[1] if lowest else None,
+    }
+
+
+def _segmentation_row(tested: Tested, validated: Tested, own: Tested) -> dict[str, Any]:
+    lowest = worst(own)
+    return {
+        "global_dice": merit_mean(tested),
+        **{
+            f"global_dice_{setting}": mean(prompted(part, "dice", setting) for part in tested.values())
+            for setting in ("image", "jitter")
+        },
+        "validation_dice": merit_mean(validated),
+        "personal_dice": merit_mean(own),
+        "worst_dice": lowest[1] if lowest else None,
+    }

@@ -9,20 +9,61 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
+from torch import nn
 
 from consilia.core.errors import ConfigError
 from consilia.methods.catalogue import METHODS, AnyMethodConfig
 from consilia.methods.config import Settings, TrainingConfig
+from consilia.models.build import build_model
+from consilia.models.foundation import EMBEDDED, FoundationFolder, embedded_digest, load_foundation
+
+
+class FoundationConfig(Settings):
+    """The pre-trained model that the network builds on, by the name under which every participant has it.
+
+    ``sha256`` pins its weights, so that all sites start from the same; an embedded model's is filled in.
+    """
+
+    model: str
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> FoundationConfig:
+        if self.model in EMBEDDED and self.sha256 is None:
+            object.__setattr__(self, "sha256", embedded_digest(self.model))
+        if self.sha256 is None:
+            raise ValueError(
+                f"give the SHA-256 of {self.model}'s weights: participants must not start from different ones"
+            )
+        return self
 
 
 class ModelConfig(Settings):
     """The network, by dotted path and keyword arguments. Every participant must list the path in allow_models.
 
-    The key is ``class`` because NVFlare takes a nested ``path`` or ``name`` for a component of its own to build.
+    The key is ``class`` because NVFlare takes a nested ``path`` or ``name`` for a component of its own to build. With
+    ``foundation`` the class gets that model as its first argument.
     """
 
     class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")
     args: dict[str, Any] = Field(default_factory=dict)
+    foundation: FoundationConfig | None = None
+
+    def build(self, *, seed: int, allowed: Sequence[str], folders: Mapping[str, FoundationFolder]) -> nn.Module:
+        """The network with its initial weights, if this participant lists the class and has the foundation model.
+
+        Args:
+            seed: run seed.
+            allowed: this participant's allow_models.
+            folders: this participant's foundation_models.
+
+        Raises:
+            ConfigError: the class is not listed, or the arguments do not fit.
+            CheckpointError: the foundation model's weights are not there, or are others.
+        """
+        base = self.foundation
+        foundation = None if base is None else load_foundation(base.model, base.sha256, folders)
+        return build_model(self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation)
 
 
 class RunConfig(Settings):
@@ -32,6 +73,7 @@ class RunConfig(Settings):
         "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
     )
     role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
+    task: Literal["classification", "segmentation"] = "classification"
     method: AnyMethodConfig
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
@@ -42,12 +84,17 @@ class RunConfig(Settings):
     evaluate_every: int = Field(
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
     )
-    select_by: Literal["accuracy", "balanced_accuracy", "auroc", "loss"] = "balanced_accuracy"
+    select_by: Literal["accuracy", "balanced_accuracy", "auroc", "loss", "dice"] | None = Field(
+        None, description="validation figure of the best round; default: balanced_accuracy, or dice"
+    )
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better validation value"
     )
     max_update_norm: float | None = Field(
         1000.0, gt=0, description="largest L2 norm of an update's change; null = none"
+    )
+    exchange_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="of what travels; float16 halves it, and is what the server then keeps"
     )
     evaluators: tuple[str, ...] = Field((), description="sites that train nothing: external test sites")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
@@ -58,12 +105,22 @@ class RunConfig(Settings):
         return {"method": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _default_label(self) -> RunConfig:
+    def _complete(self) -> RunConfig:
+        choices = ("dice",) if self.task == "segmentation" else ("accuracy", "balanced_accuracy", "auroc", "loss")
+        if self.best_figure not in choices:
+            raise ValueError(f"select_by of a {self.task} is one of {list(choices)}, got {self.select_by!r}")
+        if self.task not in METHODS[self.method.method].learner.tasks:
+            raise ValueError(f"method {self.method.method} knows no {self.task}")
         if self.patience is not None and self.evaluate_every == 0:
             raise ValueError("patience counts evaluations, but evaluate_every is 0")
         if not self.label:
             object.__setattr__(self, "label", self.method.method)
         return self
+
+    @property
+    def best_figure(self) -> str:
+        """The validation figure by which the best round is chosen."""
+        return self.select_by or ("dice" if self.task == "segmentation" else "balanced_accuracy")
 
     @property
     def run_id(self) -> str:

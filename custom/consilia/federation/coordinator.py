@@ -39,7 +39,7 @@ from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound, validation_value
 from consilia.methods.catalogue import METHODS
 from consilia.methods.server import Claim
-from consilia.report.record import Contribution, FinalModels, Record, RoundRecord
+from consilia.report.record import Contribution, Exchange, FinalModels, Record, RoundRecord
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Coordinator:
         config: the run.
         sites: names of the connected sites.
         initial: the global state of version 0.
+        all_parameters: elements of the whole model's state, the frozen ones counted in.
         folder: where the spool lies and the checkpoints are kept.
         engine: named in the record.
         progress: told about every step, as small JSON-able dictionaries.
@@ -67,19 +68,25 @@ class Coordinator:
         initial: State,
         folder: Path,
         *,
+        all_parameters: int,
         engine: Literal["inprocess", "sim", "poc", "prod"],
         progress: Progress = no_progress,
     ) -> None:
         self.config = config
         self.strategy = METHODS[config.method.method].strategy(config.method)
         self.keeper = RecordKeeper(config, engine)
+        self.keeper.exchange = Exchange(
+            parameters=sum(tensor.numel() for tensor in initial.values()),
+            all_parameters=all_parameters,
+            dtype=config.exchange_dtype,
+        )
         self.store = CheckpointStore(folder / CHECKPOINT)
         self.state: State = initial
         self.version = 0
-        self.best = BestRound(config.select_by, initial)
+        self.best = BestRound(config.best_figure, initial)
         self._connected = sorted(sites)
         self._spool = UpdateSpool(folder / "spool")
-        self.intake = Intake(self.strategy, self._spool, config.max_update_norm, progress)
+        self.intake = Intake(self.strategy, self._spool, config.max_update_norm, progress, config.task)
         self._progress = progress
         self._absent: set[str] = set()
         self._resume = self.store.exists()
@@ -192,8 +199,8 @@ class Coordinator:
         replies = self._ask(
             deliver,
             [
-                Task(TaskInfo(task="personalise", version=version, keep=keep), trainers, state),
-                Task(TaskInfo(task="evaluate", version=version, keep=keep), evaluators, state),
+                Task(TaskInfo(task="personalise", version=version, keep=keep, final=True), trainers, state),
+                Task(TaskInfo(task="evaluate", version=version, keep=keep, final=True), evaluators, state),
             ],
         )
         if keep == "last":
@@ -208,6 +215,11 @@ class Coordinator:
                     if isinstance(reply, (EvaluateReply, PersonaliseReply))
                 },
                 "personal": {s: reply.personal for s, reply in replies.items() if isinstance(reply, PersonaliseReply)},
+                "mean_query": {
+                    site: reply.mean_query
+                    for site, reply in replies.items()
+                    if isinstance(reply, (EvaluateReply, PersonaliseReply)) and reply.mean_query is not None
+                },
             }
         )
 
@@ -264,6 +276,7 @@ class Coordinator:
                     samples=reply.samples,
                     train_loss=reply.metrics.train_loss,
                     train_accuracy=reply.metrics.train_accuracy,
+                    individuality=reply.metrics.individuality,
                 )
                 for site, reply in updates.items()
             },
@@ -308,7 +321,7 @@ class Coordinator:
                 "of": self.config.rounds,
                 "updates": updates,
                 "participants": participants,
-                "validation": validation_value(self.keeper.evaluation(number - 1, "global"), self.config.select_by),
+                "validation": validation_value(self.keeper.evaluation(number - 1, "global"), self.config.best_figure),
                 "seconds": seconds,
             }
         )

@@ -11,8 +11,9 @@ from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Task
 from consilia.federation.outputs import write_outputs
 from consilia.federation.progress import Progress, no_progress
+from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
-from consilia.models.build import build_model
+from consilia.models.exchange import count_elements, exchanged_state
 from consilia.report.record import Record
 
 
@@ -21,7 +22,7 @@ def run_inprocess(
     site_files: Mapping[str, Path],
     folder: Path,
     *,
-    allow_models: Sequence[str],
+    server: ServerSettings,
     progress: Progress = no_progress,
 ) -> Record:
     """Run a federation in this process and write its outputs to ``folder``; resume where that has a checkpoint.
@@ -30,7 +31,7 @@ def run_inprocess(
         config: the run.
         site_files: each site's site.yaml, by site name.
         folder: for checkpoints and outputs.
-        allow_models: model classes that the server may build.
+        server: what the server may build, and where it keeps foundation models.
         progress: told about every step.
 
     Raises:
@@ -38,9 +39,16 @@ def run_inprocess(
     """
     with single_threaded():
         sites = {name: Site(config, path) for name, path in sorted(site_files.items())}
-        model = build_model(config.model.class_, config.model.args, seed=config.seed, allowed=allow_models)
-        initial = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        coordinator = Coordinator(config, sorted(sites), initial, folder, engine="inprocess", progress=progress)
+        model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
+        coordinator = Coordinator(
+            config,
+            sorted(sites),
+            exchanged_state(model, config.exchange_dtype),
+            folder,
+            all_parameters=count_elements(model),
+            engine="inprocess",
+            progress=progress,
+        )
 
         def deliver(tasks: Sequence[Task]) -> None:
             for task in tasks:

@@ -33,12 +33,21 @@ class Intake:
         spool: where accepted updates wait.
         max_norm: largest allowed L2 norm of an update's change, or None.
         progress: told about every reply.
+        task: of the run; figures of another are refused.
     """
 
-    def __init__(self, strategy: Strategy, spool: UpdateSpool, max_norm: float | None, progress: Progress) -> None:  # type: ignore[type-arg]
+    def __init__(
+        self,
+        strategy: Strategy,  # type: ignore[type-arg]
+        spool: UpdateSpool,
+        max_norm: float | None,
+        progress: Progress,
+        task: str = "classification",
+    ) -> None:
         self.refused: dict[str, str] = {}
         self.bytes_up: dict[str, int] = {}
         self._strategy, self._spool, self._max_norm, self._progress = strategy, spool, max_norm, progress
+        self._task = task
         self._lock = threading.Lock()
         self._open: dict[str, TaskInfo] = {}
         self._reference: Mapping[str, Tensor] = {}
@@ -113,9 +122,11 @@ class Intake:
         answered = getattr(content, "version", info.version)
         if answered != info.version:
             raise UpdateRejected(f"the reply is to version {answered}, the task was about version {info.version}")
-        for part in ("received", "trained", "personal"):
+        for part in ("received", "trained", "personal", "mean_query"):
             figures = getattr(content, part, None)
             if isinstance(figures, SiteMetrics):
+                if figures.task not in (None, self._task):
+                    raise UpdateRejected(f"{part} is of a {figures.task}, the run is a {self._task}")
                 _check_counts(part, figures, self._known[site])
         if isinstance(content, TrainReply):
             self._check_update(site, content, reply)

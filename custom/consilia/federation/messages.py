@@ -31,6 +31,7 @@ class TaskInfo(Settings):
         evaluate: ``train`` only: also evaluate the received global model and the locally trained one.
         keep: after the rounds: which global model this is, and under which name the site keeps its personal one.
         resume: ``prepare`` only: go on with what the site has kept of this run, instead of starting anew.
+        final: after the rounds: every figure, also what is too slow for every round.
     """
 
     task: TaskName
@@ -38,6 +39,7 @@ class TaskInfo(Settings):
     evaluate: bool = False
     keep: Literal["last", "best"] = "last"
     resume: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,15 @@ class PrepareReply(Settings):
 
 
 class TrainMetrics(Settings):
-    """What is told of local training: mean loss of the last epoch, accuracy of the trained model at home."""
+    """What is told of local training: mean loss of the last epoch, accuracy of the trained model at home.
+
+    ``individuality`` is Fed-GPL's: how far the generated prompts differ between images.
+    """
 
     train_loss: float | None = None
     train_accuracy: float | None = Field(None, ge=0, le=1)
     validation_accuracy: float | None = Field(None, ge=0, le=1)
+    individuality: float | None = Field(None, ge=0, le=1e3)
 
 
 class TrainReply(Settings):
@@ -81,10 +87,11 @@ class TrainReply(Settings):
 
 
 class EvaluateReply(Settings):
-    """Figures of the received global model at one site."""
+    """Figures of the received global model at one site; ``mean_query`` of Fed-GPL's without its personal touch."""
 
     version: Count
     received: SiteMetrics
+    mean_query: SiteMetrics | None = None
     seconds: Seconds
 
 
@@ -94,6 +101,7 @@ class PersonaliseReply(Settings):
     version: Count
     received: SiteMetrics
     personal: SiteMetrics
+    mean_query: SiteMetrics | None = None
     seconds: Seconds
 
 

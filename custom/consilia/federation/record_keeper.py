@@ -11,9 +11,31 @@ from typing import Any, Literal
 
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.report.record import Evaluation, FinalModels, Record, RoundRecord, RunInfo, SiteInfo, SiteMetrics
+from consilia.report.record import (
+    Evaluation,
+    Exchange,
+    FinalModels,
+    Record,
+    RoundRecord,
+    RunInfo,
+    SiteInfo,
+    SiteMetrics,
+)
 
-PACKAGES = ("consilia", "nvflare", "torch", "numpy", "scikit-learn", "pandas", "safetensors", "pillow", "monai", "timm")
+PACKAGES = (
+    "consilia",
+    "nvflare",
+    "torch",
+    "numpy",
+    "scikit-learn",
+    "pandas",
+    "safetensors",
+    "pillow",
+    "monai",
+    "timm",
+    "transformers",
+    "peft",
+)
 
 
 class RecordKeeper:
@@ -22,6 +44,7 @@ class RecordKeeper:
     def __init__(self, config: RunConfig, engine: Literal["inprocess", "sim", "poc", "prod"]) -> None:
         self.config, self.engine = config, engine
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.exchange: Exchange | None = None
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
         self.rounds: list[RoundRecord] = []
@@ -90,6 +113,7 @@ class RecordKeeper:
             id=config.run_id,
             name=f"{config.label}-seed{config.seed}",
             method=config.method.method,
+            task=config.task,
             label=config.label,
             engine=self.engine,
             seed=config.seed,
@@ -105,6 +129,7 @@ class RecordKeeper:
             versions=versions(),
             sites=dict(sorted(self.sites.items())),
             class_names=self.class_names,
+            exchange=self.exchange,
             rounds=self.rounds,
             evaluations=self.evaluations(),
             final=self.final,

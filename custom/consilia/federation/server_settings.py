@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
+from consilia.data.site import load_site_config
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
+from consilia.federation.config import RunConfig
 from consilia.models.build import DEFAULT_ALLOWED
+from consilia.models.foundation import FoundationFolder
 
 SERVER_FILE = "server.yaml"
 
@@ -16,6 +22,7 @@ class ServerSettings(Model):
 
     Attributes:
         allow_models: dotted paths, or ``package.module.*``, that a job may name.
+        foundation_models: the server's copies of large pre-trained models, by the name that jobs use.
         state_dir: where checkpoints and results go, so that a run can be resumed; ``{run_id}`` in it stands for the
             run's name, which keeps runs apart. Default: the job's own run folder, which NVFlare moves to its job store
             when the job ends.
@@ -23,6 +30,7 @@ class ServerSettings(Model):
     """
 
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
+    foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     state_dir: AbsolutePath | None = None
     engine: Literal["sim", "poc", "prod"] = "prod"
 
@@ -38,3 +46,13 @@ def load_server_settings(path: Path) -> ServerSettings:
         ConfigError: names the file, the key, what was expected and what came.
     """
     return validate(ServerSettings, read_yaml(path), path) if path.is_file() else ServerSettings()
+
+
+def own_server(config: RunConfig, site_files: Mapping[str, Path]) -> ServerSettings:
+    """The server of a run on one machine: whoever starts it decides, and the sites' foundation models are at hand."""
+    folders = {
+        name: folder
+        for path in site_files.values()
+        for name, folder in load_site_config(path).foundation_models.items()
+    }
+    return ServerSettings(allow_models=(config.model.class_,), foundation_models=folders)

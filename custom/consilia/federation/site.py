@@ -20,9 +20,9 @@ from consilia.core.files import overwrite_tensors, write_json, write_tensors
 from consilia.data.dataset import Split
 from consilia.data.loading import PREPROCESSING, load_site, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
-from consilia.evaluation.classification import classification_metrics, correct_cases
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
+from consilia.federation.local_report import write_local_report
 from consilia.federation.messages import (
     EvaluateReply,
     PersonaliseReply,
@@ -37,9 +37,8 @@ from consilia.federation.site_errors import note_error
 from consilia.methods.catalogue import METHODS
 from consilia.methods.config import Settings
 from consilia.methods.learner import never
-from consilia.models.build import build_model
+from consilia.models.exchange import in_type
 from consilia.report.record import SiteMetrics
-from consilia.report.site_report import write_site_report
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +62,10 @@ class Site:
         self.name = self.settings.site
         self.folder = self.settings.state_dir / RUNS / config.run_id
         self.data = load_site(site_yaml, config.role)
-        model = build_model(
-            config.model.class_, config.model.args, seed=config.seed, allowed=self.settings.allow_models
+        if self.data.task != config.task:
+            raise ConfigError(f"the run is a {config.task}, role {config.role!r} of {site_yaml} a {self.data.task}")
+        model = config.model.build(
+            seed=config.seed, allowed=self.settings.allow_models, folders=self.settings.foundation_models
         )
         learner = METHODS[config.method.method].learner
         self.learner = learner(
@@ -116,15 +117,16 @@ class Site:
         split = self.data.test if self.data.is_evaluator else self.data.train
         probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
         try:
-            shape = tuple(self.learner.logits(probe).shape)
-        except RuntimeError as error:
+            answers = self.learner.answers(probe)
+        # Models of other libraries say what does not fit in many ways; timm asserts.
+        except (RuntimeError, ValueError, AssertionError) as error:
             raise ConfigError(
                 f"model {self.config.model.class_} does not take inputs of shape {tuple(probe.inputs.shape)}: {error}"
             ) from error
-        if shape != (1, self.data.num_classes):
-            raise ConfigError(
-                f"model gives logits {shape}, the data have {self.data.num_classes} classes: (1, C) expected"
-            )
+        for answer in answers.values():
+            expected = (1, self.data.num_classes) if self.data.task == "classification" else probe.labels.shape
+            if answer.shape != expected:
+                raise ConfigError(f"the model answers {tuple(answer.shape)}, the data need {tuple(expected)}")
 
     def _train(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
@@ -142,36 +144,42 @@ class Site:
             trained=trained,
             seconds=time.perf_counter() - started,
         )
-        return _reply(reply, update.tensors)
+        dtype = self.config.exchange_dtype
+        return _reply(reply, {name: in_type(tensor, dtype) for name, tensor in update.tensors.items()})
 
     def _evaluate(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
         received = self._received(info, tensors)
-        return _reply(EvaluateReply(version=info.version, received=received, seconds=time.perf_counter() - started))
+        reply = EvaluateReply(
+            version=info.version,
+            received=received,
+            mean_query=self._ablated(info),
+            seconds=time.perf_counter() - started,
+        )
+        return _reply(reply)
 
     def _personalise(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         """Train once more from the final global model with the method's own loss; the result never leaves."""
         started = time.perf_counter()
         received = self._received(info, tensors)
-        logits_global = self.learner.logits(self.data.test)
+        mean_query = self._ablated(info)
+        answers = {"global": self.learner.answers(self.data.test)}
+        attention = self.learner.attention(self.data.test)
         self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
         self._keep(f"personal-{info.keep}", self.learner.state())
         shutil.copyfile(preprocessing_file(self.settings, self.config.role), self.folder / PREPROCESSING)
         # Not part of the forgetting history: this is no round.
-        personal = self._figures("personal", version=None)
-        write_site_report(
-            self.folder / f"report-{info.keep}.html",
-            site=self.name,
-            role=self.config.role,
-            class_names=self.data.class_names,
-            logits_global=logits_global,
-            logits_personal=self.learner.logits(self.data.test),
-            labels=self.data.test.labels,
-            case_ids=self.data.test.case_ids,
-            inputs=self.data.test.inputs,
+        personal = self._figures("personal", version=None, thorough=True)
+        answers["personal"] = self.learner.answers(self.data.test)
+        write_local_report(self.folder / f"report-{info.keep}.html", self.data, answers, attention)
+        reply = PersonaliseReply(
+            version=info.version,
+            received=received,
+            personal=personal,
+            mean_query=mean_query,
+            seconds=time.perf_counter() - started,
         )
-        seconds = time.perf_counter() - started
-        return _reply(PersonaliseReply(version=info.version, received=received, personal=personal, seconds=seconds))
+        return _reply(reply)
 
     def _keep(self, name: str, state: Mapping[str, Tensor]) -> None:
         card = model_card(self.config, self.data.class_names, name)
@@ -179,21 +187,33 @@ class Site:
 
     def _received(self, info: TaskInfo, state: Mapping[str, Tensor]) -> SiteMetrics:
         # The best round was evaluated when it was the newest: coming back to it is no news for the history.
-        return self._figures_of(state, "global", info.version if info.keep == "last" else None)
+        version = info.version if info.keep == "last" else None
+        return self._figures_of(state, "global", version, thorough=info.final)
 
-    def _figures_of(self, state: Mapping[str, Tensor], kind: str, version: int | None) -> SiteMetrics:
+    def _ablated(self, info: TaskInfo) -> SiteMetrics | None:
+        """Figures of the final global model, just received, without the method's personal touch."""
+        touchless = self.learner.ablated() if info.final else None
+        if touchless is None:
+            return None
+        with touchless:
+            return self._figures("ablated", version=None)
+
+    def _figures_of(
+        self, state: Mapping[str, Tensor], kind: str, version: int | None, *, thorough: bool = False
+    ) -> SiteMetrics:
         self.learner.load(state)
-        return self._figures(kind, version)
+        return self._figures(kind, version, thorough=thorough)
 
-    def _figures(self, kind: str, version: int | None) -> SiteMetrics:
+    def _figures(self, kind: str, version: int | None, *, thorough: bool = False) -> SiteMetrics:
         """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
         figures: dict[str, dict[str, Any] | None] = {}
         for name in ("validation", "test"):
-            split = self.data.split(name)
-            logits = self.learner.logits(split)
-            metrics = classification_metrics(logits, split.labels)
-            if metrics is not None and name == "test" and version is not None:
-                negative, positive = self._flips(kind, version, correct_cases(logits, split.labels))
+            split, task = self.data.split(name), self.learner.task
+            answers = self.learner.answers(split)
+            metrics = task.figures(answers, split, thorough=thorough)
+            right = task.right(answers, split)
+            if metrics is not None and right is not None and name == "test" and version is not None:
+                negative, positive = self._flips(kind, version, right)
                 metrics |= {"negative_flips": negative, "positive_flips": positive}
             figures[name] = metrics
         return SiteMetrics.model_validate(figures)
@@ -216,6 +236,7 @@ def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> di
     """Metadata of a saved model: what is needed to build it again and use it on new cases."""
     content = {
         "model": config.model.model_dump(mode="json", by_alias=True),
+        "task": config.task,
         "role": config.role,
         "class_names": list(class_names),
         "method": config.method.method,

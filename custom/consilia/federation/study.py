@@ -24,6 +24,8 @@ from consilia.report.record import Record, load_record, save_record
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
+TRAIN_ALL = ("fedavg", "fedprox", "fedkper")
+"""The methods that take any model: what a study runs that names none."""
 
 
 class Study(Model):
@@ -31,16 +33,18 @@ class Study(Model):
 
     Attributes:
         data: an embedded data set's name, a folder of sites, or a federation file (relative to the study file).
+        leave_out: a site that trains nothing and is tested on instead: the unseen centre.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
         methods: what differs, by label: keys of RunConfig, ``method`` among them.
-        yardsticks: of centralised, local-only, majority.
+        yardsticks: of centralised, local-only, majority (classification), filled-box (segmentation).
         seeds: run seeds.
     """
 
     data: str = "wisconsin"
+    leave_out: str | None = None
     run: dict[str, Any] = Field(default_factory=dict)
-    methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {"method": name} for name in METHODS})
-    yardsticks: tuple[str, ...] = tuple(YARDSTICKS)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {"method": name} for name in TRAIN_ALL})
+    yardsticks: tuple[str, ...] = ("centralised", "local-only", "majority")
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
     @field_validator("yardsticks")
@@ -82,6 +86,7 @@ def study_config(
     for first in list(site_files.values())[:1]:
         values.setdefault("role", _only_role(first))
         values.setdefault("evaluators", _evaluators(site_files, values["role"]))
+        values.setdefault("task", getattr(load_site_config(first).dataset(values["role"]), "task", "classification"))
         if "model" not in values:
             values["model"] = default_model(load_site(first, values["role"]))
     return run_config(values, overrides, source=f"study, method {label}")
@@ -141,7 +146,7 @@ def run_study(
     Returns:
         The records, in the order of labels and seeds.
     """
-    site_files = load_federation(study.data, folder / "sites")
+    site_files = load_federation(study.data, folder / "sites", leave_out=study.leave_out)
     records = []
     for label in _with_fedavg(labels or [*study.methods, *study.yardsticks], study):
         for seed in study.seeds:

@@ -1,4 +1,4 @@
-"""What federation is judged against, on one machine only: all data pooled, every site alone, the majority answer.
+"""What federation is judged against, on one machine only: all data pooled, every site alone, an answer without a model.
 
 Each gives a record of the same schema as a federated run, with the same budget of passes over the data.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,19 +16,30 @@ from consilia.core.determinism import single_threaded, state_digest
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.data.loading import load_site
-from consilia.evaluation.classification import classification_metrics
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound
+from consilia.federation.server_settings import ServerSettings, own_server
+from consilia.methods.classification import LOGITS
 from consilia.methods.fedavg.config import FedAvgConfig
 from consilia.methods.fedavg.learner import FedAvgLearner
-from consilia.models.build import build_model
+from consilia.methods.learner import TASKS
+from consilia.methods.task import Answers
+from consilia.models.sam_segmenter import MaskPrompts
 from consilia.report.record import FinalModels, Record, SiteMetrics
 
 Figures = dict[str, SiteMetrics]
 State = dict[str, Tensor]
+
+
+class Setting(NamedTuple):
+    """What every yardstick needs beside the data."""
+
+    config: RunConfig
+    server: ServerSettings
+    tell: Progress
 
 
 def run_yardstick(
@@ -37,34 +49,40 @@ def run_yardstick(
     *,
     progress: Progress = no_progress,
 ) -> Record:
-    """Run ``centralised``, ``local-only`` or ``majority`` with a run's model, training and budget.
+    """Run a yardstick of :data:`YARDSTICKS` with a run's model, training and budget.
 
     Raises:
-        ConfigError: an unknown yardstick, or a site's configuration is wrong.
+        ConfigError: a yardstick that is unknown or not of this task, or a site's configuration is wrong.
         DataError: a site's data do not fit it.
     """
     if name not in YARDSTICKS:
         raise ConfigError(f"yardstick must be one of {sorted(YARDSTICKS)}, got {name!r}")
+    if config.task != TASK_OF.get(name, config.task):
+        raise ConfigError(f"yardstick {name} is for {TASK_OF[name]}, the run is a {config.task}")
     config = config.model_copy(update={"label": name})
     with single_threaded():
         sites = [load_site(path, config.role) for _, path in sorted(site_files.items())]
+        server = own_server(config, site_files)
         keeper = RecordKeeper(config, "inprocess")
         keeper.class_names = list(sites[0].class_names)
         for site in sites:
             keeper.add_site(site.site, _describe(site))
-        YARDSTICKS[name](config, sites, keeper, progress)
+        YARDSTICKS[name](Setting(config, server, progress), sites, keeper)
         record = keeper.record("finished")
     record.run.method = name.replace("-", "_")
     return record
 
 
-def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
+def _centralised(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
     """One model on the union of the training splits, each preprocessed as at its site."""
+    config = setting.config
     trainers = [site for site in sites if not site.is_evaluator]
-    pooled = SiteData("pooled", config.role, sites[0].class_names, _union(trainers), *_no_more(trainers[0]))
-    learner = _learner(config, pooled)
+    train = _union(trainers)
+    none = empty_split(train.inputs, train.labels)
+    pooled = SiteData("pooled", config.role, sites[0].class_names, train, none, none, config.task)
+    learner = _learner(setting, pooled)
     state = learner.state()
-    best = BestRound(config.select_by, state)
+    best = BestRound(config.best_figure, state)
     for number in range(1, config.rounds + 1):
         state = _train(learner, state, number, config)
         if _looks(config, number):
@@ -72,24 +90,25 @@ def _centralised(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper,
             for site, metrics in figures.items():
                 keeper.add_evaluation(number, "global", site, metrics)
             best.offer(number, state, figures)
-        tell({"event": "round", "round": number, "of": config.rounds})
+        setting.tell({"event": "round", "round": number, "of": config.rounds})
     for key, version, chosen in (
         ("last", config.rounds, state),
         ("best", best.version or config.rounds, best.state if best.version else state),
     ):
-        figures = {site.site: _figures(learner, dict(chosen), site) for site in sites}
+        figures = {site.site: _figures(learner, dict(chosen), site, thorough=True) for site in sites}
         keeper.final["last" if key == "last" else "best"] = _final(version, dict(chosen), figures, {})
 
 
-def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
+def _local_only(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
     """Every site trains alone from the same initial weights; the best round is each site's own."""
+    config = setting.config
     last: Figures = {}
     best: Figures = {}
     digest: State = {}
     for place, site in enumerate(site for site in sites if not site.is_evaluator):
-        learner = _learner(config, site)
+        learner = _learner(setting, site)
         state = learner.state()
-        chosen = BestRound(config.select_by, state)
+        chosen = BestRound(config.best_figure, state)
         for number in range(1, config.rounds + 1):
             state = _train(learner, state, number, config)
             if _looks(config, number):
@@ -97,16 +116,16 @@ def _local_only(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, 
                 keeper.add_evaluation(number, "personal", site.site, metrics)
                 chosen.offer(number, state, {site.site: metrics})
         if chosen.version:
-            best[site.site] = _figures(learner, dict(chosen.state), site)
-        last[site.site] = _figures(learner, state, site)
+            best[site.site] = _figures(learner, dict(chosen.state), site, thorough=True)
+        last[site.site] = _figures(learner, state, site, thorough=True)
         best.setdefault(site.site, last[site.site])
         digest |= {f"{site.site}/{name}": value for name, value in state.items()}
-        tell({"event": "round", "round": place + 1, "of": len(sites)})
+        setting.tell({"event": "round", "round": place + 1, "of": len(sites)})
     keeper.final["last"] = _final(config.rounds, digest, {}, last)
     keeper.final["best"] = _final(config.rounds, digest, {}, best)
 
 
-def _majority(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, tell: Progress) -> None:
+def _majority(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
     """Always the commonest class: of all training cases for the global figure, of the site's own for the personal."""
     trainers = [site for site in sites if not site.is_evaluator]
     classes = sites[0].num_classes
@@ -117,11 +136,21 @@ def _majority(config: RunConfig, sites: list[SiteData], keeper: RecordKeeper, te
         keeper.final[key] = _final(0, {}, constant, own)
 
 
-YARDSTICKS: dict[str, Callable[..., None]] = {
+def _filled_box(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
+    """The prompt itself as the answer, every pixel of the box: what the oracle alone is worth."""
+    figures = {site.site: _metrics(site, _filled) for site in sites}
+    for key in ("last", "best"):
+        keeper.final[key] = _final(0, {}, figures, {})
+
+
+YARDSTICKS: dict[str, Callable[[Setting, list[SiteData], RecordKeeper], None]] = {
     "centralised": _centralised,
     "local-only": _local_only,
     "majority": _majority,
+    "filled-box": _filled_box,
 }
+TASK_OF = {"majority": "classification", "filled-box": "segmentation"}
+"""Yardsticks of one task only."""
 
 
 def _describe(site: SiteData) -> PrepareReply:
@@ -134,9 +163,9 @@ def _describe(site: SiteData) -> PrepareReply:
     )
 
 
-def _learner(config: RunConfig, data: SiteData) -> FedAvgLearner:
-    # The person who types the command chooses the model: no foreign job is involved.
-    model = build_model(config.model.class_, config.model.args, seed=config.seed, allowed=(config.model.class_,))
+def _learner(setting: Setting, data: SiteData) -> FedAvgLearner:
+    config, server = setting.config, setting.server
+    model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
     return FedAvgLearner(model, data, config.training, FedAvgConfig(), seed=config.seed)
 
 
@@ -159,28 +188,37 @@ def _union(sites: list[SiteData]) -> Split:
         torch.cat([site.train.inputs for site in sites]),
         torch.cat([site.train.labels for site in sites]),
         tuple(f"{site.site}/{case}" for site in sites for case in site.train.case_ids),
+        # Spacing plays no part in training, and the pooled data are for nothing else.
     )
 
 
-def _no_more(like: SiteData) -> tuple[Split, Split]:
-    return empty_split(like.train.inputs), empty_split(like.train.inputs)
-
-
-def _figures(learner: FedAvgLearner, state: State, site: SiteData) -> SiteMetrics:
+def _figures(learner: FedAvgLearner, state: State, site: SiteData, *, thorough: bool = False) -> SiteMetrics:
     learner.load(state)
-    return _metrics(
-        {name: (learner.logits(site.split(name)), site.split(name).labels) for name in ("validation", "test")}
-    )
+    return _metrics(site, learner.answers, thorough=thorough)
 
 
 def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
     # The logarithm of the class shares: the answer is the majority's, and the loss is that of the best constant guess.
     logits = ((counts + 1e-9) / counts.sum()).log().float()
-    return _metrics({n: (logits.expand(len(site.split(n)), -1), site.split(n).labels) for n in ("validation", "test")})
+    return _metrics(site, lambda split: {LOGITS: logits.expand(len(split), -1)})
 
 
-def _metrics(outputs: Mapping[str, tuple[Tensor, Tensor]]) -> SiteMetrics:
-    found = {name: classification_metrics(logits, labels) for name, (logits, labels) in outputs.items()}
+def _filled(split: Split) -> Answers:
+    height, width = split.labels.shape[1:]
+    down, across = torch.arange(height)[:, None], torch.arange(width)
+
+    def fill(_: Tensor, prompts: MaskPrompts) -> Tensor:
+        x1, y1, x2, y2 = prompts.boxes[:, :, None, None].unbind(dim=1)
+        return ((across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)).float()
+
+    return TASKS["segmentation"].answer(fill, split.inputs, split.labels, split.case_ids)
+
+
+def _metrics(site: SiteData, answer: Callable[[Split], Answers], *, thorough: bool = True) -> SiteMetrics:
+    found = {}
+    for name in ("validation", "test"):
+        split = site.split(name)
+        found[name] = TASKS[site.task].figures(answer(split), split, thorough=thorough) if len(split) else None
     return SiteMetrics.model_validate(found)
 
 

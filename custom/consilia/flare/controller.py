@@ -80,7 +80,15 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         initial = self.load_model()
         if initial is None:
             raise RunFailed("the initial model could not be loaded")
-        coordinator = Coordinator(config, sites, initial.params, folder, engine=settings.engine, progress=self._tell)
+        coordinator = Coordinator(
+            config,
+            sites,
+            initial.params,
+            folder,
+            all_parameters=self.engine.get_component(self.persistor_id).all_parameters,
+            engine=settings.engine,
+            progress=self._tell,
+        )
         self._coordinator = coordinator
         record = coordinator.run(self._deliver)
         write_outputs(folder, coordinator, record)

@@ -25,7 +25,7 @@ from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
 from consilia.flare.ready import ReadySignal
-from consilia.report.record import SiteMetrics
+from consilia.report.record import SegmentationMetrics, SiteMetrics
 
 TASKS = ("prepare", "train", "evaluate", "personalise")
 SITE_FILE = "site.yaml"
@@ -123,7 +123,10 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
                 for split in ("validation", "test"):
                     metrics = getattr(figures, split)
                     if metrics is not None:
-                        scalars[f"{model}/{split}_accuracy"] = metrics.accuracy
+                        name = "dice" if isinstance(metrics, SegmentationMetrics) else "accuracy"
+                        scalars[f"{model}/{split}_{name}"] = getattr(metrics, name)
         for tag, value in scalars.items():
+            if value is None:
+                continue
             dxo = create_analytic_dxo(tag, value, AnalyticsDataType.SCALAR, global_step=version)
             send_analytic_dxo(self, dxo, fl_ctx)

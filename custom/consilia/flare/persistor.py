@@ -12,9 +12,10 @@ from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from safetensors.torch import load_file
 
 from consilia.core.files import write_tensors
-from consilia.federation.server_settings import SERVER_FILE, load_server_settings
+from consilia.federation.config import ModelConfig
+from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import register_tensors
-from consilia.models.build import build_model
+from consilia.models.exchange import ExchangeType, count_elements, exchanged_state, load_exchanged
 
 FILE = "global_model.safetensors"
 
@@ -25,36 +26,49 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
     Args:
         model_class: dotted path of the model class.
         model_args: its keyword arguments.
+        foundation: the pre-trained model it builds on, as the run's ``model.foundation`` has it.
+        exchange_dtype: ``float16`` halves the floating tensors.
         seed: the run's seed, which decides the initial weights.
         source_file: a safetensors file on the server with initial weights, instead of seeded ones.
     """
 
     def __init__(
-        self, model_class: str, model_args: dict[str, Any], seed: int = 0, source_file: str | None = None
+        self,
+        model_class: str,
+        model_args: dict[str, Any],
+        foundation: dict[str, Any] | None = None,
+        exchange_dtype: ExchangeType = "float32",
+        seed: int = 0,
+        source_file: str | None = None,
     ) -> None:
         super().__init__()
         self.model_class, self.model_args, self.seed, self.source_file = model_class, model_args, seed, source_file
+        self.foundation, self.exchange_dtype = foundation, exchange_dtype
+        self.all_parameters = 0
         # NVFlare leaves defaults out of an exported job; a seed should stand there to be read.
         self._always_serialize_args = ["seed"]
         self._file = Path(FILE)
-        self._allowed: tuple[str, ...] = ()
+        self._settings = ServerSettings()
         register_tensors()
 
     def handle_event(self, event: str, fl_ctx: FLContext) -> None:
-        """At the start of the run: find the app's folder and the server's list of model classes."""
+        """At the start of the run: find the app's folder and what the server allows and has."""
         if event == EventType.START_RUN:
             workspace = fl_ctx.get_engine().get_workspace()
             self._file = Path(workspace.get_app_dir(fl_ctx.get_job_id())) / FILE
-            settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
-            self._allowed = tuple(settings.allow_models)
+            self._settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The initial global model's state as torch tensors."""
-        model = build_model(self.model_class, self.model_args, seed=self.seed, allowed=self._allowed)
+        """The initial global state, what is exchanged of the model, as torch tensors."""
+        config = ModelConfig.model_validate(
+            {"class": self.model_class, "args": self.model_args, "foundation": self.foundation}
+        )
+        settings = self._settings
+        model = config.build(seed=self.seed, allowed=settings.allow_models, folders=settings.foundation_models)
         if self.source_file is not None:
-            model.load_state_dict(load_file(self.source_file))
-        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        return make_model_learnable(state, {})
+            load_exchanged(model, load_file(self.source_file))
+        self.all_parameters = count_elements(model)
+        return make_model_learnable(exchanged_state(model, self.exchange_dtype), {})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the global model, atomically, as app_server/global_model.safetensors."""

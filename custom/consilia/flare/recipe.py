@@ -49,7 +49,13 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
         settings = config.to_json()
         job.to_server(ConsiliaController(config=settings), id="controller")
         job.to_server(
-            SafetensorsPersistor(model_class=config.model.class_, model_args=config.model.args, seed=config.seed),
+            SafetensorsPersistor(
+                model_class=config.model.class_,
+                model_args=config.model.args,
+                foundation=settings["model"]["foundation"],
+                exchange_dtype=config.exchange_dtype,
+                seed=config.seed,
+            ),
             id="persistor",
         )
         job.to_server(TBAnalyticsReceiver(), id="receiver")

@@ -10,6 +10,9 @@ from consilia.methods.config import MethodConfig
 from consilia.methods.fedavg.config import FedAvgConfig
 from consilia.methods.fedavg.learner import FedAvgLearner
 from consilia.methods.fedavg.server import FedAvgStrategy
+from consilia.methods.fedgpl.config import FedGPLConfig
+from consilia.methods.fedgpl.learner import FedGPLLearner
+from consilia.methods.fedgpl.server import FedGPLStrategy
 from consilia.methods.fedkper.config import FedKPerConfig
 from consilia.methods.fedkper.learner import FedKPerLearner
 from consilia.methods.fedkper.server import FedKPerStrategy
@@ -32,6 +35,7 @@ METHODS = {
     "fedavg": Method(FedAvgConfig, FedAvgLearner, FedAvgStrategy),
     "fedprox": Method(FedProxConfig, FedProxLearner, FedProxStrategy),
     "fedkper": Method(FedKPerConfig, FedKPerLearner, FedKPerStrategy),
+    "fedgpl": Method(FedGPLConfig, FedGPLLearner, FedGPLStrategy),
 }
 
-AnyMethodConfig = Annotated[FedAvgConfig | FedProxConfig | FedKPerConfig, Field(discriminator="method")]
+AnyMethodConfig = Annotated[FedAvgConfig | FedProxConfig | FedKPerConfig | FedGPLConfig, Field(discriminator="method")]

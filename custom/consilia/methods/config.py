@@ -14,10 +14,15 @@ class Settings(BaseModel):
 
 
 class TrainingConfig(Settings):
-    """Local optimisation. The defaults are those of the FedKPer paper and its released code."""
+    """Local optimisation. The defaults are those of the FedKPer paper and its released code.
+
+    ``optimiser: adamw`` (Loshchilov and Hutter 2019) takes torch's betas and leaves ``momentum`` aside; its state
+    starts anew every round.
+    """
 
     local_epochs: int = Field(5, ge=1)
     batch_size: int = Field(32, ge=1)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-5, ge=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,13 @@ from consilia.core.determinism import generator, seeded
 from consilia.core.errors import ConsiliaError
 from consilia.core.update import Update
 from consilia.data.dataset import SiteData, Split
+from consilia.methods.classification import Classification
 from consilia.methods.config import MethodConfig, TrainingConfig
+from consilia.methods.segmentation import Segmentation
+from consilia.methods.task import Network, Task
+from consilia.models.exchange import exchanged_state, load_exchanged
 
-EVALUATION_BATCH = 256
+TASKS: dict[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
 
 C = TypeVar("C", bound=MethodConfig)
 
@@ -29,16 +34,21 @@ def never() -> bool:
 
 
 class Learner(Generic[C]):
-    """Trains one site's model from the global state; plain cross-entropy unless a method overrides :meth:`loss`.
+    """Trains one site's model from the global state with the task's own loss unless a method overrides :meth:`loss`.
+
+    A model whose image encoder is frozen and reads nothing that is trained says so by ``encoder_is_frozen``; what its
+    ``encode`` gives is then computed once per case and kept, and training runs its ``decode`` alone.
 
     Args:
-        model: the network; its parameters and buffers are overwritten by every task.
+        model: the network; what it exchanges is overwritten by every task.
         data: this site's cases.
         training: local optimisation.
         config: the method's own parameters.
         seed: run seed; batches of round r come from (seed, site, r) alone.
         should_stop: polled between batches.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
 
     def __init__(
         self,
@@ -51,9 +61,14 @@ class Learner(Generic[C]):
         should_stop: Callable[[], bool] = never,
     ) -> None:
         self.device = choose_device(training.device)
-        self.model = model.to(self.device)
+        # Its forward, encode and decode are its own: torch types none of them.
+        self.model: Any = model.to(self.device)
         self.data, self.training, self.config = data, training, config
         self.seed, self.should_stop = seed, should_stop
+        self.task = TASKS[data.task]
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._encoded: dict[int, tuple[Split, Tensor]] = {}
+        self._draw = torch.Generator()
 
     # What a method may override ---------------------------------------------------------------------------------
 
@@ -62,13 +77,27 @@ class Learner(Generic[C]):
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of one batch: scalar, to be minimised."""
-        return nn.functional.cross_entropy(self.model(inputs), labels)
+        return self.task.loss(self.network, inputs, labels, self._draw)
 
     def score(self) -> tuple[float | None, dict[str, float]]:
         """After training: the method's aggregation score (None = weigh by samples) and metrics to report with it."""
         return None, {}
 
+    def ablated(self) -> AbstractContextManager[None] | None:
+        """A state of the model without the method's personal touch, for the final figures; None = nothing to take."""
+        return None
+
+    def attention(self, split: Split) -> Tensor | None:
+        """A map (N, h, w) per case for the site's own report; None = the method has none."""
+        return None
+
     # What every method shares -----------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> Network:
+        """The model as it is called on :meth:`inputs`."""
+        decode: Network = self.model.decode if self.encoder_is_frozen else self.model
+        return decode
 
     def train(self, state: Mapping[str, Tensor], round_number: int, *, epochs: int | None = None) -> Update:
         """Train on the site's train split from the given global state.
@@ -79,56 +108,91 @@ class Learner(Generic[C]):
             epochs: passes over the train split; the configured local_epochs by default.
 
         Returns:
-            The update: all of the model's state, n_k, the method's score, ``train_loss`` (mean over the last epoch).
+            The update: what the model exchanges, n_k, the method's score, ``train_loss`` (mean over the last epoch).
         """
         self.load(state)
         self.begin()
-        settings = self.training
-        optimiser = torch.optim.SGD(
-            self.model.parameters(),
-            lr=settings.learning_rate * settings.learning_rate_decay ** (round_number - 1),
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        optimiser = self._optimiser(round_number)
         order = generator(self.seed, "batches", self.data.site, round_number)
+        self._draw = generator(self.seed, "draw", self.data.site, round_number)
         mean_loss = 0.0
         # Dropout and stochastic depth draw from torch's global generator.
         with seeded(self.seed, "noise", self.data.site, round_number):
-            for _ in range(settings.local_epochs if epochs is None else epochs):
+            for _ in range(self.training.local_epochs if epochs is None else epochs):
                 mean_loss = self._epoch(optimiser, order)
         score, metrics = self.score()
         return Update(self.state(), len(self.data.train), score, {"train_loss": mean_loss, **metrics})
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Overwrite the model with the given state."""
-        self.model.load_state_dict(dict(state))
+        """Overwrite what the model exchanges with the given state; what is frozen stays."""
+        load_exchanged(self.model, state)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the model's state on the CPU: plain, detached, contiguous."""
-        return {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+        """A copy of what the model exchanges, on the CPU: plain, detached, contiguous."""
+        return exchanged_state(self.model)
 
     @torch.no_grad()
-    def logits(self, split: Split) -> Tensor:
-        """Logits (N, C) of the current model over a split, in evaluation mode, on the CPU."""
+    def answers(self, split: Split) -> dict[str, Tensor]:
+        """The current model's answers on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.task`."""
         self.model.eval()
+        inputs, size = self.inputs(split), self.task.batch
         pieces = [
-            self.model(split.inputs[start : start + EVALUATION_BATCH].to(self.device)).float().cpu()
-            for start in range(0, len(split), EVALUATION_BATCH)
+            self.task.answer(
+                self.network,
+                inputs[start : start + size].to(self.device),
+                split.labels[start : start + size].to(self.device),
+                split.case_ids[start : start + size],
+            )
+            for start in range(0, len(split), size)
         ]
-        return torch.cat(pieces) if pieces else torch.zeros(0, self.data.num_classes)
+        if not pieces:
+            return self.task.nothing(split, self.data.num_classes)
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def figures(self, split: Split, *, thorough: bool = False) -> dict[str, Any] | None:
+        """Metrics of the current model on a split, None where it has no case."""
+        return self.task.figures(self.answers(split), split, thorough=thorough)
+
+    @torch.no_grad()
+    def inputs(self, split: Split) -> Tensor:
+        """What :attr:`network` takes for a split's cases: its inputs, or what the frozen encoder made of them."""
+        if not self.encoder_is_frozen:
+            return split.inputs
+        if id(split) not in self._encoded:
+            self.model.eval()
+            size = self.task.batch
+            pieces = [
+                self.model.encode(split.inputs[start : start + size].to(self.device)).cpu()
+                for start in range(0, len(split), size)
+            ]
+            # The split is kept beside its codes, so that no other object can get its id.
+            self._encoded[id(split)] = (split, torch.cat(pieces) if pieces else split.inputs)
+        return self._encoded[id(split)][1]
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether the encoder's output depends on nothing that is trained."""
+        return bool(getattr(self.model, "encoder_is_frozen", False))
+
+    def _optimiser(self, round_number: int) -> torch.optim.Optimizer:
+        settings = self.training
+        rate = settings.learning_rate * settings.learning_rate_decay ** (round_number - 1)
+        if settings.optimiser == "adamw":
+            return torch.optim.AdamW(self.trained, lr=rate, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(self.trained, lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
     def _epoch(self, optimiser: torch.optim.Optimizer, order: torch.Generator) -> float:
+        inputs, labels = self.inputs(self.data.train), self.data.train.labels
         self.model.train()
         total = torch.zeros((), device=self.device)
         for indices in batches(len(self.data.train), self.training.batch_size, order):
             if self.should_stop():
                 raise TrainingStopped(f"training at site {self.data.site!r} was told to stop")
-            inputs, labels = self.data.train.batch(indices)
-            loss = self.loss(inputs.to(self.device), labels.to(self.device))
+            loss = self.loss(inputs[indices].to(self.device), labels[indices].to(self.device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if self.training.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+                nn.utils.clip_grad_norm_(self.trained, self.training.gradient_clip)
             optimiser.step()
             total += loss.detach() * len(indices)
         return float(total) / len(self.data.train)

@@ -16,7 +16,14 @@ from consilia.core.determinism import seeded
 from consilia.core.errors import ConfigError
 from consilia.models.torchvision_shim import ensure_torchvision
 
-DEFAULT_ALLOWED = ("consilia.models.cnn.FourLayerCNN", "consilia.models.mlp.MLP")
+DEFAULT_ALLOWED = (
+    "consilia.models.cnn.FourLayerCNN",
+    "consilia.models.mlp.MLP",
+    "consilia.models.prompted_sam.PromptedSam",
+    "consilia.models.prompted_vit.PromptedViT",
+    "consilia.models.tuned.TunedSam",
+    "consilia.models.tuned.TunedViT",
+)
 
 
 def is_allowed(path: str, allowed: Sequence[str]) -> bool:
@@ -25,7 +32,12 @@ def is_allowed(path: str, allowed: Sequence[str]) -> bool:
 
 
 def build_model(
-    path: str, arguments: Mapping[str, Any], *, seed: int, allowed: Sequence[str] = DEFAULT_ALLOWED
+    path: str,
+    arguments: Mapping[str, Any],
+    *,
+    seed: int,
+    allowed: Sequence[str] = DEFAULT_ALLOWED,
+    foundation: nn.Module | None = None,
 ) -> nn.Module:
     """Import the class or function at ``path`` and call it with ``arguments`` under a seed of its own.
 
@@ -34,6 +46,7 @@ def build_model(
         arguments: keyword arguments; ``pretrained=True`` is refused because it would download at run time.
         seed: run seed; every participant that builds the same model with it gets the same initial weights.
         allowed: dotted paths that may be built here.
+        foundation: a foundation model, given to the class as its first argument.
 
     Raises:
         ConfigError: the path is not listed, cannot be imported, or the arguments do not fit.
@@ -54,7 +67,7 @@ def build_model(
         raise ConfigError(f"cannot import model class {path!r}: {error}") from error
     try:
         with seeded(seed, "initial-model"):
-            model = factory(**arguments)
+            model = factory(**arguments) if foundation is None else factory(foundation, **arguments)
     # A factory from another library may raise anything; the arguments came with the job.
     except Exception as error:
         raise ConfigError(f"cannot build {path}({dict(arguments)}): {error}") from error

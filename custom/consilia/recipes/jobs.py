@@ -6,25 +6,29 @@ import shutil
 import sys
 from pathlib import Path
 
-from consilia.federation.study import load_study, study_config
+from consilia.federation.study import TRAIN_ALL, load_study, study_config
 from consilia.flare.recipe import ConsiliaRecipe
-from consilia.methods.catalogue import METHODS
 
-STUDIES = ("wisconsin", "configs/studies/heart-disease.yaml", "configs/studies/busbra.yaml")
+ANY_MODEL = {
+    "wisconsin": "wisconsin",
+    "heart-disease": "configs/studies/heart-disease.yaml",
+    "busbra": "configs/studies/busbra.yaml",
+}
+"""Studies that every method of :data:`~consilia.federation.study.TRAIN_ALL` gets a job of, called METHOD-STUDY."""
+
+EMBEDDED = ("fedgpl-classification", "fedgpl-segmentation")
+"""Embedded studies whose Fed-GPL run is a job of the study's name."""
 
 
 def write_jobs(folder: Path, root: Path) -> list[Path]:
-    """One job per method and study, ``METHOD-STUDY``; study files are looked up below ``root``. Returns the folders."""
-    written = []
-    for source in STUDIES:
-        study = load_study(source if not source.endswith(".yaml") else root / source)
-        for method in METHODS:
-            name = f"{method}-{Path(source).stem}"
-            shutil.rmtree(folder / name, ignore_errors=True)
-            config = study_config(study, method, 0, {})
-            ConsiliaRecipe(config, name=name).export(str(folder))
-            written.append(folder / name)
-    return written
+    """Write every job; study files are looked up below ``root``. Returns the folders."""
+    wanted = {f"{m}-{name}": (source, m) for name, source in ANY_MODEL.items() for m in TRAIN_ALL}
+    wanted |= {name: (name, "fedgpl") for name in EMBEDDED}
+    for name, (source, method) in wanted.items():
+        study = load_study(root / source if source.endswith(".yaml") else source)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        ConsiliaRecipe(study_config(study, method, 0, {}), name=name).export(str(folder))
+    return [folder / name for name in wanted]
 
 
 if __name__ == "__main__":

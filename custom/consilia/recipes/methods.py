@@ -16,6 +16,7 @@ class _MethodRecipe(ConsiliaRecipe):
         *,
         model: str,
         model_args: dict[str, Any],
+        foundation: dict[str, str] | None = None,
         method_args: dict[str, Any] | None = None,
         name: str | None = None,
         min_clients: int = 2,
@@ -23,7 +24,7 @@ class _MethodRecipe(ConsiliaRecipe):
     ) -> None:
         values = {
             "method": {"method": self.method, **(method_args or {})},
-            "model": {"class": model, "args": model_args},
+            "model": {"class": model, "args": model_args, "foundation": foundation},
             **settings,
         }
         config = run_config(values, source=type(self).__name__)
@@ -36,6 +37,8 @@ class FedAvgRecipe(_MethodRecipe):
     Args:
         model: dotted path of the model class, e.g. ``consilia.models.mlp.MLP``.
         model_args: its keyword arguments.
+        foundation: ``{"model": name}`` of an embedded foundation model, or with the ``sha256`` of one that every
+            participant keeps.
         method_args: the method's own parameters (its config.py).
         name: the job's name.
         min_clients: sites that NVFlare waits for.
@@ -58,3 +61,13 @@ class FedKPerRecipe(_MethodRecipe):
     """FedKPer; arguments as for :class:`FedAvgRecipe`, ``method_args={"gate_cap": 10.0, "gate": "batch"}``."""
 
     method = "fedkper"
+
+
+class FedGPLRecipe(_MethodRecipe):
+    """Fed-GPL; arguments as for :class:`FedAvgRecipe`, ``foundation`` among them.
+
+    ``model`` is :class:`~consilia.models.prompted_vit.PromptedViT`, or with ``task="segmentation"``
+    :class:`~consilia.models.prompted_sam.PromptedSam`, by dotted path.
+    """
+
+    method = "fedgpl"

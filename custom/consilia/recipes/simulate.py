@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,7 @@ from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.progress import Progress, no_progress
+from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
 from consilia.flare.recipe import ConsiliaRecipe, execute_in_simulator
@@ -42,7 +43,7 @@ def run_simulator(
     site_files: Mapping[str, Path],
     folder: Path,
     *,
-    allow_models: Sequence[str],
+    server: ServerSettings,
     progress: Progress = no_progress,
 ) -> Record:
     """Run in the simulator, one process per site; resume where ``folder`` holds a checkpoint.
@@ -51,7 +52,7 @@ def run_simulator(
         config: the run.
         site_files: each site's site.yaml, by site name.
         folder: for checkpoints, outputs and the simulator's workspace.
-        allow_models: model classes that the server may build.
+        server: what the server may build, and where it keeps foundation models.
         progress: told about every step.
 
     Raises:
@@ -60,7 +61,7 @@ def run_simulator(
     folder = folder.absolute()
     if re.search(r"\s", str(folder)):
         raise ConfigError(f"NVFlare's simulator cannot work in a folder with spaces in its path: {folder}")
-    _prepare(config, site_files, folder, allow_models)
+    _prepare(config, site_files, folder, server)
     log = folder / LOG
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -96,7 +97,7 @@ def stop_tree(pid: int, grace: float = 5.0) -> None:
     psutil.wait_procs(alive, timeout=grace)
 
 
-def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, allow_models: Sequence[str]) -> None:
+def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, server: ServerSettings) -> None:
     workspace = folder / SIMULATOR / config.label / "local"
     shutil.rmtree(folder / SIMULATOR, ignore_errors=True)
     (workspace / "sites").mkdir(parents=True)
@@ -108,8 +109,8 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, al
         # Written out anew, because relative paths count from the file's own folder.
         content = load_site_config(path).model_dump(mode="json", by_alias=True)
         (workspace / "sites" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    server = {"allow_models": list(allow_models), "state_dir": str(folder), "engine": "sim"}
-    (workspace / "server.yaml").write_text(yaml.safe_dump(server))
+    simulated = server.model_copy(update={"state_dir": folder, "engine": "sim"})
+    (workspace / "server.yaml").write_text(yaml.safe_dump(simulated.model_dump(mode="json")))
     write_json(folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files)})
 
 

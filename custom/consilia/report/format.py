@@ -12,6 +12,7 @@ METHOD_NAMES = {
     "fedavg": "FedAvg",
     "fedprox": "FedProx",
     "fedkper": "FedKPer",
+    "fedgpl": "Fed-GPL",
     "centralised": "Centralised training",
     "local_only": "Local training only",
     "majority": "Majority class",
@@ -40,6 +41,11 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def ratio(value: float | None) -> str:
+    """A figure that may be many times smaller than 1, with two digits: ``0.42``, ``1e-05``."""
+    return UNDEFINED if value is None else f"{value:.2g}"
 
 
 def number(count: int) -> str:

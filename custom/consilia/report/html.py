@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.evaluation.compare import figure_text
-from consilia.evaluation.figures import FINAL, OVER_ROUNDS, UNDEFINED, show
+from consilia.evaluation.figures import OVER_ROUNDS, UNDEFINED, show
 from consilia.report import format as text
 from consilia.report.record import Record
 
@@ -26,12 +26,19 @@ ENGINES = {
     "prod": "in a provisioned NVFlare federation",
 }
 
+ATTENTION = (
+    "the brighter a place, the more the prompts that the global model made for this image attend to it in the last of "
+    "the network's layers that see the whole image; the blue line encloses what gets more than half-way between "
+    "the least and the most. It shows where they look, not why the model decides."
+)
+
 
 def render_report(records: Sequence[Record]) -> str:
     """The report as HTML text; equal records give equal text.
 
     Raises:
-        ConfigError: no records, or records that cannot be compared: one label for two methods or one seed twice.
+        ConfigError: no records, or records that cannot be compared: one label for two methods or one seed twice, or two
+            tasks.
     """
     if not records:
         raise ConfigError("a report needs at least one record, got none")
@@ -71,14 +78,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for fill in (show, text.size, text.duration, text.number, text.plural):
+    for fill in (show, text.size, text.duration, text.number, text.plural, text.ratio):
         environment.filters[fill.__name__] = _unbroken(fill)
     environment.globals.update(
-        FINAL=FINAL,
         OVER_ROUNDS=OVER_ROUNDS,
         UNDEFINED=UNDEFINED,
         METHOD_NAMES=text.METHOD_NAMES,
         ENGINES=ENGINES,
         figure_text=figure_text,
+        ATTENTION=ATTENTION,
     )
     return environment

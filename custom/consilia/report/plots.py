@@ -18,6 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from consilia.evaluation.figures import Unit, show
+from consilia.report.record import Task
+
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 INK, GREY, PALE = "#222222", "#6b6b6b", "#d9d9d9"
 WIDTH = 9.0  # inches: the width of the page's text column
@@ -75,6 +78,13 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
+def merit_axis(axes: Axes, task: Task, which: str = "y", suffix: str = "") -> None:
+    """Accuracy in per cent or Dice as it is on one axis, with its name and ``suffix``."""
+    if task == "classification":
+        percent_axis(axes, which)
+    axes.set(**{f"{which}label": ("accuracy" if task == "classification" else "Dice") + suffix})
+
+
 def round_axis(axes: Axes) -> None:
     """Whole rounds on the horizontal axis."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -91,17 +101,30 @@ def line(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, *, marker: str
     return bool(points)
 
 
+CURVES: dict[Task, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "classification": (
+        ("global_accuracy", {"color": BLUE, "marker": "o", "label": "global model, test (G)"}),
+        ("personal_accuracy", {"color": ORANGE, "marker": "D", "label": "personal models, test: mean (L)"}),
+        ("worst_accuracy", {"color": ORANGE, "marker": "v", "ls": ":", "label": "personal models, test: lowest"}),
+        ("validation_accuracy", {"color": GREY, "marker": "s", "ls": "--", "label": "global model, validation"}),
+    ),
+    "segmentation": (
+        ("global_dice", {"color": BLUE, "marker": "o", "label": "global, true box"}),
+        ("global_dice_jitter", {"color": SKY, "marker": "^", "ls": "-.", "label": "global, jittered box"}),
+        ("global_dice_image", {"color": GREEN, "marker": "P", "ls": ":", "label": "global, whole image"}),
+        ("personal_dice", {"color": ORANGE, "marker": "D", "label": "personal, true box: mean"}),
+        ("worst_dice", {"color": ORANGE, "marker": "v", "ls": ":", "label": "personal, true box: lowest"}),
+        ("validation_dice", {"color": GREY, "marker": "s", "ls": "--", "label": "global, true box, validation"}),
+    ),
+}
+
+
 @drawn
-def accuracy_curves(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, int]) -> Figure | None:
-    """G, mean and worst L and the validation accuracy per round; vertical lines at the chosen versions."""
-    figure = Figure(figsize=(WIDTH, 3.6))
+def curves(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], task: Task) -> Figure | None:
+    """Accuracy or Dice per round, see ``CURVES``; vertical lines at the chosen versions."""
+    figure = Figure(figsize=(WIDTH, 3.6 if task == "classification" else 3.9))
     axes = figure.add_subplot()
-    found = [
-        line(axes, rows, "global_accuracy", color=BLUE, marker="o", label="global model, test (G)"),
-        line(axes, rows, "personal_accuracy", color=ORANGE, marker="D", label="personal models, test: mean (L)"),
-        line(axes, rows, "worst_accuracy", color=ORANGE, marker="v", ls=":", label="personal models, test: lowest"),
-        line(axes, rows, "validation_accuracy", color=GREY, marker="s", ls="--", label="global model, validation"),
-    ]
+    found = [line(axes, rows, key, **style) for key, style in CURVES[task]]
     if not any(found):
         return None
     at: dict[int, list[str]] = {}
@@ -113,19 +136,20 @@ def accuracy_curves(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, int]
         side = "left" if version == max(at) and len(at) > 1 else "right"
         place: dict[str, Any] = {"xy": (version, 1), "xycoords": ("data", "axes fraction"), "ha": side, "va": "bottom"}
         axes.annotate(" and ".join(names), **place, fontsize=8, color=GREY)
-    percent_axis(axes)
+    merit_axis(axes, task)
     round_axis(axes)
-    axes.set_ylabel("accuracy")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
+    columns = 4 if task == "classification" else 3
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
     return figure
 
 
 @drawn
-def site_bars(sites: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Per site (``site``, ``test``, ``evaluator``, ``global``, ``personal``): accuracy of both models, as bars."""
+def site_bars(sites: Sequence[Mapping[str, Any]], task: Task) -> Figure | None:
+    """Per site (``site``, ``test``, ``evaluator``, ``global``, ``personal``): accuracy or Dice of both models."""
     if not any(row["global"] is not None or row["personal"] is not None for row in sites):
         return None
     crowded = len(sites) > 20
+    unit: Unit = "percent" if task == "classification" else "score"
     figure = Figure(figsize=(WIDTH, 0.9 + len(sites) * (0.26 if crowded else 0.5)))
     axes = figure.add_subplot()
     # One kind of model alone (a yardstick) is centred on its site.
@@ -136,14 +160,13 @@ def site_bars(sites: Sequence[Mapping[str, Any]]) -> Figure | None:
             places, values = zip(*bars, strict=True)
             drawn_bars = axes.barh(places, values, 0.38, color=colour, hatch=hatch, edgecolor="white", lw=0, label=key)
             if not crowded:
-                axes.bar_label(drawn_bars, [f"{100 * value:.1f} %" for value in values], padding=3, fontsize=8)
+                axes.bar_label(drawn_bars, [show(value, unit) for value in values], padding=3, fontsize=8)
     names = [f"{row['site']}{' (evaluator)' if row['evaluator'] else ''}, {row['test']} cases" for row in sites]
     axes.set_yticks(range(len(sites)), names)
     axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.grid(axis="y", visible=False)
-    percent_axis(axes, "x")
-    axes.set_xlabel("accuracy on the site's test cases")
+    merit_axis(axes, task, "x", " on the site's test cases" + ("" if task == "classification" else ", true box"))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, [f"{label} model" for label in labels], loc="outside lower center", ncols=2, fontsize=8.5)
     return figure

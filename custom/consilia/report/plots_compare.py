@@ -19,10 +19,23 @@ from consilia.report.plots import (
     SKY,
     WIDTH,
     drawn,
-    percent_axis,
+    merit_axis,
     plane_axes,
     round_axis,
 )
+from consilia.report.record import Task
+
+PANELS: dict[Task, tuple[tuple[str, str, str], ...]] = {
+    "classification": (
+        ("global_accuracy", "Global model: accuracy G", "global"),
+        ("personal_accuracy", "Personal models: mean accuracy L", "personal"),
+    ),
+    "segmentation": (
+        ("global_dice", "Global model: Dice, true box", "global"),
+        ("global_dice_image", "Global model: Dice, whole image", "global_image"),
+    ),
+}
+"""By task, key of the round's figure, title, and key of the yardsticks' level."""
 
 STYLES = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
@@ -55,16 +68,12 @@ def _band(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[tuple[i
 
 
 @drawn
-def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]]) -> Figure | None:
-    """G and mean L per round, mean and ± 1 sd over seeds; yardsticks (label -> global, personal) as level lines."""
-    panels = (
-        ("global_accuracy", "Global model: accuracy G", "global"),
-        ("personal_accuracy", "Personal models: mean accuracy L", "personal"),
-    )
+def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], task: Task) -> Figure | None:
+    """Two panels (``PANELS``) per round, mean and ± 1 sd over seeds; yardsticks (label -> level) as level lines."""
     figure = Figure(figsize=(WIDTH, 3.9))
     grid = figure.subplots(1, 2, sharey=True)
     handles: dict[str, Any] = {}
-    for axes, (key, title, kind) in zip(grid, panels, strict=True):
+    for axes, (key, title, kind) in zip(grid, PANELS[task], strict=True):
         for place, (label, seeds) in enumerate(runs.items()):
             if band := _band(seeds, key):
                 style = style_of(place)
@@ -74,12 +83,13 @@ def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]]) -> 
                 low, high = ([m + sign * s for m, s in zip(means, sds, strict=True)] for sign in (-1, 1))
                 axes.fill_between(versions, low, high, color=style["color"], alpha=0.15, linewidth=0)
         for place, (label, levels) in enumerate(yardsticks.items()):
-            if levels[kind] is not None:
+            if levels.get(kind) is not None:
                 dashes = YARDSTICK_LINES[place % len(YARDSTICK_LINES)]
                 handles[label] = axes.axhline(levels[kind], color=GREY, linewidth=1.2, linestyle=dashes)
         axes.set_title(title)
-        percent_axis(axes)
+        merit_axis(axes, task)
         round_axis(axes)
+        axes.label_outer()
     if not handles:
         return None
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
@@ -119,8 +129,10 @@ def plane(
 
 
 @drawn
-def sites(names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Figure | None:
-    """Per site and method (label -> kind -> site -> accuracy): one mark each, global left, personal models right."""
+def sites(
+    names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], task: Task
+) -> Figure | None:
+    """Per site and method (label -> kind -> site -> accuracy or Dice): one mark each, global left, personal right."""
     kinds = [
         kind
         for kind in ("global", "personal")
@@ -145,7 +157,6 @@ def sites(names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, 
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.hlines([row + 0.5 for row in range(len(names) - 1)], 0, 1, **_RULE, transform=axes.get_yaxis_transform())
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("accuracy on the site's test cases")
-        percent_axis(axes, "x")
+        merit_axis(axes, task, "x", " on the site's test cases")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure

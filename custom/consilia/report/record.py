@@ -1,15 +1,27 @@
 """The record of a run, ``result.json``: its schema, and how it is read and written. See docs/result-schema.md.
 
 Version r is the global model after round r; version 0 is the initial model. Undefined values are null, never NaN.
+Fields with a default came after the first records of this schema were written; such records still load.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
@@ -18,6 +30,10 @@ SCHEMA = "consilia.result/1"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Cases = Annotated[int, Field(ge=1, le=10_000_000)]
+
+Task = Literal["classification", "segmentation"]
+PromptSetting = Literal["box", "image", "jitter"]
 
 
 class Part(BaseModel):
@@ -33,6 +49,7 @@ class RunInfo(Part):
     name: str
     method: str
     label: str
+    task: Task = "classification"
     engine: Literal["inprocess", "sim", "poc", "prod"]
     seed: int
     status: Literal["finished", "stopped_early"]
@@ -53,13 +70,18 @@ class SiteInfo(Part):
 
 
 class Contribution(Part):
-    """One accepted update: ``weight`` is its normalised share of the aggregate, ``score`` the method's raw score."""
+    """One accepted update: ``weight`` is its normalised share of the aggregate, ``score`` the method's raw score.
+
+    ``individuality`` (Fed-GPL): standard deviation of the generated prompts across the site's images over their
+    overall standard deviation; near 0 every image gets the same prompt.
+    """
 
     weight: NonNegative
     score: float | None
     samples: NonNegativeInt
     train_loss: float | None
     train_accuracy: Fraction | None
+    individuality: NonNegative | None = None
 
 
 class RoundRecord(Part):
@@ -77,9 +99,9 @@ class RoundRecord(Part):
 
 
 class Metrics(Part):
-    """Of one model on one split of one site. Flips count against the site's previous evaluation of the same kind."""
+    """Classification by one model on one split of one site; flips count against its previous evaluation of the kind."""
 
-    count: Annotated[int, Field(ge=1, le=10_000_000)]
+    count: Cases
     correct: NonNegativeInt
     accuracy: Fraction
     balanced_accuracy: Fraction
@@ -98,11 +120,90 @@ class Metrics(Part):
         return self
 
 
-class SiteMetrics(Part):
-    """A split without cases (or not evaluated) is null."""
+class PromptFigures(Part):
+    """Segmentation under one prompt setting: means over the cases whose true mask is not empty, each null without one.
 
-    validation: Metrics | None
-    test: Metrics | None
+    ``missed``: those of them whose predicted mask is empty. Their Dice and IoU are 0 and they have no HD95, so
+    ``hd95`` is the mean over the others.
+    """
+
+    dice: Fraction | None
+    iou: Fraction | None
+    hd95: NonNegative | None
+    missed: NonNegativeInt
+
+
+class SegmentationMetrics(Part):
+    """Segmentation by one model on one split of one site, per prompt setting.
+
+    ``empty``: cases whose true mask is empty; they are left out of every mean. ``unit`` is that of HD95.
+    """
+
+    count: Cases
+    empty: NonNegativeInt
+    unit: Literal["px", "mm"]
+    prompts: Annotated[dict[PromptSetting, PromptFigures], Field(min_length=1)]
+
+    @property
+    def dice(self) -> float | None:
+        """Mean Dice with the true box as prompt, or in the first setting if that one was not evaluated."""
+        figures = self.prompts.get("box") or next(iter(self.prompts.values()))
+        return figures.dice
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SegmentationMetrics:
+        scored = self.count - self.empty
+        for setting, figures in self.prompts.items():
+            if scored < figures.missed:
+                raise ValueError(
+                    f"prompts.{setting}: {self.empty} empty and {figures.missed} missed of {self.count} cases"
+                )
+            if not _agree(figures, scored):
+                raise ValueError(
+                    f"prompts.{setting}: dice {figures.dice}, iou {figures.iou} and hd95 {figures.hd95} disagree with "
+                    f"each other, or with {figures.missed} missed of {scored} cases that are not empty"
+                )
+        return self
+
+
+def _agree(figures: PromptFigures, scored: int) -> bool:
+    """Whether the means can be those of ``scored`` cases, of which ``missed`` have Dice 0: Dice / 2 <= IoU <= Dice."""
+    if not scored or figures.dice is None or figures.iou is None:
+        return not scored and figures.dice is figures.iou is figures.hd95 is None
+    found, slack = scored - figures.missed, 1e-6
+    in_order = figures.dice / 2 - slack <= figures.iou <= figures.dice + slack
+    return in_order and figures.dice <= found / scored + slack and (found > 0 or figures.hd95 is None)
+
+
+def _kind(figures: object) -> Task:
+    segmented = "prompts" in figures if isinstance(figures, Mapping) else isinstance(figures, SegmentationMetrics)
+    return "segmentation" if segmented else "classification"
+
+
+# Told apart by their keys, so that an error names the key of the one that was meant.
+SplitMetrics = Annotated[
+    Annotated[Metrics, Tag("classification")] | Annotated[SegmentationMetrics, Tag("segmentation")],
+    Discriminator(_kind),
+]
+
+
+class SiteMetrics(Part):
+    """Figures of both splits, of one kind; a split without cases (or not evaluated) is null."""
+
+    validation: SplitMetrics | None
+    test: SplitMetrics | None
+
+    @property
+    def task(self) -> Task | None:
+        """The task that the figures are of; None if there are none."""
+        figures = self.test or self.validation
+        return None if figures is None else _kind(figures)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SiteMetrics:
+        if self.validation is not None and self.test is not None and type(self.validation) is not type(self.test):
+            raise ValueError(f"one task for both splits expected, got {_kind(self.validation)} and {_kind(self.test)}")
+        return self
 
 
 class Evaluation(Part):
@@ -114,12 +215,31 @@ class Evaluation(Part):
 
 
 class FinalModels(Part):
-    """A chosen global version, and the personal models that every training site made from it after the rounds."""
+    """A chosen global version, and the personal models that every training site made from it after the rounds.
+
+    ``mean_query`` (Fed-GPL): the global version with the generator's query replaced by its mean over the site's
+    training images, which takes the personal part out of the prompts; empty where it was not tried.
+    """
 
     version: NonNegativeInt
     sha256: str
     global_: dict[str, SiteMetrics] = Field(alias="global")
     personal: dict[str, SiteMetrics]
+    mean_query: dict[str, SiteMetrics] = {}
+
+
+class Exchange(Part):
+    """What travels each way between server and site: ``parameters`` elements of the model's ``all_parameters``."""
+
+    parameters: Annotated[int, Field(ge=1)]
+    all_parameters: Annotated[int, Field(ge=1)]
+    dtype: Literal["float32", "float16"]
+
+    @model_validator(mode="after")
+    def _part_of_the_whole(self) -> Exchange:
+        if self.parameters > self.all_parameters:
+            raise ValueError(f"{self.parameters} parameters exchanged of a model of {self.all_parameters}")
+        return self
 
 
 class Record(Part):
@@ -134,6 +254,7 @@ class Record(Part):
     rounds: list[RoundRecord]
     evaluations: list[Evaluation]
     final: dict[Literal["last", "best"], FinalModels]
+    exchange: Exchange | None = None
 
     @model_validator(mode="after")
     def _only_known_sites(self) -> Record:
@@ -141,13 +262,23 @@ class Record(Part):
         for part in self.rounds:
             named.update(part.participants, part.contributions, part.refused, part.missing)
             named.update(part.bytes_down, part.bytes_up)
-        for evaluation in self.evaluations:
-            named.update(evaluation.sites)
-        for chosen in self.final.values():
-            named.update(chosen.global_, chosen.personal)
+        for sites in self._evaluated():
+            named.update(sites)
         if unknown := sorted(named - self.sites.keys()):
             raise ValueError(f"sites must list every site that is used, but lacks {', '.join(unknown)}")
         return self
+
+    @model_validator(mode="after")
+    def _of_the_task(self) -> Record:
+        for sites in self._evaluated():
+            for site, figures in sites.items():
+                if figures.task not in (None, self.run.task):
+                    raise ValueError(f"run.task is {self.run.task}, but site {site} has figures of {figures.task}")
+        return self
+
+    def _evaluated(self) -> list[dict[str, SiteMetrics]]:
+        chosen = [part for final in self.final.values() for part in (final.global_, final.personal, final.mean_query)]
+        return [*(evaluation.sites for evaluation in self.evaluations), *chosen]
 
     def plain(self) -> dict[str, Any]:
         """The record as plain dicts, lists, numbers and strings, keyed and ordered as in result.json."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from consilia.evaluation.rounds import round_figures, training_sites
+from consilia.evaluation.figures import ABLATION, FINAL, Figure
+from consilia.evaluation.rounds import SETTINGS, individuality, merit, round_figures, task_of, training_sites
 from consilia.evaluation.summary import summarise
 from consilia.report import plots
 from consilia.report.format import flat
+from consilia.report.record import Task
 
 EPSILON = 1e-6  # s_k = a_k (d_k + 1e-6), specification of FedKPer, 3.1
 NAMES = {"last": "last round", "best": "best by validation"}
@@ -17,7 +19,7 @@ NAMES_WITHOUT_ROUNDS = {"last": "final model", "best": "best by validation"}
 
 def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the template ``run.html``."""
-    rows = round_figures(record)
+    rows, task = round_figures(record), task_of(record)
     summary = summarise(record)
     finals = {name: summary[name] for name in ("last", "best") if summary[name]}
     sites = site_rows(record)
@@ -26,6 +28,8 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "record": record,
         "run": record["run"],
+        "task": task,
+        "FINAL": headline(finals, task),
         "summary": summary,
         "finals": finals,
         "names": names,
@@ -35,13 +39,25 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
         "refusals": refusals(record),
         "client_rows": client_rows(record, panels),
         "settings": flat(record["config"]),
-        "curves": plots.accuracy_curves(rows, {names[name]: figures["version"] for name, figures in finals.items()}),
-        "site_bars": plots.site_bars(sites),
-        "plane": plots.plane(rows, _points(finals, names)),
-        "forgetting": plots.forgetting(rows),
+        "curves": plots.curves(rows, {names[name]: figures["version"] for name, figures in finals.items()}, task),
+        "site_bars": plots.site_bars(sites, task),
+        "segmented": segmented_rows(record) if task == "segmentation" else [],
+        "plane": plots.plane(rows, _points(finals, names)) if task == "classification" else None,
+        "forgetting": plots.forgetting(rows) if task == "classification" else None,
         "weights": plots.weights(training_sites(record), panels),
         "panels": {title: bool(values) for title, values in panels.items()},
+        **prompt_values(record, finals, names),
     }
+
+
+def headline(finals: Mapping[str, Mapping[str, Any]], task: Task) -> list[Figure]:
+    """The figures of the headline table; of a segmentation's many only those that some version has."""
+
+    def has(figure: Figure) -> bool:
+        place, _, part = figure.key.partition(".")
+        return any((chosen[place] or {}).get(part) if part else chosen[place] is not None for chosen in finals.values())
+
+    return [figure for figure in FINAL[task] if task == "classification" or has(figure)]
 
 
 def site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -52,10 +68,60 @@ def site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         row = {"site": site, **info}
         for kind in ("global", "personal"):
             metrics = last[kind].get(site, {}).get("test") or {}
-            row[kind] = metrics.get("accuracy")
+            row[kind] = merit(metrics) if metrics else None
             row[f"{kind}_auroc"] = metrics.get("auroc")
         rows.append(row)
     return rows
+
+
+def segmented_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per site, model of the last version and prompt setting that was evaluated on the site's test cases."""
+    last = record["final"].get("last", {"global": {}, "personal": {}})
+    rows = []
+    for site in sorted(record["sites"]):
+        for kind in ("global", "personal"):
+            metrics = last[kind].get(site, {}).get("test")
+            for setting in SETTINGS if metrics else ():
+                if setting in metrics["prompts"]:
+                    shared = {"site": site, "kind": kind, "setting": setting}
+                    cases = {key: metrics[key] for key in ("count", "empty", "unit")}
+                    rows.append({**shared, **cases, **metrics["prompts"][setting]})
+    return rows
+
+
+def prompt_values(
+    record: Mapping[str, Any], finals: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """What Fed-GPL's section shows: the individuality ratio by round and site, and the ablation of the query."""
+    from consilia.report.plots_prompts import individuality as drawing
+
+    by_round = individuality(record)
+    by_site: dict[str, dict[int, float]] = {}
+    for number, ratios in by_round.items():
+        for site, value in ratios.items():
+            by_site.setdefault(site, {})[number] = value
+    means = {number: sum(ratios.values()) / len(ratios) for number, ratios in by_round.items()}
+    ablation = [
+        {
+            "version": names[name],
+            "sites": ablated["sites"],
+            "figure": figure,
+            "without": ablated[figure.key],
+            "difference": ablated[f"{figure.key}_difference"],
+            "whole": ablated[figure.key] - ablated[f"{figure.key}_difference"],
+        }
+        for name, figures in finals.items()
+        if (ablated := figures["mean_query"]) is not None
+        for figure in ABLATION[task_of(record)]
+        if ablated[f"{figure.key}_difference"] is not None
+    ]
+    return {
+        "individuality": drawing(by_site, means),
+        "individual_sites": {
+            site: [ratios[min(ratios)], ratios[max(ratios)]] for site, ratios in sorted(by_site.items())
+        },
+        "ablation": ablation,
+    }
 
 
 def weight_panels(record: Mapping[str, Any]) -> dict[str, dict[str, dict[int, float]]]:

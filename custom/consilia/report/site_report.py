@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
 from consilia.evaluation.classification import classification_metrics
 from consilia.report.html import page
+from consilia.report.pictures import attended, thumbnail
 
 GALLERY = 6  # images in a row of the gallery, and one row of each kind
-THUMBNAIL = 224  # pixels; larger images are reduced to this
 FIGURES = (
     ("accuracy", "Accuracy", "percent"),
     ("balanced_accuracy", "Balanced accuracy", "percent"),
@@ -37,12 +35,13 @@ def write_site_report(
     labels: Tensor,
     case_ids: Sequence[str],
     inputs: Tensor | None,
+    attention: Tensor | None = None,
 ) -> Path:
     """Write the report to ``path`` and the predictions to ``<stem>_predictions.csv`` beside it; returns the latter.
 
     ``logits_*`` (N, C) of the test cases, None where the site has no such model; ``labels`` (N,); ``inputs`` (N, ...)
-    as the model saw them: images (N, c, H, W) get a gallery, anything else does not. Only the owner can read the two
-    files.
+    as the model saw them: images (N, c, H, W) get a gallery, anything else does not. ``attention`` (N, h, w) of
+    the global model's prompts is shown over its images. Only the owner can read the two files.
 
     Raises:
         DataError: the numbers of cases or classes do not fit together.
@@ -50,10 +49,13 @@ def write_site_report(
     logits = {"global": logits_global, "personal": logits_personal}
     found = {name: values.detach().cpu() for name, values in logits.items() if values is not None}
     labels = labels.detach().cpu()
-    _check(found, class_names, labels, case_ids, inputs)
+    _check(found, class_names, labels, case_ids, inputs, attention)
     table = path.with_name(f"{path.stem}_predictions.csv")
     write_bytes(table, _predictions(found, class_names, labels, case_ids).encode(), private=True)
-    models = [_model(name, values, class_names, labels, case_ids, inputs) for name, values in found.items()]
+    maps = {"global": attention}
+    models = [
+        _model(name, values, class_names, labels, case_ids, inputs, maps.get(name)) for name, values in found.items()
+    ]
     html = page(
         "site.html",
         site=site,
@@ -75,11 +77,14 @@ def _check(
     labels: Tensor,
     case_ids: Sequence[str],
     inputs: Tensor | None,
+    attention: Tensor | None,
 ) -> None:
     count = len(labels)
     if len(case_ids) != count or (inputs is not None and len(inputs) != count):
         got = "no inputs" if inputs is None else f"{len(inputs)} inputs"
         raise DataError(f"site report: expected {count} case ids and inputs, got {len(case_ids)} ids and {got}")
+    if attention is not None and (attention.ndim != 3 or len(attention) != count):
+        raise DataError(f"site report: expected attention ({count}, h, w), got {tuple(attention.shape)}")
     for name, values in logits.items():
         if tuple(values.shape) != (count, len(class_names)):
             raise DataError(
@@ -109,18 +114,27 @@ def _model(
     labels: Tensor,
     case_ids: Sequence[str],
     inputs: Tensor | None,
+    attention: Tensor | None,
 ) -> dict[str, Any]:
     """Name, metrics and gallery of one model."""
-    images = inputs is not None and inputs.ndim == 4
+    gallery = {}
+    if inputs is not None and inputs.ndim == 4:
+        gallery = _gallery(logits, class_names, labels, case_ids, inputs, attention)
     return {
         "name": f"{name} model",
         "metrics": classification_metrics(logits, labels),
-        "gallery": _gallery(logits, class_names, labels, case_ids, inputs) if images and inputs is not None else {},
+        "gallery": gallery,
+        "attended": attention is not None,
     }
 
 
 def _gallery(
-    logits: Tensor, class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str], inputs: Tensor
+    logits: Tensor,
+    class_names: Sequence[str],
+    labels: Tensor,
+    case_ids: Sequence[str],
+    inputs: Tensor,
+    attention: Tensor | None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The most confident wrong and right cases, most confident first (then in case order)."""
     confidence, said = logits.double().softmax(dim=1).max(dim=1)
@@ -135,26 +149,11 @@ def _gallery(
                 "said": class_names[int(said[index])],
                 "probability": float(confidence[index]),
                 "image": thumbnail(inputs[index]),
+                "attention": None if attention is None else attended(inputs[index], attention[index]),
             }
             for index in chosen
         ]
     return rows
-
-
-def thumbnail(image: Tensor) -> str:
-    """An image (c, H, W), stretched to 0..255, as a PNG ``data:`` address: colour for c = 3, else the first channel."""
-    from PIL import Image
-
-    values = image.detach().cpu().float()
-    values = values if len(values) == 3 else values[:1]
-    low, high = values.min(), values.max()
-    scaled = ((values - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
-    pixels = scaled.permute(1, 2, 0).numpy() if len(scaled) == 3 else scaled[0].numpy()
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _confusion(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from consilia.evaluation.rounds import evaluations, round_figures, split_metrics
+from consilia.evaluation.rounds import MERIT, evaluations, merit, round_figures, split_metrics
 from consilia.report.record import Record
 
 
@@ -13,8 +13,9 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     """(tag, version, value) of everything that has a value per round.
 
     Tags: ``rounds/<figure>`` for the figures of :func:`~consilia.evaluation.rounds.round_figures`; per site
-    ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>``, ``weight/<site>`` and ``train_loss/<site>``;
-    ``bytes/down`` and ``bytes/up``, summed over sites; ``seconds/<phase>``.
+    ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice`` for a segmentation), ``weight/<site>``,
+    ``train_loss/<site>`` and ``individuality/<site>``; ``bytes/down`` and ``bytes/up``, summed over sites;
+    ``seconds/<phase>``.
     """
     plain = record.plain()
     for row in round_figures(plain):
@@ -24,12 +25,15 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     for model in ("global", "personal"):
         for version, by_site in evaluations(plain, model).items():
             for site, metrics in split_metrics(by_site, sorted(by_site)).items():
-                yield f"{model}_test_accuracy/{site}", version, metrics["accuracy"]
+                if (value := merit(metrics)) is not None:
+                    yield f"{model}_test_{MERIT[record.run.task]}/{site}", version, value
     for part in record.rounds:
         for site, contribution in sorted(part.contributions.items()):
             yield f"weight/{site}", part.round, contribution.weight
             if contribution.train_loss is not None:
                 yield f"train_loss/{site}", part.round, contribution.train_loss
+            if contribution.individuality is not None:
+                yield f"individuality/{site}", part.round, contribution.individuality
         yield "bytes/down", part.round, sum(part.bytes_down.values())
         yield "bytes/up", part.round, sum(part.bytes_up.values())
         for phase, seconds in sorted(part.seconds.items()):

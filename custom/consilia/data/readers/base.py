@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,16 @@ from consilia.data.specs import CommonSpec
 
 SpecType = TypeVar("SpecType", bound=CommonSpec)
 Fitted = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The image file of a new case: its rows and columns, mm per pixel of them if known, and the slice in a volume."""
+
+    path: Path
+    size: tuple[int, int]
+    spacing: tuple[float, float] | None = None
+    slice: int = 0
 
 
 class Reader(ABC, Generic[SpecType]):
@@ -33,9 +44,21 @@ class Reader(ABC, Generic[SpecType]):
     def read(self, cases: Cases, problems: Problems) -> np.ndarray:
         """Raw values (N, ...) of the cases; NaN where a value is missing and the format allows it."""
 
+    def truth(self, cases: Cases, problems: Problems) -> np.ndarray:
+        """What a model should answer: labels (N,) int64, or for a segmentation masks (N, H, W) uint8 of 0 and 1."""
+        return cases.labels
+
+    def spacing(self, cases: Cases) -> np.ndarray | None:
+        """mm per pixel (N, 2) of the inputs, rows and columns; None where it is not known of every case."""
+        return None
+
     @abstractmethod
     def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
         """Ids and raw values (N, ...) of new, unlabelled cases."""
+
+    def sources(self, source: Path) -> tuple[Source, ...]:
+        """The image file of each case that :meth:`read_new` reads; empty for formats that are not image files."""
+        return ()
 
     @abstractmethod
     def fit(self, raw: np.ndarray) -> Fitted:

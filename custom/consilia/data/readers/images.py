@@ -1,24 +1,28 @@
-"""Image files (PNG, JPEG, TIFF, ...) listed in a CSV, resized to one size; masks are only checked."""
+"""Image files listed in a CSV, resized to one size, to be classified or segmented."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from torch import Tensor
 
 from consilia.core.errors import DataError
-from consilia.data.cases import Cases, index_cases, read_table, require_columns, require_file
+from consilia.data.cases import Cases, canonical, index_cases, read_table, require_columns, require_file
 from consilia.data.problems import Problems
-from consilia.data.readers.base import Fitted, Reader
+from consilia.data.readers import pictures
+from consilia.data.readers.base import Fitted, Reader, Source
+from consilia.data.readers.masks import fits, read_masks
+from consilia.data.readers.pictures import PLAIN, SUFFIXES, UNKNOWN_SLICE, Scan, each_slice, slice_of
 from consilia.data.readers.pixels import apply_pixels, fit_pixels
+from consilia.data.readers.volumes import Header, has_suffix
 from consilia.data.specs import ImagesSpec, pattern_columns
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MODES = {"gray": "L", "rgb": "RGB"}
+Spacing = tuple[float, float]
 
 
 class ImagesReader(Reader[ImagesSpec]):
@@ -28,33 +32,103 @@ class ImagesReader(Reader[ImagesSpec]):
         spec = self.spec
         table = read_table(spec.file)
         by = spec.select.column if spec.select else None
+        label = spec.label.column if spec.label else None
         patterns = pattern_columns(spec.image) + (pattern_columns(spec.mask.name) if spec.mask else [])
-        require_columns(spec.file, list(table), [spec.label.column, spec.patient, spec.case, by, *patterns])
+        require_columns(spec.file, list(table), [label, spec.patient, spec.case, by, spec.slice, *patterns])
         require_file(spec.folder, "folder")
         if spec.mask:
             require_file(spec.mask.folder, "folder")
-        ids = [Path(name).stem for name in _names(table, spec.image)] if spec.case is None else list(table[spec.case])
-        return index_cases(table, ids, spec, spec.file, problems)
+        return index_cases(table, self._ids(table), spec, spec.file, problems)
+
+    def _ids(self, table: pd.DataFrame) -> list[str]:
+        if self.spec.case is not None:
+            return list(table[self.spec.case])
+        stems = [pictures.stem(Path(name)) for name in _names(table, self.spec.image)]
+        if self.spec.slice is None:
+            return stems
+        return [f"{name}-{canonical(index)}" for name, index in zip(stems, table[self.spec.slice], strict=True)]
 
     def read(self, cases: Cases, problems: Problems) -> np.ndarray:
-        images = []
-        masks = self.mask_paths(cases)
-        for i, path in enumerate(self.image_paths(cases)):
-            image, size = self._open(path, problems)
-            images.append(image)
-            if masks and size is not None:
-                _check_mask(masks[i], path, size, problems)
-        return self._stack(images)
+        paths = self.image_paths(cases)
+        return self._read(paths, self._slices(cases, problems), _teller(paths, problems, cases))
+
+    def _read(
+        self, paths: Sequence[Path], slices: Sequence[int | None], report: Callable[[int, str], None]
+    ) -> np.ndarray:
+        mode, size = _MODES[self.spec.mode], self.spec.size
+
+        def read(i: int, scan: Scan, index: int | None) -> np.ndarray:
+            return pictures.resized(scan.picture(slice_of(scan.header, index), self.spec.window), mode, size)
+
+        shape = (len(mode), *size)  # "L" is one channel, "RGB" three
+        raw = np.zeros((len(paths), *shape), dtype=np.uint8)
+        for i, image in enumerate(each_slice(paths, slices, read, report)):
+            # An unreadable image is already a problem; zeros let the check go on to the next one.
+            raw[i] = 0 if image is None else image
+        return raw
+
+    def truth(self, cases: Cases, problems: Problems) -> np.ndarray:
+        spec, masks = self.spec, self.mask_paths(cases)
+        if spec.mask is None:
+            return cases.labels
+        tell = _teller(masks, problems, cases)
+        images = [(path, _header(path)) for path in self.image_paths(cases)]
+        if spec.task == "segmentation":
+            return read_masks(masks, self._slices(cases, Problems()), images, spec.mask, spec.size, tell)
+        for i, (path, image) in enumerate(zip(masks, images, strict=True)):
+            try:
+                header = pictures.read_header(path)
+            except DataError as error:
+                tell(i, f"expected a readable mask: {error}")
+                continue
+            try:
+                fits(header, image)
+            except DataError as error:
+                tell(i, str(error))
+        return cases.labels
+
+    def spacing(self, cases: Cases) -> np.ndarray | None:
+        paths = self.image_paths(cases)
+        if self.spec.spacing is None and any(has_suffix(path, PLAIN) for path in paths):
+            return None
+        headers = {path: _header(path) for path in set(paths)}
+        found = [self._mm(headers[path]) for path in paths]
+        if any(mm is None for mm in found):
+            return None
+        # The picture is stretched to the model's size, so each pixel of that covers more or less of the patient.
+        sizes = np.array([header.size for path in paths if (header := headers[path]) is not None], dtype=np.float64)
+        scale = sizes.reshape(-1, 2) / np.asarray(self.spec.size)
+        return np.asarray(np.asarray(found, dtype=np.float64).reshape(-1, 2) * scale)
+
+    def _mm(self, header: Header | None) -> Spacing | None:
+        return None if header is None else header.spacing or self.spec.spacing
 
     def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
+        found = self.sources(source)
+        seen: dict[str, Path] = {}
+        for path in dict.fromkeys(item.path for item in found):
+            other = seen.setdefault(pictures.stem(path), path)
+            if other != path:
+                problems.add(f"{path}: expected a case id of its own, got that of {other.name}")
+        paths = [item.path for item in found]
+        count = {path: paths.count(path) for path in set(paths)}
+        ids = [pictures.stem(item.path) + (f"-{item.slice}" if count[item.path] > 1 else "") for item in found]
+        return ids, self._read(paths, [item.slice for item in found], _teller(paths, problems))
+
+    def sources(self, source: Path) -> tuple[Source, ...]:
         if source.is_dir():
-            paths = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+            paths = sorted(path for path in source.iterdir() if has_suffix(path, SUFFIXES))
         else:
             require_file(source, "image file or folder of images")
             paths = [source]
         if not paths:
             raise DataError(f"{source}: no image in this folder; looked for {', '.join(SUFFIXES)}")
-        return [path.stem for path in paths], self._stack([self._open(path, problems)[0] for path in paths])
+        found = []
+        for path in paths:
+            header = _header(path) or Header((0, 0))  # reading it tells what is wrong
+            mm = self._mm(header)
+            found += [Source(path, header.size, mm, index) for index in range(header.slices)]
+        return tuple(found)
 
     def image_paths(self, cases: Cases) -> list[Path]:
         """The image file of each case."""
@@ -65,28 +139,16 @@ class ImagesReader(Reader[ImagesSpec]):
         mask = self.spec.mask
         return [mask.folder / name for name in _names(cases.rows, mask.name)] if mask else []
 
-    def _open(self, path: Path, problems: Problems) -> tuple[np.ndarray | None, tuple[int, int] | None]:
-        """Pixels (C, H, W) at the size asked for, and the size in the file; None and a problem if unreadable."""
-        height, width = self.spec.size
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    problems.add(f"{path}: expected 8 bits per channel, got mode {image.mode}: convert it first")
-                    return None, None
-                size = image.size
-                converted = image.convert(_MODES[self.spec.mode])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.add(f"{path}: expected a readable image: {'no such file' if not path.exists() else error}")
-            return None, None
-        # Pillow's bilinear filter widens with the reduction, so that shrinking does not alias.
-        pixels = np.asarray(converted.resize((width, height), Image.Resampling.BILINEAR))
-        return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), size
-
-    def _stack(self, images: list[np.ndarray | None]) -> np.ndarray:
-        shape = (1 if self.spec.mode == "gray" else 3, *self.spec.size)
-        # An unreadable image is already a problem; zeros let the check go on to the next one.
-        stacked = [np.zeros(shape, dtype=np.uint8) if image is None else image for image in images]
-        return np.stack(stacked) if stacked else np.zeros((0, *shape), dtype=np.uint8)
+    def _slices(self, cases: Cases, problems: Problems) -> list[int | None]:
+        """The slice of each case, None where the site names no column; UNKNOWN_SLICE and a problem for a wrong text."""
+        column = self.spec.slice
+        if column is None:
+            return [None] * len(cases)
+        texts = [canonical(text) for text in cases.rows[column]]
+        for row, text in zip(cases.rows["row#"], texts, strict=True):
+            if not text.isdecimal():
+                problems.add(f"{self.spec.file}: row {row}: column {column!r}: expected a slice from 0, got {text!r}")
+        return [int(text) if text.isdecimal() else UNKNOWN_SLICE for text in texts]
 
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_pixels(self.spec.normalise, raw)
@@ -95,16 +157,13 @@ class ImagesReader(Reader[ImagesSpec]):
         return apply_pixels(fitted, raw)
 
     def layout(self) -> dict[str, Any]:
-        return self.spec.model_dump(mode="json", include={"format", "mode", "size", "normalise"})
+        return self.spec.model_dump(mode="json", include={"format", "mode", "size", "normalise", "window"})
 
     def describe(self, cases: Cases) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for path in self.image_paths(cases):
-            try:
-                with Image.open(path) as image:
-                    key = f"{image.height} x {image.width}"
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                key = "unreadable"
+            header = _header(path)
+            key = "unreadable" if header is None else "{} x {}".format(*header.size)
             sizes[key] = sizes.get(key, 0) + 1
         return dict(sorted(sizes.items()))
 
@@ -116,13 +175,19 @@ def _names(table: pd.DataFrame, pattern: str) -> list[str]:
     ]
 
 
-def _check_mask(path: Path, image: Path, size: tuple[int, int], problems: Problems) -> None:
+def _header(path: Path) -> Header | None:
+    """The header of an image file; None where it cannot be read, which reading its pixels reports."""
     try:
-        with Image.open(path) as mask:
-            mask_size = mask.size
-    except (OSError, ValueError, SyntaxError) as error:
-        problems.add(f"{path}: expected a readable mask: {'no such file' if not path.exists() else error}")
-        return
-    if mask_size != size:
-        found, expected = (f"{height} x {width}" for width, height in (mask_size, size))
-        problems.add(f"{path}: expected a mask of {expected} as its image {image.name}, got {found}")
+        return pictures.read_header(path)
+    except DataError:
+        return None
+
+
+def _teller(paths: Sequence[Path], problems: Problems, cases: Cases | None = None) -> Callable[[int, str], None]:
+    """Notes a problem of the case at a position: its file, its row if it has one, and the reason."""
+
+    def tell(i: int, reason: str) -> None:
+        row = f" (row {cases.rows['row#'].iloc[i]})" if cases is not None else ""
+        problems.add(f"{paths[i]}{row}: {reason}")
+
+    return tell

@@ -9,15 +9,23 @@ from torch import Tensor
 from consilia.data.readers.base import Fitted
 from consilia.data.specs import Normalise
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def fit_pixels(normalise: Normalise, raw: np.ndarray) -> Fitted:
     """Mean and standard deviation per channel of uint8 images (N, C, H, W), on the scale 0..1.
 
-    ``half`` is 0.5 and 0.5 whatever the images: the paper's protocol for MedMNIST.
+    ``half`` is 0.5 and 0.5 whatever the images: the paper's protocol for MedMNIST. ``imagenet`` are ImageNet's, which
+    most pre-trained networks expect; a gray channel takes the mean of the three.
     """
     channels = raw.shape[1]
     if normalise == "half":
         return {"mean": [0.5] * channels, "std": [0.5] * channels}
+    if normalise == "imagenet":
+        colour = channels == len(IMAGENET_MEAN)
+        mean, std = (list(v) if colour else [sum(v) / 3] * channels for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return {"mean": mean, "std": std}
     # Sums over counts of the 256 values: exact, and without a float copy of all images.
     counts = np.stack([np.bincount(raw[:, channel].ravel(), minlength=256) for channel in range(channels)])
     values = np.arange(256) / 255

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from consilia.core.errors import ConfigError
+from consilia.methods.classification import LOGITS
 from consilia.methods.fedkper.alignment import selective_alignment_loss
 from consilia.methods.fedkper.config import FedKPerConfig
 from consilia.methods.fedkper.reliability import reliability_diversity_score
 from consilia.methods.learner import Learner
+from consilia.methods.task import Network
 
 
 class FedKPerLearner(Learner[FedKPerConfig]):
     """Knowledge personalisation (specification 2) and the site's half of the aggregation score (specification 3)."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+
     def begin(self) -> None:
         """Freeze a copy of the model just downloaded as the teacher, in evaluation mode."""
-        self._teacher = copy.deepcopy(self.model).eval().requires_grad_(False) if self.config.gate_cap > 0 else None
+        self._teacher = self._frozen_copy() if self.config.gate_cap > 0 else None
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Equation L(B) of specification 2.1; without a teacher, cross-entropy alone."""
-        logits = self.model(inputs)
         if self._teacher is None:
-            return nn.functional.cross_entropy(logits, labels)
+            return super().loss(inputs, labels)
+        logits = self.network(inputs)
         with torch.no_grad():
             teacher_logits = self._teacher(inputs)
         return selective_alignment_loss(
@@ -44,7 +49,12 @@ class FedKPerLearner(Learner[FedKPerConfig]):
         split = self.data.split(self.config.reliability)
         if len(split) == 0:
             raise ConfigError(f"reliability: {self.config.reliability} needs cases in that split, the site has none")
-        correct = int((self.logits(split).argmax(dim=1) == split.labels).sum())
+        correct = int((self.answers(split)[LOGITS].argmax(dim=1) == split.labels).sum())
         accuracy = round(correct / len(split), 4)
         counts = torch.bincount(self.data.train.labels, minlength=self.data.num_classes).tolist()
         return reliability_diversity_score(accuracy, counts), {f"{self.config.reliability}_accuracy": accuracy}
+
+    def _frozen_copy(self) -> Network:
+        copied = copy.deepcopy(self.model).eval().requires_grad_(False)
+        decode: Network = copied.decode if self.encoder_is_frozen else copied
+        return decode

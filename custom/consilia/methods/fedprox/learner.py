@@ -1,18 +1,18 @@
-"""FedProx at a site: cross-entropy plus (mu / 2) ||theta - theta_g||^2."""
+"""FedProx at a site: the task's loss plus (mu / 2) ||theta - theta_g||^2."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from consilia.methods.fedprox.config import FedProxConfig
 from consilia.methods.learner import Learner
 
 
 def proximal_term(parameters: Iterable[Tensor], anchors: Sequence[Tensor], mu: float) -> Tensor:
-    """(mu / 2) ||theta - theta_g||^2 over all parameters: Li et al. 2020, Eq. 2. Scalar."""
+    """(mu / 2) ||theta - theta_g||^2 over the trained parameters: Li et al. 2020, Eq. 2. Scalar."""
     squares = [(now - then).square().sum() for now, then in zip(parameters, anchors, strict=True)]
     return 0.5 * mu * torch.stack(squares).sum()
 
@@ -22,9 +22,8 @@ class FedProxLearner(Learner[FedProxConfig]):
 
     def begin(self) -> None:
         """Keep the global parameters as the anchor."""
-        self._anchors = [parameter.detach().clone() for parameter in self.model.parameters()]
+        self._anchors = [parameter.detach().clone() for parameter in self.trained]
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy plus the proximal term."""
-        fit = nn.functional.cross_entropy(self.model(inputs), labels)
-        return fit + proximal_term(self.model.parameters(), self._anchors, self.config.mu)
+        """The task's loss plus the proximal term over what is trained."""
+        return super().loss(inputs, labels) + proximal_term(self.trained, self._anchors, self.config.mu)

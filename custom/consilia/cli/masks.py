@@ -1,0 +1,97 @@
+"""Masks of new cases: one file per image or volume, in its own geometry, and a table of what was found."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from consilia.core.errors import ConfigError, DataError
+from consilia.core.files import write_bytes
+from consilia.data.cases import read_table, require_columns
+from consilia.data.loading import NewCases
+from consilia.data.readers.base import Source
+from consilia.data.readers.masks import write_masks
+from consilia.models.sam_segmenter import MaskPrompts
+
+CORNERS = ("x1", "y1", "x2", "y2")
+BATCH = 16
+TABLE = "masks.csv"
+
+
+def write_segmentations(model: nn.Module, new: NewCases, boxes: Path | None, folder: Path) -> None:
+    """Write a mask for each case and ``masks.csv``: case, file, foreground pixels and, where spacing is known, mm^2.
+
+    Args:
+        model: takes images and prompts, and gives mask logits.
+        new: the cases.
+        boxes: a csv with columns case, x1, y1, x2, y2 in pixels of the case's own file: where to look. Without it the
+            model is shown the whole image.
+        folder: where to.
+
+    Raises:
+        DataError: a box is missing, is no box, or lies outside its image.
+    """
+    if not new.sources:
+        raise ConfigError("masks can be written for images alone, and these cases come from no image files")
+    prompts = _prompts(new, boxes)
+    pieces = [
+        model(new.inputs[start : start + BATCH], MaskPrompts(prompts[start : start + BATCH])) > 0
+        for start in range(0, len(new.ids), BATCH)
+    ]
+    masks = torch.cat(pieces).numpy()
+    files = write_masks(masks, new.sources, folder)
+    rows = []
+    for case, mask, source, file in zip(new.ids, masks, new.sources, files, strict=True):
+        share = float(mask.mean())
+        pixels = share * source.size[0] * source.size[1]
+        area = "" if source.spacing is None else f"{pixels * source.spacing[0] * source.spacing[1]:.2f}"
+        rows.append([case, file.name, f"{pixels:.0f}", area])
+    write_csv(folder / TABLE, ["case", "mask", "foreground_pixels", "foreground_mm2"], rows)
+
+
+def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A csv file, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def _prompts(new: NewCases, file: Path | None) -> Tensor:
+    """Boxes (N, 4) in pixels of the model's input."""
+    rows, columns = new.inputs.shape[-2:]
+    if file is None:
+        return torch.tensor([[0.0, 0.0, columns - 1.0, rows - 1.0]]).expand(len(new.ids), 4)
+    table = read_table(file)
+    require_columns(file, list(table), ["case", *CORNERS])
+    drawn = {str(row["case"]).strip(): row for _, row in table.iterrows()}
+    lacking = [case for case in new.ids if case not in drawn]
+    if lacking:
+        raise DataError(f"{file}: {len(lacking)} case(s) have no box, e.g. {lacking[0]!r}")
+    found = [_box(drawn[case], source, file) for case, source in zip(new.ids, new.sources, strict=True)]
+    boxes = torch.tensor(found)
+    heights, widths = (torch.tensor([float(source.size[axis]) for source in new.sources]) for axis in (0, 1))
+    # A pixel's centre is half a pixel in: (x + 1/2) scales, not x.
+    scale = torch.stack([columns / widths, rows / heights], dim=1).repeat(1, 2)
+    return (boxes + 0.5) * scale - 0.5
+
+
+def _box(row: pd.Series, source: Source, file: Path) -> list[float]:
+    where = f"{file}: row {row['row#']}"
+    try:
+        x1, y1, x2, y2 = (float(row[corner]) for corner in CORNERS)
+    except ValueError:
+        raise DataError(f"{where}: expected four numbers x1, y1, x2, y2, got {[row[c] for c in CORNERS]}") from None
+    height, width = source.size
+    if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
+        raise DataError(
+            f"{where}: expected 0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}, got {[x1, y1, x2, y2]}"
+        )
+    return [x1, y1, x2, y2]

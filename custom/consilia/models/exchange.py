@@ -1,0 +1,72 @@
+"""What of a model travels: the tensors that are trained, by name, and nothing of what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from consilia.core.errors import CheckpointError
+
+ExchangeType = Literal["float32", "float16"]
+
+
+def exchanged_state(model: nn.Module, dtype: ExchangeType = "float32") -> dict[str, Tensor]:
+    """Copies, on the CPU, of the trained parameters and of the buffers that go with them.
+
+    A buffer (a batch norm's statistics, say) travels if parameters of its own module are trained, or if nothing in the
+    model is frozen. ``float16`` halves floating tensors; ``float32`` leaves every tensor as the model has it.
+    """
+    return {name: in_type(value.detach(), dtype) for name, value in _exchanged(model).items()}
+
+
+def in_type(tensor: Tensor, dtype: ExchangeType) -> Tensor:
+    """A contiguous copy on the CPU, floating values in the exchange's type."""
+    wanted = torch.float16 if dtype == "float16" and tensor.is_floating_point() else tensor.dtype
+    return tensor.to("cpu", wanted, copy=True).contiguous()
+
+
+def count_elements(model: nn.Module) -> int:
+    """Elements of the whole state, frozen or not: what full fine-tuning would exchange."""
+    return sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+def load_exchanged(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Overwrite what the model exchanges; what is frozen stays.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or of another shape; names the first of them.
+    """
+    places = _exchanged(model)
+    missing, unknown = sorted(set(places) - set(state)), sorted(set(state) - set(places))
+    if missing or unknown:
+        raise CheckpointError(
+            f"the state does not fit the model: {len(missing)} tensor(s) missing{_first(missing)}, "
+            f"{len(unknown)} unknown{_first(unknown)}"
+        )
+    for name, place in places.items():
+        if place.shape != state[name].shape:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {tuple(state[name].shape)}, the model expects {tuple(place.shape)}"
+            )
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(state[name])
+
+
+def _exchanged(model: nn.Module) -> dict[str, Tensor]:
+    frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    names = set()
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(prefix, recurse=False))
+        names |= {name for name, parameter in own.items() if parameter.requires_grad}
+        if not frozen or any(parameter.requires_grad for parameter in own.values()):
+            names |= {name for name, _ in module.named_buffers(prefix, recurse=False)}
+    # Tied parameters have several names; state_dict lists them all, and so has it always been exchanged.
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if name in names or not frozen}
+
+
+def _first(names: list[str]) -> str:
+    return f" (first: {names[0]!r})" if names else ""

@@ -1,0 +1,129 @@
+"""Foundation models: two small ones that ship with the package, and real ones from a local folder pinned by SHA-256.
+
+A folder holds ``config.json`` and ``model.safetensors``, as Hugging Face's hub lays them out for timm's vision
+transformers and for transformers' SAM. Nothing is downloaded, and no pickle is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.files import sha256_of_file
+from consilia.data.yaml_file import AbsolutePath, Model
+from consilia.models.torchvision_shim import ensure_torchvision
+
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED = ("consilia-sam", "consilia-vit")
+WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
+
+
+class FoundationFolder(Model):
+    """Where a participant keeps a foundation model, and the SHA-256 of its ``model.safetensors``."""
+
+    folder: AbsolutePath
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+@cache
+def embedded_digest(name: str) -> str:
+    """SHA-256 of an embedded model's weights. Raises :class:`ConfigError` for an unknown name."""
+    if name not in EMBEDDED:
+        raise ConfigError(f"no foundation model {name!r} ships with Consilia; there are {list(EMBEDDED)}")
+    return sha256_of_file(EMBEDDED_FOLDER / name / WEIGHTS)
+
+
+def load_foundation(name: str, sha256: str | None, folders: Mapping[str, FoundationFolder]) -> nn.Module:
+    """The model of that name, with its weights.
+
+    Args:
+        name: an embedded model, or one that this participant lists under ``foundation_models``.
+        sha256: of the weights, as the job pins it; None leaves the choice of weights to this participant.
+        folders: ``foundation_models`` of this participant's site.yaml (or server.yaml).
+
+    Raises:
+        ConfigError: the participant has no such model, or the job pins another.
+        CheckpointError: the folder is incomplete, its weights are not those listed, or do not fit its config.json.
+    """
+    if name in EMBEDDED:
+        place = FoundationFolder(folder=EMBEDDED_FOLDER / name, sha256=embedded_digest(name))
+    elif name in folders:
+        place = folders[name]
+    else:
+        raise ConfigError(
+            f"no foundation model {name!r} here: foundation_models in this participant's site.yaml (at the server: "
+            f"server.yaml) has {sorted(folders)}, and {list(EMBEDDED)} ship with Consilia"
+        )
+    if sha256 is not None and sha256 != place.sha256:
+        raise ConfigError(
+            f"foundation model {name!r}: the run wants weights with SHA-256 {sha256}, here they have {place.sha256}"
+        )
+    return read_foundation(place)
+
+
+def read_foundation(place: FoundationFolder) -> nn.Module:
+    """Build the model in a folder and load its weights. Raises :class:`CheckpointError` as above."""
+    weights, description = place.folder / WEIGHTS, place.folder / DESCRIPTION
+    for file in (weights, description):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: no such file; a foundation model's folder holds {DESCRIPTION} and {WEIGHTS}"
+            )
+    found = sha256_of_file(weights)
+    if found != place.sha256:
+        raise CheckpointError(f"{weights}: expected SHA-256 {place.sha256}, got {found}")
+    try:
+        config = json.loads(description.read_text(encoding="utf-8"))
+        model = empty_foundation(config)
+        state = load_file(weights)
+    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{place.folder}: cannot be read as a foundation model: {error}") from error
+    _fill(model, state, weights)
+    return model.eval()
+
+
+def empty_foundation(config: Mapping[str, Any]) -> nn.Module:
+    """The model that a config.json describes, with fresh weights: timm's by ``architecture``, or transformers' SAM.
+
+    Raises:
+        ValueError: it describes neither.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    ensure_torchvision()
+    if config.get("model_type") == "sam":
+        from transformers import SamConfig, SamModel
+
+        sam: nn.Module = SamModel(SamConfig.from_dict(dict(config)))
+        return sam
+    if "architecture" in config:
+        import timm
+
+        arguments = {"num_classes": 0, **config.get("model_args", {})}
+        model: nn.Module = timm.create_model(config["architecture"], pretrained=False, **arguments)
+        return model
+    raise ValueError(f"config.json names neither a timm architecture nor model_type sam, it has {sorted(config)}")
+
+
+def _fill(model: nn.Module, state: Mapping[str, Any], weights: Path) -> None:
+    wanted = model.state_dict()
+    # The classifier of a published ViT is not used; SAM's files hold its shared constants under one of their two names.
+    shared = {"prompt_encoder.shared_embedding.positional_embedding": "shared_image_embedding.positional_embedding"}
+    state = {name: tensor for name, tensor in state.items() if name in wanted or not name.startswith("head.")}
+    for name, twin in shared.items():
+        for here, there in ((name, twin), (twin, name)):
+            if here in wanted and here not in state and there in state:
+                state[here] = state[there]
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise CheckpointError(f"{weights}: does not fit {DESCRIPTION}: {error}") from error

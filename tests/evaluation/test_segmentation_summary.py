@@ -1,0 +1,179 @@
+"""The summary of a small segmentation whose every figure can be worked out by hand, and convergence and ablation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from consilia.core.errors import ConfigError
+from consilia.evaluation.compare import comparison_table, to_markdown
+from consilia.evaluation.rounds import round_figures, rounds_to_within
+from consilia.evaluation.summary import summarise
+
+
+def part(box: float | None, image: float | None = None, hd95: float | None = None, unit: str = "px") -> dict[str, Any]:
+    prompts = {"box": {"dice": box, "iou": None if box is None else box / 2, "hd95": hd95, "missed": 0}}
+    if image is not None:
+        prompts["image"] = {"dice": image, "iou": image / 2, "hd95": None, "missed": 1}
+    return {"validation": None, "test": {"count": 9, "empty": 0, "unit": unit, "prompts": prompts}}
+
+
+def round_of(number: int, ratios: dict[str, float | None]) -> dict[str, Any]:
+    return {
+        "round": number,
+        "participants": list(ratios),
+        "contributions": {site: {"individuality": ratio} for site, ratio in ratios.items()},
+        "bytes_down": {},
+        "bytes_up": {},
+        "seconds": {},
+    }
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return {
+        "run": {"id": "x", "task": "segmentation", "label": "X", "method": "m", "seed": 1, "seconds": 42.0},
+        "sites": {"a": {"evaluator": False}, "b": {"evaluator": False}},
+        "rounds": [round_of(1, {"a": 0.1, "b": 0.3}), round_of(2, {"a": 0.6, "b": None})],
+        "evaluations": [
+            {"version": 0, "model": "global", "sites": {"a": part(0.1), "b": part(0.2)}},
+            {"version": 1, "model": "global", "sites": {"a": part(0.5, 0.2), "b": part(0.7, 0.4)}},
+            {"version": 1, "model": "personal", "sites": {"a": part(0.6), "b": part(0.9)}},
+            {"version": 2, "model": "global", "sites": {"a": part(0.8), "b": part(0.9)}},
+        ],
+        "final": {
+            "last": {
+                "version": 2,
+                "sha256": "",
+                "global": {"a": part(0.8, 0.4, hd95=3.0), "b": part(0.9, 0.2, hd95=5.0)},
+                "personal": {"a": part(0.7), "b": part(0.95)},
+                "mean_query": {"a": part(0.7, 0.4)},
+            }
+        },
+        "exchange": {"parameters": 100, "all_parameters": 1000, "dtype": "float16"},
+    }
+
+
+def test_final_figures_are_means_over_sites(record: dict[str, Any]) -> None:
+    last = summarise(record)["last"]
+    assert last["global_dice_box"] == pytest.approx(0.85)
+    assert last["global_dice_image"] == pytest.approx(0.3)
+    assert last["global_dice_jitter"] is None
+    assert last["global_iou_box"] == pytest.approx(0.425)
+    assert (last["global_hd95_box"], last["hd95_unit"]) == (4.0, "px")
+    assert last["global_hd95_image"] is None
+    assert last["personal_dice_box"] == pytest.approx(0.825)
+    assert last["worst_site"] == {"site": "a", "dice": 0.7}
+    assert last["worst_site_global"] == {"site": "a", "dice": 0.8}
+    assert last["balance"] == pytest.approx((0.85 + 0.825) / 2)
+
+
+def test_hd95_of_different_units_has_no_mean(record: dict[str, Any]) -> None:
+    record["final"]["last"]["global"]["b"]["test"]["unit"] = "mm"
+    last = summarise(record)["last"]
+    assert last["global_hd95_box"] is None
+    assert last["hd95_unit"] == "mixed"
+    assert last["global_dice_box"] == pytest.approx(0.85)
+
+
+def test_a_site_without_a_defined_figure_is_left_out(record: dict[str, Any]) -> None:
+    record["final"]["last"]["global"]["a"] = part(None)
+    last = summarise(record)["last"]
+    assert last["global_dice_box"] == 0.9
+    assert last["worst_site_global"] == {"site": "b", "dice": 0.9}
+
+
+def test_over_rounds(record: dict[str, Any]) -> None:
+    figures = summarise(record)["over_rounds"]
+    assert figures["versions"] == 2
+    assert figures["global_dice"] == pytest.approx((0.6 + 0.85) / 2)
+    assert figures["personal_dice"] == pytest.approx(0.75)
+    assert figures["worst_dice"] == 0.6
+    assert figures["rounds_to_within_1_percent"] == 2
+    rows = round_figures(record)
+    assert [row["version"] for row in rows] == [0, 1, 2]
+    assert rows[1]["global_dice_image"] == pytest.approx(0.3)
+    assert [row["individuality"] for row in rows] == [None, pytest.approx(0.2), 0.6]
+
+
+def test_individuality_and_exchange(record: dict[str, Any]) -> None:
+    summary = summarise(record)
+    assert summary["individuality"] == {"first": pytest.approx(0.2), "last": 0.6}
+    assert summary["bytes"]["exchange"] == {"parameters": 100, "all_parameters": 1000, "floor": 200, "full": 4000}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_ablation_is_compared_on_its_own_sites(record: dict[str, Any]) -> None:
+    # Site b has no ablation, so its 0.9 plays no part: 0.7 against 0.8.
+    found = summarise(record)["last"]["mean_query"]
+    assert found["sites"] == 1
+    assert found["dice_box"] == 0.7
+    assert found["dice_box_difference"] == pytest.approx(-0.1)
+    assert found["dice_image_difference"] == 0.0
+    assert found["dice_jitter"] is None
+    record["final"]["last"]["mean_query"] = {}
+    assert summarise(record)["last"]["mean_query"] is None
+
+
+def test_the_ablation_of_a_classification() -> None:
+    def metrics(correct: int, count: int, auroc: float | None) -> dict[str, Any]:
+        accuracy = {"accuracy": correct / count, "balanced_accuracy": 0.5, "auroc": auroc}
+        return {"validation": None, "test": {"count": count, "correct": correct, **accuracy}}
+
+    chosen = {
+        "version": 1,
+        "global": {"a": metrics(8, 10, 0.9), "b": metrics(15, 30, None), "c": metrics(1, 10, 0.2)},
+        "personal": {},
+        "mean_query": {"a": metrics(7, 10, 0.8), "b": metrics(18, 30, None)},
+    }
+    record = {
+        "run": {"seconds": 1.0},
+        "sites": {site: {"evaluator": site == "c"} for site in "abc"},
+        "rounds": [],
+        "evaluations": [],
+        "final": {"last": chosen},
+    }
+    found = summarise(record)["last"]["mean_query"]
+    assert found == {
+        "sites": 2,
+        "accuracy": 25 / 40,
+        "accuracy_difference": pytest.approx(2 / 40),
+        "auroc": 0.8,
+        "auroc_difference": pytest.approx(-0.1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({0: 0.5, 1: 0.89, 2: 0.91, 3: 0.90}, 1),  # 0.01 away is still within
+        ({1: 0.90, 2: 0.80, 3: 0.90, 4: 0.905}, 3),  # in, out, and in again
+        ({1: 0.80, 2: 0.90}, 2),
+        ({1: 0.90, 2: None, 3: 0.90}, 1),
+        ({1: 0.90}, None),
+        ({}, None),
+    ],
+)
+def test_rounds_to_within(values: dict[int, float | None], expected: int | None) -> None:
+    assert rounds_to_within(values) == expected
+
+
+def test_comparison_of_segmentations(record: dict[str, Any]) -> None:
+    second = {**record, "run": {**record["run"], "seed": 2}}
+    second["final"] = {"last": {**record["final"]["last"], "global": {"a": part(0.89, 0.4)}}}
+    rows = comparison_table([record, second])
+    assert rows[0]["task"] == "segmentation"
+    lines = to_markdown(rows).splitlines()
+    assert lines[0].startswith("| | seeds | Dice, global, true box |")
+    assert lines[2].startswith("| X | 2 | 0.870 ± 0.028 |")
+    assert "| 4.00 (n = 1) |" in lines[2]
+
+
+def test_runs_of_different_tasks_cannot_be_compared(record: dict[str, Any]) -> None:
+    other = {**record, "run": {**record["run"], "id": "y", "task": "classification"}}
+    with pytest.raises(
+        ConfigError, match="runs x and y cannot be compared: expected one task, got segmentation and cl"
+    ):
+        comparison_table([record, other])

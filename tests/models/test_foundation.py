@@ -1,0 +1,73 @@
+"""Foundation models from a local folder: pinned, strict, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.files import sha256_of_file
+from consilia.models.foundation import FoundationFolder, load_foundation
+from tests.models.support import SMALL_SAM, SMALL_VIT, small_sam, small_vit
+
+
+def folder(
+    place: Path, model: Any, config: dict[str, Any], state: dict[str, torch.Tensor] | None = None
+) -> FoundationFolder:
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(config))
+    kept = {name: tensor.clone() for name, tensor in (state or model.state_dict()).items()}
+    save_file(kept, place / "model.safetensors")
+    return FoundationFolder(folder=place, sha256=sha256_of_file(place / "model.safetensors"))
+
+
+def test_a_vit_comes_back_as_it_was_saved_and_without_its_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small_vit()
+    # As published: with a classifier, which is not used here.
+    state = {**model.state_dict(), "head.weight": torch.zeros(1000, 24), "head.bias": torch.zeros(1000)}
+    place = folder(tmp_path / "vit", model, SMALL_VIT, state)
+    loaded = load_foundation("mine", place.sha256, {"mine": place})
+    assert not loaded.training
+    assert {n: t.tolist() for n, t in loaded.state_dict().items()} == {
+        n: t.tolist() for n, t in model.state_dict().items()
+    }
+
+
+def test_a_sam_comes_back_also_where_its_shared_constant_is_stored_once(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = small_sam()
+    state = {n: t for n, t in model.state_dict().items() if n != "prompt_encoder.shared_embedding.positional_embedding"}
+    place = folder(tmp_path / "sam", model, SMALL_SAM, state)
+    loaded = load_foundation("mine", None, {"mine": place})
+    for name, tensor in state.items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    shared = "shared_image_embedding.positional_embedding"
+    assert torch.equal(loaded.prompt_encoder.shared_embedding.positional_embedding, state[shared])
+
+
+def test_absent_different_and_unfit_models_are_named(tmp_path: Path) -> None:
+    place = folder(tmp_path / "vit", small_vit(), SMALL_VIT)
+    with pytest.raises(ConfigError, match=r"no foundation model 'vit-b' here.*\['mine'\].*consilia-vit"):
+        load_foundation("vit-b", None, {"mine": place})
+    with pytest.raises(
+        ConfigError, match=f"the run wants weights with SHA-256 {'0' * 64}, here they have {place.sha256}"
+    ):
+        load_foundation("mine", "0" * 64, {"mine": place})
+    with pytest.raises(CheckpointError, match=rf"model.safetensors: expected SHA-256 {'0' * 64}, got {place.sha256}"):
+        load_foundation("mine", None, {"mine": place.model_copy(update={"sha256": "0" * 64})})
+    with pytest.raises(CheckpointError, match=r"nowhere/model.safetensors: no such file"):
+        load_foundation("mine", None, {"mine": place.model_copy(update={"folder": tmp_path / "nowhere"})})
+    unfit = folder(
+        tmp_path / "unfit", small_vit(), {**SMALL_VIT, "model_args": {**SMALL_VIT["model_args"], "depth": 3}}
+    )
+    with pytest.raises(CheckpointError, match=r"(?s)unfit/model.safetensors: does not fit config.json.*blocks\.2"):
+        load_foundation("mine", None, {"mine": unfit})
+    other = folder(tmp_path / "other", small_vit(), {"model_type": "bert"})
+    with pytest.raises(CheckpointError, match="names neither a timm architecture nor model_type sam"):
+        load_foundation("mine", None, {"mine": other})

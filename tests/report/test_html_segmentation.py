@@ -1,0 +1,138 @@
+"""Reports of segmentations: what is shown, kept apart, and left out; and Fed-GPL's own section."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from consilia.core.errors import ConfigError
+from consilia.evaluation.figures import show
+from consilia.evaluation.summary import summarise
+from consilia.report.html import render_report
+from consilia.report.record import Record
+from consilia.report.tensorboard import write_events
+from tests.report.factory import make_record, make_segmentation_record
+from tests.report.test_html import assert_self_contained, figures, read
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return make_segmentation_record()
+
+
+@pytest.fixture(scope="module")
+def run_html(record: Record) -> str:
+    return render_report([record])
+
+
+@pytest.fixture(scope="module")
+def comparison_html() -> str:
+    methods = (("fedgpl", "Fed-GPL", 0.0), ("fedavg", "Full fine-tuning", -0.05))
+    return render_report(
+        [
+            make_segmentation_record(seed=seed, method=method, label=label, lift=lift, rounds=4)
+            for method, label, lift in methods
+            for seed in (1, 2)
+        ]
+    )
+
+
+def test_self_contained_and_no_word_of_the_other_task(run_html: str, comparison_html: str) -> None:
+    for html in (run_html, comparison_html):
+        assert_self_contained(html)
+        text = read(html).text
+        assert "AUROC" not in text
+        assert "ccuracy" not in text
+        assert not re.search(r"\b(nan|None)\b", text)
+
+
+def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> None:
+    text = read(run_html).text
+    last = summarise(record.plain())["last"]
+    for setting in ("box", "image", "jitter"):
+        assert show(last[f"global_dice_{setting}"], "score") in text
+    site = record.plain()["final"]["last"]["global"]["Bergen"]["test"]["prompts"]
+    for setting, name in (("box", "true box"), ("image", "whole image"), ("jitter", "jittered box")):
+        dice, iou = (show(site[setting][key], "score") for key in ("dice", "iou"))
+        hd95 = show(site[setting]["hd95"], "distance")
+        assert f"{name} 80 1 1 {dice} {iou} {hd95} px" in text  # cases, empty, missed
+    assert "Some sites give HD95 in pixels and others in millimetres" in text
+    assert len(figures(run_html)) == 4  # Dice per round, per site, individuality, weights
+
+
+def test_individuality_and_ablation_of_fedgpl(record: Record, run_html: str) -> None:
+    text = read(run_html).text
+    summary = summarise(record.plain())
+    means = summary["individuality"]
+    assert f"mean of sites {means['first']:.2g} {means['last']:.2g}" in text
+    found = summary["last"]["mean_query"]
+    whole = summary["last"]["global_dice_box"]
+    expected = " ".join(
+        [show(whole, "score"), show(found["dice_box"], "score"), show(found["dice_box_difference"], "signed")]
+    )
+    assert f"Dice, true box {expected}" in text
+    assert found["dice_box_difference"] == pytest.approx(found["dice_box"] - whole)
+
+
+def test_bytes_stand_beside_floor_and_full_fine_tuning(run_html: str) -> None:
+    text = read(run_html).text
+    # 4 x 424,000 and 4 x 3,600,000 bytes in MiB; the factory measures 1,700,000 down and 1,700,400 up.
+    assert "floor 1.62 MiB 1.62 MiB" in text
+    assert "full fine-tuning would be 13.7 MiB 13.7 MiB" in text
+    assert "measured, mean 1.62 MiB 1.62 MiB" in text
+
+
+def test_other_methods_have_no_section_on_prompts() -> None:
+    text = read(render_report([make_segmentation_record(method="fedavg", label="FedAvg")])).text
+    assert "Do the prompts differ" not in text
+
+
+def test_without_personal_models_their_rows_are_left_out() -> None:
+    content = make_segmentation_record().plain()
+    for chosen in content["final"].values():
+        chosen["personal"] = {}
+    text = read(render_report([Record.model_validate(content)])).text
+    assert "IoU, personal" not in text
+    assert "no personal models" in text
+
+
+def test_a_classification_shows_its_ablation_too() -> None:
+    content = make_record(rounds=3).plain()
+    last = content["final"]["last"]
+    last["mean_query"] = {site: last["global"][site] for site in ("Ashford", "Bergen")}
+    text = read(render_report([Record.model_validate(content)])).text
+    assert re.search(r"last round Accuracy ([\d.]+ %) \1 \+0\.000", text)
+    assert re.search(r"AUROC (0\.\d{3}) \1 \+0\.000", text)
+
+
+def test_comparison(comparison_html: str) -> None:
+    text = read(comparison_html).text
+    last = [summarise(make_segmentation_record(seed=seed, rounds=4).plain())["last"] for seed in (1, 2)]
+    first, second = (one["global_dice_box"] for one in last)
+    assert f"Fed-GPL 2 {(first + second) / 2:.3f} ± {abs(first - second) / 2**0.5:.3f}" in text
+    assert "IoU, and HD95 in mm or px" in text
+    assert "1.62 MiB 1.62 MiB 1.62 MiB 13.7 MiB" in text  # down, up, floor, full
+    assert len(figures(comparison_html)) == 2
+    ablation = text[text.index("Do the prompts differ") : text.index("What it cost")]
+    assert "Fed-GPL 2 0." in ablation
+    assert "Full fine-tuning" not in ablation
+
+
+def test_tasks_are_not_mixed(record: Record) -> None:
+    with pytest.raises(ConfigError, match="cannot be compared: expected one task"):
+        render_report([record, make_record(rounds=2)])
+
+
+def test_tensorboard_has_dice_and_individuality(record: Record, tmp_path: Path) -> None:
+    write_events(record, tmp_path)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    expected = record.evaluations[2].sites["Dover"].test
+    assert expected is not None
+    assert events.Scalars("global_test_dice/Dover")[2].value == pytest.approx(expected.dice)  # type: ignore[union-attr]
+    site = record.rounds[0].participants[0]
+    ratio = record.rounds[0].contributions[site].individuality
+    assert events.Scalars(f"individuality/{site}")[0].value == pytest.approx(ratio)
+    assert not any("accuracy" in tag for tag in events.Tags()["scalars"])
