@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.core.files import sha256_of_file
-from consilia.models.foundation import FoundationFolder, load_foundation
+from consilia.models.foundation import FoundationFolder, load_foundation, weights_digest
 from tests.models.support import SMALL_SAM, SMALL_VIT, small_sam, small_vit
+
+NONE = f"sha256:{'0' * 64}"
 
 
 def folder(
@@ -23,7 +24,7 @@ def folder(
     (place / "config.json").write_text(json.dumps(config))
     kept = {name: tensor.clone() for name, tensor in (state or model.state_dict()).items()}
     save_file(kept, place / "model.safetensors")
-    return FoundationFolder(folder=place, sha256=sha256_of_file(place / "model.safetensors"))
+    return FoundationFolder(folder=place, digest=weights_digest(place))
 
 
 def test_a_vit_comes_back_as_it_was_saved_and_without_its_head(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_a_vit_comes_back_as_it_was_saved_and_without_its_head(tmp_path: Path) -
     # As published: with a classifier, which is not used here.
     state = {**model.state_dict(), "head.weight": torch.zeros(1000, 24), "head.bias": torch.zeros(1000)}
     place = folder(tmp_path / "vit", model, SMALL_VIT, state)
-    loaded = load_foundation("mine", place.sha256, {"mine": place})
+    loaded = load_foundation("mine", place.digest, {"mine": place})
     assert not loaded.training
     assert {n: t.tolist() for n, t in loaded.state_dict().items()} == {
         n: t.tolist() for n, t in model.state_dict().items()
@@ -55,12 +56,10 @@ def test_absent_different_and_unfit_models_are_named(tmp_path: Path) -> None:
     place = folder(tmp_path / "vit", small_vit(), SMALL_VIT)
     with pytest.raises(ConfigError, match=r"no foundation model 'vit-b' here.*\['mine'\].*consilia-vit"):
         load_foundation("vit-b", None, {"mine": place})
-    with pytest.raises(
-        ConfigError, match=f"the run wants weights with SHA-256 {'0' * 64}, here they have {place.sha256}"
-    ):
-        load_foundation("mine", "0" * 64, {"mine": place})
-    with pytest.raises(CheckpointError, match=rf"model.safetensors: expected SHA-256 {'0' * 64}, got {place.sha256}"):
-        load_foundation("mine", None, {"mine": place.model_copy(update={"sha256": "0" * 64})})
+    with pytest.raises(ConfigError, match=f"the run wants weights with digest {NONE}, here they have {place.digest}"):
+        load_foundation("mine", NONE, {"mine": place})
+    with pytest.raises(CheckpointError, match=rf"model.safetensors: expected {NONE}, got {place.digest}"):
+        load_foundation("mine", None, {"mine": place.model_copy(update={"digest": NONE})})
     with pytest.raises(CheckpointError, match=r"nowhere/model.safetensors: no such file"):
         load_foundation("mine", None, {"mine": place.model_copy(update={"folder": tmp_path / "nowhere"})})
     unfit = folder(

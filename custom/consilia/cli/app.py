@@ -124,6 +124,9 @@ def compare(
     leave_out: Annotated[
         str | None, typer.Option(help="A site that trains nothing and is tested on: the unseen centre.")
     ] = None,
+    train_cases: Annotated[
+        float | None, typer.Option(help="Training cases used per site, or a fraction of them: few data.")
+    ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/STUDY.")] = None,
 ) -> None:
@@ -137,7 +140,7 @@ def compare(
     """
     from consilia.cli.running import compare_command
 
-    compare_command(study, engine, only or [], seeds, rounds, leave_out, settings or [], out)
+    compare_command(study, engine, only or [], seeds, rounds, leave_out, train_cases, settings or [], out)
 
 
 @app.command()

@@ -63,6 +63,7 @@ def compare_command(
     seeds: str | None,
     rounds: int | None,
     leave_out: str | None,
+    train_cases: float | None,
     settings: Sequence[str],
     out: Path | None,
 ) -> None:
@@ -70,9 +71,13 @@ def compare_command(
     study = load_study(study_source)
     if leave_out is not None:
         study = study.model_copy(update={"leave_out": leave_out})
+    if train_cases is not None:
+        study = study.model_copy(update={"train_cases": _cases(train_cases)})
     if seeds is not None:
         study = study.model_copy(update={"seeds": _seeds(seeds)})
-    name = Path(study_source).stem + (f"-without-{leave_out}" if leave_out is not None else "")
+    name = Path(study_source).stem
+    name += "" if leave_out is None else f"-without-{leave_out}"
+    name += "" if train_cases is None else f"-train-{train_cases:g}"
     folder = out or Path("runs") / name
 
     def announce(name: str, known: bool) -> None:
@@ -183,6 +188,14 @@ def _say_resuming(folder: Path) -> None:
 
 def _with_rounds(settings: Sequence[str], rounds: int | None) -> list[str]:
     return [*settings, *([] if rounds is None else [f"rounds={rounds}"])]
+
+
+def _cases(number: float) -> int | float:
+    if 0 < number < 1:
+        return number
+    if number < 1 or number != int(number):
+        raise ConfigError(f"--train-cases takes a whole number of cases, or a fraction below 1; got {number:g}")
+    return int(number)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -108,7 +108,9 @@ class FederationConfig(Model):
         return self
 
 
-def load_federation(path_or_name: str, out: Path, *, leave_out: str | None = None) -> dict[str, Path]:
+def load_federation(
+    path_or_name: str, out: Path, *, leave_out: str | None = None, train_cases: int | float | None = None
+) -> dict[str, Path]:
     """Site names and the paths of their site.yaml files, written under ``out``.
 
     They are written anew at every call, so a change belongs into the federation file, not into them; a folder of sites
@@ -119,6 +121,7 @@ def load_federation(path_or_name: str, out: Path, *, leave_out: str | None = Non
             ``*/site.yaml``, or a federation YAML file. Relative paths in a YAML file count from its folder.
         out: the folder for ``<site>/site.yaml``; not used for a folder of sites.
         leave_out: a site that trains nothing and is a test site with all its cases; before the YAML file's own.
+        train_cases: how many (or what fraction) of each site's training cases are used; before the data's own.
 
     Raises:
         ConfigError: there is no such federation, a file is wrong, or the sites' classes disagree.
@@ -128,13 +131,19 @@ def load_federation(path_or_name: str, out: Path, *, leave_out: str | None = Non
     if path_or_name in EMBEDDED_DATA:
         embedded = EMBEDDED_DATA[path_or_name]
         specs = _without(embedded.sites(out.absolute()), leave_out, path_or_name)
+        specs = _fewer(specs, train_cases)
         written = {name: _write_site(out, name, embedded.role, spec, DEFAULT_ALLOWED) for name, spec in specs.items()}
     elif path.is_dir():
-        if leave_out is not None:
-            raise ConfigError(f"{path}: leave_out: a folder of sites is taken as it is: set evaluator in its site.yaml")
+        if leave_out is not None or train_cases is not None:
+            raise ConfigError(
+                f"{path}: leave_out and train_cases: a folder of sites is taken as it is: set evaluator or train_cases "
+                "in its site.yaml files"
+            )
         written = _site_folder(path)
     elif path.is_file():
-        written = _materialise(_read_config(path), path, out, leave_out)
+        config = _read_config(path)
+        specs = _fewer(_materialise(config, path, out, leave_out), train_cases)
+        written = {name: _write_site(out, name, config.role, spec, config.allow_models) for name, spec in specs.items()}
     else:
         raise ConfigError(
             f"{path_or_name}: expected one of {sorted(EMBEDDED_DATA)}, a folder with */site.yaml, or a federation "
@@ -165,12 +174,20 @@ def _read_config(path: Path) -> FederationConfig:
     return validate(FederationConfig, content, path)
 
 
-def _materialise(config: FederationConfig, path: Path, out: Path, leave_out: str | None) -> dict[str, Path]:
+def _materialise(config: FederationConfig, path: Path, out: Path, leave_out: str | None) -> dict[str, DatasetSpec]:
     specs = dict(config.sites) if config.sites is not None else _cut(config, path, out)
     specs = _without(specs, leave_out or config.leave_out, path)
     if config.evaluator is not None:
         specs[EVALUATOR] = config.evaluator
-    return {name: _write_site(out, name, config.role, spec, config.allow_models) for name, spec in specs.items()}
+    return specs
+
+
+def _fewer(specs: dict[str, DatasetSpec], train_cases: int | float | None) -> dict[str, DatasetSpec]:
+    """The sites with so many training cases each; an evaluator has none anyway."""
+    if train_cases is None:
+        return specs
+    change = {"train_cases": train_cases}
+    return {name: spec if spec.evaluator else spec.model_copy(update=change) for name, spec in specs.items()}
 
 
 def _without(specs: dict[str, DatasetSpec], name: str | None, where: object) -> dict[str, DatasetSpec]:

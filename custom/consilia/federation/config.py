@@ -15,25 +15,25 @@ from consilia.core.errors import ConfigError
 from consilia.methods.catalogue import METHODS, AnyMethodConfig
 from consilia.methods.config import Settings, TrainingConfig
 from consilia.models.build import build_model
-from consilia.models.foundation import EMBEDDED, FoundationFolder, embedded_digest, load_foundation
+from consilia.models.foundation import DIGEST, EMBEDDED, FoundationFolder, embedded_digest, load_foundation
 
 
 class FoundationConfig(Settings):
     """The pre-trained model that the network builds on, by the name under which every participant has it.
 
-    ``sha256`` pins its weights, so that all sites start from the same; an embedded model's is filled in.
+    ``digest`` pins its weights, so that all sites start from the same; an embedded model's is filled in.
     """
 
     model: str
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    digest: str | None = Field(None, pattern=DIGEST)
 
     @model_validator(mode="after")
     def _pinned(self) -> FoundationConfig:
-        if self.model in EMBEDDED and self.sha256 is None:
-            object.__setattr__(self, "sha256", embedded_digest(self.model))
-        if self.sha256 is None:
+        if self.model in EMBEDDED and self.digest is None:
+            object.__setattr__(self, "digest", embedded_digest(self.model))
+        if self.digest is None:
             raise ValueError(
-                f"give the SHA-256 of {self.model}'s weights: participants must not start from different ones"
+                f"give the digest of {self.model}'s weights: participants must not start from different ones"
             )
         return self
 
@@ -62,7 +62,7 @@ class ModelConfig(Settings):
             CheckpointError: the foundation model's weights are not there, or are others.
         """
         base = self.foundation
-        foundation = None if base is None else load_foundation(base.model, base.sha256, folders)
+        foundation = None if base is None else load_foundation(base.model, base.digest, folders)
         return build_model(self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation)
 
 

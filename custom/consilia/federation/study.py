@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import SiteData
@@ -34,6 +34,7 @@ class Study(Model):
     Attributes:
         data: an embedded data set's name, a folder of sites, or a federation file (relative to the study file).
         leave_out: a site that trains nothing and is tested on instead: the unseen centre.
+        train_cases: how many (or what fraction) of each site's training cases are used: few data.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
         methods: what differs, by label: keys of RunConfig, ``method`` among them.
         yardsticks: of centralised, local-only, majority (classification), filled-box (segmentation).
@@ -42,6 +43,7 @@ class Study(Model):
 
     data: str = "wisconsin"
     leave_out: str | None = None
+    train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     run: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {"method": name} for name in TRAIN_ALL})
     yardsticks: tuple[str, ...] = ("centralised", "local-only", "majority")
@@ -146,7 +148,7 @@ def run_study(
     Returns:
         The records, in the order of labels and seeds.
     """
-    site_files = load_federation(study.data, folder / "sites", leave_out=study.leave_out)
+    site_files = load_federation(study.data, folder / "sites", leave_out=study.leave_out, train_cases=study.train_cases)
     records = []
     for label in _with_fedavg(labels or [*study.methods, *study.yardsticks], study):
         for seed in study.seeds:

@@ -25,30 +25,38 @@ from consilia.models.torchvision_shim import ensure_torchvision
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED = ("consilia-sam", "consilia-vit")
+DIGEST = r"^sha256:[0-9a-f]{64}$"
+"""How a digest is written. Without the prefix NVFlare takes a job's 64 hexadecimal digits for a leaked secret."""
+
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
 
 class FoundationFolder(Model):
-    """Where a participant keeps a foundation model, and the SHA-256 of its ``model.safetensors``."""
+    """Where a participant keeps a foundation model, and the digest of its ``model.safetensors``."""
 
     folder: AbsolutePath
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    digest: str = Field(pattern=DIGEST)
 
 
 @cache
 def embedded_digest(name: str) -> str:
-    """SHA-256 of an embedded model's weights. Raises :class:`ConfigError` for an unknown name."""
+    """Digest of an embedded model's weights. Raises :class:`ConfigError` for an unknown name."""
     if name not in EMBEDDED:
         raise ConfigError(f"no foundation model {name!r} ships with Consilia; there are {list(EMBEDDED)}")
-    return sha256_of_file(EMBEDDED_FOLDER / name / WEIGHTS)
+    return weights_digest(EMBEDDED_FOLDER / name)
 
 
-def load_foundation(name: str, sha256: str | None, folders: Mapping[str, FoundationFolder]) -> nn.Module:
+def weights_digest(folder: Path) -> str:
+    """Digest of the weights in a foundation model's folder, as ``sha256:<64 hexadecimal digits>``."""
+    return f"sha256:{sha256_of_file(folder / WEIGHTS)}"
+
+
+def load_foundation(name: str, digest: str | None, folders: Mapping[str, FoundationFolder]) -> nn.Module:
     """The model of that name, with its weights.
 
     Args:
         name: an embedded model, or one that this participant lists under ``foundation_models``.
-        sha256: of the weights, as the job pins it; None leaves the choice of weights to this participant.
+        digest: of the weights, as the job pins it; None leaves the choice of weights to this participant.
         folders: ``foundation_models`` of this participant's site.yaml (or server.yaml).
 
     Raises:
@@ -56,7 +64,7 @@ def load_foundation(name: str, sha256: str | None, folders: Mapping[str, Foundat
         CheckpointError: the folder is incomplete, its weights are not those listed, or do not fit its config.json.
     """
     if name in EMBEDDED:
-        place = FoundationFolder(folder=EMBEDDED_FOLDER / name, sha256=embedded_digest(name))
+        place = FoundationFolder(folder=EMBEDDED_FOLDER / name, digest=embedded_digest(name))
     elif name in folders:
         place = folders[name]
     else:
@@ -64,9 +72,9 @@ def load_foundation(name: str, sha256: str | None, folders: Mapping[str, Foundat
             f"no foundation model {name!r} here: foundation_models in this participant's site.yaml (at the server: "
             f"server.yaml) has {sorted(folders)}, and {list(EMBEDDED)} ship with Consilia"
         )
-    if sha256 is not None and sha256 != place.sha256:
+    if digest is not None and digest != place.digest:
         raise ConfigError(
-            f"foundation model {name!r}: the run wants weights with SHA-256 {sha256}, here they have {place.sha256}"
+            f"foundation model {name!r}: the run wants weights with digest {digest}, here they have {place.digest}"
         )
     return read_foundation(place)
 
@@ -79,9 +87,9 @@ def read_foundation(place: FoundationFolder) -> nn.Module:
             raise CheckpointError(
                 f"{file}: no such file; a foundation model's folder holds {DESCRIPTION} and {WEIGHTS}"
             )
-    found = sha256_of_file(weights)
-    if found != place.sha256:
-        raise CheckpointError(f"{weights}: expected SHA-256 {place.sha256}, got {found}")
+    found = weights_digest(place.folder)
+    if found != place.digest:
+        raise CheckpointError(f"{weights}: expected {place.digest}, got {found}")
     try:
         config = json.loads(description.read_text(encoding="utf-8"))
         model = empty_foundation(config)

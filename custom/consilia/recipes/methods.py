@@ -37,7 +37,7 @@ class FedAvgRecipe(_MethodRecipe):
     Args:
         model: dotted path of the model class, e.g. ``consilia.models.mlp.MLP``.
         model_args: its keyword arguments.
-        foundation: ``{"model": name}`` of an embedded foundation model, or with the ``sha256`` of one that every
+        foundation: ``{"model": name}`` of an embedded foundation model, or with the ``digest`` of one that every
             participant keeps.
         method_args: the method's own parameters (its config.py).
         name: the job's name.

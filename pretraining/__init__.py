@@ -1,0 +1,1 @@
+"""How the embedded foundation models were made, and the probe that says what they are worth."""
