@@ -39,16 +39,18 @@ def main() -> None:
     parser.add_argument("--grid", required=True, help="key=value,value,... of the run's configuration")
     parser.add_argument("--methods", nargs="*", help="default: all of the study")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--set", action="append", default=[], help="another key=value, the same for all runs")
+    parser.add_argument("--train-cases", type=float, help="fraction of each site's training cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/tune"))
     arguments = parser.parse_args()
     study = load_study(arguments.study)
     key, _, values = arguments.grid.partition("=")
-    sites = load_federation(study.data, arguments.out / "sites")
+    sites = load_federation(study.data, arguments.out / "sites", train_cases=arguments.train_cases)
     table: dict[str, dict[str, float]] = {}
     for label in arguments.methods or study.methods:
         for value in values.split(","):
-            overrides = [f"{key}={value}", *([f"rounds={arguments.rounds}"] if arguments.rounds else [])]
+            overrides = [f"{key}={value}", *arguments.set, *([f"rounds={arguments.rounds}"] if arguments.rounds else [])]
             config = study_config(study, label, arguments.seed, sites, overrides)
             place = arguments.out / f"{label}-{value}"
             record = finished(place, config, sites) or run_inprocess(

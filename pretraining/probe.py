@@ -4,7 +4,7 @@
 
 Frozen cls feature, standardised, logistic regression (its strength chosen inside the training folds, by patient), five
 folds by patient and stratified. A patient's score is the mean over her images. The same is done with random weights
-of the same network for several seeds; AUROC over patients, and a bootstrap interval over patients of the difference.
+of the same network for several seeds, and with the weights that training started from; AUROC over patients, and a bootstrap interval over patients of the difference.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from consilia.models.foundation import (
     weights_digest,
 )
 from pretraining.corpus import Images, busbra
+from pretraining.start import structured_start
+from pretraining.vit import GRID, HEADS, PATCH, WIDTH
 
 FOLDS = 5
 STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1]
@@ -97,6 +99,10 @@ def run(folder: Path, data: Path, seeds: int) -> dict[str, Any]:
         with seeded(seed, "random weights"):
             model = empty_foundation(config)
         others.append(patient_scores(features(model, images.pixels), images, seed=0)[0])
+    with seeded(0, "initialisation"):
+        started = empty_foundation(config)
+        structured_start(started, GRID, WIDTH, PATCH, HEADS)
+    untrained = patient_scores(features(started, images.pixels), images, seed=0)[0]
     aurocs = [float(roc_auc_score(truth, other)) for other in others]
     auroc = float(roc_auc_score(truth, ours))
     return {
@@ -107,6 +113,7 @@ def run(folder: Path, data: Path, seeds: int) -> dict[str, Any]:
         "model_digest": place.digest,
         "pretrained": auroc,
         "random": aurocs,
+        "untrained_start": float(roc_auc_score(truth, untrained)),
         "difference": auroc - float(np.mean(aurocs)),
         "difference_interval_95": interval(truth, ours, np.stack(others), seed=0),
     }

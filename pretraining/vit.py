@@ -40,14 +40,14 @@ CONFIG = {
 }
 WIDTH, PATCH, GRID, HEADS = 128, 16, 8, 4
 BATCH = {  # gray sources first
-    "ultrasound": 15,
+    "ultrasound": 17,
     "busbra": 6,
-    "prostate": 3,
+    "prostate": 2,
     "pneumonia": 1,
     "vqa-rad": 1,
-    "skin": 4,
-    "polyp": 3,
-    "fundus": 5,
+    "skin": 3,
+    "polyp": 2,
+    "fundus": 2,
 }
 CLASSES = {
     "ultrasound": 2,
@@ -157,7 +157,7 @@ WEIGHTS = {"ultrasound": 1.0, "busbra": 0.3, "birads": 0.15, "measures": 4.0, "m
 
 def main() -> None:
     """Train and write the folder."""
-    options = arguments(__doc__, steps=3500)
+    options = arguments(__doc__, steps=1700)
     torch.manual_seed(derive_seed(options.seed, "vit"))
     device = to_device()
     sources, record = load_sources(options.data, options.cache)
@@ -177,7 +177,7 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, PEAK)
         losses = loss_of(model, heads, sources, rng)
-        total = torch.stack([WEIGHTS.get(name, 0.5) * loss for name, loss in losses.items()]).sum()
+        total = torch.stack([WEIGHTS.get(name, 0.3) * loss for name, loss in losses.items()]).sum()
         optimiser.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)

@@ -15,9 +15,11 @@ import pytest
 import yaml
 
 from consilia.core.errors import ConfigError, RunFailed
+from consilia.data.federation import load_federation
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
-from consilia.federation.server_settings import ServerSettings
+from consilia.federation.server_settings import ServerSettings, own_server
+from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import write_allow_list
 from consilia.recipes.simulate import SIMULATOR, run_simulator, stop_tree
 from tests.conftest import REPOSITORY
@@ -65,8 +67,24 @@ def test_three_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_
     assert len({tuple(order[start : start + 3]) for start in range(0, len(order), 3)}) > 1
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path: Path) -> None:
+    study = load_study(f"fedgpl-{task}")
+    sites = load_federation(study.data, tmp_path / "sites", train_cases=8)
+    config = study_config(study, "fedgpl", 0, sites, ["rounds=2", "training.local_epochs=1"])
+    records = [
+        run_inprocess(config, sites, tmp_path / "inprocess", server=own_server(config, sites)),
+        run_simulator(config, sites, tmp_path / "sim", server=own_server(config, sites)),
+    ]
+    for record in records:
+        record.run.engine = "sim"
+        assert record.exchange == records[0].exchange
+    assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
+    assert len({record.final["last"].sha256 for record in records}) == 1
+    assert figures(records[0]) == figures(records[1])
+
+
 def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wisconsin, tmp_path) -> None:
-    from consilia.federation.study import load_study, study_config
     from consilia.report.record import load_record
 
     config = study_config(load_study("wisconsin"), "fedkper", 0, {})

@@ -43,7 +43,7 @@ def _pigment(rng: np.random.Generator, size: int, tone: np.ndarray, colours: flo
     for colour in others[rng.permutation(4)[: int(rng.binomial(4, 0.15 + 0.6 * colours))]]:
         patch = sigmoid((texture(rng, size, 0.07, 0.07) - rng.uniform(0.5, 1.3)) * 5)
         pigment = blend(pigment, patch * rng.uniform(0.4, 0.8), colour)
-    return pigment
+    return np.asarray(pigment)
 
 
 def _hairs(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:

@@ -121,4 +121,4 @@ def _marks(rng: np.random.Generator, canvas: np.ndarray, size: int) -> np.ndarra
         left = column + 0.028 * i
         ends = row + 0.03 * rng.random(2) - 0.015
         letters.append([(float(ends[0]), left), (float(ends[1]), left + 0.012), (row, left + 0.016)])
-    return np.maximum(canvas, lines(size, letters, 0.006, blur=0.2) * 0.9)
+    return np.asarray(np.maximum(canvas, lines(size, letters, 0.006, blur=0.2) * 0.9))

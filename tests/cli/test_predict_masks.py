@@ -1,0 +1,156 @@
+"""``consilia predict`` for a segmentation: masks in the geometry of the files, boxes that say where to look."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from consilia.cli.app import app
+from consilia.core.files import write_tensors
+from consilia.data.loading import load_site
+from consilia.federation.config import RunConfig, run_config
+from consilia.federation.site import model_card
+from consilia.models.exchange import exchanged_state
+from consilia.models.foundation import FoundationFolder, weights_digest
+from consilia.models.sam_segmenter import MaskPrompts
+from tests.models.support import SMALL_SAM, small_sam
+
+ROWS, COLUMNS = 50, 80
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> tuple[Path, Path, RunConfig]:
+    """A site with twelve small scans and their masks, a saved model, and the run it came from."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks", "sam"):
+        (tmp_path / folder).mkdir()
+    lines = ["image,patient"]
+    for number in range(12):
+        mask = np.zeros((ROWS, COLUMNS), dtype=np.uint8)
+        mask[10:30, 20 + number : 50] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+        noise = rng.integers(0, 60, size=mask.shape).astype(np.uint8)
+        Image.fromarray(noise + mask // 2).save(tmp_path / "images" / f"{number}.png")
+        lines.append(f"{number},p{number}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    torch.manual_seed(0)
+    save_file({n: t.clone() for n, t in small_sam().state_dict().items()}, tmp_path / "sam" / "model.safetensors")
+    (tmp_path / "sam" / "config.json").write_text(json.dumps(SMALL_SAM))
+    digest = weights_digest(tmp_path / "sam")
+    site = {
+        "site": "a",
+        "foundation_models": {"small": {"folder": "sam", "digest": digest}},
+        "datasets": {
+            "structure": {
+                "format": "images",
+                "task": "segmentation",
+                "file": "cases.csv",
+                "folder": "images",
+                "image": "{image}.png",
+                "mask": {"folder": "masks", "name": "{image}.png"},
+                "patient": "patient",
+                "classes": ["background", "lesion"],
+                "size": [64, 64],
+                "spacing": [0.5, 0.25],
+                "normalise": "half",
+            }
+        },
+    }
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump(site))
+    load_site(path, "structure")
+    config = run_config(
+        {
+            "method": "fedgpl",
+            "task": "segmentation",
+            "role": "structure",
+            "model": {
+                "class": "consilia.models.prompted_sam.PromptedSam",
+                "foundation": {"model": "small", "digest": digest},
+            },
+        }
+    )
+    model = build(config, tmp_path)
+    saved = tmp_path / "global-last.safetensors"
+    write_tensors(saved, exchanged_state(model), model_card(config, ("background", "lesion"), "global-last"))
+    return path, saved, config
+
+
+def build(config: RunConfig, folder: Path):
+    place = FoundationFolder(folder=folder / "sam", digest=weights_digest(folder / "sam"))
+    return config.model.build(seed=0, allowed=(config.model.class_,), folders={"small": place}).eval()
+
+
+def consilia(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def test_masks_are_the_models_in_the_files_geometry(hospital, tmp_path: Path) -> None:
+    site, saved, config = hospital
+    (tmp_path / "boxes.csv").write_text("case,x1,y1,x2,y2\n" + "".join(f"{n},20,10,49,29\n" for n in range(12)))
+    out = tmp_path / "out"
+    arguments = ["predict", saved, "--site", site, "--cases", tmp_path / "images", "--out", out]
+    consilia(*arguments, "--boxes", tmp_path / "boxes.csv")
+    # The same by hand: resize as Pillow does, scale the box about pixel centres, ask the model, enlarge by centres.
+    model = build(config, tmp_path)
+    with (out / "masks.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    for number in range(12):
+        image = Image.open(tmp_path / "images" / f"{number}.png").resize((64, 64), Image.Resampling.BILINEAR)
+        inputs = (torch.tensor(np.asarray(image)).float() / 255 - 0.5) / 0.5
+        box = [20.5 * 64 / 80 - 0.5, 10.5 * 64 / 50 - 0.5, 49.5 * 64 / 80 - 0.5, 29.5 * 64 / 50 - 0.5]
+        with torch.no_grad():
+            small = (model(inputs[None, None], MaskPrompts(torch.tensor([box])))[0] > 0).numpy()
+        down = [int((row + 0.5) * 64 / ROWS) for row in range(ROWS)]
+        across = [int((column + 0.5) * 64 / COLUMNS) for column in range(COLUMNS)]
+        written = np.asarray(Image.open(out / f"{number}_mask.png"))
+        assert written.shape == (ROWS, COLUMNS)
+        assert set(np.unique(written)) <= {0, 255}
+        assert np.array_equal(written > 0, small[np.ix_(down, across)])
+        pixels = small.mean() * ROWS * COLUMNS
+        assert float(rows[str(number)]["foreground_pixels"]) == pytest.approx(pixels, abs=0.51)
+        assert float(rows[str(number)]["foreground_mm2"]) == pytest.approx(pixels * 0.5 * 0.25, abs=0.006)
+
+
+def test_without_boxes_the_whole_image_is_shown(hospital, tmp_path: Path) -> None:
+    site, saved, _ = hospital
+    everything = "".join(f"{n},0,0,{COLUMNS - 1},{ROWS - 1}\n" for n in range(12))
+    (tmp_path / "boxes.csv").write_text("case,x1,y1,x2,y2\n" + everything)
+    arguments = ["predict", saved, "--site", site, "--cases", tmp_path / "images"]
+    consilia(*arguments, "--out", tmp_path / "none")
+    consilia(*arguments, "--out", tmp_path / "all", "--boxes", tmp_path / "boxes.csv")
+    # Corner pixels of both sizes have other centres, so boxes differ by a fraction of a pixel: nearly the same masks.
+    for number in range(12):
+        first, second = (np.asarray(Image.open(tmp_path / f / f"{number}_mask.png")) > 0 for f in ("none", "all"))
+        assert (first != second).mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,x1,y1,x2,y2\n0,1,1,5,5\n", "11 case(s) have no box, e.g. '1'"),
+        ("case,x1,y1,x2\n0,1,1,5\n", "column(s) ['y2'] missing"),
+        ("ALL,5,5,1,1\n", "row 1: expected 0 <= x1 <= x2 < 80 and 0 <= y1 <= y2 < 50, got [5.0, 5.0, 1.0, 1.0]"),
+        ("ALL,1,1,80,5\n", "row 1: expected 0 <= x1 <= x2 < 80"),
+        ("ALL,a,1,5,5\n", "row 1: expected four numbers x1, y1, x2, y2"),
+    ],
+)
+def test_bad_boxes_are_named_and_nothing_is_written(hospital, tmp_path: Path, text: str, message: str) -> None:
+    site, saved, _ = hospital
+    if text.startswith("ALL"):
+        text = "case,x1,y1,x2,y2\n" + "".join(text.replace("ALL", str(number)) for number in range(12))
+    (tmp_path / "boxes.csv").write_text(text)
+    arguments = ["predict", saved, "--site", site, "--cases", tmp_path / "images", "--out", tmp_path / "out"]
+    assert message in consilia(*arguments, "--boxes", tmp_path / "boxes.csv", code=1)
+    assert not (tmp_path / "out").exists()
