@@ -4,7 +4,8 @@
 
 Frozen cls feature, standardised, logistic regression (its strength chosen inside the training folds, by patient), five
 folds by patient and stratified. A patient's score is the mean over her images. The same is done with random weights
-of the same network for several seeds, and with the weights that training started from; AUROC over patients, and a bootstrap interval over patients of the difference.
+of the same network for several seeds, and with the weights that training started from.
+AUROC over patients, and a bootstrap interval over patients of the difference to the random weights.
 """
 
 from __future__ import annotations

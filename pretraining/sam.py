@@ -54,7 +54,7 @@ CONFIG: dict[str, Any] = {
     "mask_decoder_config": {"hidden_size": 64, "mlp_dim": 256, "num_attention_heads": 4, "iou_head_hidden_dim": 64},
 }
 BATCH = {"ultrasound": 5, "busbra": 3, "prostate": 2, "skin": 2, "polyp": 2, "fundus": 2}  # gray sources first
-PROMPTS = ("box", "box", "whole", "whole", "point", "both")
+PROMPTS = ("box", "box", "box", "both", "point", "whole")
 PEAK = 8e-4
 
 
@@ -149,7 +149,7 @@ def loss_of(model: Any, sources: dict[str, Source], rng: torch.Generator) -> dic
 
 def main() -> None:
     """Train and write the folder."""
-    options = arguments(__doc__, steps=1300)
+    options = arguments(__doc__, steps=5000)
     device = to_device()
     sources, record = load_sources(options.data, options.cache)
     used = {name: record[name] for name in ("busbra",)} | {

@@ -34,7 +34,7 @@ FEW = 8
 def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
     folder = tmp_path_factory.mktemp("phantoms")
     return {
-        "classification": load_federation("phantom-fundus", folder / "c", train_cases=FEW),
+        "classification": load_federation("phantom-ultrasound", folder / "c", train_cases=FEW),
         "segmentation": load_federation("phantom-polyp", folder / "s", train_cases=FEW),
     }
 
@@ -151,7 +151,7 @@ def test_images_of_another_size_are_refused_by_name(sites, tmp_path: Path) -> No
     path.write_text(yaml.safe_dump(content))
     site = Site(config("classification", sites["classification"]), path)
     assert site.answer(TaskInfo(task="prepare"), None).error == "ConfigError"
-    assert "does not take inputs of shape (1, 3, 96, 96)" in (tmp_path / "state" / "errors.log").read_text()
+    assert "does not take inputs of shape (1, 1, 96, 96)" in (tmp_path / "state" / "errors.log").read_text()
 
 
 def test_the_server_without_the_class_refuses(sites, tmp_path: Path) -> None:

@@ -159,8 +159,8 @@ def test_teacher_is_in_evaluation_mode() -> None:
 
     node = FedKPerLearner(Noisy(), site_data(), TRAINING, FedKPerConfig(), seed=0)
     update = node.train(node.state(), 1)
-    assert not node._teacher.training
-    assert int(node._teacher.net[1].num_batches_tracked) == 0
+    assert not node._teacher.decode.training
+    assert int(node._teacher.decode.net[1].num_batches_tracked) == 0
     assert int(update.tensors["net.1.num_batches_tracked"]) == 2 * 3
 
 

@@ -55,7 +55,7 @@ def test_the_vit_sees_another_feature_in_another_image() -> None:
     assert distances.min() > 0.5
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("prostate", 0.85), ("ultrasound", 0.7)])
+@pytest.mark.parametrize(("kind", "expected"), [("prostate", 0.87), ("ultrasound", 0.75)])
 def test_the_sam_finds_a_new_phantom_in_its_box(kind: str, expected: float) -> None:
     pytest.importorskip("transformers")
     drawn = draw_phantoms(kind, 8, seed=77, scanner=3)
@@ -64,14 +64,19 @@ def test_the_sam_finds_a_new_phantom_in_its_box(kind: str, expected: float) -> N
     for mask in drawn.masks > 0:
         (rows,), (columns,) = np.nonzero(mask.any(1)), np.nonzero(mask.any(0))
         boxes.append([float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)])
+    truth = drawn.masks > 0
     model = load_foundation("consilia-sam", None, {})
-    with torch.no_grad():
-        out = model(pixel_values=images, input_boxes=torch.tensor(boxes)[:, None], multimask_output=False)
-    logits = torch.nn.functional.interpolate(out.pred_masks[:, 0], (128, 128), mode="bilinear")[:, 0]
-    found, truth = logits.numpy() > 0, drawn.masks > 0
-    dice = 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))
-    assert dice.mean() > expected
-    assert abs(float(out.iou_scores.mean()) - float((dice / (2 - dice)).mean())) < 0.15
+    dice = {}
+    for prompt, asked in (("box", torch.tensor(boxes)), ("whole", torch.tensor([[0.0, 0.0, 128.0, 128.0]] * 8))):
+        with torch.no_grad():
+            out = model(pixel_values=images, input_boxes=asked[:, None], multimask_output=False)
+        logits = torch.nn.functional.interpolate(out.pred_masks[:, 0], (128, 128), mode="bilinear")[:, 0]
+        found = logits.numpy() > 0
+        each = 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))
+        assert abs(float(out.iou_scores.mean()) - float((each / (2 - each)).mean())) < 0.15
+        dice[prompt] = float(each.mean())
+    assert dice["box"] > expected
+    assert dice["box"] > dice["whole"]  # it does look at the box
 
 
 @pytest.mark.parametrize("name", NAMES)

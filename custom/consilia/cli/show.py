@@ -27,7 +27,7 @@ COLUMNS = {
         "last.global_auroc": ("AUROC", 1),
         "over_rounds.bwt": ("BwT", 100),
         "over_rounds.nfr_global": ("NFR", 100),
-        "bytes.up.mean": ("MB up", 1e-6),
+        "bytes.up.max": ("MB up", 1e-6),
     },
     "segmentation": {
         "last.global_dice_box": ("Dice box", 100),
@@ -36,7 +36,7 @@ COLUMNS = {
         "last.global_hd95_box": ("HD95 box", 1),
         "last.personal_dice_box": ("personal", 100),
         "last.worst_site.dice": ("worst", 100),
-        "bytes.up.mean": ("MB up", 1e-6),
+        "bytes.up.max": ("MB up", 1e-6),
     },
 }
 """By task: figure by its path in the summary, with heading, and the factor it is shown by."""
@@ -107,10 +107,10 @@ global: the shared model, test cases of all sites pooled. personal: each site's
 own model at home, mean over sites. balance: mean of the two. worst: the lowest
 personal accuracy. AUROC: per site, then averaged where defined. BwT: backward
 transfer, below 0 is forgetting. NFR: cases newly wrong from round to round.
-MB up: per site and round.""",
+MB up: largest update of a site in a round.""",
     "segmentation": """\
 Dice of the shared model, mean over sites, by what it is shown: the true box (an
 oracle), the whole image, the true box jittered by a tenth. HD95 in pixels or mm.
 personal: each site's own model, true box; worst: the lowest of them.
-MB up: per site and round.""",
+MB up: largest update of a site in a round.""",
 }

@@ -25,6 +25,7 @@ from consilia.data.specs import DatasetSpec, SelectSpec
 from consilia.data.wisconsin import wisconsin_sites
 from consilia.data.yaml_file import Model, Text, read_yaml, validate
 from consilia.models.build import DEFAULT_ALLOWED
+from consilia.models.foundation import FoundationFolder
 
 EVALUATOR = "evaluator"
 
@@ -87,6 +88,7 @@ class FederationConfig(Model):
 
     role: str
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
+    foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     sites: dict[str, DatasetSpec] | None = None
     pooled: DatasetSpec | None = None
     cut: Annotated[ColumnCut | DirichletCut, Field(discriminator="by")] | None = None
@@ -132,7 +134,8 @@ def load_federation(
         embedded = EMBEDDED_DATA[path_or_name]
         specs = _without(embedded.sites(out.absolute()), leave_out, path_or_name)
         specs = _fewer(specs, train_cases)
-        written = {name: _write_site(out, name, embedded.role, spec, DEFAULT_ALLOWED) for name, spec in specs.items()}
+        common = FederationConfig(role=embedded.role, sites=specs)
+        written = {name: _write_site(out, name, common, spec) for name, spec in specs.items()}
     elif path.is_dir():
         if leave_out is not None or train_cases is not None:
             raise ConfigError(
@@ -143,7 +146,7 @@ def load_federation(
     elif path.is_file():
         config = _read_config(path)
         specs = _fewer(_materialise(config, path, out, leave_out), train_cases)
-        written = {name: _write_site(out, name, config.role, spec, config.allow_models) for name, spec in specs.items()}
+        written = {name: _write_site(out, name, config, spec) for name, spec in specs.items()}
     else:
         raise ConfigError(
             f"{path_or_name}: expected one of {sorted(EMBEDDED_DATA)}, a folder with */site.yaml, or a federation "
@@ -254,11 +257,12 @@ def _index(spec: DatasetSpec, path: Path) -> Cases:
     return cases
 
 
-def _write_site(out: Path, name: str, role: str, spec: DatasetSpec, allow_models: tuple[str, ...]) -> Path:
+def _write_site(out: Path, name: str, config: FederationConfig, spec: DatasetSpec) -> Path:
     content = {
         "site": name,
-        "allow_models": list(allow_models),
-        "datasets": {role: spec.model_dump(mode="json", exclude_defaults=True)},
+        "allow_models": list(config.allow_models),
+        "foundation_models": {key: folder.model_dump(mode="json") for key, folder in config.foundation_models.items()},
+        "datasets": {config.role: spec.model_dump(mode="json", exclude_defaults=True)},
     }
     target = (out / name / "site.yaml").absolute()
     validate(SiteConfig, content, target)  # before writing: site names become folder names

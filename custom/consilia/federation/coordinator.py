@@ -55,7 +55,7 @@ class Coordinator:
         config: the run.
         sites: names of the connected sites.
         initial: the global state of version 0.
-        all_parameters: elements of the whole model's state, the frozen ones counted in.
+        all_parameters: elements that full fine-tuning of the same model would exchange.
         folder: where the spool lies and the checkpoints are kept.
         engine: named in the record.
         progress: told about every step, as small JSON-able dictionaries.

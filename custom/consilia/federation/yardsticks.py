@@ -26,7 +26,7 @@ from consilia.methods.classification import LOGITS
 from consilia.methods.fedavg.config import FedAvgConfig
 from consilia.methods.fedavg.learner import FedAvgLearner
 from consilia.methods.learner import TASKS
-from consilia.methods.task import Answers
+from consilia.methods.task import Answers, Network
 from consilia.models.sam_segmenter import MaskPrompts
 from consilia.report.record import FinalModels, Record, SiteMetrics
 
@@ -211,7 +211,9 @@ def _filled(split: Split) -> Answers:
         x1, y1, x2, y2 = prompts.boxes[:, :, None, None].unbind(dim=1)
         return ((across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)).float()
 
-    return TASKS["segmentation"].answer(fill, split.inputs, split.labels, split.case_ids)
+    return TASKS["segmentation"].answer(
+        Network(lambda inputs: inputs, fill), split.inputs, split.labels, split.case_ids
+    )
 
 
 def _metrics(site: SiteData, answer: Callable[[Split], Answers], *, thorough: bool = True) -> SiteMetrics:

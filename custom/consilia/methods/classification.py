@@ -18,7 +18,7 @@ LOGITS = "logits"
 class Classification(Task):
     """One class index per case."""
 
-    batch = 256
+    most = 256
 
     def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         """Cross-entropy."""

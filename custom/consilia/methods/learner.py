@@ -16,7 +16,7 @@ from consilia.data.dataset import SiteData, Split
 from consilia.methods.classification import Classification
 from consilia.methods.config import MethodConfig, TrainingConfig
 from consilia.methods.segmentation import Segmentation
-from consilia.methods.task import Network, Task
+from consilia.methods.task import Network, Task, network_of
 from consilia.models.exchange import exchanged_state, load_exchanged
 
 TASKS: dict[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
@@ -66,6 +66,7 @@ class Learner(Generic[C]):
         self.data, self.training, self.config = data, training, config
         self.seed, self.should_stop = seed, should_stop
         self.task = TASKS[data.task]
+        self.task.require()
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._encoded: dict[int, tuple[Split, Tensor]] = {}
         self._draw = torch.Generator()
@@ -96,8 +97,7 @@ class Learner(Generic[C]):
     @property
     def network(self) -> Network:
         """The model as it is called on :meth:`inputs`."""
-        decode: Network = self.model.decode if self.encoder_is_frozen else self.model
-        return decode
+        return network_of(self.model, encoded=self.encoder_is_frozen)
 
     def train(self, state: Mapping[str, Tensor], round_number: int, *, epochs: int | None = None) -> Update:
         """Train on the site's train split from the given global state.
@@ -135,7 +135,7 @@ class Learner(Generic[C]):
     def answers(self, split: Split) -> dict[str, Tensor]:
         """The current model's answers on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.task`."""
         self.model.eval()
-        inputs, size = self.inputs(split), self.task.batch
+        inputs, size = self.inputs(split), self.task.at_once(split.inputs)
         pieces = [
             self.task.answer(
                 self.network,
@@ -160,7 +160,7 @@ class Learner(Generic[C]):
             return split.inputs
         if id(split) not in self._encoded:
             self.model.eval()
-            size = self.task.batch
+            size = self.task.at_once(split.inputs)
             pieces = [
                 self.model.encode(split.inputs[start : start + size].to(self.device)).cpu()
                 for start in range(0, len(split), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilia.core.determinism import generator
+from consilia.core.errors import ConfigError
 from consilia.data.dataset import Split
 from consilia.evaluation.segmentation import segmentation_metrics
 from consilia.methods.task import Answers, Network, Task
@@ -28,7 +30,7 @@ class Segmentation(Task):
     ``image`` the whole image (no help), ``jitter`` the tight box with its edges moved by up to a tenth.
     """
 
-    batch = 32
+    most = 32
 
     def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         """L_seg of specification 3.3 on the second of two decoder passes, mean over the batch."""
@@ -39,7 +41,13 @@ class Segmentation(Task):
         """A mask (N, H, W) bool for each prompt setting."""
         truth = tight_boxes(labels)
         settings = {"box": truth, "image": whole_image(labels), "jitter": jittered(truth, case_ids, labels.shape[-1])}
-        return {name: (network(inputs, MaskPrompts(boxes)) > 0).cpu() for name, boxes in settings.items()}
+        codes = network.encode(inputs)
+        return {name: (network.decode(codes, MaskPrompts(boxes)) > 0).cpu() for name, boxes in settings.items()}
+
+    def require(self) -> None:
+        """HD95 is MONAI's, and is asked for after the last round only."""
+        if find_spec("monai") is None:
+            raise ConfigError("a segmentation's HD95 needs MONAI: pip install 'consilia[imaging]'")
 
     def nothing(self, split: Split, classes: int) -> dict[str, Tensor]:
         """No masks."""

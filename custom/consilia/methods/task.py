@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,15 +15,53 @@ from consilia.data.dataset import Split
 Answers = Mapping[str, Tensor]
 """A model's answers on a split, by the way it was asked: ``{"logits": (N, C)}``, or a mask (N, H, W) per prompt."""
 
-Network = Callable[..., Tensor]
-"""A model as a task calls it: on inputs, or on what a frozen encoder made of them."""
+
+@dataclass(frozen=True)
+class Network:
+    """A model as a task calls it: ``decode(encode(inputs), ...)``.
+
+    A model without such halves is all decoder; where a frozen encoder's output is kept, there is nothing to encode.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[..., Tensor]
+
+    def __call__(self, inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """The model's output."""
+        return self.decode(self.encode(inputs), *arguments, **options)
+
+
+def network_of(model: Any, *, encoded: bool = False) -> Network:
+    """The model in two halves; with ``encoded`` it is called on what its encoder made of the inputs."""
+    if encoded:
+        return Network(_as_it_is, model.decode)
+    if hasattr(model, "encode") and hasattr(model, "decode"):
+        return Network(model.encode, model.decode)
+    return Network(_as_it_is, model)
+
+
+def _as_it_is(inputs: Tensor) -> Tensor:
+    return inputs
+
+
+SMALL = 128
+"""Side, in pixels, of an image of which :attr:`Task.most` are answered at once."""
 
 
 class Task(ABC):
     """Stateless; :data:`consilia.methods.learner.TASKS` holds one of each."""
 
-    batch: int
-    """Cases that are answered at once."""
+    most: int
+    """Cases that are answered at once, if they are small."""
+
+    def at_once(self, inputs: Tensor) -> int:
+        """How many of the cases (N, ...) are answered at once: fewer of large images, for their memory."""
+        pixels = inputs.shape[-1] * inputs.shape[-2] if inputs.ndim > 3 else 1
+        return max(1, min(self.most, self.most * SMALL**2 // pixels))
+
+    def require(self) -> None:
+        """Raise ConfigError where a package is missing that the task will need: better now than after the rounds."""
+        return
 
     @abstractmethod
     def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:

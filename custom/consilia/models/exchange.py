@@ -28,9 +28,14 @@ def in_type(tensor: Tensor, dtype: ExchangeType) -> Tensor:
     return tensor.to("cpu", wanted, copy=True).contiguous()
 
 
+ADDED = ("prompt_generator.", "lora_")
+"""In names of tensors: what a frugal method adds to a model, and full fine-tuning does not have."""
+
+
 def count_elements(model: nn.Module) -> int:
-    """Elements of the whole state, frozen or not: what full fine-tuning would exchange."""
-    return sum(tensor.numel() for tensor in model.state_dict().values())
+    """Elements that full fine-tuning of the same model would exchange: its whole state, but for what was added."""
+    state = model.state_dict()
+    return sum(tensor.numel() for name, tensor in state.items() if not any(part in name for part in ADDED))
 
 
 def load_exchanged(model: nn.Module, state: Mapping[str, Tensor]) -> None:

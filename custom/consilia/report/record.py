@@ -229,17 +229,11 @@ class FinalModels(Part):
 
 
 class Exchange(Part):
-    """What travels each way between server and site: ``parameters`` elements of the model's ``all_parameters``."""
+    """What travels each way: ``parameters`` elements, where full fine-tuning would exchange ``all_parameters``."""
 
     parameters: Annotated[int, Field(ge=1)]
     all_parameters: Annotated[int, Field(ge=1)]
     dtype: Literal["float32", "float16"]
-
-    @model_validator(mode="after")
-    def _part_of_the_whole(self) -> Exchange:
-        if self.parameters > self.all_parameters:
-            raise ValueError(f"{self.parameters} parameters exchanged of a model of {self.all_parameters}")
-        return self
 
 
 class Record(Part):

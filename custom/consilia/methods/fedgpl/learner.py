@@ -40,7 +40,8 @@ class FedGPLLearner(Learner[FedGPLConfig]):
         """No score; the individuality ratio of the trained generator over some of the site's training images."""
         self.model.eval()
         images = self.data.train.inputs[: self.config.watch_images]
-        prompts = self.generator(self.model.patches(images.to(self.device)))
+        pieces = images.split(self.task.at_once(images))
+        prompts = torch.cat([self.generator(self.model.patches(piece.to(self.device))) for piece in pieces])
         return None, {"individuality": individuality(prompts)}
 
     def ablated(self) -> AbstractContextManager[None] | None:
@@ -51,7 +52,7 @@ class FedGPLLearner(Learner[FedGPLConfig]):
     def attention(self, split: Split) -> Tensor | None:
         """How much the prompts attend to each patch of each image: (N, h, w)."""
         self.model.eval()
-        size = self.task.batch
+        size = self.task.at_once(split.inputs)
         pieces = [
             self.model.attention(split.inputs[start : start + size].to(self.device)).cpu()
             for start in range(0, len(split), size)
@@ -62,7 +63,7 @@ class FedGPLLearner(Learner[FedGPLConfig]):
     def _mean_query(self) -> Iterator[None]:
         # An external test site has no training images: its test images' queries then do.
         split = self.data.test if self.data.is_evaluator else self.data.train
-        generator, size = self.generator, self.task.batch
+        generator, size = self.generator, self.task.at_once(split.inputs)
         with torch.no_grad():
             self.model.eval()
             total = torch.zeros((), device=self.device)

@@ -14,7 +14,7 @@ from consilia.methods.fedkper.alignment import selective_alignment_loss
 from consilia.methods.fedkper.config import FedKPerConfig
 from consilia.methods.fedkper.reliability import reliability_diversity_score
 from consilia.methods.learner import Learner
-from consilia.methods.task import Network
+from consilia.methods.task import Network, network_of
 
 
 class FedKPerLearner(Learner[FedKPerConfig]):
@@ -55,6 +55,4 @@ class FedKPerLearner(Learner[FedKPerConfig]):
         return reliability_diversity_score(accuracy, counts), {f"{self.config.reliability}_accuracy": accuracy}
 
     def _frozen_copy(self) -> Network:
-        copied = copy.deepcopy(self.model).eval().requires_grad_(False)
-        decode: Network = copied.decode if self.encoder_is_frozen else copied
-        return decode
+        return network_of(copy.deepcopy(self.model).eval().requires_grad_(False), encoded=self.encoder_is_frozen)
