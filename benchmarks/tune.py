@@ -50,7 +50,11 @@ def main() -> None:
     table: dict[str, dict[str, float]] = {}
     for label in arguments.methods or study.methods:
         for value in values.split(","):
-            overrides = [f"{key}={value}", *arguments.set, *([f"rounds={arguments.rounds}"] if arguments.rounds else [])]
+            overrides = [
+                f"{key}={value}",
+                *arguments.set,
+                *([f"rounds={arguments.rounds}"] if arguments.rounds else []),
+            ]
             config = study_config(study, label, arguments.seed, sites, overrides)
             place = arguments.out / f"{label}-{value}"
             record = finished(place, config, sites) or run_inprocess(

@@ -28,7 +28,7 @@ class PromptedViT(nn.Module):
             :class:`~consilia.models.prompt_generator.PromptGenerator`.
     """
 
-    encoder_is_frozen = False
+    encoder_is_frozen = True
     backbone: Backbone
 
     def __init__(
@@ -57,14 +57,24 @@ class PromptedViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3 or 1, S, S) -> logits (B, C)."""
-        patches, tokens = self._tokens(images)
+        return self.decode(self.encode(images))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images -> patch embeddings (B, T, d) before position embedding: all that no prompt has a part in."""
+        embedding = self.backbone.patch_embed
+        patches: Tensor = embedding(in_colour(images, embedding.proj.in_channels))
+        return patches
+
+    def decode(self, patches: Tensor) -> Tensor:
+        """Patch embeddings (B, T, d) -> logits (B, C)."""
+        tokens = self._tokens(patches)
         logits: Tensor = self.head(run_blocks(self.backbone, self._prompted(patches, tokens), tokens.shape[1]))
         return logits
 
-    @torch.no_grad()
     def patches(self, images: Tensor) -> Tensor:
-        """What the generator pools its query from: patch embeddings (B, T, d) before position embedding."""
-        return self._tokens(images)[0]
+        """What the generator pools its query from: patch embeddings (B, T, d)."""
+        return self.encode(images)
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
@@ -72,7 +82,8 @@ class PromptedViT(nn.Module):
 
         Mean over prompts and heads.
         """
-        patches, tokens = self._tokens(images)
+        patches = self.encode(images)
+        tokens = self._tokens(patches)
         states = self._prompted(patches, tokens)
         *before, last = self.backbone.blocks
         for block in before:
@@ -83,12 +94,11 @@ class PromptedViT(nn.Module):
         to_patches: Tensor = weights.mean(dim=(1, 2))[:, first : tokens.shape[1]]
         return to_patches.reshape(len(images), *self.backbone.patch_embed.grid_size)
 
-    def _tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch embeddings, and the frozen encoder's input without prompts; nothing before the prompts is trained."""
-        backbone = self.backbone
-        with torch.no_grad():
-            patches = backbone.patch_embed(in_colour(images, backbone.patch_embed.proj.in_channels))
-            return patches, backbone.norm_pre(backbone._pos_embed(patches))
+    @torch.no_grad()
+    def _tokens(self, patches: Tensor) -> Tensor:
+        """The frozen encoder's input without prompts: class token and patches with their positions."""
+        tokens: Tensor = self.backbone.norm_pre(self.backbone._pos_embed(patches))
+        return tokens
 
     def _prompted(self, patches: Tensor, tokens: Tensor) -> Tensor:
         return torch.cat([tokens, self.prompt_generator(patches).flatten(1, 2)], dim=1)
