@@ -19,6 +19,7 @@ from consilia.evaluation.summary import summarise
 from consilia.federation.study import EMBEDDED, load_study
 from consilia.report.record import Task, load_record
 
+LARGE = 20
 STUDIES = Path(__file__).parents[1] / "configs" / "studies"
 
 
@@ -66,6 +67,7 @@ TABLES: dict[Task, dict[str, list[str]]] = {
 
 COSTS: dict[Task, dict[str, tuple[str, Unit | Literal["ratio"]]]] = {
     "classification": {
+        "AUROC, sites of 20 test cases or more": ("last.large_sites_auroc", "score"),
         "Rounds to within 1\u00a0%": ("over_rounds.rounds_to_within_1_percent", "rounds"),
         "MB up, per site and round": ("megabytes_up", "score"),
         "Mean query, accuracy": ("last.mean_query.accuracy_difference", "signed"),
@@ -91,7 +93,17 @@ COSTS: dict[Task, dict[str, tuple[str, Unit | Literal["ratio"]]]] = {
 def compact(record: dict[str, Any]) -> dict[str, Any]:
     """What stays in the repository of a run: what was run, on what data, and the summary; not every round."""
     kept = {key: record[key] for key in ("schema", "run", "config", "versions", "sites", "class_names")}
-    return {**kept, "summary": summarise(record), "sha256": {k: v["sha256"] for k, v in record["final"].items()}}
+    summary = summarise(record)
+    for key, chosen in record["final"].items():
+        summary[key]["large_sites_auroc"] = large_sites_auroc(chosen["global"])
+    return {**kept, "summary": summary, "sha256": {k: v["sha256"] for k, v in record["final"].items()}}
+
+
+def large_sites_auroc(by_site: Mapping[str, Any]) -> float | None:
+    """Mean AUROC over the sites of at least :data:`LARGE` test cases: at a smaller one a single case moves it much."""
+    tested = [site["test"] for site in by_site.values() if site["test"] and site["test"]["count"] >= LARGE]
+    found = [metrics["auroc"] for metrics in tested if metrics.get("auroc") is not None]
+    return sum(found) / len(found) if found else None
 
 
 def load(folder: Path, study: str | None = None) -> list[dict[str, Any]]:
@@ -152,8 +164,8 @@ def cost_text(figure: Mapping[str, Any] | None, unit: Unit | Literal["ratio"]) -
 
 
 def with_megabytes(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with ``bytes.up.mean`` in millions, as ``megabytes_up``; undefined where no site sent anything."""
-    sent = row["figures"]["bytes.up.mean"]
+    """The row with ``bytes.up.max`` in millions, as ``megabytes_up``; undefined where no site sent anything."""
+    sent = row["figures"]["bytes.up.max"]
     scaled = {key: None if sent[key] is None else sent[key] / 1e6 for key in ("mean", "sd")}
     return {**row, "figures": {**row["figures"], "megabytes_up": {**scaled, "n": sent["n"]}}}
 

@@ -13,11 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from consilia.data.federation import load_federation
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.selection import validation_value
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import finished, load_study, study_config
+from consilia.federation.study import finished, load_study, study_config, study_sites
 from consilia.report.record import Record
 
 
@@ -46,7 +45,9 @@ def main() -> None:
     arguments = parser.parse_args()
     study = load_study(arguments.study)
     key, _, values = arguments.grid.partition("=")
-    sites = load_federation(study.data, arguments.out / "sites", train_cases=arguments.train_cases)
+    if arguments.train_cases is not None:
+        study = study.model_copy(update={"train_cases": arguments.train_cases})
+    sites = study_sites(study, arguments.out / "sites")
     table: dict[str, dict[str, float]] = {}
     for label in arguments.methods or study.methods:
         for value in values.split(","):

@@ -31,8 +31,8 @@ from consilia.models.foundation import (
     EMBEDDED_FOLDER,
     FoundationFolder,
     empty_foundation,
+    foundation_digest,
     read_foundation,
-    weights_digest,
 )
 from pretraining.corpus import Images, busbra
 from pretraining.start import structured_start
@@ -92,7 +92,7 @@ def interval(truth: np.ndarray, ours: np.ndarray, others: np.ndarray, seed: int)
 def run(folder: Path, data: Path, seeds: int) -> dict[str, Any]:
     """The result that is written as JSON."""
     images = busbra(data, pooled=False)
-    place = FoundationFolder(folder=folder.absolute(), digest=weights_digest(folder))
+    place = FoundationFolder(folder=folder.absolute(), digest=foundation_digest(folder))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     ours, truth = patient_scores(features(read_foundation(place), images.pixels), images, seed=0)
     others = []

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from consilia.core.files import write_json
 from consilia.data.phantoms import KINDS, draw_phantoms
-from consilia.models.foundation import EMBEDDED_FOLDER, FoundationFolder, read_foundation, weights_digest
+from consilia.models.foundation import EMBEDDED_FOLDER, FoundationFolder, foundation_digest, read_foundation
 from pretraining.corpus import busbra
 from pretraining.sam import SIZE, tight_boxes
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=EMBEDDED_FOLDER / "consilia-sam")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    place = FoundationFolder(folder=options.model.absolute(), digest=weights_digest(options.model))
+    place = FoundationFolder(folder=options.model.absolute(), digest=foundation_digest(options.model))
     model = read_foundation(place)
     result: dict[str, Any] = {"model_digest": place.digest, "dice": {}}
     for kind in KINDS:

@@ -176,7 +176,7 @@ def segmented(dice: float, sent: float | None, query: float | None) -> dict[str,
         "last": {**final, "mean_query": mean_query},
         "best": final,
         "over_rounds": {"rounds_to_within_1_percent": None if sent is None else 3},
-        "bytes": {"up": {"mean": sent}},
+        "bytes": {"up": {"max": sent}},
         "individuality": {"first": None if query is None else 2.5e-5, "last": None if query is None else 0.25},
     }
 

@@ -203,8 +203,8 @@ def test_phantom_federations(tmp_path: Path) -> None:
     assert roles == dict.fromkeys(classified, "diagnosis") | dict.fromkeys(masks, "structure")
     for name, task in (("phantom-ultrasound", "classification"), ("phantom-polyp", "segmentation")):
         sites = load_federation(name, tmp_path / name)
-        assert list(sites) == [f"hospital-{i}" for i in range(1, 5)]
-        data = load_site(sites["hospital-1"], roles[name])
+        assert list(sites) == [f"phantom-hospital-{i}" for i in range(1, 5)]
+        data = load_site(sites["phantom-hospital-1"], roles[name])
         assert data.task == task
         assert data.train.inputs.shape[2:] == (128, 128)
     image = next((tmp_path / "phantom-polyp").rglob("*.png"))
@@ -213,9 +213,9 @@ def test_phantom_federations(tmp_path: Path) -> None:
     assert image.stat().st_mtime_ns == before
     # In the folder of another kind the images are its own: kinds must not be taken for each other.
     sites = load_federation("phantom-prostate", tmp_path / "phantom-polyp")
-    assert load_site_config(sites["hospital-1"]).dataset("structure").mode == "gray"
+    assert load_site_config(sites["phantom-hospital-1"]).dataset("structure").mode == "gray"
     with pytest.raises(DataError, match=r"64 case\(s\) of the data are not in this file"):
-        load_site(sites["hospital-1"], "structure")
+        load_site(sites["phantom-hospital-1"], "structure")
 
 
 def test_classes_must_agree(tmp_path: Path) -> None:

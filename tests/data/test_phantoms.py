@@ -108,9 +108,9 @@ def test_the_sites_are_read_as_written(ultrasound_sites: Path) -> None:
 
 @pytest.mark.slow
 def test_the_masks_are_the_truth_of_a_segmentation(ultrasound_sites: Path) -> None:
-    before = (ultrasound_sites / "hospital-1" / "cases.csv").stat().st_mtime_ns
-    spec = phantom_sites("ultrasound", "segmentation", ultrasound_sites)["hospital-1"]
-    assert (ultrasound_sites / "hospital-1" / "cases.csv").stat().st_mtime_ns == before  # written once
+    before = (ultrasound_sites / "phantom-hospital-1" / "cases.csv").stat().st_mtime_ns
+    spec = phantom_sites("ultrasound", "segmentation", ultrasound_sites)["phantom-hospital-1"]
+    assert (ultrasound_sites / "phantom-hospital-1" / "cases.csv").stat().st_mtime_ns == before  # written once
     assert spec.classes == ("background", "lesion")
     assert (spec.task, spec.label) == ("segmentation", None)  # type: ignore[union-attr]
     problems = Problems()

@@ -23,7 +23,7 @@ from consilia.federation.site import Site
 from consilia.federation.study import load_study, study_config
 from consilia.federation.yardsticks import run_yardstick
 from consilia.models.exchange import exchanged_state
-from consilia.models.foundation import EMBEDDED_FOLDER, weights_digest
+from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.report.record import Record
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_half_precision_halves_the_bytes(sites, tmp_path: Path) -> None:
         torch.float16
     }
     # What a site keeps for itself is not rounded.
-    state = sites["classification"]["hospital-1"].parent / "state" / "runs" / half.run.id
+    state = sites["classification"]["phantom-hospital-1"].parent / "state" / "runs" / half.run.id
     assert {tensor.dtype for tensor in load_file(state / "personal-last.safetensors").values()} == {torch.float32}
 
 
@@ -122,7 +122,7 @@ def test_a_filled_box_is_worth_what_numpy_says(sites, tmp_path: Path) -> None:
 def test_another_copy_of_the_foundation_model_is_refused(sites, tmp_path: Path) -> None:
     wanted = config("classification", sites["classification"], "head")
     files = dict(sites["classification"])
-    content = yaml.safe_load(files["hospital-2"].read_text())
+    content = yaml.safe_load(files["phantom-hospital-2"].read_text())
     folder = tmp_path / "other-vit"
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -133,18 +133,18 @@ def test_another_copy_of_the_foundation_model_is_refused(sites, tmp_path: Path) 
     changed["model"]["foundation"] = {"model": "shared-vit", "digest": digest}
     other = tmp_path / "site.yaml"
     other.write_text(yaml.safe_dump(content))
-    with pytest.raises(CheckpointError, match=r"other-vit/model.safetensors: expected sha256:"):
+    with pytest.raises(CheckpointError, match=r"other-vit: expected sha256:"):
         Site(RunConfig.model_validate(changed), other)
 
 
 def test_the_task_of_the_run_and_of_the_site_must_agree(sites, tmp_path: Path) -> None:
     wanted = config("segmentation", sites["segmentation"]).to_json()
     with pytest.raises(ConfigError, match=r"the run is a segmentation, role 'diagnosis' of .* a classification"):
-        Site(RunConfig.model_validate({**wanted, "role": "diagnosis"}), sites["classification"]["hospital-1"])
+        Site(RunConfig.model_validate({**wanted, "role": "diagnosis"}), sites["classification"]["phantom-hospital-1"])
 
 
 def test_images_of_another_size_are_refused_by_name(sites, tmp_path: Path) -> None:
-    content = yaml.safe_load(sites["classification"]["hospital-1"].read_text())
+    content = yaml.safe_load(sites["classification"]["phantom-hospital-1"].read_text())
     content["datasets"]["diagnosis"]["size"] = [96, 96]
     content["state_dir"] = str(tmp_path / "state")
     path = tmp_path / "site.yaml"
@@ -178,16 +178,16 @@ def test_a_site_that_lacks_the_foundation_model_is_absent_and_the_others_go_on(s
     (damaged / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-4] + bytes(4))
     files = {}
     for name, path in sites["classification"].items():
-        folder = damaged if name == "hospital-4" else source
+        folder = damaged if name == "phantom-hospital-4" else source
         content = yaml.safe_load(path.read_text())
         content["state_dir"] = str(tmp_path / name)
-        content["foundation_models"] = {"shared": {"folder": str(folder), "digest": weights_digest(source)}}
+        content["foundation_models"] = {"shared": {"folder": str(folder), "digest": foundation_digest(source)}}
         files[name] = tmp_path / f"{name}.yaml"
         files[name].write_text(yaml.safe_dump(content))
     changed = config("classification", sites["classification"], "head").to_json()
-    changed["model"]["foundation"] = {"model": "shared", "digest": weights_digest(source)}
+    changed["model"]["foundation"] = {"model": "shared", "digest": foundation_digest(source)}
     wanted = RunConfig.model_validate(changed)
-    with pytest.raises(CheckpointError, match=r"damaged/model.safetensors: expected sha256:"):
-        Site(wanted, files.pop("hospital-4"))
+    with pytest.raises(CheckpointError, match=r"damaged: expected sha256:"):
+        Site(wanted, files.pop("phantom-hospital-4"))
     record = run_inprocess(wanted, files, tmp_path / "run", server=own_server(wanted, files))
-    assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-3"]
+    assert sorted(record.sites) == ["phantom-hospital-1", "phantom-hospital-2", "phantom-hospital-3"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.models.foundation import FoundationFolder, load_foundation, weights_digest
+from consilia.models.foundation import FoundationFolder, foundation_digest, load_foundation
 from tests.models.support import SMALL_SAM, SMALL_VIT, small_sam, small_vit
 
 NONE = f"sha256:{'0' * 64}"
@@ -24,7 +24,7 @@ def folder(
     (place / "config.json").write_text(json.dumps(config))
     kept = {name: tensor.clone() for name, tensor in (state or model.state_dict()).items()}
     save_file(kept, place / "model.safetensors")
-    return FoundationFolder(folder=place, digest=weights_digest(place))
+    return FoundationFolder(folder=place, digest=foundation_digest(place))
 
 
 def test_a_vit_comes_back_as_it_was_saved_and_without_its_head(tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_absent_different_and_unfit_models_are_named(tmp_path: Path) -> None:
     place = folder(tmp_path / "vit", small_vit(), SMALL_VIT)
     with pytest.raises(ConfigError, match=r"no foundation model 'vit-b' here.*\['mine'\].*consilia-vit"):
         load_foundation("vit-b", None, {"mine": place})
-    with pytest.raises(ConfigError, match=f"the run wants weights with digest {NONE}, here they have {place.digest}"):
+    with pytest.raises(ConfigError, match=f"the run wants digest {NONE}, here it is {place.digest}"):
         load_foundation("mine", NONE, {"mine": place})
-    with pytest.raises(CheckpointError, match=rf"model.safetensors: expected {NONE}, got {place.digest}"):
+    with pytest.raises(CheckpointError, match=rf"vit: expected {NONE}, got {place.digest}"):
         load_foundation("mine", None, {"mine": place.model_copy(update={"digest": NONE})})
     with pytest.raises(CheckpointError, match=r"nowhere/model.safetensors: no such file"):
         load_foundation("mine", None, {"mine": place.model_copy(update={"folder": tmp_path / "nowhere"})})

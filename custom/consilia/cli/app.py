@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable
@@ -207,6 +208,23 @@ def site_check(
         errors.print(f"{site}: not ready", style="bold red")
         raise typer.Exit(1)
     console.print(f"{site}: ready", style="green")
+
+
+@site_app.command("foundation")
+@friendly
+def site_foundation(
+    folder: Annotated[Path, typer.Argument(help="A folder with config.json and model.safetensors.")],
+) -> None:
+    """Print the lines by which site.yaml (or server.yaml) names a foundation model: its folder and its digest.
+
+    \b
+    consilia site foundation /models/vit-b16
+    """
+    from consilia.models.foundation import FoundationFolder, foundation_digest, read_foundation
+
+    place = FoundationFolder(folder=folder.absolute(), digest=foundation_digest(folder))
+    read_foundation(place)  # a model that cannot be read is better found now
+    typer.echo(f"foundation_models:\n  {folder.name}: {{folder: {place.folder}, digest: {json.dumps(place.digest)}}}")
 
 
 @app.command()

@@ -16,11 +16,11 @@ from consilia.core.files import write_bytes
 from consilia.data.cases import read_table, require_columns
 from consilia.data.loading import NewCases
 from consilia.data.readers.base import Source
-from consilia.data.readers.masks import write_masks
+from consilia.data.readers.masks import nearest, write_masks
+from consilia.methods.learner import TASKS
 from consilia.models.sam_segmenter import MaskPrompts
 
 CORNERS = ("x1", "y1", "x2", "y2")
-BATCH = 16
 TABLE = "masks.csv"
 
 
@@ -40,18 +40,18 @@ def write_segmentations(model: nn.Module, new: NewCases, boxes: Path | None, fol
     if not new.sources:
         raise ConfigError("masks can be written for images alone, and these cases come from no image files")
     prompts = _prompts(new, boxes)
+    size = TASKS["segmentation"].at_once(new.inputs)
     pieces = [
-        model(new.inputs[start : start + BATCH], MaskPrompts(prompts[start : start + BATCH])) > 0
-        for start in range(0, len(new.ids), BATCH)
+        model(new.inputs[start : start + size], MaskPrompts(prompts[start : start + size])) > 0
+        for start in range(0, len(new.ids), size)
     ]
     masks = torch.cat(pieces).numpy()
     files = write_masks(masks, new.sources, folder)
     rows = []
     for case, mask, source, file in zip(new.ids, masks, new.sources, files, strict=True):
-        share = float(mask.mean())
-        pixels = share * source.size[0] * source.size[1]
+        pixels = int(nearest(mask, source.size).sum())
         area = "" if source.spacing is None else f"{pixels * source.spacing[0] * source.spacing[1]:.2f}"
-        rows.append([case, file.name, f"{pixels:.0f}", area])
+        rows.append([case, file.name, str(pixels), area])
     write_csv(folder / TABLE, ["case", "mask", "foreground_pixels", "foreground_mm2"], rows)
 
 
@@ -71,7 +71,12 @@ def _prompts(new: NewCases, file: Path | None) -> Tensor:
         return torch.tensor([[0.0, 0.0, columns - 1.0, rows - 1.0]]).expand(len(new.ids), 4)
     table = read_table(file)
     require_columns(file, list(table), ["case", *CORNERS])
-    drawn = {str(row["case"]).strip(): row for _, row in table.iterrows()}
+    drawn: dict[str, pd.Series] = {}
+    for _, row in table.iterrows():
+        case = str(row["case"]).strip()
+        if case in drawn:
+            raise DataError(f"{file}: row {row['row#']}: case {case!r} has a box already, in row {drawn[case]['row#']}")
+        drawn[case] = row
     lacking = [case for case in new.ids if case not in drawn]
     if lacking:
         raise DataError(f"{file}: {len(lacking)} case(s) have no box, e.g. {lacking[0]!r}")

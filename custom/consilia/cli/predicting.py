@@ -16,6 +16,7 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config
 from consilia.federation.config import ModelConfig
+from consilia.methods.learner import TASKS
 from consilia.models.exchange import load_exchanged
 
 
@@ -62,7 +63,7 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
 
 
 def _write_answers(model: nn.Module, new: NewCases, classes: tuple[str, ...], out: Path) -> None:
-    logits = torch.cat([model(piece) for piece in torch.split(new.inputs, 256)])
+    logits = torch.cat([model(piece) for piece in torch.split(new.inputs, TASKS["classification"].at_once(new.inputs))])
     rows = [
         [case, classes[row.index(max(row))], *(f"{value:.6f}" for value in row)]
         for case, row in zip(new.ids, logits.double().softmax(dim=1).tolist(), strict=True)
@@ -81,8 +82,12 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise CheckpointError(f"{path} is no safetensors file: {error}") from error
     if "consilia" not in metadata:
         raise CheckpointError(f"{path} was not saved by Consilia: its metadata names no model")
-    card: dict[str, Any] = json.loads(metadata["consilia"])
-    lacking = sorted({"model", "role", "class_names", "method", "kind"} - set(card))
-    if lacking:
-        raise CheckpointError(f"{path}: its model card lacks {lacking}")
+    try:
+        card: dict[str, Any] = dict(json.loads(metadata["consilia"]))
+        lacking = sorted({"model", "role", "class_names", "method", "kind"} - set(card))
+        if lacking:
+            raise CheckpointError(f"{path}: its model card lacks {lacking}")
+        ModelConfig.model_validate(card["model"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: its model card cannot be read: {error}") from error
     return card, state

@@ -10,13 +10,12 @@ from tempfile import TemporaryDirectory
 from consilia.cli.show import Follower, comparison, console, progress_bar
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
-from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config
+from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config, study_sites
 from consilia.federation.yardsticks import YARDSTICKS
 from consilia.report.html import write_report
 from consilia.report.record import Record, load_record
@@ -46,7 +45,7 @@ def run_command(
     folder = out or Path("runs") / f"{method}-seed{seed}"
     if overwrite:
         _clear(folder)
-    sites = load_federation(study.data, folder / "sites")
+    sites = study_sites(study, folder / "sites")
     config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
     record = finished(folder, config, sites)
     if record is not None:
@@ -118,7 +117,7 @@ def export_command(
     study = _study(study_source, None)
     with TemporaryDirectory() as scratch:
         # The data are looked at only where the study leaves open what they decide.
-        sites = {} if {"role", "model"} <= study.run.keys() else load_federation(study.data, Path(scratch))
+        sites = {} if {"role", "model"} <= study.run.keys() else study_sites(study, Path(scratch))
         config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
     recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
     job = out / recipe.name

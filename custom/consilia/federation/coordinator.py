@@ -141,6 +141,7 @@ class Coordinator:
                 self.keeper.add_site(site, reply)
         absent |= {site: "it is not connected" for site in self.keeper.sites if site not in self._connected}
         self._absent = set(absent)
+        self.keeper.absent = absent
         for site, reason in sorted(absent.items()):
             log.error("site %s cannot take part: %s", site, reason)
             self._progress({"event": "absent", "site": site, "reason": reason})

@@ -14,8 +14,9 @@ from consilia.core.spool import UpdateSpool
 from consilia.federation.config import explain
 from consilia.federation.messages import REPLIES, Reply, Task, TaskInfo, TrainReply, payload_bytes
 from consilia.federation.progress import Progress
+from consilia.methods.segmentation import PROMPTS
 from consilia.methods.server import Claim, Strategy
-from consilia.report.record import SiteInfo, SiteMetrics
+from consilia.report.record import SegmentationMetrics, SiteInfo, SiteMetrics
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ class Intake:
                 if figures.task not in (None, self._task):
                     raise UpdateRejected(f"{part} is of a {figures.task}, the run is a {self._task}")
                 _check_counts(part, figures, self._known[site])
+                _check_prompts(part, figures)
         if isinstance(content, TrainReply):
             self._check_update(site, content, reply)
             self._spool.add(site, reply.tensors)
@@ -146,6 +148,14 @@ class Intake:
         declared = self._known[site].train
         if content.samples != declared:
             raise UpdateRejected(f"weight is {content.samples} cases, the site declared {declared} when the run began")
+
+
+def _check_prompts(part: str, figures: SiteMetrics) -> None:
+    for split in ("validation", "test"):
+        metrics = getattr(figures, split)
+        if isinstance(metrics, SegmentationMetrics) and set(metrics.prompts) != set(PROMPTS):
+            # With another prompt than the others' a site's Dice would join a mean in which it has no place.
+            raise UpdateRejected(f"{part}.{split}.prompts has {sorted(metrics.prompts)}, expected {sorted(PROMPTS)}")
 
 
 def _check_counts(part: str, figures: SiteMetrics, declared: SiteInfo) -> None:

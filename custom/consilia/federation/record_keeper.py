@@ -45,6 +45,7 @@ class RecordKeeper:
         self.config, self.engine = config, engine
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.exchange: Exchange | None = None
+        self.absent: dict[str, str] = {}
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
         self.rounds: list[RoundRecord] = []
@@ -130,6 +131,7 @@ class RecordKeeper:
             sites=dict(sorted(self.sites.items())),
             class_names=self.class_names,
             exchange=self.exchange,
+            absent=dict(sorted(self.absent.items())),
             rounds=self.rounds,
             evaluations=self.evaluations(),
             final=self.final,

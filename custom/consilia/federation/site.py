@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.core.errors import ConfigError
-from consilia.core.files import overwrite_tensors, write_json, write_tensors
+from consilia.core.files import overwrite_tensors, write_bytes, write_json, write_tensors
 from consilia.data.dataset import Split
 from consilia.data.loading import PREPROCESSING, load_site, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
@@ -167,7 +166,8 @@ class Site:
         attention = self.learner.attention(self.data.test)
         self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
         self._keep(f"personal-{info.keep}", self.learner.state())
-        shutil.copyfile(preprocessing_file(self.settings, self.config.role), self.folder / PREPROCESSING)
+        fitted = preprocessing_file(self.settings, self.config.role).read_bytes()
+        write_bytes(self.folder / PREPROCESSING, fitted, private=True)
         # Not part of the forgetting history: this is no round.
         personal = self._figures("personal", version=None, thorough=True)
         answers["personal"] = self.learner.answers(self.data.test)

@@ -74,6 +74,11 @@ def load_study(source: str | Path) -> Study:
     return study.model_copy(update={"data": str(beside.resolve())}) if beside.exists() else study
 
 
+def study_sites(study: Study, out: Path) -> dict[str, Path]:
+    """The study's sites, written below ``out``; see :func:`consilia.data.federation.load_federation`."""
+    return load_federation(study.data, out, leave_out=study.leave_out, train_cases=study.train_cases)
+
+
 def study_config(
     study: Study, label: str, seed: int, site_files: Mapping[str, Path], overrides: Sequence[str] = ()
 ) -> RunConfig:
@@ -85,6 +90,8 @@ def study_config(
         raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
     default = {"method": label if label in METHODS else "fedavg"}
     values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
+    if study.leave_out is not None:
+        values.setdefault("evaluators", [study.leave_out])
     for first in list(site_files.values())[:1]:
         values.setdefault("role", _only_role(first))
         values.setdefault("evaluators", _evaluators(site_files, values["role"]))
@@ -148,7 +155,7 @@ def run_study(
     Returns:
         The records, in the order of labels and seeds.
     """
-    site_files = load_federation(study.data, folder / "sites", leave_out=study.leave_out, train_cases=study.train_cases)
+    site_files = study_sites(study, folder / "sites")
     records = []
     for label in _with_fedavg(labels or [*study.methods, *study.yardsticks], study):
         for seed in study.seeds:
@@ -186,6 +193,11 @@ def finished(
         raise ConfigError(
             f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder with "
             "--out, or run it anew with --overwrite"
+        )
+    if set(site_files) != {*record.sites, *record.absent}:
+        raise ConfigError(
+            f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
+            "choose another folder with --out, or run it anew with --overwrite"
         )
     for name, site_file in site_files.items():
         if name in record.sites and load_site(site_file, config.role).fingerprint() != record.sites[name].fingerprint:

@@ -19,6 +19,9 @@ from consilia.models.sam_segmenter import MaskPrompts
 JITTER = 0.1
 """Each edge of the jittered box moves by up to this share of the box's side."""
 
+PROMPTS = ("box", "image", "jitter")
+"""The ways in which a model is asked."""
+
 SMOOTH = 1e-5
 NO_POINT = -1
 
@@ -51,7 +54,7 @@ class Segmentation(Task):
 
     def nothing(self, split: Split, classes: int) -> dict[str, Tensor]:
         """No masks."""
-        return {name: torch.zeros_like(split.labels, dtype=torch.bool) for name in ("box", "image", "jitter")}
+        return {name: torch.zeros_like(split.labels, dtype=torch.bool) for name in PROMPTS}
 
     def figures(self, answers: Answers, split: Split, *, thorough: bool) -> dict[str, Any] | None:
         """Dice and IoU, and thoroughly HD95: see :func:`~consilia.evaluation.segmentation.segmentation_metrics`."""

@@ -6,6 +6,7 @@ transformers and for transformers' SAM. Nothing is downloaded, and no pickle is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,7 +32,7 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
 
 class FoundationFolder(Model):
-    """Where a participant keeps a foundation model, and the digest of its ``model.safetensors``."""
+    """Where a participant keeps a foundation model, and its :func:`foundation_digest`."""
 
     folder: AbsolutePath
     digest: str = Field(pattern=DIGEST)
@@ -40,15 +40,33 @@ class FoundationFolder(Model):
 
 @cache
 def embedded_digest(name: str) -> str:
-    """Digest of an embedded model's weights. Raises :class:`ConfigError` for an unknown name."""
+    """Digest of an embedded model. Raises :class:`ConfigError` for an unknown name."""
     if name not in EMBEDDED:
         raise ConfigError(f"no foundation model {name!r} ships with Consilia; there are {list(EMBEDDED)}")
-    return weights_digest(EMBEDDED_FOLDER / name)
+    return foundation_digest(EMBEDDED_FOLDER / name)
 
 
-def weights_digest(folder: Path) -> str:
-    """Digest of the weights in a foundation model's folder, as ``sha256:<64 hexadecimal digits>``."""
-    return f"sha256:{sha256_of_file(folder / WEIGHTS)}"
+def foundation_digest(folder: Path) -> str:
+    """SHA-256 of a foundation model's description and weights, as ``sha256:<64 hexadecimal digits>``.
+
+    Of the description (its JSON with sorted keys, then a line break) and the hexadecimal SHA-256 of the weights' file:
+    the same weights with another number of heads, say, are another model.
+
+    Raises:
+        CheckpointError: a file is missing, or the description is not JSON.
+    """
+    weights, description = folder / WEIGHTS, folder / DESCRIPTION
+    for file in (weights, description):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: no such file; a foundation model's folder holds {DESCRIPTION} and {WEIGHTS}"
+            )
+    try:
+        described = json.dumps(json.loads(description.read_text(encoding="utf-8")), sort_keys=True)
+    except ValueError as error:
+        raise CheckpointError(f"{description}: expected JSON: {error}") from error
+    text = f"{described}\n{sha256_of_file(weights)}"
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def load_foundation(name: str, digest: str | None, folders: Mapping[str, FoundationFolder]) -> nn.Module:
@@ -56,12 +74,12 @@ def load_foundation(name: str, digest: str | None, folders: Mapping[str, Foundat
 
     Args:
         name: an embedded model, or one that this participant lists under ``foundation_models``.
-        digest: of the weights, as the job pins it; None leaves the choice of weights to this participant.
+        digest: as the job pins it; None leaves the choice to this participant.
         folders: ``foundation_models`` of this participant's site.yaml (or server.yaml).
 
     Raises:
         ConfigError: the participant has no such model, or the job pins another.
-        CheckpointError: the folder is incomplete, its weights are not those listed, or do not fit its config.json.
+        CheckpointError: the folder is incomplete, is not the one listed, or its weights do not fit its config.json.
     """
     if name in EMBEDDED:
         place = FoundationFolder(folder=EMBEDDED_FOLDER / name, digest=embedded_digest(name))
@@ -73,28 +91,22 @@ def load_foundation(name: str, digest: str | None, folders: Mapping[str, Foundat
             f"server.yaml) has {sorted(folders)}, and {list(EMBEDDED)} ship with Consilia"
         )
     if digest is not None and digest != place.digest:
-        raise ConfigError(
-            f"foundation model {name!r}: the run wants weights with digest {digest}, here they have {place.digest}"
-        )
+        raise ConfigError(f"foundation model {name!r}: the run wants digest {digest}, here it is {place.digest}")
     return read_foundation(place)
 
 
 def read_foundation(place: FoundationFolder) -> nn.Module:
     """Build the model in a folder and load its weights. Raises :class:`CheckpointError` as above."""
-    weights, description = place.folder / WEIGHTS, place.folder / DESCRIPTION
-    for file in (weights, description):
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file}: no such file; a foundation model's folder holds {DESCRIPTION} and {WEIGHTS}"
-            )
-    found = weights_digest(place.folder)
+    found = foundation_digest(place.folder)
     if found != place.digest:
-        raise CheckpointError(f"{weights}: expected {place.digest}, got {found}")
+        raise CheckpointError(f"{place.folder}: expected {place.digest}, got {found}")
+    weights, description = place.folder / WEIGHTS, place.folder / DESCRIPTION
     try:
         config = json.loads(description.read_text(encoding="utf-8"))
         model = empty_foundation(config)
         state = load_file(weights)
-    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    # Two libraries build from whatever stands in the file, and each has errors of its own for it.
+    except Exception as error:
         raise CheckpointError(f"{place.folder}: cannot be read as a foundation model: {error}") from error
     _fill(model, state, weights)
     return model.eval()
@@ -113,7 +125,7 @@ def empty_foundation(config: Mapping[str, Any]) -> nn.Module:
 
         sam: nn.Module = SamModel(SamConfig.from_dict(dict(config)))
         return sam
-    if "architecture" in config:
+    if isinstance(config.get("architecture"), str) and config["architecture"].isidentifier():
         import timm
 
         arguments = {"num_classes": 0, **config.get("model_args", {})}

@@ -92,14 +92,14 @@ class PromptGenerator(nn.Module):
         return tokens.reshape(*tokens.shape[:-1], self.heads, -1).transpose(-3, -2)
 
 
-def individuality(prompts: Tensor) -> float:
+def individuality(prompts: Tensor) -> float | None:
     """How far generated prompts (N, ...) differ between images: across-image standard deviation over the overall one.
 
-    0 = one prompt for all; the root mean square, over the prompt's entries, of the deviation across images, divided by
-    the standard deviation of all entries.
+    The root mean square, over the prompt's entries, of the deviation across images, divided by the standard deviation
+    of all entries. 0 = one prompt for all; None for a single image.
     """
     if len(prompts) < 2:
-        return 0.0
+        return None
     values = prompts.detach().double().flatten(1)
     overall = float(values.std(correction=0))
     across = float(values.var(dim=0, correction=0).mean().sqrt())

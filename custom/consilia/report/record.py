@@ -129,7 +129,7 @@ class PromptFigures(Part):
 
     dice: Fraction | None
     iou: Fraction | None
-    hd95: NonNegative | None
+    hd95: Annotated[float, Field(ge=0, le=1e6)] | None
     missed: NonNegativeInt
 
 
@@ -249,6 +249,7 @@ class Record(Part):
     evaluations: list[Evaluation]
     final: dict[Literal["last", "best"], FinalModels]
     exchange: Exchange | None = None
+    absent: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _only_known_sites(self) -> Record:

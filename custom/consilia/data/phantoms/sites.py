@@ -16,7 +16,12 @@ from consilia.core.files import write_bytes
 from consilia.data.phantoms.draw import KINDS, PhantomKind, Phantoms, draw_phantoms
 from consilia.data.specs import DatasetSpec, ImagesSpec, LabelSpec, MaskSpec
 
-HOSPITALS = {"hospital-1": 64, "hospital-2": 76, "hospital-3": 88, "hospital-4": 100}  # cases of each
+HOSPITALS = {
+    "phantom-hospital-1": 64,
+    "phantom-hospital-2": 76,
+    "phantom-hospital-3": 88,
+    "phantom-hospital-4": 100,
+}  # cases of each
 SEED = 11
 SIZE = 128
 SKEW = 0.45  # how far a hospital's mix of diagnoses is from an even one: 0 even, 1 as Dirichlet(1) draws it

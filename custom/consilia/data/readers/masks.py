@@ -63,7 +63,7 @@ def fits(mask: Header, of: tuple[Path, Header | None]) -> None:
         raise DataError(f"expected a mask of {expected} as its image {path.name}, got {found}")
     if mask.slices not in (1, image.slices):
         raise DataError(f"expected a mask of {image.slices} slice(s) as its image {path.name}, got {mask.slices}")
-    if mask.axes and image.axes and mask.axes != image.axes:
+    if (mask.axes or image.axes) and has_suffix(path, NIFTI) and mask.axes != image.axes:
         raise DataError(f"expected a mask that lies as its image {path.name}, {image.axes}, got {mask.axes}")
 
 

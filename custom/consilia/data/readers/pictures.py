@@ -24,6 +24,7 @@ from consilia.data.readers.volumes import read_header as read_volume_header
 
 PLAIN = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*PLAIN, *DICOM, *NIFTI)
+ORIENTATION = 0x0112  # the EXIF tag
 UNKNOWN_SLICE = -1  # the table's text is no number, which is a problem of its own
 T = TypeVar("T")
 
@@ -101,6 +102,10 @@ def _plain(path: Path) -> Iterator[Image.Image]:
     _require(path)
     try:
         with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1)
+            if turned not in (0, 1):
+                # Shown turned by a viewer, stored unturned: masks and boxes drawn in a viewer would not fit.
+                raise DataError(f"its EXIF orientation is {turned}: save it upright first")
             yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(str(error)) from error

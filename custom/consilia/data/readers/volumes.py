@@ -166,6 +166,8 @@ def _dicom_header(dataset: Any) -> Header:
         raise DataError(f"it has {frames} frames: export each as a file of its own")
     given = getattr(dataset, "PixelSpacing", None)
     spacing = (float(given[0]), float(given[1])) if given is not None and len(given) == 2 else None
+    if spacing is not None and not min(spacing) > 0:
+        spacing = None  # some exports write zeros for what is not known
     return Header((int(dataset.Rows), int(dataset.Columns)), 1, spacing)
 
 

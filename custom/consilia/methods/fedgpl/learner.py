@@ -42,7 +42,8 @@ class FedGPLLearner(Learner[FedGPLConfig]):
         images = self.data.train.inputs[: self.config.watch_images]
         pieces = images.split(self.task.at_once(images))
         prompts = torch.cat([self.generator(self.model.patches(piece.to(self.device))) for piece in pieces])
-        return None, {"individuality": individuality(prompts)}
+        found = individuality(prompts)
+        return None, {} if found is None else {"individuality": found}
 
     def ablated(self) -> AbstractContextManager[None] | None:
         """The model with every image's query replaced by the mean query over the site's images."""
