@@ -154,3 +154,30 @@ def test_bad_boxes_are_named_and_nothing_is_written(hospital, tmp_path: Path, te
     arguments = ["predict", saved, "--site", site, "--cases", tmp_path / "images", "--out", tmp_path / "out"]
     assert message in consilia(*arguments, "--boxes", tmp_path / "boxes.csv", code=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_case_has_one_box(hospital, tmp_path: Path) -> None:
+    site, saved, _ = hospital
+    (tmp_path / "boxes.csv").write_text("case,x1,y1,x2,y2\n0,1,1,5,5\n0,1,1,9,9\n")
+    arguments = ["predict", saved, "--site", site, "--cases", tmp_path / "images", "--out", tmp_path / "out"]
+    message = consilia(*arguments, "--boxes", tmp_path / "boxes.csv", code=1)
+    assert "row 2: case '0' has a box already, in row 1" in message
+
+
+@pytest.mark.parametrize("card", ["no json", "[1]", '{"model": 3}', '{"model": {"class": "os.system()"}}'])
+def test_a_damaged_card_is_named(hospital, tmp_path: Path, card: str) -> None:
+    site, _, _ = hospital
+    if card.startswith("{"):
+        card = json.dumps({"role": "structure", "class_names": [], "method": "m", "kind": "k", **json.loads(card)})
+    save_file({"x": torch.zeros(1)}, tmp_path / "damaged.safetensors", {"consilia": card})
+    message = consilia(
+        "predict", tmp_path / "damaged.safetensors", "--site", site, "--cases", tmp_path / "images", code=1
+    )
+    assert "damaged.safetensors: its model card cannot be read" in message
+
+
+def test_the_lines_for_a_foundation_model(hospital, tmp_path: Path) -> None:
+    printed = consilia("site", "foundation", tmp_path / "sam")
+    place = yaml.safe_load(printed.replace("foundation_models: ", ""))["sam"]
+    assert place["digest"] == foundation_digest(tmp_path / "sam")
+    assert "no such file" in consilia("site", "foundation", tmp_path / "nowhere", code=1)

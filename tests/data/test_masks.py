@@ -18,6 +18,7 @@ from consilia.data.dataset import SPLITS, SiteData
 from consilia.data.loading import load_new_cases, load_site
 from consilia.data.readers.base import Source
 from consilia.data.readers.masks import write_masks
+from consilia.data.readers.pictures import open_scan, read_header
 
 COUNT = 10
 ROWS, COLUMNS = 24, 32
@@ -243,3 +244,16 @@ def test_a_folder_of_pages(tmp_path: Path) -> None:
         pages[0].save(tmp_path / "images" / f"im-{i}.tif", save_all=i == 4, append_images=pages[1:])
     (error,) = [error for error in check_site(path)[0].errors if "pages" in error]
     assert "im-4.tif (row 5): expected a readable image: it has 2 pages" in error
+
+
+def test_a_picture_that_only_its_viewer_turns(tmp_path: Path) -> None:
+    """A photograph stored sideways: masks and boxes drawn in a viewer would not fit its pixels."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "photo.jpg"
+    Image.new("L", (10, 6)).save(path, exif=turned)
+    for read in (read_header, open_scan):
+        with pytest.raises(DataError, match="its EXIF orientation is 6: save it upright first"):
+            read(path)
+    Image.new("L", (10, 6)).save(path)
+    assert read_header(path).size == (6, 10)

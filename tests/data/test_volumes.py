@@ -14,7 +14,7 @@ from consilia.core.errors import DataError
 from consilia.data.check import check_site
 from consilia.data.dataset import SPLITS
 from consilia.data.loading import load_new_cases, load_site
-from consilia.data.readers.masks import write_masks
+from consilia.data.readers.masks import fits, write_masks
 from consilia.data.readers.volumes import eight_bits, open_volume, read_header
 
 nibabel: Any = pytest.importorskip("nibabel")
@@ -284,3 +284,18 @@ def test_a_volume_without_a_slice_column(tmp_path: Path) -> None:
     write_nifti(tmp_path / "m.nii.gz", np.zeros((8, 6, 3), dtype=np.uint8), AFFINE)
     path = site(tmp_path, ["name,mask", "v.nii.gz,m.nii.gz"])
     assert any("a volume of 3 slices: `slice` must name the column" in error for error in check_site(path)[0].errors)
+
+
+def test_dicom_spacing_of_zeros_is_not_known(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", np.zeros((4, 6), dtype=np.uint16), PixelSpacing=[0, 0])
+    assert read_header(tmp_path / "a.dcm").spacing is None
+
+
+def test_a_mask_without_a_place_does_not_fit_an_image_with_one(tmp_path: Path) -> None:
+    """The image is turned as its affine says, the mask cannot be: the same voxel would lie elsewhere."""
+    write_nifti(tmp_path / "image.nii.gz", np.zeros((8, 6, 2), dtype=np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
+    write_nifti(tmp_path / "mask.nii.gz", np.zeros((8, 6, 2), dtype=np.uint8), None)
+    image, mask = (read_header(tmp_path / name) for name in ("image.nii.gz", "mask.nii.gz"))
+    with pytest.raises(DataError, match="expected a mask that lies as its image"):
+        fits(mask, (tmp_path / "image.nii.gz", image))
+    fits(image, (tmp_path / "image.nii.gz", image))

@@ -70,3 +70,26 @@ def test_absent_different_and_unfit_models_are_named(tmp_path: Path) -> None:
     other = folder(tmp_path / "other", small_vit(), {"model_type": "bert"})
     with pytest.raises(CheckpointError, match="names neither a timm architecture nor model_type sam"):
         load_foundation("mine", None, {"mine": other})
+
+
+def test_the_digest_covers_the_description_too(tmp_path: Path) -> None:
+    """The same weights with another number of heads are another model; another order of keys is not."""
+    place = folder(tmp_path / "vit", small_vit(), SMALL_VIT)
+    described = place.folder / "config.json"
+    described.write_text(json.dumps(dict(reversed(SMALL_VIT.items())), indent=2))
+    assert foundation_digest(place.folder) == place.digest
+    described.write_text(json.dumps({**SMALL_VIT, "model_args": {**SMALL_VIT["model_args"], "num_heads": 6}}))
+    with pytest.raises(CheckpointError, match=rf"vit: expected {place.digest}, got sha256:"):
+        load_foundation("mine", None, {"mine": place})
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', '{"architecture": 5}', '{"architecture": "hf-hub:a/b"}', "{"])
+def test_a_description_that_is_none(tmp_path: Path, text: str) -> None:
+    place = folder(tmp_path / "vit", small_vit(), SMALL_VIT)
+    (place.folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"vit"):
+        load_foundation(
+            "mine",
+            None,
+            {"mine": place.model_copy(update={"digest": foundation_digest(place.folder) if text != "{" else NONE})},
+        )

@@ -1,0 +1,73 @@
+"""Studies: what their data keys do everywhere, and when a kept record is this run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from consilia.cli.app import app
+from consilia.core.errors import ConfigError, UpdateRejected
+from consilia.data.loading import load_site
+from consilia.data.site import load_site_config
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.intake import _check_prompts
+from consilia.federation.server_settings import own_server
+from consilia.federation.study import finished, load_study, study_config, study_sites
+from consilia.report.record import SiteMetrics
+from tests.federation.support import small
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    content = {"data": "wisconsin", "leave_out": "hospital-2", "train_cases": 10, "run": {"rounds": 1}}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_leave_out_and_train_cases_hold_for_every_command(study_file: Path, tmp_path: Path) -> None:
+    study = load_study(study_file)
+    sites = study_sites(study, tmp_path / "sites")
+    assert [len(load_site(path, "diagnosis").train) for path in sites.values()] == [10, 0, 10, 10]
+    assert study_config(study, "fedavg", 0, sites).evaluators == ("hospital-2",)
+    result = CliRunner().invoke(
+        app, ["run", "fedavg", "--study", str(study_file), "--engine", "inprocess", "--out", str(tmp_path / "run")]
+    )
+    assert result.exit_code == 0, result.output
+    assert load_site_config(tmp_path / "run" / "sites" / "hospital-2" / "site.yaml").dataset("diagnosis").evaluator
+    result = CliRunner().invoke(app, ["export", "fedavg", "--study", str(study_file), "--out", str(tmp_path / "jobs")])
+    assert result.exit_code == 0, result.output
+    exported = (tmp_path / "jobs" / "fedavg" / "app" / "config" / "config_fed_server.json").read_text()
+    assert '"hospital-2"' in exported
+
+
+def test_a_record_of_other_sites_is_not_this_runs(wisconsin, tmp_path: Path) -> None:
+    config = small(rounds=1)
+    two = {name: wisconsin[name] for name in ("hospital-1", "hospital-2")}
+    run_inprocess(config, two, tmp_path / "run", server=own_server(config, two))
+    assert finished(tmp_path / "run", config, two) is not None
+    with pytest.raises(ConfigError, match=r"is of the sites \['hospital-1', 'hospital-2'\], now there are"):
+        finished(tmp_path / "run", config, wisconsin)
+
+
+def test_an_absent_site_is_in_the_record(wisconsin, tmp_path: Path) -> None:
+    """Sites that could not take part are named, and the record is still this run's."""
+    config = small(rounds=1, evaluators=["hospital-3"])  # which has training cases, so it is left out
+    record = run_inprocess(config, wisconsin, tmp_path / "run", server=own_server(config, wisconsin))
+    assert list(record.absent) == ["hospital-3"]
+    assert "names it as an evaluator" in record.absent["hospital-3"]
+    assert finished(tmp_path / "run", config, wisconsin) is not None
+
+
+def test_figures_under_other_prompts_are_refused() -> None:
+    whole = {"dice": 0.9, "iou": 0.82, "hd95": None, "missed": 0}
+    figures = {"count": 3, "empty": 0, "unit": "px", "prompts": {"image": whole}}
+    with pytest.raises(
+        UpdateRejected, match=r"received.test.prompts has \['image'\], expected \['box', 'image', 'jitter'\]"
+    ):
+        _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": figures}))
+    full = {**figures, "prompts": dict.fromkeys(("box", "image", "jitter"), whole)}
+    _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": full}))
