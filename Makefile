@@ -26,9 +26,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 ifeq ($(METHOD),fedgpl)
 	$(BIN)/consilia compare fedgpl-classification --engine sim --out runs/demo-fedgpl-classification \
-		--only fedgpl --only vpt --only fedavg --only majority
+		--only fedgpl --only fedavg --only majority
 	$(BIN)/consilia compare fedgpl-segmentation --engine sim --out runs/demo-fedgpl-segmentation \
-		--only fedgpl --only vpt --only fedavg --only filled-box
+		--only fedgpl --only fedavg --only filled-box
 else
 	$(BIN)/consilia compare wisconsin --engine sim --out runs/demo-$(METHOD) \
 		--only fedavg --only $(METHOD) --only centralised --only local-only --only majority
