@@ -121,7 +121,12 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process(wisconsin, tmp_path) -> No
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--engine", "inprocess", "--out", str(whole)], check=True, stdout=subprocess.DEVNULL)
     process = subprocess.Popen(
-        [*command, "--out", str(broken)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, "--out", str(broken)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Where the tests themselves run in the background of a shell, they have inherited that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type,return-value]
     )
     deadline = time.monotonic() + 120
     while (broken / PROGRESS).exists() is False or '"round": 3,' not in (broken / PROGRESS).read_text():
