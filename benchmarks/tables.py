@@ -71,7 +71,7 @@ COSTS: dict[Task, dict[str, tuple[str, Unit | Literal["ratio"]]]] = {
         "Rounds to within 1\u00a0%": ("over_rounds.rounds_to_within_1_percent", "rounds"),
         "MB up, per site and round": ("megabytes_up", "score"),
         "Mean query, accuracy": ("last.mean_query.accuracy_difference", "signed"),
-        "Mean query, AUROC": ("last.mean_query.auroc_difference", "signed"),
+        "Mean query, AUROC of those sites": ("last.large_sites_mean_query_difference", "signed"),
         "Individuality, first round": ("individuality.first", "ratio"),
         "Individuality, last round": ("individuality.last", "ratio"),
     },
@@ -95,7 +95,9 @@ def compact(record: dict[str, Any]) -> dict[str, Any]:
     kept = {key: record[key] for key in ("schema", "run", "config", "versions", "sites", "class_names")}
     summary = summarise(record)
     for key, chosen in record["final"].items():
-        summary[key]["large_sites_auroc"] = large_sites_auroc(chosen["global"])
+        whole, mean_query = (large_sites_auroc(chosen[part]) for part in ("global", "mean_query"))
+        difference = None if whole is None or mean_query is None else mean_query - whole
+        summary[key] |= {"large_sites_auroc": whole, "large_sites_mean_query_difference": difference}
     return {**kept, "summary": summary, "sha256": {k: v["sha256"] for k, v in record["final"].items()}}
 
 
