@@ -122,12 +122,15 @@ def input_gradient(backbone: Any, batch: int, prompts: int) -> Step:
 
 
 def vit_steps(place: Workplace, size: int) -> dict[str, Step]:
-    """Steps of the embedded ViT on the same batch."""
+    """Steps of the embedded ViT on the same batch; frozen patch embeddings are kept, as a site keeps them."""
     cases = place.batch(size)
-    steps = {
-        label: training_step(place.model(LABELS.get(label, label)), "classification", cases.inputs, cases.labels)
-        for label in (*PROMPTED, FULL)
-    }
+    steps = {}
+    for label in (*PROMPTED, FULL):
+        model = place.model(LABELS.get(label, label))
+        kept = bool(model.encoder_is_frozen)
+        inputs = model.encode(cases.inputs) if kept else cases.inputs
+        network = network_of(model, encoded=kept)
+        steps[label] = training_step(model, "classification", inputs, cases.labels, network=network)
     prompted = place.model("fedgpl")
     steps[INPUT_GRADIENT] = input_gradient(prompted.backbone, size, prompted.prompt_generator.units)
     return steps
