@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -136,6 +137,48 @@ class Average:
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 self.state[name].lerp_(tensor.detach(), 1 - decay)
+
+
+def fit(
+    model: nn.Module,
+    losses_of: Callable[[], dict[str, Tensor]],
+    *,
+    steps: int,
+    peak: float,
+    heads: nn.Module | None = None,
+    factors: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Train with AdamW, the gradient clipped to norm 1, and give the running average of the model's weights.
+
+    Args:
+        model: what ships.
+        losses_of: draws a batch and gives its losses by name; called once a step.
+        steps, peak: see :func:`learning_rate`.
+        heads: what is trained with the model and does not ship.
+        factors: of each loss in the sum that is minimised, by name; 1 for all by default.
+    """
+    modules = [model] if heads is None else [model, heads]
+    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
+    average, began = Average(model), time.monotonic()
+    seen: dict[str, float] = {}
+    model.train()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        losses = losses_of()
+        total = torch.stack([loss if factors is None else factors[name] * loss for name, loss in losses.items()]).sum()
+        optimiser.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        average.update(model, step)
+        for name, loss in losses.items():
+            seen[name] = 0.98 * seen.get(name, float(loss.detach())) + 0.02 * float(loss.detach())
+        if step % 100 == 99:
+            text = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
+            print(f"step {step + 1}/{steps} {time.monotonic() - began:.0f} s: {text}", flush=True)
+    return average.state
 
 
 def arguments(description: str | None, steps: int) -> argparse.Namespace:

@@ -10,21 +10,19 @@ itself thought best. Prompts are a box around the structure with jitter, a point
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from consilia.core.determinism import derive_seed, generator, seeded
 from consilia.models.foundation import empty_foundation
 from pretraining.common import (
-    Average,
     Source,
     arguments,
     dice_loss,
-    learning_rate,
+    fit,
     load_sources,
     ship,
     to_device,
@@ -161,27 +159,8 @@ def main() -> None:
     model.to(device)
     torch.manual_seed(derive_seed(options.seed, "sam"))
     rng = generator(options.seed, "batches")
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=PEAK, weight_decay=0.05, betas=(0.9, 0.98))
-    average, began = Average(model), time.monotonic()
-    seen: dict[str, float] = {}
-    model.train()
-    for step in range(options.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, options.steps, PEAK)
-        losses = loss_of(model, sources, rng)
-        total = losses["three masks"] + losses["one mask"] + losses["iou"]
-        optimiser.zero_grad()
-        total.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        average.update(model, step)
-        for name, loss in losses.items():
-            seen[name] = 0.98 * seen.get(name, float(loss.detach())) + 0.02 * float(loss.detach())
-        if step % 100 == 99:
-            text = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
-            print(f"step {step + 1}/{options.steps} {time.monotonic() - began:.0f} s: {text}", flush=True)
-    ship(options.out, CONFIG, average.state, {**used, "seed": options.seed, "steps": options.steps})
+    average = fit(model, lambda: loss_of(model, sources, rng), steps=options.steps, peak=PEAK)
+    ship(options.out, CONFIG, average, {**used, "seed": options.seed, "steps": options.steps})
 
 
 if __name__ == "__main__":

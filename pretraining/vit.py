@@ -11,8 +11,6 @@ One network, many teachers; all losses are added:
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,11 +18,10 @@ from torch.nn import functional as F
 from consilia.core.determinism import derive_seed, generator, seeded
 from consilia.models.foundation import empty_foundation
 from pretraining.common import (
-    Average,
     Source,
     arguments,
     dice_loss,
-    learning_rate,
+    fit,
     load_sources,
     ship,
     to_device,
@@ -152,7 +149,7 @@ def loss_of(model: nn.Module, heads: Teachers, sources: dict[str, Source], rng: 
     return losses
 
 
-WEIGHTS = {"ultrasound": 1.0, "busbra": 0.3, "birads": 0.15, "measures": 4.0, "mask": 1.0}
+FACTORS = {**dict.fromkeys(CLASSES, 0.3), "ultrasound": 1.0, "birads": 0.15, "measures": 4.0, "mask": 1.0}
 
 
 def main() -> None:
@@ -168,27 +165,15 @@ def main() -> None:
     for block in model.blocks:  # type: ignore[union-attr]
         block.attn.fused_attn = False  # the fused kernel's backward pass is slow in bfloat16 on a CPU
     rng = generator(options.seed, "batches")
-    weights = [*model.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=PEAK, weight_decay=0.05, betas=(0.9, 0.98))
-    average, start = Average(model), time.monotonic()
-    seen: dict[str, float] = {}
-    model.train()
-    for step in range(options.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, options.steps, PEAK)
-        losses = loss_of(model, heads, sources, rng)
-        total = torch.stack([WEIGHTS.get(name, 0.3) * loss for name, loss in losses.items()]).sum()
-        optimiser.zero_grad()
-        total.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        average.update(model, step)
-        for name, loss in losses.items():
-            seen[name] = 0.98 * seen.get(name, float(loss.detach())) + 0.02 * float(loss.detach())
-        if step % 100 == 99:
-            text = " ".join(f"{name} {value:.3f}" for name, value in seen.items())
-            print(f"step {step + 1}/{options.steps} {time.monotonic() - start:.0f} s: {text}", flush=True)
-    ship(options.out, CONFIG, average.state, {**record, "seed": options.seed, "steps": options.steps})
+    average = fit(
+        model,
+        lambda: loss_of(model, heads, sources, rng),
+        steps=options.steps,
+        peak=PEAK,
+        heads=heads,
+        factors=FACTORS,
+    )
+    ship(options.out, CONFIG, average, {**record, "seed": options.seed, "steps": options.steps})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Makes site-report.png of the pictures in a site's own segmentation report. For phantoms only: no patient's image.
 
-python docs/images/site_report.py runs/polyps/sites/hospital-3/state/runs/*/report-last.html
+python docs/images/site_report.py runs/polyps/sites/phantom-hospital-3/state/runs/*/report-last.html
 """
 
 from __future__ import annotations

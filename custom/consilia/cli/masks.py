@@ -18,6 +18,7 @@ from consilia.data.loading import NewCases
 from consilia.data.readers.base import Source
 from consilia.data.readers.masks import nearest, write_masks
 from consilia.methods.learner import TASKS
+from consilia.methods.segmentation import whole_image
 from consilia.models.sam_segmenter import MaskPrompts
 
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -66,9 +67,8 @@ def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]])
 
 def _prompts(new: NewCases, file: Path | None) -> Tensor:
     """Boxes (N, 4) in pixels of the model's input."""
-    rows, columns = new.inputs.shape[-2:]
     if file is None:
-        return torch.tensor([[0.0, 0.0, columns - 1.0, rows - 1.0]]).expand(len(new.ids), 4)
+        return whole_image(new.inputs[:, 0])
     table = read_table(file)
     require_columns(file, list(table), ["case", *CORNERS])
     drawn: dict[str, pd.Series] = {}
@@ -82,6 +82,7 @@ def _prompts(new: NewCases, file: Path | None) -> Tensor:
         raise DataError(f"{file}: {len(lacking)} case(s) have no box, e.g. {lacking[0]!r}")
     found = [_box(drawn[case], source, file) for case, source in zip(new.ids, new.sources, strict=True)]
     boxes = torch.tensor(found)
+    rows, columns = new.inputs.shape[-2:]
     heights, widths = (torch.tensor([float(source.size[axis]) for source in new.sources]) for axis in (0, 1))
     # A pixel's centre is half a pixel in: (x + 1/2) scales, not x.
     scale = torch.stack([columns / widths, rows / heights], dim=1).repeat(1, 2)

@@ -22,7 +22,7 @@ from consilia.models.exchange import load_exchanged
 
 def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None, boxes: Path | None) -> None:
     """Write the answer for each new case, in the cases' own order: a csv, and for a segmentation masks beside it."""
-    card, state = _load(model_file)
+    card, config, state = _load(model_file)
     task = card.get("task", "classification")
     out = out or Path("masks" if task == "segmentation" else "predictions.csv")
     if out.exists():
@@ -30,9 +30,7 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
     if boxes is not None and task != "segmentation":
         raise ConfigError(f"--boxes is for a segmentation, {model_file} is a {task}")
     settings = load_site_config(site)
-    model = ModelConfig.model_validate(card["model"]).build(
-        seed=0, allowed=settings.allow_models, folders=settings.foundation_models
-    )
+    model = config.build(seed=0, allowed=settings.allow_models, folders=settings.foundation_models)
     try:
         load_exchanged(model, state)
     except CheckpointError as error:
@@ -71,7 +69,8 @@ def _write_answers(model: nn.Module, new: NewCases, classes: tuple[str, ...], ou
     write_csv(out, ["case", "answer", *(f"p_{name}" for name in classes)], rows)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _load(path: Path) -> tuple[dict[str, Any], ModelConfig, dict[str, torch.Tensor]]:
+    """The model card, the network that it names, and the weights."""
     if not path.is_file():
         raise CheckpointError(f"no model file at {path}")
     try:
@@ -87,7 +86,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         lacking = sorted({"model", "role", "class_names", "method", "kind"} - set(card))
         if lacking:
             raise CheckpointError(f"{path}: its model card lacks {lacking}")
-        ModelConfig.model_validate(card["model"])
+        config = ModelConfig.model_validate(card["model"])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its model card cannot be read: {error}") from error
-    return card, state
+    return card, config, state

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Variant = Literal["released", "normalised", "none"]
-VARIANTS = ("released", "normalised", "none")
+VARIANTS = get_args(Variant)
 EPSILON = 1e-5
 
 

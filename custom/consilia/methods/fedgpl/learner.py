@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import Split
@@ -21,19 +21,7 @@ class FedGPLLearner(Learner[FedGPLConfig]):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.generator  # noqa: B018 (a model without one is refused here, not after a round)
-
-    @property
-    def generator(self) -> PromptGenerator:
-        """The model's prompt generator. Raises :class:`ConfigError` for a model that has none."""
-        found = getattr(self.model, "prompt_generator", None)
-        if not isinstance(found, PromptGenerator) or found.variant == "none":
-            raise ConfigError(
-                f"method fedgpl trains a prompt generator, and {type(self.model).__name__} has none: use "
-                "consilia.models.prompted_vit.PromptedViT or consilia.models.prompted_sam.PromptedSam with "
-                "generator: released or normalised"
-            )
-        return found
+        self.generator = _generator_of(self.model)
 
     @torch.no_grad()
     def score(self) -> tuple[float | None, dict[str, float]]:
@@ -76,3 +64,15 @@ class FedGPLLearner(Learner[FedGPLConfig]):
             yield
         finally:
             generator.fixed_query = None
+
+
+def _generator_of(model: nn.Module) -> PromptGenerator:
+    """The model's prompt generator. Raises :class:`ConfigError` for a model that has none."""
+    found = getattr(model, "prompt_generator", None)
+    if not isinstance(found, PromptGenerator) or found.variant == "none":
+        raise ConfigError(
+            f"method fedgpl trains a prompt generator, and {type(model).__name__} has none: use "
+            "consilia.models.prompted_vit.PromptedViT or consilia.models.prompted_sam.PromptedSam with "
+            "generator: released or normalised"
+        )
+    return found
