@@ -44,6 +44,15 @@ def test_a_segmentation_fingerprint_holds_task_and_spacing() -> None:
     assert len({found, without, other}) == 3
 
 
+def test_patients_are_in_no_fingerprint_and_one_per_case() -> None:
+    labels = torch.tensor([0, 1])
+    named = Split(INPUTS, labels, ("a", "b"), patients=("p", "q"))
+    assert site(named, "classification").fingerprint() == digest(named, b"", False)
+    assert empty_split(INPUTS).patients == ()
+    with pytest.raises(ValueError, match=r"no patient or one per case \(2\), got 1"):
+        Split(INPUTS, labels, ("a", "b"), patients=("p",))
+
+
 def test_empty_split_keeps_shapes_and_types() -> None:
     none = empty_split(INPUTS, MASKS)
     assert none.inputs.shape == (0, 1, 3, 4)

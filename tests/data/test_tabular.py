@@ -232,3 +232,25 @@ def test_ragged_files_are_refused(tmp_path: Path, content: str, message: str) ->
     (tmp_path / "cases.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         load_site(path, "diagnosis")
+
+
+def test_further_files_have_ids_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "west.csv").write_text("\n".join([HEADER, *ROWS[:2]]) + "\n")
+    splits = {"validation": 0.2, "test": 0.2}
+    path = make_site(tmp_path, more_files=["west.csv"], case=None, patient=None, splits=splits)
+    data = load_site(path, "diagnosis")
+    ids = {case for part in (data.train, data.validation, data.test) for case in part.case_ids}
+    assert ids == {*(f"row-cases-{i}" for i in range(1, 7)), "row-west-1", "row-west-2"}
+    (tmp_path / "west.csv").write_text("\n".join([HEADER, "g,7,old,200,1,0"]) + "\n")
+    (report,) = check_site(make_site(tmp_path, more_files=["west.csv"], splits=splits))
+    assert any("row west-1: column 'age': expected a number, got 'old'" in error for error in report.errors)
+    (tmp_path / "west.csv").write_text("id,pat,age,sex,num\n")
+    with pytest.raises(DataError, match=r"west.csv: column\(s\) \['chol'\] missing"):
+        load_site(make_site(tmp_path, more_files=["west.csv"], splits=splits), "diagnosis")
+
+
+def test_a_label_that_contains_one_of_several_texts(tmp_path: Path) -> None:
+    label = {"column": "num", "contains": ["1", "2"], "then": "present", "otherwise": "absent"}
+    data = load_site(make_site(tmp_path, label=label), "diagnosis")
+    assert dict(zip(data.train.case_ids, data.train.labels.tolist(), strict=True)) == {"a": 0, "b": 1, "c": 0, "d": 1}
+    assert data.train.patients == ("1", "2", "3", "4")

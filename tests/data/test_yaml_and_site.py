@@ -104,6 +104,7 @@ def test_allowed_models(tmp_path: Path) -> None:
     shipped = {
         "consilia.models.mlp.MLP",
         "consilia.models.cnn.FourLayerCNN",
+        "consilia.models.extractor.KnowledgeExtractor",
         "consilia.models.prompted_sam.PromptedSam",
         "consilia.models.prompted_vit.PromptedViT",
         "consilia.models.tuned.TunedSam",
@@ -125,5 +126,5 @@ def test_the_examples_of_the_guide_are_valid(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
     specs = [spec for block in blocks for spec in load_site_config(write(tmp_path, block)).datasets.values()]
-    assert {spec.format for spec in specs} == {"tabular", "images", "medmnist", "signals", "timeseries"}
+    assert {spec.format for spec in specs} == {"tabular", "images", "medmnist", "signals", "timeseries", "questions"}
     assert sum(getattr(spec, "task", None) == "segmentation" for spec in specs) == 2

@@ -151,10 +151,11 @@ def label_indices(
     index = {name: i for i, name in enumerate(classes)}
     mapping = {canonical(text): name for text, name in (label.mapping or {name: name for name in classes}).items()}
     found = np.full(len(table), UNKNOWN, dtype=np.int64)
+    parts = (label.contains,) if isinstance(label.contains, str) else label.contains
     for i, (text, row) in enumerate(zip(table[label.column].astype(str), table["row#"], strict=True)):
-        if label.contains is not None:
+        if parts is not None:
             # An empty cell is a missing label, not a case of the other class.
-            name = (label.then if label.contains in text else label.otherwise) if text.strip() else None
+            name = (label.then if any(part in text for part in parts) else label.otherwise) if text.strip() else None
             expected = "a text"
         else:
             name = mapping.get(canonical(text))

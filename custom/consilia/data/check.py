@@ -16,12 +16,14 @@ from consilia.data.dataset import SPLITS, Task
 from consilia.data.loading import empty_splits, fitted_on_test
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
+from consilia.data.questions import QuestionsReader
 from consilia.data.readers import reader_for
 from consilia.data.readers.base import Reader
 from consilia.data.site import SiteConfig, load_site_config
-from consilia.data.specs import DatasetSpec
+from consilia.data.specs import DatasetSpec, QuestionsSpec
 from consilia.data.splits import UNUSED, limit_training, shared_patients, site_splits, splits_file
 
+OPEN = "(other words)"
 T = TypeVar("T")
 
 
@@ -38,7 +40,8 @@ class MaskCounts:
 class RoleReport:
     """What :func:`check_site` found for one dataset role.
 
-    ``counts`` are cases by split and class of a classification, ``masks`` figures by split of a segmentation.
+    ``counts`` are cases by split and class of a classification, ``masks`` figures by split of a segmentation. A role of
+    questions counts those with each closed answer, and as OPEN the others.
     """
 
     site: str
@@ -51,6 +54,7 @@ class RoleReport:
     patients: int | None = None  # None where each case is its own patient
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, MaskCounts] = field(default_factory=dict)
+    inputs: int | None = None  # distinct images or records that questions are about
     unused: int = 0  # training cases that train_cases leaves out
     split_patients: dict[str, int] = field(default_factory=dict)
     shared_patients: int = 0  # patients with cases in more than one split
@@ -76,6 +80,8 @@ def check_site(path: Path, roles: list[str] | None = None) -> list[RoleReport]:
 def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
     task: Task = getattr(spec, "task", "classification")
     report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator, task)
+    if isinstance(spec, QuestionsSpec):
+        return _check_questions(report, config.role_dir(role), spec)
     reader, problems = reader_for(spec), Problems()
     cases = _attempt(problems, lambda: reader.index(problems))
     if cases is not None and len(cases):
@@ -95,6 +101,27 @@ def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
     return report
 
 
+def _check_questions(report: RoleReport, role_dir: Path, spec: QuestionsSpec) -> RoleReport:
+    reader, problems = QuestionsReader(spec), Problems()
+    report.classes = (*spec.classes, OPEN)
+    cases = _attempt(problems, lambda: reader.index(problems))
+    if cases is not None and len(cases):
+        _describe(report, spec, cases)
+        splits = _check_splits(report, role_dir, reader, spec, cases, problems)
+        there = _attempt(problems, lambda: reader.inputs(cases))
+        if there is not None:
+            of_inputs, distinct, input_of = there
+            report.inputs = len(distinct)
+            raw = _attempt(problems, lambda: of_inputs.read(distinct, problems))
+            first = None if splits is None else splits[np.unique(input_of, return_index=True)[1]]
+            if raw is not None:
+                _check_raw(report, of_inputs, spec, distinct, first, raw, problems)
+    elif cases is not None:
+        problems.add("no question is left for this site")
+    report.errors = problems.messages
+    return report
+
+
 def _attempt(problems: Problems, step: Callable[[], T]) -> T | None:
     try:
         return step()
@@ -107,8 +134,8 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
     report.cases = len(cases)
     report.patients = len(set(cases.patients)) if spec.patient is not None else None
     there = [spec.classes[i] for i in np.unique(cases.labels[cases.labels != UNKNOWN])]
-    if report.task == "segmentation":
-        pass  # its masks are looked at one by one
+    if report.task == "segmentation" or report.format == "questions":
+        pass  # masks are looked at one by one, and an open question has no class
     elif len(there) == 1:
         report.warnings.append(f"all cases are {there[0]!r}: the site has one class only")
     elif len(there) < len(spec.classes):
@@ -118,7 +145,12 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
 
 
 def _check_splits(
-    report: RoleReport, role_dir: Path, reader: Reader[Any], spec: DatasetSpec, cases: Cases, problems: Problems
+    report: RoleReport,
+    role_dir: Path,
+    reader: Reader[Any] | QuestionsReader,
+    spec: DatasetSpec,
+    cases: Cases,
+    problems: Problems,
 ) -> np.ndarray | None:
     """Count cases by split; the splits (N,), or None when they cannot be had."""
     content = reader.content(cases)
@@ -138,7 +170,8 @@ def _check_splits(
         if report.task == "segmentation":
             continue
         counts = Counter(cases.labels[inside].tolist())
-        report.counts[name] = {label: counts.get(i, 0) for i, label in enumerate(spec.classes)}
+        places = [*range(len(spec.classes)), *([UNKNOWN] if report.format == "questions" else [])]
+        report.counts[name] = {label: counts.get(i, 0) for i, label in zip(places, report.classes, strict=True)}
         present = [label for label, count in report.counts[name].items() if count]
         if len(present) == 1 and len(np.unique(cases.labels)) > 1:
             report.warnings.append(f"the {name} split has one class only ({present[0]!r})")

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from consilia.data.check import RoleReport
 
+SIZES = 8  # so many of the pictures' sizes are listed
+
 
 def render(report: RoleReport) -> RenderableType:
     """A rich renderable: the numbers as tables, then warnings and errors in full."""
@@ -32,15 +34,23 @@ def render(report: RoleReport) -> RenderableType:
 def _numbers(report: RoleReport) -> Table:
     table = Table.grid(padding=(0, 2))
     patients = "each case its own" if report.patients is None else str(report.patients)
-    rows = [("cases", str(report.cases)), ("patients", patients), ("splits", report.splits_from or "none")]
+    cases = "questions" if report.format == "questions" else "cases"
+    rows = [(cases, str(report.cases)), ("patients", patients), ("splits", report.splits_from or "none")]
+    if report.inputs is not None:
+        rows.append(("distinct inputs", str(report.inputs)))
     if report.unused:
         rows.append(("training cases left out", str(report.unused)))
     if report.patients is not None and report.split_patients:
         rows.append(("patients in two splits", str(report.shared_patients)))
     if report.sizes:
-        rows.append(("sizes (H x W)", ", ".join(f"{size}: {count}" for size, count in report.sizes.items())))
+        rows.append(("sizes (H x W)", _sizes(report.sizes)))
     if report.input_shape:
-        rows.append(("input per case", " x ".join(map(str, report.input_shape))))
+        rows.append(
+            (
+                "input per case" if report.inputs is None else "shape of an input",
+                " x ".join(map(str, report.input_shape)),
+            )
+        )
     if report.spacing:
         rows.append(("mm per input pixel (median)", "{:.4g} x {:.4g}".format(*report.spacing)))
     elif report.task == "segmentation":
@@ -50,8 +60,16 @@ def _numbers(report: RoleReport) -> Table:
     return table
 
 
+def _sizes(sizes: dict[str, int]) -> str:
+    """The commonest sizes, and how many others there are."""
+    shown = sorted(sizes, key=lambda size: -sizes[size])[:SIZES]
+    others = [f"{len(sizes) - SIZES} other sizes"] if len(sizes) > SIZES else []
+    return ", ".join([f"{size}: {sizes[size]}" for size in sorted(shown, key=list(sizes).index)] + others)
+
+
 def _splits(report: RoleReport) -> Table:
-    table = Table("split", *(escape(name) for name in report.classes), "cases")
+    kind = "questions" if report.format == "questions" else "cases"
+    table = Table("split", *(escape(name) for name in report.classes), kind)
     if report.patients is not None:
         table.add_column("patients")
     for name, counts in report.counts.items():

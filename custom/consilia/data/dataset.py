@@ -19,13 +19,15 @@ class Split:
 
     ``inputs`` (N, ...) float32, preprocessed. ``labels``: class indices (N,) int64, or for segmentation masks (N, H, W)
     uint8 as high and wide as the inputs, 1 = the structure, 0 = background. ``spacing`` (N, 2) float64: mm per pixel
-    (rows, columns) of the input as the model sees it; None where it is not known of every case.
+    (rows, columns) of the input as the model sees it; None where it is not known of every case. ``patients``: of
+    each case, or empty; they stay at the site as the ids do, and no fingerprint holds them.
     """
 
     inputs: Tensor
     labels: Tensor
     case_ids: tuple[str, ...]
     spacing: Tensor | None = None
+    patients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.labels) == len(self.case_ids):
@@ -33,6 +35,8 @@ class Split:
                 f"a split needs one label and one id per case, got {len(self.inputs)} inputs, "
                 f"{len(self.labels)} labels, {len(self.case_ids)} ids"
             )
+        if len(self.patients) not in (0, len(self.case_ids)):
+            raise ValueError(f"expected no patient or one per case ({len(self.case_ids)}), got {len(self.patients)}")
         if self.labels.ndim > 1 and self.labels.shape[1:] != self.inputs.shape[-2:]:
             raise ValueError(
                 f"masks must be as high and wide as the inputs, {tuple(self.inputs.shape[-2:])}, "

@@ -5,37 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from consilia.core.errors import ConfigError, DataError
-from consilia.core.files import write_bytes
-from consilia.data.cases import Cases, canonical
+from consilia.core.errors import ConfigError
+from consilia.data.cutting import Cut, DirichletCut, cut_pooled
 from consilia.data.dataset import Task
-from consilia.data.partition import dirichlet_partition, partition_patients
+from consilia.data.layout import SERVER, Roles, fewer, server_data, without, write_layout
 from consilia.data.phantoms import phantom_sites
-from consilia.data.problems import Problems
-from consilia.data.readers import reader_for
-from consilia.data.site import SiteConfig, load_site_config
-from consilia.data.specs import DatasetSpec, SelectSpec
+from consilia.data.phantoms.clinic import clinic_server, clinic_sites
+from consilia.data.roles import RolesConfig, role_specs
+from consilia.data.site import load_site_config
+from consilia.data.specs import DatasetSpec
 from consilia.data.wisconsin import wisconsin_sites
-from consilia.data.yaml_file import Model, Text, read_yaml, validate
+from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.models.build import DEFAULT_ALLOWED
 from consilia.models.foundation import FoundationFolder
 
 EVALUATOR = "evaluator"
+__all__ = ["EMBEDDED_DATA", "Embedded", "FederationConfig", "load_federation", "server_data"]
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A federation that needs no files: its dataset role, and what writes its data and describes them by site."""
+    """A federation that needs no files: what writes its data and describes them by site and role.
 
-    role: str
-    sites: Callable[[Path], dict[str, DatasetSpec]]
+    ``server`` does so for the server's own data, by role.
+    """
+
+    sites: Callable[[Path], dict[str, Roles]]
+    server: Callable[[Path], Roles] | None = None
+
+
+def _one_role(role: str, specs: Callable[[Path], dict[str, DatasetSpec]]) -> Embedded:
+    return Embedded(lambda out: {site: {role: spec} for site, spec in specs(out).items()})
 
 
 def _phantoms(kind: str, task: Task) -> Embedded:
@@ -43,11 +47,11 @@ def _phantoms(kind: str, task: Task) -> Embedded:
         # A folder of their own: phantoms that are there already are not drawn again, and must not be of another kind.
         return phantom_sites(kind, task, out / "phantoms" / kind)
 
-    return Embedded("structure" if task == "segmentation" else "diagnosis", sites)
+    return _one_role("structure" if task == "segmentation" else "diagnosis", sites)
 
 
 EMBEDDED_DATA = {
-    "wisconsin": Embedded("diagnosis", wisconsin_sites),
+    "wisconsin": _one_role("diagnosis", wisconsin_sites),
     "phantom-fundus": _phantoms("fundus", "classification"),
     "phantom-skin": _phantoms("skin", "classification"),
     "phantom-ultrasound": _phantoms("ultrasound", "classification"),
@@ -55,29 +59,8 @@ EMBEDDED_DATA = {
     "phantom-polyp": _phantoms("polyp", "segmentation"),
     "phantom-prostate": _phantoms("prostate", "segmentation"),
     "phantom-ultrasound-masks": _phantoms("ultrasound", "segmentation"),
+    "phantom-clinic": Embedded(clinic_sites, clinic_server),
 }
-
-
-class ColumnCut(Model):
-    """One site per value of a column (values given the same site name go together; rows of other values are left out).
-
-    A patient with cases at two sites would be trained on at one and tested on at the other: ``refuse`` or ``drop``.
-    """
-
-    by: Literal["column"]
-    column: str
-    names: dict[Text, str] = Field(min_length=1)
-    shared_patients: Literal["refuse", "drop"] = "refuse"
-
-
-class DirichletCut(Model):
-    """Sites with skewed labels; see :func:`consilia.data.partition.dirichlet_partition`."""
-
-    by: Literal["dirichlet"]
-    sites: PositiveInt
-    alpha: PositiveFloat
-    seed: int = 0
-    min_cases: PositiveInt = 10
 
 
 class FederationConfig(Model):
@@ -91,7 +74,7 @@ class FederationConfig(Model):
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     sites: dict[str, DatasetSpec] | None = None
     pooled: DatasetSpec | None = None
-    cut: Annotated[ColumnCut | DirichletCut, Field(discriminator="by")] | None = None
+    cut: Cut | None = None
     evaluator: DatasetSpec | None = None
     leave_out: str | None = None
 
@@ -132,10 +115,9 @@ def load_federation(
     path = Path(path_or_name)
     if path_or_name in EMBEDDED_DATA:
         embedded = EMBEDDED_DATA[path_or_name]
-        specs = _without(embedded.sites(out.absolute()), leave_out, path_or_name)
-        specs = _fewer(specs, train_cases)
-        common = FederationConfig(role=embedded.role, sites=specs)
-        written = {name: _write_site(out, name, common, spec) for name, spec in specs.items()}
+        sites = without(embedded.sites(out.absolute()), leave_out, path_or_name)
+        server = embedded.server(out.absolute()) if embedded.server else {}
+        written = write_layout(fewer(sites, train_cases), server, out)
     elif path.is_dir():
         if leave_out is not None or train_cases is not None:
             raise ConfigError(
@@ -145,20 +127,23 @@ def load_federation(
         written = _site_folder(path)
     elif path.is_file():
         config = _read_config(path)
-        specs = _fewer(_materialise(config, path, out, leave_out), train_cases)
-        written = {name: _write_site(out, name, config, spec) for name, spec in specs.items()}
+        sites, server = _materialise(config, path, out, leave_out)
+        written = write_layout(fewer(sites, train_cases), server, out, config.allow_models, config.foundation_models)
     else:
         raise ConfigError(
             f"{path_or_name}: expected one of {sorted(EMBEDDED_DATA)}, a folder with */site.yaml, or a federation "
             "YAML file"
         )
-    _require_agreement(written)
+    own = server_data(written)
+    _require_agreement(written | ({SERVER: own} if own else {}))
     return written
 
 
-def _read_config(path: Path) -> FederationConfig:
-    """Read a federation YAML; ``common`` holds keys that every dataset specification in the file shares."""
+def _read_config(path: Path) -> FederationConfig | RolesConfig:
+    """Read a federation YAML; ``common`` holds keys that every dataset specification in a file of one role shares."""
     content = read_yaml(path)
+    if isinstance(content, dict) and "roles" in content:
+        return validate(RolesConfig, content, path)
     if isinstance(content, dict):
         content = dict(content)
         common = content.pop("common", {})
@@ -177,97 +162,24 @@ def _read_config(path: Path) -> FederationConfig:
     return validate(FederationConfig, content, path)
 
 
-def _materialise(config: FederationConfig, path: Path, out: Path, leave_out: str | None) -> dict[str, DatasetSpec]:
-    specs = dict(config.sites) if config.sites is not None else _cut(config, path, out)
-    specs = _without(specs, leave_out or config.leave_out, path)
-    if config.evaluator is not None:
-        specs[EVALUATOR] = config.evaluator
-    return specs
-
-
-def _fewer(specs: dict[str, DatasetSpec], train_cases: int | float | None) -> dict[str, DatasetSpec]:
-    """The sites with so many training cases each; an evaluator has none anyway."""
-    if train_cases is None:
-        return specs
-    change = {"train_cases": train_cases}
-    return {name: spec if spec.evaluator else spec.model_copy(update=change) for name, spec in specs.items()}
-
-
-def _without(specs: dict[str, DatasetSpec], name: str | None, where: object) -> dict[str, DatasetSpec]:
-    """The sites with one of them as an evaluator under its own name."""
-    if name is None:
-        return specs
-    trainers = [site for site, spec in specs.items() if not spec.evaluator]
-    if name not in trainers or len(trainers) < 2:
-        raise ConfigError(f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}")
-    return {**specs, name: specs[name].model_copy(update={"evaluator": True})}
-
-
-def _cut(config: FederationConfig, path: Path, out: Path) -> dict[str, DatasetSpec]:
-    pooled = config.pooled
-    assert pooled is not None  # FederationConfig has checked it
-    if isinstance(config.cut, ColumnCut):
-        return _cut_by_column(pooled, config.cut, path)
-    assert config.cut is not None
-    cases = _index(pooled, path)
-    cut = config.cut
-    if pooled.patient is None:
-        parts = dirichlet_partition(cases.labels, cut.sites, cut.alpha, cut.seed, cut.min_cases)
+def _materialise(
+    config: FederationConfig | RolesConfig, path: Path, out: Path, leave_out: str | None
+) -> tuple[dict[str, Roles], Roles]:
+    """The roles of each site, and of the server."""
+    leave_out = leave_out or config.leave_out
+    if isinstance(config, RolesConfig):
+        sites, server = role_specs(config, path, out)
+        return without(sites, leave_out, path), server
+    if config.sites is not None:
+        specs = dict(config.sites)
     else:
-        parts = partition_patients(cases.patients, cases.labels, cut.sites, cut.alpha, cut.seed, cut.min_cases)
-    specs = {}
-    width = max(2, len(str(cut.sites)))
-    for number, part in enumerate(parts, start=1):
-        name = f"site-{number:0{width}d}"
-        listed = (out / name / "cases.txt").absolute()
-        write_bytes(listed, "".join(f"{cases.ids[i]}\n" for i in part).encode())
-        specs[name] = pooled.model_copy(update={"select": SelectSpec(file=listed)})
-    return specs
-
-
-def _cut_by_column(pooled: DatasetSpec, cut: ColumnCut, path: Path) -> dict[str, DatasetSpec]:
-    cases = _index(pooled.model_copy(update={"select": SelectSpec(column=cut.column, values=tuple(cut.names))}), path)
-    names = {canonical(value): site for value, site in cut.names.items()}
-    there = cases.rows[cut.column].map(lambda value: canonical(str(value)))
-    absent = sorted(set(names) - set(there))
-    if absent:
-        raise DataError(f"{path}: cut.names: no case has {cut.column!r} equal to {absent}")
-    owner = there.map(names).to_numpy(dtype=str)
-    pairs = pd.DataFrame({"patient": cases.patients, "site": owner}).drop_duplicates()
-    shared = tuple(sorted(pairs.loc[pairs.duplicated("patient"), "patient"].unique()))
-    if shared and cut.shared_patients == "refuse":
-        raise DataError(
-            f"{path}: {len(shared)} patient(s) have cases at more than one site, e.g. {shared[0]!r}: they would be "
-            "trained on at one and tested on at another; set cut.shared_patients: drop to leave them out"
-        )
-    specs = {}
-    for site in dict.fromkeys(cut.names.values()):
-        select = SelectSpec(column=cut.column, values=tuple(v for v, name in cut.names.items() if name == site))
-        # Only the site's own patients: a site.yaml does not tell who is treated elsewhere.
-        here = set(np.asarray(cases.patients)[owner == site])
-        left_out = (*pooled.exclude_patients, *(patient for patient in shared if patient in here))
-        specs[site] = pooled.model_copy(update={"select": select, "exclude_patients": left_out})
-    return specs
-
-
-def _index(spec: DatasetSpec, path: Path) -> Cases:
-    problems = Problems()
-    cases = reader_for(spec).index(problems)
-    problems.raise_if_any(f"{path}: pooled")
-    return cases
-
-
-def _write_site(out: Path, name: str, config: FederationConfig, spec: DatasetSpec) -> Path:
-    content = {
-        "site": name,
-        "allow_models": list(config.allow_models),
-        "foundation_models": {key: folder.model_dump(mode="json") for key, folder in config.foundation_models.items()},
-        "datasets": {config.role: spec.model_dump(mode="json", exclude_defaults=True)},
-    }
-    target = (out / name / "site.yaml").absolute()
-    validate(SiteConfig, content, target)  # before writing: site names become folder names
-    write_bytes(target, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
-    return target
+        assert config.pooled is not None  # FederationConfig has checked both
+        assert config.cut is not None
+        specs = cut_pooled(config.pooled, config.cut, str(path), out)
+    sites = without({site: {config.role: spec} for site, spec in specs.items()}, leave_out, path)
+    if config.evaluator is not None:
+        sites[EVALUATOR] = {config.role: config.evaluator}
+    return sites, {}
 
 
 def _site_folder(folder: Path) -> dict[str, Path]:

@@ -109,7 +109,8 @@ def load_new_cases(path: Path, role: str, source: Path, *, preprocessing: Path |
 
 def fitted_on_test(spec: CommonSpec) -> bool:
     """Whether preprocessing is fitted on test inputs: an evaluator has no others, and fixed values fit nothing."""
-    return spec.evaluator and getattr(spec, "normalise", "train") == "train"
+    about = getattr(spec, "input", spec)  # of questions: the image or record, or nothing
+    return spec.evaluator and about is not None and getattr(about, "normalise", "train") == "train"
 
 
 def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
@@ -131,7 +132,8 @@ def _split(inputs: Tensor, truth: np.ndarray, spacing: np.ndarray | None, cases:
     if not keep.any():
         return empty_split(inputs, torch.from_numpy(truth))
     mm = None if spacing is None else torch.from_numpy(spacing[keep])
-    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(truth[keep]), cases.take(keep).ids, mm)
+    kept = cases.take(keep)
+    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(truth[keep]), kept.ids, mm, kept.patients)
 
 
 def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from consilia.core.errors import ConfigError
+from consilia.core.files import write_bytes
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
 from consilia.models.build import DEFAULT_ALLOWED
@@ -70,3 +73,21 @@ def load_site_config(path: Path) -> SiteConfig:
     """
     path = Path(path)
     return validate(SiteConfig, read_yaml(path), path)
+
+
+def write_site_config(
+    target: Path,
+    site: str,
+    datasets: Mapping[str, DatasetSpec],
+    allow_models: Sequence[str],
+    foundation_models: Mapping[str, FoundationFolder],
+) -> None:
+    """Write a site.yaml. Raises :class:`ConfigError`, before anything is written, where it would not be a valid one."""
+    content = {
+        "site": site,
+        "allow_models": list(allow_models),
+        "foundation_models": {key: folder.model_dump(mode="json") for key, folder in foundation_models.items()},
+        "datasets": {role: spec.model_dump(mode="json", exclude_defaults=True) for role, spec in datasets.items()},
+    }
+    validate(SiteConfig, content, target)  # site names become folder names
+    write_bytes(target, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())

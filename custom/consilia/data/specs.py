@@ -1,137 +1,54 @@
-"""What site.yaml says about one dataset role: one model per file format, and the keys they share."""
+"""What site.yaml says about one dataset role: one model per file format; questions have a file of their own."""
 
 from __future__ import annotations
 
-from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from consilia.data.base_spec import (
+    Columns,
+    CommonSpec,
+    LabelSpec,
+    Normalise,
+    PoolName,
+    SelectSpec,
+    SplitSpec,
+    pattern_columns,
+)
 from consilia.data.dataset import Task
+from consilia.data.question_spec import QuestionsSpec
 from consilia.data.yaml_file import AbsolutePath, Model, Text
 
-Columns = tuple[str, ...]
-PoolName = Literal["busbra", "pneumoniamnist"]
-Normalise = Literal["train", "half", "imagenet"]
-
-
-class LabelSpec(Model):
-    """Which column holds the label and how its text becomes a class name.
-
-    With ``mapping`` each text is looked up; with ``contains`` a text that contains it is ``then``, any other
-    ``otherwise``; with neither the text is the class name itself.
-    """
-
-    column: str
-    mapping: dict[Text, str] | None = None
-    contains: str | None = None
-    then: str | None = None
-    otherwise: str | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> LabelSpec:
-        contains = (self.contains, self.then, self.otherwise)
-        if any(part is not None for part in contains) and any(part is None for part in contains):
-            raise ValueError("contains, then and otherwise belong together: give all three or none")
-        if self.mapping is not None and self.contains is not None:
-            raise ValueError("give mapping or contains, not both")
-        return self
-
-    def names(self) -> set[str]:
-        """The class names this label can produce; empty when the column holds the names themselves."""
-        if self.mapping is not None:
-            return set(self.mapping.values())
-        return {self.then, self.otherwise} if self.then and self.otherwise else set()
-
-
-class SplitSpec(Model):
-    """How the cases of a site are divided; see :mod:`consilia.data.splits`. Fractions are of patients.
-
-    ``class_balanced`` divides single cases (fractions of cases). ``train`` may be left out: it is what remains.
-    ``file`` names splits made elsewhere (CSV with case_id and split).
-    """
-
-    scheme: Literal["patients", "class_balanced"] = "patients"
-    train: float | None = Field(default=None, gt=0, le=1)
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.2, ge=0, lt=1)
-    seed: int = 0
-    file: AbsolutePath | None = None
-
-    @model_validator(mode="after")
-    def _sum(self) -> SplitSpec:
-        rest = 1 - self.validation - self.test
-        if rest <= 0 or (self.train is not None and abs(self.train - rest) > 1e-6):
-            train = "the rest" if self.train is None else self.train
-            raise ValueError(
-                f"train + validation + test must be 1 with train above 0, got {train} + {self.validation} + {self.test}"
-            )
-        return self
-
-    def fractions(self) -> dict[str, float]:
-        """Fractions by split name; they sum to 1."""
-        return {"train": 1 - self.validation - self.test, "validation": self.validation, "test": self.test}
-
-
-class SelectSpec(Model):
-    """Which cases of a pooled file belong to this site: a column's values, or a text file with one case id per line."""
-
-    column: str | None = None
-    values: tuple[Text, ...] = ()
-    file: AbsolutePath | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SelectSpec:
-        by_column = self.column is not None and bool(self.values)
-        if by_column == (self.file is not None) or bool(self.values) != (self.column is not None):
-            raise ValueError("give column and values, or file")
-        return self
-
-
-class CommonSpec(Model):
-    """Keys of every format. ``classes`` is the order of the class indices; all sites of a federation must agree.
-
-    ``train_cases``: how many of the training cases are used, or (between 0 and 1) what fraction of them.
-    """
-
-    classes: tuple[str, ...] = Field(min_length=2)
-    patient: str | None = None
-    splits: SplitSpec = SplitSpec()
-    evaluator: bool = False
-    select: SelectSpec | None = None
-    exclude_patients: tuple[Text, ...] = ()
-    public_pool: PoolName | None = None
-    train_cases: int | float | None = None
-
-    @field_validator("train_cases", mode="before")
-    @classmethod
-    def _count_or_fraction(cls, value: object) -> object:
-        # Said here, because 1.0 would pass for one case and True, too.
-        count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if value is not None and not count and not (isinstance(value, float) and 0 < value < 1):
-            raise ValueError(f"expected a whole number of cases from 1, or a fraction between 0 and 1, got {value!r}")
-        return value
-
-    @model_validator(mode="after")
-    def _common(self) -> CommonSpec:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes must differ, got {list(self.classes)}")
-        if self.splits.scheme == "class_balanced" and self.patient is not None:
-            raise ValueError("splits.scheme class_balanced divides single cases: it needs patient: null")
-        if self.exclude_patients and self.patient is None:
-            raise ValueError("exclude_patients needs the patient column")
-        label: LabelSpec | None = getattr(self, "label", None)
-        unknown = sorted(label.names() - set(self.classes)) if label else []
-        if unknown:
-            raise ValueError(f"label gives {unknown}, which classes {list(self.classes)} lack")
-        return self
+__all__ = [
+    "Columns",
+    "CommonSpec",
+    "DatasetSpec",
+    "ImagesSpec",
+    "LabelSpec",
+    "MaskSpec",
+    "MedMnistSpec",
+    "Normalise",
+    "PoolName",
+    "QuestionsSpec",
+    "SelectSpec",
+    "SignalsSpec",
+    "SplitSpec",
+    "TabularSpec",
+    "TimeseriesSpec",
+    "pattern_columns",
+]
 
 
 class TabularSpec(CommonSpec):
-    """A delimited text file, one case per row. ``columns`` names the columns of a file without a header line."""
+    """A delimited text file, one case per row. ``columns`` names the columns of a file without a header line.
+
+    ``more_files`` have the same columns; without a case column, the rows' ids then begin with the file's name.
+    """
 
     format: Literal["tabular"]
     file: AbsolutePath
+    more_files: tuple[AbsolutePath, ...] = ()
     label: LabelSpec
     separator: str = ","
     columns: Columns | None = None
@@ -285,14 +202,6 @@ class TimeseriesSpec(CommonSpec):
 
 
 DatasetSpec = Annotated[
-    TabularSpec | ImagesSpec | MedMnistSpec | SignalsSpec | TimeseriesSpec, Field(discriminator="format")
+    TabularSpec | ImagesSpec | MedMnistSpec | SignalsSpec | TimeseriesSpec | QuestionsSpec,
+    Field(discriminator="format"),
 ]
-
-
-def pattern_columns(pattern: str) -> list[str]:
-    """The columns a file name pattern such as ``"{image_id}.png"`` uses. Raises ValueError if it is not that simple."""
-    fields = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(pattern) if name is not None]
-    # Attribute access and indexing in a format string reach into Python objects: plain names only.
-    if any(not name.isidentifier() or spec or conversion for name, spec, conversion in fields):
-        raise ValueError(f"a file name pattern holds plain {{column}} fields only, got {pattern!r}")
-    return [name for name, _, _ in fields]

@@ -2,7 +2,8 @@
 
 ``busbra.txt`` lists a tenth of the patients of BUS-BRA's two GE scanners with their images, ``pneumoniamnist.txt``
 the SHA-256 digests of the pixels of a tenth of PneumoniaMNIST's training images (array order may differ between
-copies of the file, pixels do not). ``python -m consilia.data.public_pool`` reproduces both files from the data.
+copies of the file, pixels do not), ``pubmedqa.txt`` the PubMed ids of the questions outside the official test set, and
+``vqa_rad.txt`` three fifths of VQA-RAD's images. ``python -m consilia.data.public_pool`` reproduces the files.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import numpy as np
 
 from consilia.core.errors import ConfigError, DataError
 
-POOLS = ("busbra", "pneumoniamnist")
+POOLS = ("busbra", "pneumoniamnist", "pubmedqa", "vqa_rad")
 
 
 @dataclass(frozen=True)
 class PublicPool:
-    """The patients and case ids (busbra) or image digests (pneumoniamnist) that are set aside."""
+    """What is set aside: patients and case ids, or image digests (pneumoniamnist).
+
+    A question's PubMed id (pubmedqa) or its image's name (vqa_rad) stands for the patient: there ``patients`` and
+    ``case_ids`` are the same.
+    """
 
     name: str
     patients: frozenset[str]
@@ -40,7 +45,10 @@ def load_pool(name: str) -> PublicPool:
     if name == "busbra":
         patients, ids = (frozenset(line[i] for line in lines) for i in (0, 1))
         return PublicPool(name, patients, ids, frozenset())
-    return PublicPool(name, frozenset(), frozenset(), frozenset(line[0] for line in lines))
+    listed = frozenset(line[0] for line in lines)
+    if name == "pneumoniamnist":
+        return PublicPool(name, frozenset(), frozenset(), listed)
+    return PublicPool(name, listed, listed, frozenset())
 
 
 def image_digest(image: np.ndarray) -> str:

@@ -1,10 +1,12 @@
 """Reproduce the lists of set-aside cases: ``python -m consilia.data.public_pool DATA_FOLDER OUTPUT_FOLDER``.
 
-DATA_FOLDER holds ``busbra/metadata.csv`` and ``pneumoniamnist/pneumoniamnist_28.npz``.
+DATA_FOLDER holds ``busbra/metadata.csv``, ``pneumoniamnist/pneumoniamnist_28.npz``, ``pubmedqa/ori_pqal.json`` with
+``test_ground_truth.json``, and ``vqa_rad/trainset.json`` with ``testset.json``.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from consilia.core.files import write_bytes
 from consilia.data.public_pool import image_digest
 
 FRACTION = 0.1
+VQA_RAD_FRACTION = 0.6
 SEED = 0
 
 
@@ -47,11 +50,35 @@ def pneumoniamnist_list(npz: Path) -> str:
     return "\n".join(lines + sorted(candidates[i] for i in chosen)) + "\n"
 
 
+def pubmedqa_list(folder: Path) -> str:
+    """One PubMed id per line: the expert-labelled questions that are not in the official test set."""
+    questions = json.loads((folder / "ori_pqal.json").read_text(encoding="utf-8"))
+    tested = json.loads((folder / "test_ground_truth.json").read_text(encoding="utf-8"))
+    lines = ["# Public pool of PubMedQA: PubMed ids. The expert-labelled questions outside the official test set."]
+    return "\n".join(lines + sorted(set(questions) - set(tested), key=int)) + "\n"
+
+
+def vqa_rad_list(folder: Path) -> str:
+    """One image name per line: three fifths of the images, in the order of a seeded hash of the name.
+
+    The official parts share images, so the pool goes by image and not by part. Images that no official test question
+    shows come first: the embedded vision transformer has learnt from them, and so they cannot be test images.
+    """
+    train, test = (json.loads((folder / f"{part}set.json").read_text(encoding="utf-8")) for part in ("train", "test"))
+    tested = {row["image_name"] for row in test}
+    names = {row["image_name"] for row in train} | tested
+    order = sorted(names, key=lambda name: (name in tested, derive_seed(SEED, "public-pool", "vqa_rad", name)))
+    lines = ["# Public pool of VQA-RAD: image names. Three fifths of the images; every question on them is public."]
+    return "\n".join(lines + sorted(order[: round(VQA_RAD_FRACTION * len(names))])) + "\n"
+
+
 def main(data: Path, out: Path) -> None:
-    """Write both lists to a folder."""
+    """Write the lists to a folder."""
     write_bytes(out / "busbra.txt", busbra_list(data / "busbra" / "metadata.csv").encode())
     pneumonia = pneumoniamnist_list(data / "pneumoniamnist" / "pneumoniamnist_28.npz")
     write_bytes(out / "pneumoniamnist.txt", pneumonia.encode())
+    write_bytes(out / "pubmedqa.txt", pubmedqa_list(data / "pubmedqa").encode())
+    write_bytes(out / "vqa_rad.txt", vqa_rad_list(data / "vqa_rad").encode())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from consilia.core.errors import ConfigError
 from consilia.data.readers.base import Reader
 from consilia.data.readers.images import ImagesReader
 from consilia.data.readers.medmnist import MedMnistReader
@@ -22,5 +23,10 @@ READERS: dict[str, type[Reader[Any]]] = {
 
 
 def reader_for(spec: DatasetSpec) -> Reader[Any]:
-    """The reader of a specification's format."""
+    """The reader of a specification's format. Raises :class:`ConfigError` for questions: no labelled cases."""
+    if spec.format not in READERS:
+        raise ConfigError(
+            f"expected a dataset role of format {', '.join(READERS)}, got {spec.format}: it has answers in words, not "
+            "classes, and is asked by a method for language models only"
+        )
     return READERS[spec.format](spec)

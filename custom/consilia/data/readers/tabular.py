@@ -26,10 +26,16 @@ class TabularReader(Reader[TabularSpec]):
 
     def index(self, problems: Problems) -> Cases:
         spec = self.spec
-        table = read_table(spec.file, spec.separator, spec.columns)
-        by = spec.select.column if spec.select else None
-        needed = [spec.label.column, spec.patient, spec.case, by, *spec.numeric, *spec.categorical]
-        require_columns(spec.file, list(table), needed)
+        tables = []
+        for file in (spec.file, *spec.more_files):
+            table = read_table(file, spec.separator, spec.columns)
+            by = spec.select.column if spec.select else None
+            needed = [spec.label.column, spec.patient, spec.case, by, *spec.numeric, *spec.categorical]
+            require_columns(file, list(table), needed)
+            if spec.more_files:
+                table["row#"] = [f"{file.stem}-{row}" for row in table["row#"]]  # of which file
+            tables.append(table)
+        table = pd.concat(tables, ignore_index=True)
         return index_cases(table, self._ids(table), spec, spec.file, problems)
 
     def read(self, cases: Cases, problems: Problems) -> np.ndarray:

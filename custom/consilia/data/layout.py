@@ -1,0 +1,70 @@
+"""The files of a federation on one machine: a site.yaml per site, and one like it for the server's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from consilia.core.errors import ConfigError
+from consilia.data.site import write_site_config
+from consilia.data.specs import DatasetSpec
+from consilia.models.build import DEFAULT_ALLOWED
+from consilia.models.foundation import FoundationFolder
+
+SERVER = "server"
+SERVER_DATA = Path(SERVER) / "data.yaml"
+Roles = dict[str, DatasetSpec]
+
+
+def write_layout(
+    sites: Mapping[str, Roles],
+    server: Roles,
+    out: Path,
+    allow_models: Sequence[str] = DEFAULT_ALLOWED,
+    foundation_models: Mapping[str, FoundationFolder] | None = None,
+) -> dict[str, Path]:
+    """Write ``<site>/site.yaml`` for each site with all its roles, and ``server/data.yaml`` if the server has any.
+
+    Returns:
+        The path of each site's file.
+    """
+    if SERVER in sites and server:
+        raise ConfigError(f"{out}: no site can be called {SERVER!r}: the server's own data have this name")
+    folders = foundation_models or {}
+    written = {site: (out / site / "site.yaml").absolute() for site in sites}
+    for site, roles in sites.items():
+        write_site_config(written[site], site, roles, allow_models, folders)
+    # One of another federation, written here before, must not pass for this one's.
+    (out / SERVER_DATA).unlink(missing_ok=True)
+    if server:
+        write_site_config((out / SERVER_DATA).absolute(), SERVER, server, allow_models, folders)
+    return written
+
+
+def server_data(site_files: Mapping[str, Path]) -> Path | None:
+    """The server's own data beside the sites of a federation, in the form of a site.yaml; None without."""
+    found = {path.parent.parent / SERVER_DATA for path in site_files.values()}
+    return next((path for path in sorted(found) if path.is_file()), None)
+
+
+def without(sites: Mapping[str, Roles], name: str | None, where: object) -> dict[str, Roles]:
+    """The sites with one of them as an evaluator, in all its roles, under its own name."""
+    if name is None:
+        return dict(sites)
+    trainers = [site for site, roles in sites.items() if not all(spec.evaluator for spec in roles.values())]
+    if name not in trainers or len(trainers) < 2:
+        raise ConfigError(f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}")
+    tested = {role: spec.model_copy(update={"evaluator": True}) for role, spec in sites[name].items()}
+    return {**sites, name: tested}
+
+
+def fewer(sites: Mapping[str, Roles], train_cases: int | float | None) -> dict[str, Roles]:
+    """The sites with so many training cases of each role; an evaluator has none anyway."""
+    if train_cases is None:
+        return dict(sites)
+    change = {"train_cases": train_cases}
+
+    def few(spec: DatasetSpec) -> DatasetSpec:
+        return spec if spec.evaluator else spec.model_copy(update=change)
+
+    return {site: {role: few(spec) for role, spec in roles.items()} for site, roles in sites.items()}
