@@ -10,6 +10,8 @@ from consilia.evaluation.figures import ABLATION, FIGURES, Figure
 from consilia.evaluation.rounds import mean, merit, round_figures, task_of
 from consilia.report import plots_compare
 from consilia.report.format import YARDSTICKS, flat
+from consilia.report.injection_comparison import answer_tables
+from consilia.report.injection_page import several_tasks
 from consilia.report.record import Task
 
 LEVELS: dict[Task, dict[str, str]] = {
@@ -67,7 +69,8 @@ def comparison_page(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "records": records,
         "task": task,
-        "tables": _tables(rows, task, _units(records)),
+        "tables": _tables(rows, task, _units(records), every=not any(map(several_tasks, records))),
+        "answers": answer_tables(records),
         "ablation": [item for item in ABLATION[task] if _defined(rows, f"last.mean_query.{item.key}")],
         "individual": _defined(rows, "individuality.last"),
         "exchange": _defined(rows, "bytes.exchange.floor"),
@@ -102,12 +105,15 @@ def _units(records: Sequence[Mapping[str, Any]]) -> str:
     return " or ".join(sorted({metrics["unit"] for metrics in tested if "unit" in metrics}))
 
 
-def _tables(rows: Sequence[Mapping[str, Any]], task: Task, unit: str) -> list[dict[str, Any]]:
-    """The tables of figures: ``caption``, ``prefix``, ``figures``; a segmentation's without any figure is left out."""
+def _tables(rows: Sequence[Mapping[str, Any]], task: Task, unit: str, *, every: bool) -> list[dict[str, Any]]:
+    """The tables of figures: ``caption``, ``prefix``, ``figures``.
+
+    Those without any figure are left out of a segmentation, and of runs of several tasks (not ``every``).
+    """
     found = []
     for caption, when, keys in TABLES[task]:
         figures: list[Figure] = [FIGURES[task][f"{when}.{key}"] for key in keys.split()]
-        if task == "classification" or any(_defined(rows, f"{when}.{figure.key}") for figure in figures):
+        if (every and task == "classification") or any(_defined(rows, f"{when}.{figure.key}") for figure in figures):
             found.append({"caption": caption.format(unit=unit), "prefix": f"{when}.", "figures": figures})
     return found
 

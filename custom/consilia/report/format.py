@@ -13,6 +13,7 @@ METHOD_NAMES = {
     "fedprox": "FedProx",
     "fedkper": "FedKPer",
     "fedgpl": "Fed-GPL",
+    "fedkim": "FedKIM",
     "centralised": "Centralised training",
     "local_only": "Local training only",
     "majority": "Majority class",

@@ -69,11 +69,22 @@ def _band(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[tuple[i
 
 @drawn
 def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], task: Task) -> Figure | None:
-    """Two panels (``PANELS``) per round, mean and ± 1 sd over seeds; yardsticks (label -> level) as level lines."""
+    """Panels (``PANELS``) per round, mean and ± 1 sd over seeds; yardsticks (label -> level) as level lines.
+
+    A panel without anything in it is left out.
+    """
+    levelled = {kind for levels in yardsticks.values() for kind, level in levels.items() if level is not None}
+    panels = [
+        panel
+        for panel in PANELS[task]
+        if panel[2] in levelled or any(_band(seeds, panel[0]) for seeds in runs.values())
+    ]
+    if not panels:
+        return None
     figure = Figure(figsize=(WIDTH, 3.9))
-    grid = figure.subplots(1, 2, sharey=True)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
-    for axes, (key, title, kind) in zip(grid, PANELS[task], strict=True):
+    for axes, (key, title, kind) in zip(grid, panels, strict=True):
         for place, (label, seeds) in enumerate(runs.items()):
             if band := _band(seeds, key):
                 style = style_of(place)
@@ -90,8 +101,6 @@ def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], tas
         merit_axis(axes, task)
         round_axis(axes)
         axes.label_outer()
-    if not handles:
-        return None
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure
 

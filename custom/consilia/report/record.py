@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     JsonValue,
@@ -25,21 +23,13 @@ from pydantic import (
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
+from consilia.report.record_injection import Injection
+from consilia.report.record_part import Cases, Fraction, NonNegative, Part
 
 SCHEMA = "consilia.result/1"
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Cases = Annotated[int, Field(ge=1, le=10_000_000)]
-
 Task = Literal["classification", "segmentation"]
 PromptSetting = Literal["box", "image", "jitter"]
-
-
-class Part(BaseModel):
-    """Base of the record's parts: unknown keys and NaN are refused; JSON uses the aliases ``schema`` and ``global``."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True)
 
 
 class RunInfo(Part):
@@ -60,13 +50,17 @@ class RunInfo(Part):
 
 
 class SiteInfo(Part):
-    """Cases per split, whether the site only evaluates, and the fingerprint of its data (no patient is in it)."""
+    """Cases per split, whether the site only evaluates, and the fingerprint of its data (no patient is in it).
+
+    ``tasks`` (FedKIM): training cases by task.
+    """
 
     train: NonNegativeInt
     validation: NonNegativeInt
     test: NonNegativeInt
     evaluator: bool
     fingerprint: str
+    tasks: dict[str, NonNegativeInt] = Field(default_factory=dict)
 
 
 class Contribution(Part):
@@ -99,7 +93,11 @@ class RoundRecord(Part):
 
 
 class Metrics(Part):
-    """Classification by one model on one split of one site; flips count against its previous evaluation of the kind."""
+    """Classification by one model on one split of one site; flips count against its previous evaluation of the kind.
+
+    Where a site has several tasks, ``tasks`` holds each one's own figures; ``count``, ``correct`` and ``accuracy`` are
+    then over the cases of all tasks, the other figures means over the tasks.
+    """
 
     count: Cases
     correct: NonNegativeInt
@@ -109,6 +107,7 @@ class Metrics(Part):
     loss: Annotated[float, Field(ge=0, le=1e9)] | None
     negative_flips: NonNegativeInt | None = None
     positive_flips: NonNegativeInt | None = None
+    tasks: dict[str, Metrics] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Metrics:
@@ -225,7 +224,7 @@ class FinalModels(Part):
     sha256: str
     global_: dict[str, SiteMetrics] = Field(alias="global")
     personal: dict[str, SiteMetrics]
-    mean_query: dict[str, SiteMetrics] = {}
+    mean_query: dict[str, SiteMetrics] = Field(default_factory=dict)
 
 
 class Exchange(Part):
@@ -249,6 +248,7 @@ class Record(Part):
     evaluations: list[Evaluation]
     final: dict[Literal["last", "best"], FinalModels]
     exchange: Exchange | None = None
+    injection: Injection | None = None
     absent: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from consilia.evaluation.rounds import SETTINGS, individuality, merit, round_fig
 from consilia.evaluation.summary import summarise
 from consilia.report import plots
 from consilia.report.format import flat
+from consilia.report.injection_page import injection_values, several_tasks
 from consilia.report.record import Task
 
 EPSILON = 1e-6  # s_k = a_k (d_k + 1e-6), specification of FedKPer, 3.1
@@ -25,11 +26,13 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     sites = site_rows(record)
     panels = weight_panels(record)
     names = NAMES if record["rounds"] else NAMES_WITHOUT_ROUNDS
+    several = several_tasks(record)
     return {
         "record": record,
         "run": record["run"],
         "task": task,
-        "FINAL": headline(finals, task),
+        "section": "multitask" if several else task,
+        "FINAL": headline(finals, task, complete=task == "classification" and not several),
         "summary": summary,
         "finals": finals,
         "names": names,
@@ -47,17 +50,18 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
         "weights": plots.weights(training_sites(record), panels),
         "panels": {title: bool(values) for title, values in panels.items()},
         **prompt_values(record, finals, names),
+        **(injection_values(record) if several else {}),
     }
 
 
-def headline(finals: Mapping[str, Mapping[str, Any]], task: Task) -> list[Figure]:
-    """The figures of the headline table; of a segmentation's many only those that some version has."""
+def headline(finals: Mapping[str, Mapping[str, Any]], task: Task, *, complete: bool) -> list[Figure]:
+    """The figures of the headline table; unless it is to be ``complete`` only those that some version has."""
 
     def has(figure: Figure) -> bool:
         place, _, part = figure.key.partition(".")
         return any((chosen[place] or {}).get(part) if part else chosen[place] is not None for chosen in finals.values())
 
-    return [figure for figure in FINAL[task] if task == "classification" or has(figure)]
+    return [figure for figure in FINAL[task] if complete or has(figure)]
 
 
 def site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

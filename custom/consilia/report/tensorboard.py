@@ -15,9 +15,11 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     Tags: ``rounds/<figure>`` for the figures of :func:`~consilia.evaluation.rounds.round_figures`; per site
     ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice`` for a segmentation), ``weight/<site>``,
     ``train_loss/<site>`` and ``individuality/<site>``; ``bytes/down`` and ``bytes/up``, summed over sites;
-    ``seconds/<phase>``.
+    ``seconds/<phase>``. With injection ``injection/loss/<task>`` and ``injection/validation_<figure>/<task>``, accuracy
+    and auroc.
     """
     plain = record.plain()
+    yield from _injection(record)
     for row in round_figures(plain):
         for tag, value in row.items():
             if tag != "version" and value is not None:
@@ -38,6 +40,16 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
         yield "bytes/up", part.round, sum(part.bytes_up.values())
         for phase, seconds in sorted(part.seconds.items()):
             yield f"seconds/{phase}", part.round, seconds
+
+
+def _injection(record: Record) -> Iterator[tuple[str, int, float]]:
+    for part in record.injection.rounds if record.injection else ():
+        for task, loss in sorted(part.loss.items()):
+            yield f"injection/loss/{task}", part.round, loss
+        for task, figures in sorted(part.validation.items()):
+            for name, value in (("accuracy", figures.accuracy), ("auroc", figures.auroc)):
+                if value is not None:
+                    yield f"injection/validation_{name}/{task}", part.round, value
 
 
 def write_events(record: Record, log_dir: Path) -> None:

@@ -1,0 +1,71 @@
+"""95 % intervals by bootstrap over patients: the cases of one resemble each other, so patients are drawn, not cases.
+
+Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), percentile intervals. A resample is a weight per case
+(how often its patient was drawn), so that a figure of all resamples is one computation over a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consilia.core.determinism import derive_seed
+from consilia.core.errors import DataError
+
+Array = NDArray[np.float64]
+Figures = Callable[[Array], Mapping[str, Array]]
+"""From weights (R, N) to each figure's values (R,), NaN where a resample leaves it undefined."""
+
+Intervals = dict[str, list[float] | None]
+LEVEL = 0.95
+_BLOCK = 4_000_000  # weights held at a time
+
+
+def grouped(patients: Sequence[str], count: int) -> NDArray[np.int64]:
+    """The number of each case's patient, 0..P-1 (N,); without ``patients`` every case is a patient of its own.
+
+    Raises:
+        DataError: there are patients, but not one per case.
+    """
+    if len(patients) == 0:
+        return np.arange(count)
+    if len(patients) != count:
+        raise DataError(f"figures of {count} cases need a patient for each, got {len(patients)} patients")
+    return np.unique(np.array(list(patients), dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def intervals(figures: Figures, groups: NDArray[np.int64], *, seed: int, resamples: int) -> Intervals:
+    """Percentile intervals (low, high) of every figure, over ``resamples`` draws of the patients ``groups`` (N,).
+
+    Resamples that leave a figure undefined are left out; None where that leaves fewer than half, or with one patient,
+    whose resamples are all the same.
+    """
+    found: dict[str, list[Array]] = {}
+    for weights in _weights(groups, seed, resamples):
+        for name, values in figures(weights).items():
+            found.setdefault(name, []).append(values)
+    single = len(groups) == 0 or groups.max() == 0
+    return {name: None if single else _percentiles(np.concatenate(values)) for name, values in found.items()}
+
+
+def _weights(groups: NDArray[np.int64], seed: int, resamples: int) -> Iterator[Array]:
+    """Blocks of weights (R, N): how often each case's patient was drawn, in draws of as many patients as there are."""
+    patients = int(groups.max()) + 1
+    draw = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    rows = max(1, _BLOCK // max(len(groups), patients))
+    for start in range(0, resamples, rows):
+        block = min(rows, resamples - start)
+        drawn = draw.integers(0, patients, size=(block, patients))
+        drawn += patients * np.arange(block)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=block * patients).reshape(block, patients)
+        yield times[:, groups].astype(np.float64)
+
+
+def _percentiles(values: Array) -> list[float] | None:
+    defined = values[~np.isnan(values)]
+    if 2 * len(defined) < len(values):
+        return None
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
