@@ -1,0 +1,5 @@
+"""Before any test of this folder imports peft or transformers."""
+
+from consilia.models.torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
