@@ -9,6 +9,7 @@ from typing import Any
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Reply, Task
+from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.models.build import DEFAULT_ALLOWED
 from consilia.models.exchange import exchanged_state
@@ -44,7 +45,7 @@ class Federation:
             initial_state(config),
             folder,
             all_parameters=266,
-            engine="inprocess",
+            server=ServerSettings(engine="inprocess"),
             progress=self.events.append,
         )
 

@@ -15,7 +15,7 @@ from consilia.data.site import load_site_config
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.intake import _check_prompts
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import finished, load_study, study_config, study_sites
+from consilia.federation.study import Study, finished, load_study, study_config, study_sites
 from consilia.report.record import SiteMetrics
 from tests.federation.support import small
 
@@ -42,6 +42,26 @@ def test_leave_out_and_train_cases_hold_for_every_command(study_file: Path, tmp_
     assert result.exit_code == 0, result.output
     exported = (tmp_path / "jobs" / "fedavg" / "app" / "config" / "config_fed_server.json").read_text()
     assert '"hospital-2"' in exported
+
+
+def test_an_external_test_site_and_the_left_out_one_are_both_evaluators(wisconsin, tmp_path: Path) -> None:
+    specs = {
+        name: load_site_config(path).dataset("diagnosis").model_dump(mode="json", exclude_defaults=True)
+        for name, path in wisconsin.items()
+    }
+    federation = tmp_path / "federation.yaml"
+    evaluator = specs.pop("hospital-4")
+    federation.write_text(yaml.safe_dump({"role": "diagnosis", "sites": specs, "evaluator": evaluator}))
+    study = Study(data=str(federation), leave_out="hospital-2", run={"rounds": 1})
+    sites = study_sites(study, tmp_path / "mixed")
+    config = study_config(study, "fedavg", 0, sites)
+    assert sorted(config.evaluators) == ["evaluator", "hospital-2"]
+    record = run_inprocess(config, sites, tmp_path / "run", server=own_server(config, sites))
+    assert record.absent == {}
+    assert [name for name, site in sorted(record.sites.items()) if site.evaluator] == ["evaluator", "hospital-2"]
+    by_name = {"role": "diagnosis", "model": config.model.model_dump(mode="json", by_alias=True)}
+    unread = study.model_copy(update={"run": {**study.run, **by_name}})
+    assert study_config(unread, "fedavg", 0, {}).evaluators == ("hospital-2",)  # no site file says who else there is
 
 
 def test_a_record_of_other_sites_is_not_this_runs(wisconsin, tmp_path: Path) -> None:

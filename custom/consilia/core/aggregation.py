@@ -42,6 +42,29 @@ def weighted_mean(updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[
     return {name: _mean_of(name, sites, updates, shares) for name in sorted(first)}
 
 
+def partial_mean(
+    updates: Mapping[str, Mapping[str, Tensor]],
+    weights: Mapping[str, Mapping[str, float]],
+    previous: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """As :func:`weighted_mean`, where a site need not have every tensor and weighs as much as the tensor's weights say.
+
+    Args:
+        updates: tensors by name, by site name.
+        weights: by tensor name, one finite weight >= 0 for each site that has the tensor.
+        previous: kept where the weights of a tensor are none, or sum to zero.
+
+    Raises:
+        AggregationError: as above.
+    """
+    return {
+        name: _mean_of(name, sorted(sites), updates, normalised(sites))
+        if (sites := weights.get(name, {})) and sum(sites.values()) > 0
+        else kept.clone()
+        for name, kept in sorted(previous.items())
+    }
+
+
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     """Weights divided by their exactly rounded sum.
 

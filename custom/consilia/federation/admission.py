@@ -43,6 +43,8 @@ def why_not(
     """
     if list(reply.class_names) != list(classes):
         return f"its classes are {list(reply.class_names)}, those of the others {list(classes)}"
+    if reply.tasks and not (set(reply.tasks) <= set(classes) and sum(reply.tasks.values()) == reply.train):
+        return f"its training cases by task are {reply.tasks}, expected {reply.train} in all, of {list(classes)}"
     if reply.train == 0 and site not in evaluators:
         return "it has no training cases, and the run does not name it among its evaluators"
     if reply.train > 0 and site in evaluators:

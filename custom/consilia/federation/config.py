@@ -13,29 +13,9 @@ from torch import nn
 
 from consilia.core.errors import ConfigError
 from consilia.methods.catalogue import METHODS, AnyMethodConfig
-from consilia.methods.config import Settings, TrainingConfig
+from consilia.methods.config import FoundationConfig, Settings, TrainingConfig
 from consilia.models.build import build_model
-from consilia.models.foundation import DIGEST, EMBEDDED, FoundationFolder, embedded_digest, load_foundation
-
-
-class FoundationConfig(Settings):
-    """The pre-trained model that the network builds on, by the name under which every participant has it.
-
-    ``digest`` pins its weights, so that all sites start from the same; an embedded model's is filled in.
-    """
-
-    model: str
-    digest: str | None = Field(None, pattern=DIGEST)
-
-    @model_validator(mode="after")
-    def _pinned(self) -> FoundationConfig:
-        if self.model in EMBEDDED and self.digest is None:
-            object.__setattr__(self, "digest", embedded_digest(self.model))
-        if self.digest is None:
-            raise ValueError(
-                f"give the digest of {self.model}'s weights: participants must not start from different ones"
-            )
-        return self
+from consilia.models.foundation import FoundationFolder, load_foundation
 
 
 class ModelConfig(Settings):
@@ -113,6 +93,8 @@ class RunConfig(Settings):
             raise ValueError(f"method {self.method.method} knows no {self.task}")
         if self.patience is not None and self.evaluate_every == 0:
             raise ValueError("patience counts evaluations, but evaluate_every is 0")
+        arguments = {**self.method.model_arguments(), **self.model.args}
+        object.__setattr__(self, "model", self.model.model_copy(update={"args": arguments}))
         if not self.label:
             object.__setattr__(self, "label", self.method.method)
         return self

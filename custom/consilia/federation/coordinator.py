@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import generator, state_digest
@@ -37,13 +37,17 @@ from consilia.federation.messages import (
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound, validation_value
+from consilia.federation.server_settings import ServerSettings
 from consilia.methods.catalogue import METHODS
-from consilia.methods.server import Claim
+from consilia.methods.learner import never
+from consilia.methods.server import Claim, Workplace
 from consilia.report.record import Contribution, Exchange, FinalModels, Record, RoundRecord
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
+ACT = "act"
+"""Where the method keeps checkpoints within its own work at the server."""
 
 State = Mapping[str, Tensor]
 
@@ -57,8 +61,9 @@ class Coordinator:
         initial: the global state of version 0.
         all_parameters: elements that full fine-tuning of the same model would exchange.
         folder: where the spool lies and the checkpoints are kept.
-        engine: named in the record.
+        server: what the server's administrator decides, and where the server's own data and models are.
         progress: told about every step, as small JSON-able dictionaries.
+        should_stop: polled while the server itself trains.
     """
 
     def __init__(
@@ -69,12 +74,13 @@ class Coordinator:
         folder: Path,
         *,
         all_parameters: int,
-        engine: Literal["inprocess", "sim", "poc", "prod"],
+        server: ServerSettings,
         progress: Progress = no_progress,
+        should_stop: Callable[[], bool] = never,
     ) -> None:
         self.config = config
         self.strategy = METHODS[config.method.method].strategy(config.method)
-        self.keeper = RecordKeeper(config, engine)
+        self.keeper = RecordKeeper(config, server.engine)
         self.keeper.exchange = Exchange(
             parameters=sum(tensor.numel() for tensor in initial.values()),
             all_parameters=all_parameters,
@@ -90,6 +96,26 @@ class Coordinator:
         self._progress = progress
         self._absent: set[str] = set()
         self._resume = self.store.exists()
+        self._acted = 0
+        self._act = self.strategy.server_act(self._workplace(server, folder, should_stop))
+
+    def _workplace(self, server: ServerSettings, folder: Path, should_stop: Callable[[], bool]) -> Workplace:
+        config = self.config
+
+        def model() -> nn.Module:
+            return config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
+
+        return Workplace(
+            run=config.to_json(),
+            model=model,
+            foundation_models=server.foundation_models,
+            data=server.data,
+            folder=folder / ACT,
+            seed=config.seed,
+            rounds=config.rounds,
+            tell=self._progress,
+            should_stop=should_stop,
+        )
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -103,6 +129,7 @@ class Coordinator:
         if self._resume:
             self._restore()
         self._prepare(deliver)
+        self._act_on_round()
         while self.version < self.config.rounds and not self._patience_is_over():
             self._round(deliver)
         self._finish(deliver)
@@ -119,6 +146,11 @@ class Coordinator:
     def is_waiting(self) -> bool:
         """Whether some site has not yet answered the task that is open for it."""
         return self.intake.is_waiting()
+
+    def save_act(self, folder: Path) -> None:
+        """Leave what the method has made at the server, if anything, in a folder."""
+        if self._act is not None:
+            self._act.save(folder)
 
     def _ask(self, deliver: Deliver, tasks: Sequence[Task]) -> dict[str, BaseModel]:
         return self.intake.ask(deliver, tasks, reference=self.state, known=self.keeper.sites)
@@ -161,9 +193,11 @@ class Coordinator:
         answered = time.perf_counter()
         updates = {site: reply for site, reply in replies.items() if isinstance(reply, TrainReply)}
         self._require(updates, participants, number)
-        claims = {site: Claim(reply.samples, reply.score) for site, reply in updates.items()}
+        claims = {
+            site: Claim(reply.samples, reply.score, self.keeper.sites[site].tasks) for site, reply in updates.items()
+        }
         weights = self.strategy.weights(claims)
-        new_state = self.strategy.aggregate(self._spool, weights)
+        new_state = self.strategy.aggregate(self._spool, claims, self.state)
         self._note_evaluations(replies)
         self._judge()
         self.state, self.version = new_state, number
@@ -174,7 +208,21 @@ class Coordinator:
         }
         self.keeper.rounds.append(self._round_record(number, [train, look], updates, weights, seconds))
         self._checkpoint()
+        self._act_on_round()
         self._tell_round(number, len(updates), len(participants), time.perf_counter() - started)
+
+    def _act_on_round(self) -> None:
+        """The method's own work at the server, unless it is done: what the sites sent is safe on disk by now."""
+        if self._act is None or self._acted == self.version:
+            return
+        started = time.perf_counter()
+        self.state = self._act.act(self.state, self.version)
+        self._acted = self.version
+        self.keeper.injection = self._act.report()
+        last = self.keeper.rounds[-1]
+        seconds = {**last.seconds, "act": time.perf_counter() - started}
+        self.keeper.rounds[-1] = last.model_copy(update={"seconds": seconds, "sha256": state_digest(self.state)})
+        self._checkpoint()
 
     def _require(self, updates: Mapping[str, TrainReply], participants: Sequence[str], number: int) -> None:
         needed = max(min(self.config.min_sites, len(participants)), 1)
@@ -184,6 +232,9 @@ class Coordinator:
 
     def _finish(self, deliver: Deliver) -> None:
         """Every site personalises from the last and from the best global model, sampled before or not."""
+        if self._act is not None:
+            self._act.conclude()
+            self.keeper.injection = self._act.report()
         self.keeper.final["last"] = self._personalise(deliver, "last", self.version, self.state)
         self._judge()
         if self.best.version in (0, self.version):
@@ -194,7 +245,7 @@ class Coordinator:
             self.keeper.final["best"] = self._personalise(deliver, "best", self.best.version, self.best.state)
 
     def _personalise(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
-        trainers = self._trainers()
+        trainers = self._trainers() if METHODS[self.config.method.method].learner.personal else []
         evaluators = [site for site in self._present() if site not in trainers]
         self._progress({"event": "personalise", "keep": keep, "sites": trainers})
         replies = self._ask(
@@ -297,10 +348,18 @@ class Coordinator:
         state = {
             "run_id": self.config.run_id,
             "version": self.version,
+            "acted": self._acted,
             "best": self.best.to_json(),
             "record": self.keeper.state(),
         }
-        self.store.save({"global": (self.version, self.state), "best": (self.best.version, self.best.state)}, state)
+        models = {"global": (self._file_number(), self.state), "best": (self.best.version, self.best.state)}
+        if self._act is not None and self._acted:
+            models["act"] = (self._acted, self._act.tensors())
+        self.store.save(models, state)
+
+    def _file_number(self) -> int:
+        """Names the state's file: a method that acts at the server gives a round two states, one after the other."""
+        return self.version if self._act is None else 2 * self.version + (self._acted == self.version)
 
     def _restore(self) -> None:
         checkpoint = self.store.load()
@@ -312,6 +371,10 @@ class Coordinator:
         self.version, self.state = state["version"], checkpoint.models["global"]
         self.best.restore(state["best"], checkpoint.models["best"])
         self.keeper.restore(state["record"])
+        self._acted = state.get("acted", 0)
+        if self._act is not None and self._acted:
+            assert self.keeper.injection is not None
+            self._act.restore(checkpoint.models["act"], self.keeper.injection)
         log.info("resuming run %s after round %d", self.config.run_id, self.version)
 
     def _tell_round(self, number: int, updates: int, participants: int, seconds: float) -> None:

@@ -46,7 +46,7 @@ def run_inprocess(
             exchanged_state(model, config.exchange_dtype),
             folder,
             all_parameters=count_elements(model),
-            engine="inprocess",
+            server=server.model_copy(update={"engine": "inprocess"}),
             progress=progress,
         )
 

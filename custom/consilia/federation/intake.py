@@ -43,7 +43,7 @@ class Intake:
         spool: UpdateSpool,
         max_norm: float | None,
         progress: Progress,
-        task: str = "classification",
+        task: str,
     ) -> None:
         self.refused: dict[str, str] = {}
         self.bytes_up: dict[str, int] = {}
@@ -141,7 +141,7 @@ class Intake:
     def _check_update(self, site: str, content: TrainReply, reply: Reply) -> None:
         self._strategy.check(
             reply.tensors,
-            Claim(content.samples, content.score),
+            Claim(content.samples, content.score, self._known[site].tasks),
             reference=self._reference,
             max_norm=self._max_norm,
         )

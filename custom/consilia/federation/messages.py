@@ -52,13 +52,17 @@ class Task:
 
 
 class PrepareReply(Settings):
-    """A site's self-description: numbers and a digest, no label counts."""
+    """A site's self-description: numbers and a digest, no label counts.
+
+    ``tasks``: training cases of each of the run's tasks that the site has, where the run has several.
+    """
 
     train: Count
     validation: Count
     test: Count
     class_names: tuple[str, ...] = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tasks: dict[str, Count] = Field(default_factory=dict)
 
 
 class TrainMetrics(Settings):

@@ -12,6 +12,8 @@ from consilia.report.record import Record, save_record
 from consilia.report.tensorboard import write_events
 
 RESULT, REPORT, EVENTS = "result.json", "report.html", "tensorboard"
+INJECTED = "injected"
+"""FedKIM's injected model: adapters, aligner, encoders, and the card that ``consilia ask`` reads."""
 PROGRESS = "progress.jsonl"
 
 
@@ -20,6 +22,7 @@ def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> Non
     for name, state in (("last", coordinator.state), ("best", coordinator.best.state)):
         card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
         write_tensors(folder / f"global-{name}.safetensors", state, card)
+    coordinator.save_act(folder / INJECTED)
     # The record first: what comes after can be made from it again.
     save_record(record, folder / RESULT)
     write_report([record], folder / REPORT)

@@ -21,6 +21,7 @@ from consilia.report.record import (
     SiteInfo,
     SiteMetrics,
 )
+from consilia.report.record_injection import Injection
 
 PACKAGES = (
     "consilia",
@@ -45,6 +46,7 @@ class RecordKeeper:
         self.config, self.engine = config, engine
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.exchange: Exchange | None = None
+        self.injection: Injection | None = None
         self.absent: dict[str, str] = {}
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
@@ -62,6 +64,7 @@ class RecordKeeper:
             test=reply.test,
             evaluator=reply.train == 0,
             fingerprint=reply.fingerprint,
+            tasks=reply.tasks,
         )
 
     def add_evaluation(
@@ -95,6 +98,7 @@ class RecordKeeper:
             "class_names": self.class_names,
             "sites": {name: site.model_dump(mode="json", by_alias=True) for name, site in self.sites.items()},
             "rounds": [item.model_dump(mode="json", by_alias=True) for item in self.rounds],
+            "injection": None if self.injection is None else self.injection.model_dump(mode="json"),
             "evaluations": [item.model_dump(mode="json", by_alias=True) for item in self.evaluations()],
         }
 
@@ -104,6 +108,8 @@ class RecordKeeper:
         self.class_names = list(state["class_names"])
         self.sites = {name: SiteInfo.model_validate(site) for name, site in state["sites"].items()}
         self.rounds = [RoundRecord.model_validate(item) for item in state["rounds"]]
+        if state.get("injection") is not None:
+            self.injection = Injection.model_validate(state["injection"])
         for item in map(Evaluation.model_validate, state["evaluations"]):
             self._evaluations[(item.version, item.model)] = dict(item.sites)
 
@@ -131,6 +137,7 @@ class RecordKeeper:
             sites=dict(sorted(self.sites.items())),
             class_names=self.class_names,
             exchange=self.exchange,
+            injection=self.injection,
             absent=dict(sorted(self.absent.items())),
             rounds=self.rounds,
             evaluations=self.evaluations(),

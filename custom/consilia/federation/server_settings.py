@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from consilia.data.federation import server_data
 from consilia.data.site import load_site_config
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
 from consilia.federation.config import RunConfig
@@ -26,13 +27,16 @@ class ServerSettings(Model):
         state_dir: where checkpoints and results go, so that a run can be resumed; ``{run_id}`` in it stands for the
             run's name, which keeps runs apart. Default: the job's own run folder, which NVFlare moves to its job store
             when the job ends.
+        data: the server's own public data for FedKIM's injection, a file of site.yaml's form: a role per task, whose
+            training cases are the public ones and whose test cases judge the result.
         engine: noted in the record.
     """
 
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     state_dir: AbsolutePath | None = None
-    engine: Literal["sim", "poc", "prod"] = "prod"
+    data: AbsolutePath | None = None
+    engine: Literal["inprocess", "sim", "poc", "prod"] = "prod"
 
     def run_folder(self, run_id: str) -> Path | None:
         """The folder of one run, or None where the administrator has named none."""
@@ -55,4 +59,4 @@ def own_server(config: RunConfig, site_files: Mapping[str, Path]) -> ServerSetti
         for path in site_files.values()
         for name, folder in load_site_config(path).foundation_models.items()
     }
-    return ServerSettings(allow_models=(config.model.class_,), foundation_models=folders)
+    return ServerSettings(allow_models=(config.model.class_,), foundation_models=folders, data=server_data(site_files))

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import overwrite_tensors, write_bytes, write_json, write_tensors
-from consilia.data.dataset import Split
-from consilia.data.loading import PREPROCESSING, load_site, preprocessing_file
+from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
@@ -32,6 +31,7 @@ from consilia.federation.messages import (
     TrainReply,
     payload_bytes,
 )
+from consilia.federation.run_data import load_run_data
 from consilia.federation.site_errors import note_error
 from consilia.methods.catalogue import METHODS
 from consilia.methods.config import Settings
@@ -42,6 +42,8 @@ from consilia.report.record import SiteMetrics
 log = logging.getLogger(__name__)
 
 HISTORY = "correctness.safetensors"
+Figures = tuple[SiteMetrics, dict[str, Tensor]]
+"""Metrics of both splits, and the answers to the test split's cases."""
 KEPT_VERSIONS = 3
 """Correctness vectors kept per model: the last one, and those a resumed run may fall back to."""
 
@@ -60,13 +62,14 @@ class Site:
         self.settings = load_site_config(site_yaml)
         self.name = self.settings.site
         self.folder = self.settings.state_dir / RUNS / config.run_id
-        self.data = load_site(site_yaml, config.role)
+        # One role's data or several tasks': the method's learner knows which.
+        self.data: Any = load_run_data(config, site_yaml)
         if self.data.task != config.task:
             raise ConfigError(f"the run is a {config.task}, role {config.role!r} of {site_yaml} a {self.data.task}")
         model = config.model.build(
             seed=config.seed, allowed=self.settings.allow_models, folders=self.settings.foundation_models
         )
-        learner = METHODS[config.method.method].learner
+        learner: Any = METHODS[config.method.method].learner
         self.learner = learner(
             model, self.data, config.training, config.method, seed=config.seed, should_stop=should_stop
         )
@@ -102,38 +105,24 @@ class Site:
             (self.folder / HISTORY).unlink(missing_ok=True)
         write_json(self.folder / "run.json", self.config.to_json())
         data = self.data
-        self._check_model_fits()
+        self.learner.check_model()
         reply = PrepareReply(
             train=len(data.train),
             validation=len(data.validation),
             test=len(data.test),
             class_names=data.class_names,
             fingerprint=data.fingerprint(),
+            tasks=data.training_cases() if self.config.method.tasks() else {},
         )
         return _reply(reply)
 
-    def _check_model_fits(self) -> None:
-        split = self.data.test if self.data.is_evaluator else self.data.train
-        probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
-        try:
-            answers = self.learner.answers(probe)
-        # Models of other libraries say what does not fit in many ways; timm asserts.
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise ConfigError(
-                f"model {self.config.model.class_} does not take inputs of shape {tuple(probe.inputs.shape)}: {error}"
-            ) from error
-        for answer in answers.values():
-            expected = (1, self.data.num_classes) if self.data.task == "classification" else probe.labels.shape
-            if answer.shape != expected:
-                raise ConfigError(f"the model answers {tuple(answer.shape)}, the data need {tuple(expected)}")
-
     def _train(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
-        received = self._figures_of(tensors, "global", info.version) if info.evaluate else None
+        received = self._figures_of(tensors, "global", info.version)[0] if info.evaluate else None
         update = self.learner.train(tensors, info.version + 1)
         card = model_card(self.config, self.data.class_names, "personal-round")
         overwrite_tensors(self.folder / "personal-round.safetensors", update.tensors, card)
-        trained = self._figures("personal", info.version + 1) if info.evaluate else None
+        trained = self._figures("personal", info.version + 1)[0] if info.evaluate else None
         reply = TrainReply(
             version=info.version,
             samples=update.samples,
@@ -148,7 +137,7 @@ class Site:
 
     def _evaluate(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
-        received = self._received(info, tensors)
+        received, _ = self._received(info, tensors)
         reply = EvaluateReply(
             version=info.version,
             received=received,
@@ -160,17 +149,16 @@ class Site:
     def _personalise(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         """Train once more from the final global model with the method's own loss; the result never leaves."""
         started = time.perf_counter()
-        received = self._received(info, tensors)
+        received, before = self._received(info, tensors)
         mean_query = self._ablated(info)
-        answers = {"global": self.learner.answers(self.data.test)}
         attention = self.learner.attention(self.data.test)
         self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
         self._keep(f"personal-{info.keep}", self.learner.state())
         fitted = preprocessing_file(self.settings, self.config.role).read_bytes()
         write_bytes(self.folder / PREPROCESSING, fitted, private=True)
         # Not part of the forgetting history: this is no round.
-        personal = self._figures("personal", version=None, thorough=True)
-        answers["personal"] = self.learner.answers(self.data.test)
+        personal, after = self._figures("personal", version=None, thorough=True)
+        answers = {"global": before, "personal": after}
         write_local_report(self.folder / f"report-{info.keep}.html", self.data, answers, attention)
         reply = PersonaliseReply(
             version=info.version,
@@ -185,7 +173,7 @@ class Site:
         card = model_card(self.config, self.data.class_names, name)
         write_tensors(self.folder / f"{name}.safetensors", state, card, private=True)
 
-    def _received(self, info: TaskInfo, state: Mapping[str, Tensor]) -> SiteMetrics:
+    def _received(self, info: TaskInfo, state: Mapping[str, Tensor]) -> Figures:
         # The best round was evaluated when it was the newest: coming back to it is no news for the history.
         version = info.version if info.keep == "last" else None
         return self._figures_of(state, "global", version, thorough=info.final)
@@ -196,27 +184,28 @@ class Site:
         if touchless is None:
             return None
         with touchless:
-            return self._figures("ablated", version=None)
+            return self._figures("ablated", version=None)[0]
 
     def _figures_of(
         self, state: Mapping[str, Tensor], kind: str, version: int | None, *, thorough: bool = False
-    ) -> SiteMetrics:
+    ) -> Figures:
         self.learner.load(state)
         return self._figures(kind, version, thorough=thorough)
 
-    def _figures(self, kind: str, version: int | None, *, thorough: bool = False) -> SiteMetrics:
+    def _figures(self, kind: str, version: int | None, *, thorough: bool = False) -> Figures:
         """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
         figures: dict[str, dict[str, Any] | None] = {}
+        answers: dict[str, Tensor] = {}
         for name in ("validation", "test"):
-            split, task = self.data.split(name), self.learner.task
+            split = self.data.split(name)
             answers = self.learner.answers(split)
-            metrics = task.figures(answers, split, thorough=thorough)
-            right = task.right(answers, split)
+            metrics = self.learner.measure(answers, split, thorough=thorough)
+            right = self.learner.right(answers, split)
             if metrics is not None and right is not None and name == "test" and version is not None:
                 negative, positive = self._flips(kind, version, right)
                 metrics |= {"negative_flips": negative, "positive_flips": positive}
             figures[name] = metrics
-        return SiteMetrics.model_validate(figures)
+        return SiteMetrics.model_validate(figures), answers
 
     def _flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
         path = self.folder / HISTORY

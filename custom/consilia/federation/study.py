@@ -16,8 +16,9 @@ from consilia.data.site import load_site_config
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import RESULT
+from consilia.federation.run_data import load_run_data
 from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
-from consilia.methods.catalogue import METHODS
+from consilia.methods.catalogue import METHODS, Method
 from consilia.report.html import write_report
 from consilia.report.record import Record, load_record, save_record
 
@@ -84,20 +85,21 @@ def study_config(
 ) -> RunConfig:
     """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a yardstick.
 
-    The site files are looked at only where the study leaves role or model open.
+    What the study leaves open of role, evaluators, task and model is read from the site files, where there are any.
     """
     if label not in study.methods and label not in METHODS and label not in YARDSTICKS:
         raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
     default = {"method": label if label in METHODS else "fedavg"}
     values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
-    if study.leave_out is not None:
-        values.setdefault("evaluators", [study.leave_out])
-    for first in list(site_files.values())[:1]:
+    several = _named(values["method"]).config.several_tasks
+    for first in [] if several else list(site_files.values())[:1]:
         values.setdefault("role", _only_role(first))
         values.setdefault("evaluators", _evaluators(site_files, values["role"]))
         values.setdefault("task", getattr(load_site_config(first).dataset(values["role"]), "task", "classification"))
         if "model" not in values:
             values["model"] = default_model(load_site(first, values["role"]))
+    if study.leave_out is not None and not site_files:
+        values.setdefault("evaluators", [study.leave_out])
     return run_config(values, overrides, source=f"study, method {label}")
 
 
@@ -173,8 +175,15 @@ def run_study(
 def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
     """FedAvg followed by local fine-tuning is the personal yardstick that methods fail to beat: it is always there."""
     federated = [label for label in labels if label not in YARDSTICKS]
-    there = any(study.methods.get(label, {"method": label}).get("method") == "fedavg" for label in federated)
+    methods = [study.methods.get(label, {"method": label})["method"] for label in federated]
+    # A method of several tasks has yardsticks of its own.
+    there = "fedavg" in methods or any(_named(method).config.several_tasks for method in methods)
     return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
+
+
+def _named(method: Any) -> Method:
+    """The method of a configuration that names it alone, or among its parameters; an unknown one is told of later."""
+    return METHODS.get(method["method"] if isinstance(method, Mapping) else method, METHODS["fedavg"])
 
 
 def finished(
@@ -194,13 +203,14 @@ def finished(
             f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder with "
             "--out, or run it anew with --overwrite"
         )
-    if set(site_files) != {*record.sites, *record.absent}:
+    # The yardstick without sites has none in its record, and does not depend on them.
+    if record.sites and set(site_files) != {*record.sites, *record.absent}:
         raise ConfigError(
             f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
             "choose another folder with --out, or run it anew with --overwrite"
         )
     for name, site_file in site_files.items():
-        if name in record.sites and load_site(site_file, config.role).fingerprint() != record.sites[name].fingerprint:
+        if name in record.sites and load_run_data(config, site_file).fingerprint() != record.sites[name].fingerprint:
             raise ConfigError(
                 f"{path}: the data of site {name!r} have changed since: choose another folder with --out, or run it "
                 "anew with --overwrite"

@@ -19,6 +19,7 @@ from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.federation.progress import Progress, no_progress
+from consilia.federation.public_only import public_only
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound
 from consilia.federation.server_settings import ServerSettings, own_server
@@ -57,17 +58,22 @@ def run_yardstick(
     """
     if name not in YARDSTICKS:
         raise ConfigError(f"yardstick must be one of {sorted(YARDSTICKS)}, got {name!r}")
+    if name != PUBLIC_ONLY and config.method.several_tasks:
+        raise ConfigError(f"yardstick {name} is for methods that train one task, {config.method.method} trains several")
     if config.task != TASK_OF.get(name, config.task):
         raise ConfigError(f"yardstick {name} is for {TASK_OF[name]}, the run is a {config.task}")
     config = config.model_copy(update={"label": name})
     with single_threaded():
-        sites = [load_site(path, config.role) for _, path in sorted(site_files.items())]
         server = own_server(config, site_files)
         keeper = RecordKeeper(config, "inprocess")
-        keeper.class_names = list(sites[0].class_names)
-        for site in sites:
-            keeper.add_site(site.site, _describe(site))
-        YARDSTICKS[name](Setting(config, server, progress), sites, keeper)
+        if name == PUBLIC_ONLY:
+            public_only(config, server, keeper, progress)
+        else:
+            sites = [load_site(path, config.role) for _, path in sorted(site_files.items())]
+            keeper.class_names = list(sites[0].class_names)
+            for site in sites:
+                keeper.add_site(site.site, _describe(site))
+            _ON_SITES[name](Setting(config, server, progress), sites, keeper)
         record = keeper.record("finished")
     record.run.method = name.replace("-", "_")
     return record
@@ -143,12 +149,14 @@ def _filled_box(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -
         keeper.final[key] = _final(0, {}, figures, {})
 
 
-YARDSTICKS: dict[str, Callable[[Setting, list[SiteData], RecordKeeper], None]] = {
+_ON_SITES: dict[str, Callable[[Setting, list[SiteData], RecordKeeper], None]] = {
     "centralised": _centralised,
     "local-only": _local_only,
     "majority": _majority,
     "filled-box": _filled_box,
 }
+PUBLIC_ONLY = "public-only"
+YARDSTICKS = (*_ON_SITES, PUBLIC_ONLY)
 TASK_OF = {"majority": "classification", "filled-box": "segmentation"}
 """Yardsticks of one task only."""
 

@@ -86,8 +86,9 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             initial.params,
             folder,
             all_parameters=self.engine.get_component(self.persistor_id).all_parameters,
-            engine=settings.engine,
+            server=settings,
             progress=self._tell,
+            should_stop=lambda: bool(self.abort_signal.triggered),
         )
         self._coordinator = coordinator
         record = coordinator.run(self._deliver)

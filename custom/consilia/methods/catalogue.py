@@ -13,6 +13,9 @@ from consilia.methods.fedavg.server import FedAvgStrategy
 from consilia.methods.fedgpl.config import FedGPLConfig
 from consilia.methods.fedgpl.learner import FedGPLLearner
 from consilia.methods.fedgpl.server import FedGPLStrategy
+from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.learner import FedKIMLearner
+from consilia.methods.fedkim.server import FedKIMStrategy
 from consilia.methods.fedkper.config import FedKPerConfig
 from consilia.methods.fedkper.learner import FedKPerLearner
 from consilia.methods.fedkper.server import FedKPerStrategy
@@ -36,6 +39,9 @@ METHODS = {
     "fedprox": Method(FedProxConfig, FedProxLearner, FedProxStrategy),
     "fedkper": Method(FedKPerConfig, FedKPerLearner, FedKPerStrategy),
     "fedgpl": Method(FedGPLConfig, FedGPLLearner, FedGPLStrategy),
+    "fedkim": Method(FedKIMConfig, FedKIMLearner, FedKIMStrategy),
 }
 
-AnyMethodConfig = Annotated[FedAvgConfig | FedProxConfig | FedKPerConfig | FedGPLConfig, Field(discriminator="method")]
+AnyMethodConfig = Annotated[
+    FedAvgConfig | FedProxConfig | FedKPerConfig | FedGPLConfig | FedKIMConfig, Field(discriminator="method")
+]

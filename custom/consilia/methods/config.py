@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from consilia.models.foundation import DIGEST, EMBEDDED, embedded_digest
 
 
 class Settings(BaseModel):
     """Base of every configuration object: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FoundationConfig(Settings):
+    """The pre-trained model that something builds on, by the name under which every participant has it.
+
+    ``digest`` pins the files of its folder, so that all start from the same; an embedded model's is filled in.
+    """
+
+    model: str
+    digest: str | None = Field(None, pattern=DIGEST)
+
+    @model_validator(mode="after")
+    def _pinned(self) -> FoundationConfig:
+        if self.model in EMBEDDED and self.digest is None:
+            object.__setattr__(self, "digest", embedded_digest(self.model))
+        if self.digest is None:
+            raise ValueError(
+                f"give the digest of {self.model} (consilia site foundation FOLDER prints it): participants must not "
+                "start from different ones"
+            )
+        return self
 
 
 class TrainingConfig(Settings):
@@ -35,4 +58,18 @@ class TrainingConfig(Settings):
 class MethodConfig(Settings):
     """Base of the methods' own parameters; ``method`` tells them apart."""
 
+    several_tasks: ClassVar[bool] = False
+    """Whether sites train several tasks together, each with a dataset role of its own."""
+
     method: str
+
+    def tasks(self) -> dict[str, int]:
+        """The tasks that sites train together, each a dataset role, and how many classes each has.
+
+        Empty for a method that trains one: the run's own role.
+        """
+        return {}
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments of the model that follow from the method's own."""
+        return {}

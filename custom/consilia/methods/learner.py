@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from consilia.core.determinism import generator, seeded
-from consilia.core.errors import ConsiliaError
+from consilia.core.errors import ConfigError, ConsiliaError
 from consilia.core.update import Update
 from consilia.data.dataset import SiteData, Split
 from consilia.methods.classification import Classification
 from consilia.methods.config import MethodConfig, TrainingConfig
 from consilia.methods.segmentation import Segmentation
-from consilia.methods.task import Network, Task, network_of
+from consilia.methods.task import Answers, Network, Task, network_of
 from consilia.models.exchange import exchanged_state, load_exchanged
 
 TASKS: dict[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
 
 C = TypeVar("C", bound=MethodConfig)
+T = TypeVar("T")
 
 
 class TrainingStopped(ConsiliaError):
@@ -49,6 +50,8 @@ class Learner(Generic[C]):
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
+    personal: ClassVar[bool] = True
+    """Whether every site makes a personal model of the global one when the rounds are over."""
 
     def __init__(
         self,
@@ -135,23 +138,39 @@ class Learner(Generic[C]):
     def answers(self, split: Split) -> dict[str, Tensor]:
         """The current model's answers on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.task`."""
         self.model.eval()
-        inputs, size = self.inputs(split), self.task.at_once(split.inputs)
+        labels, size = split.labels, self.task.at_once(split.inputs)
         pieces = [
             self.task.answer(
-                self.network,
-                inputs[start : start + size].to(self.device),
-                split.labels[start : start + size].to(self.device),
-                split.case_ids[start : start + size],
+                self.network, piece, labels[start : start + size].to(self.device), split.case_ids[start : start + size]
             )
-            for start in range(0, len(split), size)
+            for start, piece in self.pieces(split, self.inputs(split))
         ]
         if not pieces:
             return self.task.nothing(split, self.data.num_classes)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def figures(self, split: Split, *, thorough: bool = False) -> dict[str, Any] | None:
-        """Metrics of the current model on a split, None where it has no case."""
-        return self.task.figures(self.answers(split), split, thorough=thorough)
+    def measure(self, answers: Answers, split: Split, *, thorough: bool = False) -> dict[str, Any] | None:
+        """Metrics of answers to a split, None where it has no case; ``thorough`` adds what is slow."""
+        return self.task.figures(answers, split, thorough=thorough)
+
+    def right(self, answers: Answers, split: Split) -> Tensor | None:
+        """Which cases of a split are right, (N,) bool, where that makes sense."""
+        return self.task.right(answers, split)
+
+    def pieces(self, split: Split, inputs: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """As many of a split's inputs (or of what was made of them) as fit at once, on the device, from which on."""
+        inputs, size = split.inputs if inputs is None else inputs, self.task.at_once(split.inputs)
+        for start in range(0, len(split), size):
+            yield start, inputs[start : start + size].to(self.device)
+
+    def check_model(self) -> None:
+        """Raise :class:`ConfigError` unless the model takes this site's inputs and answers as many classes."""
+        split = self.data.test if self.data.is_evaluator else self.data.train
+        probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
+        for answer in tried(lambda: self.answers(probe), self.model, probe).values():
+            expected = (1, self.data.num_classes) if self.data.task == "classification" else probe.labels.shape
+            if answer.shape != expected:
+                raise ConfigError(f"the model answers {tuple(answer.shape)}, the data need {tuple(expected)}")
 
     @torch.no_grad()
     def inputs(self, split: Split) -> Tensor:
@@ -160,11 +179,7 @@ class Learner(Generic[C]):
             return split.inputs
         if id(split) not in self._encoded:
             self.model.eval()
-            size = self.task.at_once(split.inputs)
-            pieces = [
-                self.model.encode(split.inputs[start : start + size].to(self.device)).cpu()
-                for start in range(0, len(split), size)
-            ]
+            pieces = [self.model.encode(piece).cpu() for _, piece in self.pieces(split)]
             # The split is kept beside its codes, so that no other object can get its id.
             self._encoded[id(split)] = (split, torch.cat(pieces) if pieces else split.inputs)
         return self._encoded[id(split)][1]
@@ -186,16 +201,34 @@ class Learner(Generic[C]):
         self.model.train()
         total = torch.zeros((), device=self.device)
         for indices in batches(len(self.data.train), self.training.batch_size, order):
-            if self.should_stop():
-                raise TrainingStopped(f"training at site {self.data.site!r} was told to stop")
             loss = self.loss(inputs[indices].to(self.device), labels[indices].to(self.device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self.training.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.trained, self.training.gradient_clip)
-            optimiser.step()
-            total += loss.detach() * len(indices)
+            total += self.step(optimiser, loss) * len(indices)
         return float(total) / len(self.data.train)
+
+    def step(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        """One step of the optimiser on a batch's loss, which is returned detached.
+
+        Raises:
+            TrainingStopped: the engine said so.
+        """
+        if self.should_stop():
+            raise TrainingStopped(f"training at site {self.data.site!r} was told to stop")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.training.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.trained, self.training.gradient_clip)
+        optimiser.step()
+        return loss.detach()
+
+
+def tried(answer: Callable[[], T], model: nn.Module, probe: Split) -> T:
+    """What a model answers to a probe; raises :class:`ConfigError` if it does not take such inputs."""
+    try:
+        return answer()
+    # Models of other libraries say what does not fit in many ways; timm asserts.
+    except (RuntimeError, ValueError, AssertionError) as error:
+        shape = tuple(probe.inputs.shape)
+        raise ConfigError(f"model {type(model).__name__} does not take inputs of shape {shape}: {error}") from error
 
 
 def batches(cases: int, size: int, order: torch.Generator) -> Iterator[Tensor]:

@@ -18,6 +18,7 @@ from consilia.models.torchvision_shim import ensure_torchvision
 
 DEFAULT_ALLOWED = (
     "consilia.models.cnn.FourLayerCNN",
+    "consilia.models.extractor.KnowledgeExtractor",
     "consilia.models.mlp.MLP",
     "consilia.models.prompted_sam.PromptedSam",
     "consilia.models.prompted_vit.PromptedViT",

@@ -16,14 +16,14 @@ ANY_MODEL = {
 }
 """Studies that every method of :data:`~consilia.federation.study.TRAIN_ALL` gets a job of, called METHOD-STUDY."""
 
-EMBEDDED = ("fedgpl-classification", "fedgpl-segmentation")
-"""Embedded studies whose Fed-GPL run is a job of the study's name."""
+EMBEDDED = {"fedgpl-classification": "fedgpl", "fedgpl-segmentation": "fedgpl", "fedkim": "fedkim"}
+"""Embedded studies of which one method's run is a job of the study's name."""
 
 
 def write_jobs(folder: Path, root: Path) -> list[Path]:
     """Write every job; study files are looked up below ``root``. Returns the folders."""
     wanted = {f"{m}-{name}": (source, m) for name, source in ANY_MODEL.items() for m in TRAIN_ALL}
-    wanted |= {name: (name, "fedgpl") for name in EMBEDDED}
+    wanted |= {name: (name, method) for name, method in EMBEDDED.items()}
     for name, (source, method) in wanted.items():
         study = load_study(root / source if source.endswith(".yaml") else source)
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -71,3 +71,13 @@ class FedGPLRecipe(_MethodRecipe):
     """
 
     method = "fedgpl"
+
+
+class FedKIMRecipe(_MethodRecipe):
+    """FedKIM; arguments as for :class:`FedAvgRecipe`, ``method_args={"catalogue": "medical"}``.
+
+    ``model`` is :class:`~consilia.models.extractor.KnowledgeExtractor` by dotted path, with its ``encoders``; its heads
+    follow from the catalogue. The server needs ``data`` and the language model in its server.yaml.
+    """
+
+    method = "fedkim"

@@ -1,0 +1,197 @@
+"""FedKIM's server between two rounds: align, inject, look, push back; and the final questions when they are over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from consilia.core.determinism import state_digest
+from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.files import write_json, write_tensors
+from consilia.evaluation.open_answers import require_nltk
+from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, few_shot, validated
+from consilia.methods.fedkim.cases import Cases, load_server_cases, some
+from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.estimate import estimate
+from consilia.methods.fedkim.injected import InjectedModel
+from consilia.methods.fedkim.injection import PRECISION, Injection, injection_store, plan
+from consilia.methods.learner import choose_device
+from consilia.methods.server import CARD, ServerAct, Workplace
+from consilia.models.encoders import SeriesEncoder
+from consilia.models.extractor import ENCODER, KnowledgeExtractor
+from consilia.models.language import load_language_model
+from consilia.report import record_injection as record
+
+TRAINED = "injected.safetensors"
+
+
+class InjectionAct(ServerAct):
+    """Holds the injected model from round to round.
+
+    Args:
+        config: the method's parameters.
+        workplace: where the server's data and models are.
+
+    Raises:
+        ConfigError: the server has no data of its own, no such language model, or the network is no extractor.
+    """
+
+    def __init__(self, config: FedKIMConfig, workplace: Workplace) -> None:
+        if workplace.data is None:
+            raise ConfigError(
+                "method fedkim injects with the server's own public data: name their file (of site.yaml's form, a "
+                "role per task) as data in the server's server.yaml"
+            )
+        self.config, self.workplace, self.seed = config, workplace, workplace.seed
+        self.cases = load_server_cases(workplace.data, config.catalogue)
+        asked = config.language_model
+        dtype = PRECISION.get(config.injection.precision, torch.float32)
+        require_nltk()  # now, and not when hours of rounds are over
+        language = load_language_model(asked.model, asked.digest, workplace.foundation_models, dtype=dtype)
+        extractor = workplace.model()
+        if not isinstance(extractor, KnowledgeExtractor):
+            raise ConfigError(f"method fedkim needs a KnowledgeExtractor, got {type(extractor).__name__}")
+        self.extractor = extractor
+        self._require_encoders()
+        if config.injection.gradient_checkpointing:
+            language.model.gradient_checkpointing_enable({"use_reentrant": False})
+        device = choose_device(config.injection.device)
+        self.model = InjectedModel(language, self.extractor, config, self.seed).to(device)
+        self.public = {name: self.cases[name].public for name in config.catalogue.seen if name in self.cases}
+        self._report = record.Injection(
+            seen=[name for name in config.catalogue.seen if name in self.cases],
+            unseen=[name for name in config.catalogue.unseen if name in self.cases],
+            experts=config.experts if config.adapter == "m3oe" else 0,
+            parameters=self._count(),
+        )
+        self.workplace.tell({"event": "injection", **estimate(self.model, self.public, config, device)})
+
+    # ---- rounds ------------------------------------------------------------------------------------------------
+
+    def act(self, state: Mapping[str, Tensor], round_number: int) -> dict[str, Tensor]:
+        """Inject the aggregated extractor's knowledge; with ``encoder_pushback`` the encoders come back changed.
+
+        An injection that was interrupted goes on where its last checkpoint was made, if it began from the same state.
+        """
+        started = time.perf_counter()
+        self._load_extractor(state)
+        seen = {name: self.cases[name] for name in self._report.seen}
+        own = {name: ask_extractor(self.extractor, self._test(name), seed=self.seed) for name in seen}
+        settings = self.config.injection
+        planned = plan(self.public, settings, self.seed, "injection", round_number)
+        injection = Injection(self.model, self.public, settings, planned, self.workplace.should_stop)
+        store = injection_store(self.workplace.folder)
+        key = f"{round_number} {state_digest({**state, **self.model.tensors()})}"
+        injection.run(store, key, self.seed, lambda step, steps: self._tell(round_number, step, steps))
+        told = record.InjectionRound(
+            round=round_number,
+            steps=len(planned),
+            seconds=time.perf_counter() - started,
+            loss=injection.mean_losses(),
+            validation=validated(self.model, seen, seed=self.seed),
+            gates={name: self._gates(name) for name in self.cases} if self.model.routed else {},
+        )
+        self._report = self._report.model_copy(
+            update={"rounds": [*self._report.rounds, told], "test": {"extractor": own}}
+        )
+        return self._pushed_back(state)
+
+    def conclude(self) -> None:
+        """Ask every task's test cases, and those of unseen tasks again after a few labelled public cases."""
+        test: dict[record.Answerer, dict[str, record.TaskAnswers]] = {"injected": {}, "linear": {}, "majority": {}}
+        shots = {}
+        for name, cases in self.cases.items():
+            self.workplace.tell({"event": "asking", "task": name})
+            test["injected"][name] = ask(self.model, self._test(name), seed=self.seed)
+            candidates = len(self.config.catalogue.tasks[name].answers)
+            read = [self.extractor.encoders[modality] for modality in self.config.catalogue.tasks[name].encoded]
+            series = any(isinstance(encoder, SeriesEncoder) for encoder in read)
+            shown = baselines(cases.public, self._test(name), candidates, series=series, seed=self.seed)
+            test["linear"][name], test["majority"][name] = shown["linear"], shown["majority"]
+            if name in self._report.unseen and self.config.asking.shots:
+                shots[name] = few_shot(
+                    self.model, cases.public, self._test(name), self.config, self.seed, self.workplace.should_stop
+                )
+        kept = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
+        self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": shots})
+
+    def report(self) -> record.Injection:
+        """What the record tells."""
+        return self._report
+
+    # ---- state -------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the injection has trained."""
+        return self.model.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor], report: record.Injection) -> None:
+        """Go on from a checkpoint. Raises :class:`CheckpointError` if it is of another model."""
+        if set(tensors) != set(self.model.trained()):
+            odd = sorted(set(tensors) ^ set(self.model.trained()))
+            raise CheckpointError(f"the checkpoint's injected model differs from this one in {odd[0]!r}")
+        self.model.load(tensors)
+        self._report = report
+
+    def save(self, folder: Path) -> None:
+        """The adapter as peft saves it, the aligner and the encoders as safetensors, and a card."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.config.adapter == "m3oe":
+            self.model.language.save_pretrained(str(folder))
+        own = {name: tensor for name, tensor in self.model.tensors().items() if not name.startswith("language.")}
+        write_tensors(folder / TRAINED, own)
+        write_json(folder / CARD, dict(self.workplace.run))
+
+    def _load_extractor(self, state: Mapping[str, Tensor]) -> None:
+        places = self.extractor.state_dict()
+        unknown = sorted(set(state) - set(places))
+        if unknown:
+            raise CheckpointError(f"the global state has tensor {unknown[0]!r}, which the extractor lacks")
+        with torch.no_grad():
+            for name, tensor in state.items():
+                places[name].copy_(tensor)
+
+    def _pushed_back(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.config.encoder_pushback:
+            return dict(state)
+        now = self.extractor.state_dict()
+        return {
+            name: now[name].to("cpu", tensor.dtype, copy=True) if name.startswith(ENCODER) else tensor
+            for name, tensor in state.items()
+        }
+
+    # ---- small things ------------------------------------------------------------------------------------------
+
+    def _require_encoders(self) -> None:
+        there = set(self.extractor.encoders)
+        for name in self.cases:
+            missing = sorted(set(self.config.catalogue.tasks[name].encoded) - there)
+            if missing:
+                raise ConfigError(f"task {name} reads {missing}, model.args.encoders has {sorted(there)}")
+
+    def _test(self, name: str) -> Cases:
+        return some(self.cases[name].test, self.config.asking.test_cases, self.seed, "test")
+
+    @torch.no_grad()
+    def _gates(self, task: str) -> list[float]:
+        return [min(max(float(gate), 0.0), 1.0) for gate in self.model.gates(task)]
+
+    def _tell(self, round_number: int, step: int, steps: int) -> None:
+        self.workplace.tell({"event": "injecting", "round": round_number, "step": step, "of": steps})
+
+    def _count(self) -> record.Parameters:
+        sizes = {name: parameter.numel() for name, parameter in self.model.trained().items()}
+        router = sum(size for name, size in sizes.items() if "router" in name)
+        adapters = sum(size for name, size in sizes.items() if name.startswith("language."))
+        everything = sum(parameter.numel() for parameter in self.model.language.parameters())
+        return record.Parameters(
+            language_model=everything - adapters,
+            experts=adapters - router,
+            router=router,
+            aligner=sum(size for name, size in sizes.items() if name.startswith("aligner.")),
+            encoders=sum(size for name, size in sizes.items() if name.startswith("extractor.")),
+        )

@@ -1,0 +1,139 @@
+"""What the server asks: every task's test cases, by whom they are answered, and after how many labelled cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from consilia.core.determinism import derive_seed, generator
+from consilia.evaluation.answers import closed_figures
+from consilia.evaluation.linear import (
+    linear_probabilities,
+    majority_answer,
+    majority_probabilities,
+    text_probabilities,
+)
+from consilia.evaluation.open_answers import open_figures
+from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases, some
+from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.injected import InjectedModel
+from consilia.methods.fedkim.injection import Batch, Injection
+from consilia.methods.learner import batches
+from consilia.models.extractor import KnowledgeExtractor
+from consilia.report.record_injection import AnswerFigures, TaskAnswers
+
+AT_ONCE = 32
+"""Cases that the language model answers at once."""
+
+
+def pieces(cases: Cases) -> list[Cases]:
+    """The cases, a few at a time."""
+    return [cases.take(part) for part in torch.split(torch.arange(len(cases)), AT_ONCE)] if len(cases) else []
+
+
+def ask(model: InjectedModel, cases: Cases, *, seed: int) -> TaskAnswers:
+    """Figures of the injected model's answers to one task's cases."""
+    model.eval()
+    closed, opened = cases.take(torch.nonzero(cases.closed)[:, 0]), cases.take(torch.nonzero(~cases.closed)[:, 0])
+    found = {}
+    if len(closed):
+        probabilities = torch.cat([model.probabilities(piece) for piece in pieces(closed)])
+        found["closed"] = closed_answers(probabilities, closed, seed=seed)
+    if len(opened):
+        texts = [text for piece in pieces(opened) for text in model.decode(piece)]
+        found["open"] = open_answers(texts, opened, seed=seed)
+    return TaskAnswers(**found)
+
+
+def closed_answers(probabilities: torch.Tensor, cases: Cases, *, seed: int) -> AnswerFigures:
+    """Figures of probabilities (N, K) of the candidates."""
+    chance = derive_seed(seed, "intervals", cases.task)
+    figures = closed_figures(probabilities.double().numpy(), cases.truth.numpy(), cases.patients, seed=chance)
+    return AnswerFigures.model_validate(figures)
+
+
+def open_answers(texts: Sequence[str], cases: Cases, *, seed: int) -> AnswerFigures:
+    """Figures of free answers."""
+    chance = derive_seed(seed, "intervals", cases.task)
+    return AnswerFigures.model_validate(open_figures(texts, cases.answers, cases.patients, seed=chance))
+
+
+@torch.no_grad()
+def ask_extractor(extractor: KnowledgeExtractor, cases: Cases, *, seed: int) -> TaskAnswers:
+    """Figures of the aggregated small model on a seen task."""
+    extractor.eval()
+    device = next(extractor.parameters()).device
+    logits = [
+        extractor(inputs.to(device), cases.task).cpu()
+        for piece in pieces(cases)
+        if (inputs := piece.encoder_inputs()) is not None
+    ]
+    return TaskAnswers(closed=closed_answers(torch.cat(logits).double().softmax(dim=1), cases, seed=seed))
+
+
+def baselines(learnt: Cases, asked: Cases, candidates: int, *, series: bool, seed: int) -> dict[str, TaskAnswers]:
+    """Figures of a linear model of the public cases, and of their most frequent answer, on the test cases.
+
+    ``series``: inputs are (N, steps, features), not (N, channels, samples).
+    """
+    public, test = (cases.take(torch.nonzero(cases.closed)[:, 0]) for cases in (learnt, asked))
+    found = {"linear": TaskAnswers(), "majority": TaskAnswers()}
+    if len(public) and len(test):
+        labels = public.truth
+        majority = majority_probabilities(labels, len(test), candidates)
+        seen, new = public.encoder_inputs(), test.encoder_inputs()
+        if seen is not None and new is not None and len(set(public.questions)) == 1:
+            linear = linear_probabilities(seen, labels, new, candidates, steps_first=series)
+        else:
+            linear = text_probabilities(public.questions, labels, test.questions, candidates)
+        for name, probabilities in (("linear", linear), ("majority", majority)):
+            found[name].closed = closed_answers(torch.from_numpy(probabilities), test, seed=seed)
+    opened = asked.take(torch.nonzero(asked.truth == OPEN)[:, 0])
+    known = [answer for answer, truth in zip(learnt.answers, learnt.truth.tolist(), strict=True) if truth == OPEN]
+    if len(opened) and known:
+        found["majority"].open = open_answers([majority_answer(known)] * len(opened), opened, seed=seed)
+    return found
+
+
+def few_shot(
+    model: InjectedModel,
+    learnt: Cases,
+    asked: Cases,
+    config: FedKIMConfig,
+    seed: int,
+    should_stop: Callable[[], bool],
+) -> dict[str, TaskAnswers]:
+    """Figures after fine-tuning on n labelled cases of an unseen task, by n; the model is as before afterwards."""
+    before, found = model.tensors(), {}
+    for shots in config.asking.shots:
+        public = some(learnt, None if shots == "all" else shots, seed, "shots", str(shots))
+        if not len(public):
+            continue
+        planned = _repeated(learnt.task, len(public), config, seed)
+        try:
+            injection = Injection(model, {learnt.task: public}, config.injection, planned, should_stop)
+            injection.run(None, f"{learnt.task} {shots}", seed, lambda step, steps: None)
+            found[str(shots)] = ask(model, asked, seed=seed)
+        finally:
+            model.load(before)
+    return found
+
+
+def _repeated(task: str, cases: int, config: FedKIMConfig, seed: int) -> list[Batch]:
+    """As many batches as asked for, in shuffled passes over the cases."""
+    order = generator(seed, "shots", task, cases)
+    planned: list[Batch] = []
+    while len(planned) < config.asking.shot_steps:
+        planned += [(task, indices) for indices in batches(cases, config.injection.batch_size, order)]
+    return planned[: config.asking.shot_steps]
+
+
+def validated(model: InjectedModel, tasks: Mapping[str, ServerCases], *, seed: int) -> dict[str, AnswerFigures]:
+    """Figures on the closed questions among the validation cases, by task."""
+    found = {}
+    for name, cases in tasks.items():
+        answers = ask(model, cases.validation.take(torch.nonzero(cases.validation.closed)[:, 0]), seed=seed)
+        if answers.closed is not None:
+            found[name] = answers.closed
+    return found

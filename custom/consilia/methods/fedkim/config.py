@@ -1,0 +1,88 @@
+"""FedKIM's parameters; the defaults of experts and learning rate are those of the paper's released configuration."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from consilia.methods.config import FoundationConfig, MethodConfig, Settings
+from consilia.methods.fedkim.catalogue import Catalogue, load_catalogue
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class InjectionConfig(Settings):
+    """How the server trains on its public data in every round; AdamW, whose state starts anew every round."""
+
+    epochs: int = Field(1, ge=1, description="passes over the public data per round")
+    batch_size: int = Field(16, ge=1, description="cases whose gradients make one step")
+    accumulate: int = Field(1, ge=1, description="parts in which a batch goes through the model, for its memory")
+    learning_rate: float = Field(5e-4, gt=0)
+    encoder_learning_rate: float | None = Field(None, ge=0, description="of encoders; default: learning_rate")
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of a round's steps; then linear decay to 0")
+    gradient_clip: float = Field(1.0, gt=0)
+    cases: int | None = Field(None, ge=1, description="at most so many public cases per task and epoch; null = all")
+    precision: Precision = Field("float32", description="of the forward pass (autocast); trained weights stay float32")
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints inside an injection")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class AskingConfig(Settings):
+    """What the server asks the injected model when the rounds are over, and how it is fine-tuned on unseen tasks."""
+
+    test_cases: int | None = Field(None, ge=1, description="at most so many test cases per task; null = all")
+    max_tokens: int = Field(256, ge=8, description="longest question; its beginning is cut off")
+    answer_tokens: int = Field(24, ge=1, description="longest answer that is decoded or learnt")
+    shots: tuple[int | Literal["all"], ...] = Field((8, 32, "all"), description="labelled cases of an unseen task")
+    shot_steps: int = Field(30, ge=1, description="optimiser steps of each fine-tuning")
+
+
+class FedKIMConfig(MethodConfig):
+    """FedKIM and what it is judged against.
+
+    FedPlug is ``adapter: none``; FedPlug_L is ``experts: 1``, one LoRA of rank ``rank``; w/o T and w/o M are
+    ``router: modality`` and ``router: task``; ``mu`` > 0 is FedProx at the sites.
+
+    Attributes:
+        catalogue: the tasks, or the name of an embedded catalogue.
+        language_model: the frozen language model, which the server alone needs.
+        experts: P; the gates are a dense softmax over them.
+        rank: r of every expert.
+        target_modules: the linear layers that get experts, as peft names them.
+        router: which descriptions it reads.
+        encoder_pushback: whether encoders changed by the injection go back to the sites.
+        mu: strength of the proximal term in the sites' training.
+    """
+
+    several_tasks: ClassVar[bool] = True
+
+    method: Literal["fedkim"] = "fedkim"
+    catalogue: Catalogue = Field(default_factory=lambda: load_catalogue("medical"))
+    language_model: FoundationConfig = Field(default_factory=lambda: FoundationConfig(model="consilia-lm"))
+    adapter: Literal["m3oe", "none"] = "m3oe"
+    experts: int = Field(12, ge=1)
+    rank: int = Field(8, ge=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+    router: Literal["both", "modality", "task"] = "both"
+    encoder_pushback: bool = True
+    mu: float = Field(0.0, ge=0)
+    injection: InjectionConfig = InjectionConfig()
+    asking: AskingConfig = AskingConfig()
+
+    @field_validator("catalogue", mode="before")
+    @classmethod
+    def _embedded(cls, value: Any) -> Any:
+        return load_catalogue(value) if isinstance(value, str) else value
+
+    def tasks(self) -> dict[str, int]:
+        """The seen tasks and the number of their answers."""
+        return {name: len(self.catalogue.tasks[name].answers) for name in self.catalogue.seen}
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The extractor's heads."""
+        seen = {name: self.catalogue.tasks[name] for name in self.catalogue.seen}
+        heads = {name: {"modalities": list(task.encoded), "answers": len(task.answers)} for name, task in seen.items()}
+        return {"heads": heads}

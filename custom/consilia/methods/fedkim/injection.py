@@ -1,0 +1,190 @@
+"""Knowledge injection: training the injected model on the server's public data, resumable at any step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consilia.core.checkpoint import CheckpointStore
+from consilia.core.determinism import generator, seeded
+from consilia.methods.fedkim.cases import Cases
+from consilia.methods.fedkim.config import InjectionConfig
+from consilia.methods.fedkim.injected import InjectedModel
+from consilia.methods.learner import TrainingStopped, batches
+
+Batch = tuple[str, Tensor]
+"""A task, and which of its cases."""
+
+PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+TELL_STEPS = 25
+
+
+def plan(public: Mapping[str, Cases], config: InjectionConfig, seed: int, *purpose: str | int) -> list[Batch]:
+    """The batches of one injection: of one task each, those of all tasks shuffled anew in every epoch.
+
+    The published code goes through the tasks one after the other, so that the last one is learnt best.
+    """
+    order = generator(seed, *purpose)
+    planned: list[Batch] = []
+    for _ in range(config.epochs):
+        epoch = [
+            (task, indices) for task, cases in sorted(public.items()) for indices in _drawn(len(cases), config, order)
+        ]
+        planned += [epoch[place] for place in torch.randperm(len(epoch), generator=order).tolist()]
+    return planned
+
+
+def _drawn(cases: int, config: InjectionConfig, order: torch.Generator) -> Sequence[Tensor]:
+    if cases == 0:
+        return []
+    if config.cases is None or cases <= config.cases:
+        return list(batches(cases, config.batch_size, order))
+    chosen = torch.randperm(cases, generator=order)[: config.cases]
+    return list(torch.split(chosen, config.batch_size))
+
+
+class Injection:
+    """One injection: planned batches, an optimiser that starts anew, and where it has got to.
+
+    Args:
+        model: what learns.
+        public: cases to learn from, by task.
+        config: how.
+        planned: the batches, in order.
+        should_stop: polled between steps.
+    """
+
+    def __init__(
+        self,
+        model: InjectedModel,
+        public: Mapping[str, Cases],
+        config: InjectionConfig,
+        planned: Sequence[Batch],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.model, self.public, self.config, self.planned = model, public, config, planned
+        self.should_stop = should_stop
+        self.step = 0
+        self.losses: dict[str, list[float]] = {}
+        trained = model.trained()
+        self._names = list(trained)
+        rate = config.learning_rate
+        encoders = rate if config.encoder_learning_rate is None else config.encoder_learning_rate
+        groups = [
+            {"params": [p for n, p in trained.items() if n.startswith("extractor.")], "lr": encoders},
+            {"params": [p for n, p in trained.items() if not n.startswith("extractor.")], "lr": rate},
+        ]
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._factor)
+        half = config.precision == "float16"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=half)  # type: ignore[attr-defined]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.aligner.parameters()).device
+
+    def _factor(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero."""
+        steps, warm = len(self.planned), math.ceil(self.config.warmup * len(self.planned))
+        return (step + 1) / (warm + 1) if step < warm else (steps - step) / max(steps - warm, 1)
+
+    def run(self, store: CheckpointStore | None, key: str, seed: int, tell: Callable[[int, int], None]) -> None:
+        """Train to the end of the plan, from ``store``'s checkpoint where that is of the same ``key``.
+
+        Raises:
+            TrainingStopped: the run was aborted; the last checkpoint stays.
+        """
+        if store is not None and store.exists():
+            self._restore(store, key)
+        while self.step < len(self.planned):
+            if self.should_stop():
+                raise TrainingStopped("the injection was told to stop")
+            # The noise of dropout comes from the step alone, so that a resumed injection draws the same.
+            with seeded(seed, "injection noise", key, self.step):
+                self._one_step(*self.planned[self.step])
+            self.step += 1
+            if store is not None and self.step % self.config.checkpoint_steps == 0 and self.step < len(self.planned):
+                self._save(store, key)
+            if self.step % TELL_STEPS == 0:
+                tell(self.step, len(self.planned))
+        self.model.eval()
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean loss per answer token of each task's batches."""
+        return {task: math.fsum(values) / len(values) for task, values in sorted(self.losses.items())}
+
+    def _one_step(self, task: str, indices: Tensor) -> None:
+        self.model.train()
+        cases = self.public[task]
+        parts = [part for part in torch.chunk(indices, self.config.accumulate) if len(part)]
+        tokens, total = 0, 0.0
+        for part in parts:
+            with self._autocast():
+                loss, count = self.model.loss(cases.take(part))
+            self._scaler.scale(loss).backward()
+            tokens, total = tokens + count, total + float(loss.detach())
+        self._scaler.unscale_(self._optimiser)
+        for parameter in self.model.trained().values():
+            # The loss is the mean over the answers' tokens, whose number is known only now.
+            if parameter.grad is not None:
+                parameter.grad.div_(max(tokens, 1))
+        nn.utils.clip_grad_norm_(self.model.trained().values(), self.config.gradient_clip)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._optimiser.zero_grad(set_to_none=True)
+        self._schedule.step()
+        self.losses.setdefault(task, []).append(total / max(tokens, 1))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=PRECISION[self.config.precision])
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def _save(self, store: CheckpointStore, key: str) -> None:
+        moments = {}
+        for index, state in self._optimiser.state_dict()["state"].items():
+            for name, value in state.items():
+                moments[f"{index}.{name}"] = value.cpu()
+        state = {
+            "key": key,
+            "step": self.step,
+            "losses": self.losses,
+            "schedule": self._schedule.state_dict()["last_epoch"],
+            "scaler": self._scaler.state_dict(),
+        }
+        store.save({"trained": (self.step, self.model.tensors()), "moments": (self.step, moments)}, _plain(state))
+
+    def _restore(self, store: CheckpointStore, key: str) -> None:
+        checkpoint = store.load()
+        if checkpoint.state["key"] != key:
+            return
+        self.model.load(checkpoint.models["trained"])
+        kept = self._optimiser.state_dict()
+        for name, value in checkpoint.models["moments"].items():
+            index, _, moment = name.partition(".")
+            kept["state"].setdefault(int(index), {})[moment] = value
+        self._optimiser.load_state_dict(kept)
+        self.step, self.losses = checkpoint.state["step"], checkpoint.state["losses"]
+        # Sets the learning rates, too.
+        self._schedule.step(checkpoint.state["schedule"])
+        if checkpoint.state["scaler"]:
+            self._scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(state))
+    return plain
+
+
+def injection_store(folder: Path) -> CheckpointStore:
+    """Where an injection keeps its own checkpoints."""
+    return CheckpointStore(folder / "injection")
