@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from consilia.cli.show import Follower, comparison, console, progress_bar
+from consilia.cli.show import Follower, answers, comparison, console, progress_bar
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
 from consilia.federation.config import RunConfig
@@ -212,7 +212,11 @@ def _results(place: Path) -> list[Path]:
 
 
 def _show(records: Sequence[Record], folder: Path) -> None:
-    console.print(comparison(records))
+    injected = [record for record in records if record.injection is not None]
+    if injected:
+        console.print(answers(injected))
+    else:
+        console.print(comparison(records))
     for record in records:
         troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
         missing = sorted({site for item in record.rounds for site in item.missing})

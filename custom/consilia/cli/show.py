@@ -14,6 +14,7 @@ from rich.table import Table
 from consilia.evaluation.compare import comparison_table
 from consilia.evaluation.figures import UNDEFINED
 from consilia.report.record import Record
+from consilia.report.record_injection import Answerer
 
 console = Console(width=None if Console().is_terminal else 110)  # in a file or pipe nothing may be cut off at 80
 errors = Console(stderr=True)
@@ -58,10 +59,27 @@ class Follower:
             self._bar.update(self._task, completed=event["round"], description=f"{self._name}: training{shown}")
         elif kind == "personalise":
             self._bar.update(self._task, description=f"{self._name}: personal models ({event['keep']})")
+        elif kind == "injection":
+            self._bar.console.print(injection_needs(event), highlight=False, markup=False)
+        elif kind == "injecting":
+            step = f"round {event['round']}, injecting step {event['step']} of {event['of']}"
+            self._bar.update(self._task, description=f"{self._name}: {step}")
+        elif kind == "asking":
+            self._bar.update(self._task, description=f"{self._name}: asking {event['task']}")
         elif kind in ("refused", "absent"):
             self._bar.console.print(f"{event['site']}: {event['reason']}", style="yellow", markup=False)
         elif kind == "finished":
             self._bar.update(self._task, description=f"{self._name}: done in {event['seconds']:.0f} s")
+
+
+def injection_needs(event: Mapping[str, Any]) -> str:
+    """What an injection will take, in words, and a warning where memory is short."""
+    needs, free = (event[key] / 1e9 for key in ("bytes", "bytes_free"))
+    words = (
+        f"each injection: {event['steps']} steps, about {event['seconds'] / 60:.1f} minutes and {needs:.1f} GB here "
+        f"({free:.1f} GB free)"
+    )
+    return words if needs < free else f"{words}. That is more than there is: set injection.accumulate higher"
 
 
 @contextmanager
@@ -91,6 +109,33 @@ def comparison(records: Sequence[Record]) -> Table:
         cells = (_cell(row["figures"].get(key), factor) for key, (_, factor) in COLUMNS[task].items())
         table.add_row(str(row["label"]), str(len(row["seeds"])), *cells)
     return table
+
+
+def answers(records: Sequence[Record]) -> Table:
+    """AUROC on the server's test cases by task: of the injected models, and of what each must beat."""
+    first = records[0].injection
+    assert first is not None  # the caller has looked
+    columns = {record.run.name: record for record in records}
+    table = Table(
+        title="Test AUROC by task; the injected language model of each run, then the yardsticks of the first",
+        caption="* trained by the sites; the others nobody has trained. Intervals and open answers are in report.html.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("task", no_wrap=True)
+    for name in [*columns, "small model", "linear", "majority"]:
+        table.add_column(name, justify="right")
+    for task in [*first.seen, *first.unseen]:
+        injected = [_auroc(record, "injected", task) for record in columns.values()]
+        others = [_auroc(records[0], who, task) for who in ("extractor", "linear", "majority")]
+        table.add_row(f"{task}{'*' if task in first.seen else ''}", *injected, *others)
+    return table
+
+
+def _auroc(record: Record, who: Answerer, task: str) -> str:
+    found = None if record.injection is None else record.injection.test.get(who, {}).get(task)
+    value = None if found is None or found.closed is None else found.closed.auroc
+    return UNDEFINED if value is None else f"{value:.3f}"
 
 
 def _cell(figure: Mapping[str, Any] | None, factor: float) -> str:

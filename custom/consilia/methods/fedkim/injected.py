@@ -182,7 +182,11 @@ class InjectedModel(nn.Module):
             max_new_tokens=self.config.asking.answer_tokens,
             do_sample=False,
             num_beams=1,
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+            # A folder's own generation_config.json may penalise words or name other ends of text.
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.eos_token_id,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

@@ -74,15 +74,13 @@ class Injection:
         self.step = 0
         self.losses: dict[str, list[float]] = {}
         trained = model.trained()
-        self._names = list(trained)
         rate = config.learning_rate
         encoders = rate if config.encoder_learning_rate is None else config.encoder_learning_rate
         groups = [
-            {"params": [p for n, p in trained.items() if n.startswith("extractor.")], "lr": encoders},
-            {"params": [p for n, p in trained.items() if not n.startswith("extractor.")], "lr": rate},
+            {"params": [p for n, p in trained.items() if n.startswith("extractor.")], "peak": encoders},
+            {"params": [p for n, p in trained.items() if not n.startswith("extractor.")], "peak": rate},
         ]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._factor)
         half = config.precision == "float16"
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=half)  # type: ignore[attr-defined]
 
@@ -130,6 +128,8 @@ class Injection:
                 loss, count = self.model.loss(cases.take(part))
             self._scaler.scale(loss).backward()
             tokens, total = tokens + count, total + float(loss.detach())
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["peak"] * self._factor(self.step)
         self._scaler.unscale_(self._optimiser)
         for parameter in self.model.trained().values():
             # The loss is the mean over the answers' tokens, whose number is known only now.
@@ -139,7 +139,6 @@ class Injection:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
-        self._schedule.step()
         self.losses.setdefault(task, []).append(total / max(tokens, 1))
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -158,7 +157,6 @@ class Injection:
             "key": key,
             "step": self.step,
             "losses": self.losses,
-            "schedule": self._schedule.state_dict()["last_epoch"],
             "scaler": self._scaler.state_dict(),
         }
         store.save({"trained": (self.step, self.model.tensors()), "moments": (self.step, moments)}, _plain(state))
@@ -174,8 +172,6 @@ class Injection:
             kept["state"].setdefault(int(index), {})[moment] = value
         self._optimiser.load_state_dict(kept)
         self.step, self.losses = checkpoint.state["step"], checkpoint.state["losses"]
-        # Sets the learning rates, too.
-        self._schedule.step(checkpoint.state["schedule"])
         if checkpoint.state["scaler"]:
             self._scaler.load_state_dict(checkpoint.state["scaler"])
 
