@@ -1,5 +1,5 @@
 # make demo       set up, then train the embedded default in NVFlare's simulator and print the results (METHOD=fedkper,
-#                 fedprox or fedgpl)
+#                 fedprox, fedgpl or fedkim)
 # make test       set up, then run all tests (about 8 minutes on 2 cores)
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
@@ -29,6 +29,8 @@ ifeq ($(METHOD),fedgpl)
 		--only fedgpl --only fedavg --only majority
 	$(BIN)/consilia compare fedgpl-segmentation --engine sim --out runs/demo-fedgpl-segmentation \
 		--only fedgpl --only fedavg --only filled-box
+else ifeq ($(METHOD),fedkim)
+	$(BIN)/consilia compare fedkim --engine sim --out runs/demo-fedkim --only fedkim --only public-only
 else
 	$(BIN)/consilia compare wisconsin --engine sim --out runs/demo-$(METHOD) \
 		--only fedavg --only $(METHOD) --only centralised --only local-only --only majority

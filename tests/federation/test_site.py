@@ -32,12 +32,14 @@ def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
         assert set(reply.tensors) == (set(state) if info.task == "train" else set())
         for case in node.data.train.case_ids[:5]:
             assert f'"{case}"' not in reply.content
-    metrics = {"count", "correct", "accuracy", "balanced_accuracy", "auroc", "loss", "negative_flips", "positive_flips"}
+    metrics = {"count", "correct", "accuracy", "balanced_accuracy", "auroc", "loss", "tasks"}
+    metrics |= {"negative_flips", "positive_flips"}
     train = json.loads(told["train"].content)
     assert set(train) == {"version", "samples", "score", "metrics", "received", "trained", "seconds"}
     assert set(train["metrics"]) == {"train_loss", "train_accuracy", "validation_accuracy", "individuality"}
     assert set(train["received"]["test"]) == metrics
-    assert set(json.loads(told["prepare"].content)) == {"train", "validation", "test", "class_names", "fingerprint"}
+    described = {"train", "validation", "test", "class_names", "fingerprint", "tasks"}
+    assert set(json.loads(told["prepare"].content)) == described
     assert set(json.loads(told["evaluate"].content)) == {"version", "received", "mean_query", "seconds"}
     assert set(json.loads(told["personalise"].content)) == {"version", "received", "personal", "mean_query", "seconds"}
 

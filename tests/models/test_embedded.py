@@ -21,7 +21,7 @@ from consilia.data.specs import MedMnistSpec
 from consilia.models.foundation import EMBEDDED, EMBEDDED_FOLDER, empty_foundation, load_foundation
 
 REPOSITORY = Path(__file__).parents[2]
-NAMES = sorted(EMBEDDED)
+NAMES = sorted(set(EMBEDDED) - {"consilia-lm"})  # which is in test_language.py
 
 
 def training_data(name: str) -> dict[str, Any]:

@@ -82,7 +82,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an ear
 @app.command()
 @friendly
 def run(
-    method: Annotated[str, typer.Argument(help="fedkper, fedgpl, fedavg, fedprox, or a method of the study file.")],
+    method: Annotated[
+        str, typer.Argument(help="fedkper, fedkim, fedgpl, fedavg, fedprox, or a method of the study file.")
+    ],
     data: Annotated[
         str | None, typer.Option(help="An embedded name, a folder of sites (*/site.yaml), or a federation file.")
     ] = None,
@@ -115,7 +117,7 @@ def run(
 @friendly
 def compare(
     study: Annotated[
-        str, typer.Argument(help="A study file, or an embedded one: wisconsin, fedgpl-classification, ...")
+        str, typer.Argument(help="A study file, or an embedded one: wisconsin, fedkim, fedgpl-classification, ...")
     ] = "wisconsin",
     engine: Engine = "inprocess",
     only: Annotated[
@@ -165,7 +167,9 @@ def report(
 @app.command()
 @friendly
 def export(
-    method: Annotated[str, typer.Argument(help="fedkper, fedgpl, fedavg, fedprox, or a method of the study file.")],
+    method: Annotated[
+        str, typer.Argument(help="fedkper, fedkim, fedgpl, fedavg, fedprox, or a method of the study file.")
+    ],
     study: Annotated[
         str | None, typer.Option("--study", "--config", help="A study file: data, model, training, methods.")
     ] = None,
@@ -214,17 +218,30 @@ def site_check(
 @site_app.command("foundation")
 @friendly
 def site_foundation(
-    folder: Annotated[Path, typer.Argument(help="A folder with config.json and model.safetensors.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with config.json and safetensors; a language model's with tokenizer.json.")
+    ],
 ) -> None:
     """Print the lines by which site.yaml (or server.yaml) names a foundation model: its folder and its digest.
 
     \b
     consilia site foundation /models/vit-b16
     """
-    from consilia.models.foundation import FoundationFolder, foundation_digest, read_foundation
+    from consilia.models.foundation import (
+        FoundationFolder,
+        foundation_digest,
+        is_language_model,
+        read_description,
+        read_foundation,
+    )
+    from consilia.models.language import load_language_model
 
     place = FoundationFolder(folder=folder.absolute(), digest=foundation_digest(folder))
-    read_foundation(place)  # a model that cannot be read is better found now
+    # A model that cannot be read is better found now.
+    if is_language_model(read_description(place.folder)):
+        load_language_model(folder.name, place.digest, {folder.name: place}, dtype="auto")
+    else:
+        read_foundation(place)
     typer.echo(f"foundation_models:\n  {folder.name}: {{folder: {place.folder}, digest: {json.dumps(place.digest)}}}")
 
 

@@ -23,7 +23,7 @@ from consilia.report.record import Record, load_record
 ENGINES = ("sim", "inprocess")
 OUTPUTS = (
     *(RESULT, REPORT, PROGRESS, EVENTS, CHECKPOINT, "global-*.safetensors", "spool", "sites"),
-    *("simulator", "simulator.log", "run.json"),
+    *("simulator", "simulator.log", "run.json", "act", "injected"),
 )
 """What a run of either engine leaves in its folder."""
 

@@ -55,14 +55,19 @@ def partial_mean(
         previous: kept where the weights of a tensor are none, or sum to zero.
 
     Raises:
-        AggregationError: as above.
+        AggregationError: as above, or a weight for a site that lacks the tensor.
     """
-    return {
-        name: _mean_of(name, sorted(sites), updates, normalised(sites))
-        if (sites := weights.get(name, {})) and sum(sites.values()) > 0
-        else kept.clone()
-        for name, kept in sorted(previous.items())
-    }
+    sent = {site: set(update) for site, update in updates.items()}
+    mean = {}
+    for name, kept in sorted(previous.items()):
+        sites = weights.get(name, {})
+        for site in sites:
+            if name not in sent.get(site, ()):
+                raise AggregationError(f"site {site!r} has a weight for tensor {name!r}, but did not send it")
+        # Not by their sum: a weight that is negative or not a number must not pass for none.
+        weighed = any(weight != 0 for weight in sites.values())
+        mean[name] = _mean_of(name, sorted(sites), updates, normalised(sites)) if weighed else kept.clone()
+    return mean
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def load_tasks(path: Path, tasks: Mapping[str, int]) -> TaskedData:
         tasks: the run's tasks, and the number of classes each must have.
 
     Raises:
-        ConfigError: the site has none of them, or a role has other classes.
+        ConfigError: the site has none of them, or a role has other classes or is a segmentation.
         DataError: the data do not fit their specification.
     """
     config = load_site_config(path)
@@ -90,6 +90,9 @@ def load_tasks(path: Path, tasks: Mapping[str, int]) -> TaskedData:
     if not there:
         raise ConfigError(f"{path}: expected a dataset role for some of {sorted(tasks)}, got {sorted(config.datasets)}")
     for name in there:
+        kind = getattr(config.datasets[name], "task", "classification")
+        if kind != "classification":
+            raise ConfigError(f"{path}: datasets.{name}.task: tasks trained together are classifications, got {kind}")
         classes = config.datasets[name].classes
         if len(classes) != tasks[name]:
             raise ConfigError(

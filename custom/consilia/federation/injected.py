@@ -15,6 +15,7 @@ from consilia.data.site import SiteConfig
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
+from consilia.methods.fedkim.injection import PRECISION
 from consilia.methods.server import CARD
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.models.language import load_language_model
@@ -44,7 +45,8 @@ def load_injected(folder: Path, settings: SiteConfig) -> Saved:
     method = config.method
     assert isinstance(method, FedKIMConfig)  # _card has looked
     asked = method.language_model
-    language = load_language_model(asked.model, asked.digest, settings.foundation_models)
+    dtype = PRECISION.get(method.injection.precision, torch.float32)
+    language = load_language_model(asked.model, asked.digest, settings.foundation_models, dtype=dtype)
     extractor = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
     if not isinstance(extractor, KnowledgeExtractor):
         raise ConfigError(f"{folder / CARD}: model.class is {config.model.class_}, expected a KnowledgeExtractor")

@@ -8,10 +8,37 @@ from pathlib import Path
 from torch import Tensor
 
 from consilia.data.dataset import SiteData
+from consilia.data.tasked import TaskedData
 from consilia.methods.classification import LOGITS
+from consilia.methods.fedkim.catalogue import Catalogue
 from consilia.methods.task import Answers
+from consilia.report.answers_page import write_answers
+from consilia.report.pictures import picture
 from consilia.report.site_report import write_site_report
 from consilia.report.site_segmentation import write_segmentation_report
+
+EXAMPLES = 6
+"""Test cases of each task that a site with several tasks shows."""
+
+
+def write_task_examples(path: Path, data: TaskedData, answers: Answers, catalogue: Catalogue) -> None:
+    """Write the first test cases of every task with the answers of the global extractor (logits by task)."""
+    shown = []
+    for name, own in sorted(data.tasks.items()):
+        task = catalogue.tasks[name]
+        for place, row in enumerate(answers[name][:EXAMPLES].double().softmax(dim=1)):
+            shown.append(
+                {
+                    "task": name,
+                    "modalities": task.modalities,
+                    "question": task.question,
+                    "truth": task.answers[int(own.test.labels[place])],
+                    "answer": task.answers[int(row.argmax())],
+                    "probabilities": dict(zip(task.answers, row.tolist(), strict=True)),
+                    "picture": picture(own.test.inputs[place]),
+                }
+            )
+    write_answers(path, shown)
 
 
 def write_local_report(path: Path, data: SiteData, answers: Mapping[str, Answers], attention: Tensor | None) -> None:

@@ -20,7 +20,7 @@ from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
-from consilia.federation.local_report import write_local_report
+from consilia.federation.local_report import write_local_report, write_task_examples
 from consilia.federation.messages import (
     EvaluateReply,
     PersonaliseReply,
@@ -35,6 +35,7 @@ from consilia.federation.run_data import load_run_data
 from consilia.federation.site_errors import note_error
 from consilia.methods.catalogue import METHODS
 from consilia.methods.config import Settings
+from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.learner import never
 from consilia.models.exchange import in_type
 from consilia.report.record import SiteMetrics
@@ -137,7 +138,10 @@ class Site:
 
     def _evaluate(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
         started = time.perf_counter()
-        received, _ = self._received(info, tensors)
+        received, answers = self._received(info, tensors)
+        if info.final and isinstance(self.config.method, FedKIMConfig):
+            path = self.folder / f"report-{info.keep}.html"
+            write_task_examples(path, self.data, answers, self.config.method.catalogue)
         reply = EvaluateReply(
             version=info.version,
             received=received,

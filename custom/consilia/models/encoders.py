@@ -36,6 +36,8 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1 or C, H, W) of any size -> (B, tokens**2 + 1, width)."""
         size, channels = self.vit.patch_embed.img_size, self.vit.patch_embed.proj.in_channels
+        if images.ndim != 4:
+            raise ValueError(f"images must be (cases, channels, height, width), got {tuple(images.shape)}")
         if images.shape[1] not in (1, channels):
             raise ValueError(f"images have {images.shape[1]} channels, the encoder takes 1 or {channels}")
         if images.shape[-2:] != torch.Size(size):
@@ -71,13 +73,13 @@ class SignalEncoder(nn.Module):
                 for place, (before, after) in enumerate(pairwise(channels))
             )
         )
-        self.tokens = tokens
+        self.leads, self.tokens = leads, tokens
         self.norm = nn.LayerNorm(width)
 
     def forward(self, signals: Tensor) -> Tensor:
         """(B, leads, samples) -> (B, tokens, width)."""
-        if signals.ndim != 3:
-            raise ValueError(f"signals must be (cases, leads, samples), got {tuple(signals.shape)}")
+        if signals.ndim != 3 or signals.shape[1] != self.leads:
+            raise ValueError(f"signals must be (cases, {self.leads} leads, samples), got {tuple(signals.shape)}")
         tokens: Tensor = self.norm(_pool_time(self.layers(signals), self.tokens).transpose(1, 2))
         return tokens
 
@@ -134,6 +136,8 @@ class TableEncoder(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, features) -> (B, tokens, width)."""
+        if rows.ndim != 2 or rows.shape[1] != self.layers[0].in_features:
+            raise ValueError(f"rows must be (cases, {self.layers[0].in_features} features), got {tuple(rows.shape)}")
         tokens: Tensor = self.norm(self.layers(rows).unflatten(1, self.shape))
         return tokens
 

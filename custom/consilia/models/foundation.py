@@ -1,7 +1,8 @@
-"""Foundation models: two small ones that ship with the package, and real ones from a local folder pinned by SHA-256.
+"""Foundation models: small ones that ship with the package, and real ones from a local folder pinned by SHA-256.
 
 A folder holds ``config.json`` and ``model.safetensors``, as Hugging Face's hub lays them out for timm's vision
-transformers and for transformers' SAM. Nothing is downloaded, and no pickle is read.
+transformers and for transformers' SAM. Nothing is downloaded, and no pickle is read. Language models, which may come
+in several files and bring a tokenizer, are named and pinned here and read by :mod:`consilia.models.language`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,22 @@ from consilia.data.yaml_file import AbsolutePath, Model
 from consilia.models.torchvision_shim import ensure_torchvision
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-EMBEDDED = ("consilia-sam", "consilia-vit")
+EMBEDDED = ("consilia-lm", "consilia-sam", "consilia-vit")
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 """How a digest is written. Without the prefix NVFlare takes a job's 64 hexadecimal digits for a leaked secret."""
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
+WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+LANGUAGE_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+)
+"""What makes a language model what it is, beside its description; transformers reads no other file of ours."""
 
 
 class FoundationFolder(Model):
@@ -50,23 +62,48 @@ def foundation_digest(folder: Path) -> str:
     """SHA-256 of a foundation model's description and weights, as ``sha256:<64 hexadecimal digits>``.
 
     Of the description (its JSON with sorted keys, then a line break) and the hexadecimal SHA-256 of the weights' file:
-    the same weights with another number of heads, say, are another model.
+    the same weights with another number of heads, say, are another model. Of a language model's folder, a line with
+    name and SHA-256 stands for every file of :data:`LANGUAGE_FILES`, in the order of the names.
 
     Raises:
         CheckpointError: a file is missing, or the description is not JSON.
     """
-    weights, description = folder / WEIGHTS, folder / DESCRIPTION
-    for file in (weights, description):
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file}: no such file; a foundation model's folder holds {DESCRIPTION} and {WEIGHTS}"
-            )
-    try:
-        described = json.dumps(json.loads(description.read_text(encoding="utf-8")), sort_keys=True)
-    except ValueError as error:
-        raise CheckpointError(f"{description}: expected JSON: {error}") from error
-    text = f"{described}\n{sha256_of_file(weights)}"
+    if not any(folder.glob("*.safetensors")):
+        _present(folder / WEIGHTS)
+    description = read_description(folder)
+    described = json.dumps(description, sort_keys=True)
+    if is_language_model(description):
+        _present(folder / TOKENIZER)
+        found = {file for pattern in LANGUAGE_FILES for file in folder.glob(pattern) if file.is_file()}
+        content = "\n".join(f"{file.name} {sha256_of_file(file)}" for file in sorted(found))
+    else:
+        content = sha256_of_file(_present(folder / WEIGHTS))
+    text = f"{described}\n{content}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def read_description(folder: Path) -> Any:
+    """The content of a folder's config.json. Raises :class:`CheckpointError` where it is missing or not JSON."""
+    path = _present(folder / DESCRIPTION)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON: {error}") from error
+
+
+def is_language_model(description: Any) -> bool:
+    """Whether a config.json describes a causal language model of transformers."""
+    classes = description.get("architectures") if isinstance(description, dict) else None
+    return isinstance(classes, list) and any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
+
+
+def _present(file: Path) -> Path:
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file}: no such file; a foundation model's folder holds {DESCRIPTION} and {WEIGHTS} (no pickle is "
+            f"read), a language model's also {TOKENIZER}"
+        )
+    return file
 
 
 def load_foundation(name: str, digest: str | None, folders: Mapping[str, FoundationFolder]) -> nn.Module:
@@ -79,8 +116,14 @@ def load_foundation(name: str, digest: str | None, folders: Mapping[str, Foundat
 
     Raises:
         ConfigError: the participant has no such model, or the job pins another.
-        CheckpointError: the folder is incomplete, is not the one listed, or its weights do not fit its config.json.
+        CheckpointError: the folder is incomplete, is not the one listed, its weights do not fit its config.json, or it
+            holds a language model (see :func:`consilia.models.language.load_language_model`).
     """
+    return read_foundation(foundation_place(name, digest, folders))
+
+
+def foundation_place(name: str, digest: str | None, folders: Mapping[str, FoundationFolder]) -> FoundationFolder:
+    """Where this participant keeps the model of that name; arguments and :class:`ConfigError` as above."""
     if name in EMBEDDED:
         place = FoundationFolder(folder=EMBEDDED_FOLDER / name, digest=embedded_digest(name))
     elif name in folders:
@@ -92,17 +135,26 @@ def load_foundation(name: str, digest: str | None, folders: Mapping[str, Foundat
         )
     if digest is not None and digest != place.digest:
         raise ConfigError(f"foundation model {name!r}: the run wants digest {digest}, here it is {place.digest}")
-    return read_foundation(place)
+    return place
+
+
+def verify_foundation(place: FoundationFolder) -> None:
+    """Raise :class:`CheckpointError` unless the folder's digest is the one listed."""
+    found = foundation_digest(place.folder)
+    if found != place.digest:
+        raise CheckpointError(f"{place.folder}: expected {place.digest}, got {found}")
 
 
 def read_foundation(place: FoundationFolder) -> nn.Module:
     """Build the model in a folder and load its weights. Raises :class:`CheckpointError` as above."""
-    found = foundation_digest(place.folder)
-    if found != place.digest:
-        raise CheckpointError(f"{place.folder}: expected {place.digest}, got {found}")
-    weights, description = place.folder / WEIGHTS, place.folder / DESCRIPTION
+    verify_foundation(place)
+    weights = place.folder / WEIGHTS
+    config = read_description(place.folder)
+    if is_language_model(config):
+        raise CheckpointError(
+            f"{place.folder}: expected a model of images, got the language model {config['architectures']}"
+        )
     try:
-        config = json.loads(description.read_text(encoding="utf-8"))
         model = empty_foundation(config)
         state = load_file(weights)
     # Two libraries build from whatever stands in the file, and each has errors of its own for it.

@@ -94,3 +94,10 @@ def _png(figure: Any) -> str:
 
 def _address(buffer: io.BytesIO) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(values: Tensor) -> np.ndarray | None:
+    """An input as a picture: images (1 or 3, H, W) and leads (C, T); None for what cannot be drawn."""
+    drawable = (values.ndim == 3 and values.shape[0] in (1, 3)) or (values.ndim == 2 and len(values) <= 16)
+    found: np.ndarray | None = values.numpy() if drawable else None
+    return found

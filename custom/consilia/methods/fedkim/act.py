@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import write_json, write_tensors
 from consilia.evaluation.open_answers import require_nltk
-from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, few_shot, validated
+from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, examples, few_shot, validated
 from consilia.methods.fedkim.cases import Cases, load_server_cases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.estimate import estimate
@@ -25,8 +26,9 @@ from consilia.models.encoders import SeriesEncoder
 from consilia.models.extractor import ENCODER, KnowledgeExtractor
 from consilia.models.language import load_language_model
 from consilia.report import record_injection as record
+from consilia.report.answers_page import write_answers
 
-TRAINED = "injected.safetensors"
+TRAINED, ANSWERS = "injected.safetensors", "answers.html"
 
 
 class InjectionAct(ServerAct):
@@ -68,6 +70,7 @@ class InjectionAct(ServerAct):
             experts=config.experts if config.adapter == "m3oe" else 0,
             parameters=self._count(),
         )
+        self._examples: list[dict[str, Any]] = []
         self.workplace.tell({"event": "injection", **estimate(self.model, self.public, config, device)})
 
     # ---- rounds ------------------------------------------------------------------------------------------------
@@ -107,6 +110,7 @@ class InjectionAct(ServerAct):
         for name, cases in self.cases.items():
             self.workplace.tell({"event": "asking", "task": name})
             test["injected"][name] = ask(self.model, self._test(name), seed=self.seed)
+            self._examples += examples(self.model, self._test(name))
             candidates = len(self.config.catalogue.tasks[name].answers)
             read = [self.extractor.encoders[modality] for modality in self.config.catalogue.tasks[name].encoded]
             series = any(isinstance(encoder, SeriesEncoder) for encoder in read)
@@ -138,12 +142,16 @@ class InjectionAct(ServerAct):
         self._report = report
 
     def save(self, folder: Path) -> None:
-        """The adapter as peft saves it, the aligner and the encoders as safetensors, and a card."""
+        """The adapter as peft saves it, the aligner and the encoders as safetensors, a card, and a page of examples.
+
+        The page shows single test cases of the server's own, and only its owner can read it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         if self.config.adapter == "m3oe":
             self.model.language.save_pretrained(str(folder))
         own = {name: tensor for name, tensor in self.model.tensors().items() if not name.startswith("language.")}
         write_tensors(folder / TRAINED, own)
+        write_answers(folder / ANSWERS, self._examples)
         write_json(folder / CARD, dict(self.workplace.run))
 
     def _load_extractor(self, state: Mapping[str, Tensor]) -> None:

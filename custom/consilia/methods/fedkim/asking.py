@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -21,8 +22,11 @@ from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
 from consilia.methods.learner import batches
 from consilia.models.extractor import KnowledgeExtractor
+from consilia.report.pictures import picture
 from consilia.report.record_injection import AnswerFigures, TaskAnswers
 
+EXAMPLES = 4
+"""Cases of each task that are shown with their answers."""
 AT_ONCE = 32
 """Cases that the language model answers at once."""
 
@@ -127,6 +131,28 @@ def _repeated(task: str, cases: int, config: FedKIMConfig, seed: int) -> list[Ba
     while len(planned) < config.asking.shot_steps:
         planned += [(task, indices) for indices in batches(cases, config.injection.batch_size, order)]
     return planned[: config.asking.shot_steps]
+
+
+def examples(model: InjectedModel, cases: Cases) -> list[dict[str, Any]]:
+    """A few cases with the model's answers, as :func:`consilia.report.answers_page.write_answers` takes them."""
+    few = cases.take(torch.arange(min(EXAMPLES, len(cases))))
+    if not len(few):
+        return []
+    model.eval()
+    task = model.catalogue.tasks[cases.task]
+    inputs, texts = few.encoder_inputs(), model.decode(few)
+    return [
+        {
+            "task": cases.task,
+            "modalities": task.modalities,
+            "question": few.questions[place],
+            "truth": few.answers[place],
+            "answer": task.answers[int(row.argmax())] if bool(few.closed[place]) else texts[place],
+            "probabilities": dict(zip(task.answers, row.tolist(), strict=True)) if bool(few.closed[place]) else None,
+            "picture": None if inputs is None else picture(inputs[place]),
+        }
+        for place, row in enumerate(model.probabilities(few))
+    ]
 
 
 def validated(model: InjectedModel, tasks: Mapping[str, ServerCases], *, seed: int) -> dict[str, AnswerFigures]:

@@ -103,14 +103,19 @@ def load_server_cases(path: Path, catalogue: Catalogue) -> dict[str, ServerCases
             found[name] = ServerCases(*(_asked(name, task, data.split(part)) for part in _PARTS))
         else:
             site = load_site(path, name)
+            if site.task != "classification":
+                raise ConfigError(f"{path}: datasets.{name}.task: a medical task is a classification, got {site.task}")
             if site.num_classes != len(task.answers):
                 raise ConfigError(
                     f"{path}: datasets.{name}.classes: the task has answers {list(task.answers)}, "
                     f"got classes {list(site.class_names)}"
                 )
             found[name] = ServerCases(*(_labelled(name, task, site.split(part)) for part in _PARTS))
-    if not set(catalogue.seen) & set(found):
+    seen = [name for name in catalogue.seen if name in found]
+    if not seen:
         raise ConfigError(f"{path}: expected a role for some of {list(catalogue.seen)}, got {sorted(config.datasets)}")
+    if not any(len(found[name].public) for name in seen):
+        raise ConfigError(f"{path}: roles {seen} have no training cases, and these are the public data to inject with")
     return found
 
 
@@ -132,6 +137,9 @@ def _labelled(name: str, task: MedicalTask, split: Split) -> Cases:
 
 
 def _asked(name: str, task: MedicalTask, split: QuestionSplit) -> Cases:
+    if (split.inputs is None) == bool(task.encoded):
+        there = "none" if split.inputs is None else "some"
+        raise ConfigError(f"datasets.{name}.input: the task's modalities are {list(task.modalities)}, got {there}")
     places = {answer: place for place, answer in enumerate(task.answers)}
     truth = torch.tensor([places.get(answer, OPEN) for answer in split.answers], dtype=torch.int64)
     return Cases(name, split.inputs, split.input_of, split.questions, split.answers, truth, split.patients)

@@ -63,6 +63,11 @@ class Catalogue(Settings):
             unknown = sorted(set(task.modalities) - set(self.modalities))
             if unknown:
                 raise ValueError(f"task {name} has modalities {unknown}, described are {sorted(self.modalities)}")
+            if len(set(task.modalities)) != len(task.modalities):
+                raise ValueError(f"task {name}: modalities must differ, got {list(task.modalities)}")
+            odd = [answer for answer in task.answers if not answer or answer != " ".join(answer.split()).lower()]
+            if odd:
+                raise ValueError(f"task {name}: answers are compared in lower case and with single blanks, got {odd}")
             if len(set(task.answers)) != len(task.answers):
                 raise ValueError(f"task {name}: answers must differ, got {list(task.answers)}")
             if task.trained and not task.encoded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -36,7 +36,9 @@ class AskingConfig(Settings):
     test_cases: int | None = Field(None, ge=1, description="at most so many test cases per task; null = all")
     max_tokens: int = Field(256, ge=8, description="longest question; its beginning is cut off")
     answer_tokens: int = Field(24, ge=1, description="longest answer that is decoded or learnt")
-    shots: tuple[int | Literal["all"], ...] = Field((8, 32, "all"), description="labelled cases of an unseen task")
+    shots: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(
+        (8, 32, "all"), description="labelled cases of an unseen task"
+    )
     shot_steps: int = Field(30, ge=1, description="optimiser steps of each fine-tuning")
 
 

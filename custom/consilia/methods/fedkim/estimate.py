@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 
 from consilia.core.determinism import seeded
 from consilia.methods.fedkim.cases import Cases
-from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.config import FedKIMConfig, InjectionConfig
 from consilia.methods.fedkim.injected import InjectedModel
-from consilia.methods.fedkim.injection import plan
+from consilia.methods.fedkim.injection import autocast, plan
 
 STATE_BYTES = 16
 """Per trained element: weight, gradient and AdamW's two moments in float32."""
@@ -49,10 +50,10 @@ def estimate(
     """Steps and seconds of one round's injection (by a step tried and undone), bytes needed and bytes there."""
     settings = config.injection
     planned = plan(public, settings, 0, "estimate")
-    together = max(1, settings.batch_size // settings.accumulate)
+    together = math.ceil(settings.batch_size / settings.accumulate)
     task = max(public, key=lambda name: len(public[name]))
     batch = public[task].take(torch.arange(min(together, len(public[task]))))
-    seconds, tokens = _tried(model, batch)
+    seconds, tokens = _tried(model, batch, settings, device)
     language = model.language.config
     sizes = [parameter.numel() for parameter in model.trained().values()]
     needed = injection_bytes(
@@ -73,16 +74,21 @@ def estimate(
     }
 
 
-def _tried(model: InjectedModel, batch: Cases) -> tuple[float, int]:
+def _tried(model: InjectedModel, batch: Cases, settings: InjectionConfig, device: torch.device) -> tuple[float, int]:
     """Seconds of one forward and backward pass, the second of two, and its positions; no weight changes."""
     seconds = 0.0
+    model.train()  # or gradient checkpointing does not act
     for _ in range(2):
         started = time.perf_counter()
         with seeded(0, "estimate"):
-            loss, _ = model.loss(batch)
+            with autocast(settings, device):
+                loss, _ = model.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
         model.zero_grad(set_to_none=True)
+    model.eval()
     return seconds, _positions(model, batch)
 
 

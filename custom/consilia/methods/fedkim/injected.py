@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from consilia.core.determinism import seeded
+from consilia.core.errors import ConfigError
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.models.extractor import KnowledgeExtractor
@@ -31,6 +33,9 @@ class InjectedModel(nn.Module):
         extractor: its encoders are used, its heads are not.
         config: the method's parameters.
         seed: decides the initial experts, router and aligner.
+
+    Raises:
+        ConfigError: the tokenizer has no end of text; later, a question that is longer than the language model takes.
     """
 
     def __init__(self, language: LanguageModel, extractor: KnowledgeExtractor, config: FedKIMConfig, seed: int) -> None:
@@ -38,7 +43,10 @@ class InjectedModel(nn.Module):
         self.tokenizer: Any = language.tokenizer
         self.catalogue, self.config = config.catalogue, config
         self.extractor = extractor
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigError("the language model's tokenizer names no end of text (eos_token), by which answers end")
         base = language.model.requires_grad_(False)
+        self._positions = getattr(base.config, "max_position_embeddings", None)
         parameters = set(inspect.signature(base.forward).parameters)
         self._keeps_logits, self._takes_positions = "logits_to_keep" in parameters, "position_ids" in parameters
         self.embed: Any = base.get_input_embeddings()
@@ -122,6 +130,11 @@ class InjectedModel(nn.Module):
             own = [] if features is None else [features[place].to(text.dtype)]
             rows.append(torch.cat([head, *own, rest]))
         longest = max(len(row) for row in rows)
+        if self._positions is not None and longest > self._positions:
+            raise ConfigError(
+                f"task {cases.task}: features, question and answer take {longest} positions, the language model has "
+                f"{self._positions}: lower asking.max_tokens"
+            )
         embeddings = torch.stack([functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
         mask = torch.stack([_left_mask(len(row), longest) for row in rows]).to(embeddings.device)
         return {"inputs_embeds": embeddings, "attention_mask": mask}
@@ -204,7 +217,10 @@ def _adapted(base: nn.Module, config: FedKIMConfig, width: int) -> nn.Module:
         embedding_dim=width,
         task_type="CAUSAL_LM",
     )
-    adapted: nn.Module = get_peft_model(base, adapter)
+    with warnings.catch_warnings():
+        # peft asks the language model for a property by its old name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        adapted: nn.Module = get_peft_model(base, adapter)
     return adapted
 
 

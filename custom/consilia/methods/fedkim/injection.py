@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilia.core.checkpoint import CheckpointStore
+from consilia.core.checkpoint import INDEX, CheckpointStore
 from consilia.core.determinism import generator, seeded
+from consilia.core.errors import RunFailed
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import InjectionConfig
 from consilia.methods.fedkim.injected import InjectedModel
@@ -98,6 +99,7 @@ class Injection:
 
         Raises:
             TrainingStopped: the run was aborted; the last checkpoint stays.
+            RunFailed: the loss or its gradient is no finite number.
         """
         if store is not None and store.exists():
             self._restore(store, key)
@@ -124,7 +126,7 @@ class Injection:
         parts = [part for part in torch.chunk(indices, self.config.accumulate) if len(part)]
         tokens, total = 0, 0.0
         for part in parts:
-            with self._autocast():
+            with autocast(self.config, self._device):
                 loss, count = self.model.loss(cases.take(part))
             self._scaler.scale(loss).backward()
             tokens, total = tokens + count, total + float(loss.detach())
@@ -135,16 +137,20 @@ class Injection:
             # The loss is the mean over the answers' tokens, whose number is known only now.
             if parameter.grad is not None:
                 parameter.grad.div_(max(tokens, 1))
-        nn.utils.clip_grad_norm_(self.model.trained().values(), self.config.gradient_clip)
+        norm = float(nn.utils.clip_grad_norm_(self.model.trained().values(), self.config.gradient_clip))
+        self._require_finite(task, total, norm)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
         self.losses.setdefault(task, []).append(total / max(tokens, 1))
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=PRECISION[self.config.precision])
+    def _require_finite(self, task: str, loss: float, norm: float) -> None:
+        # In float16 an infinite gradient is the scaler's business: it leaves the step out and scales less.
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self._scaler.is_enabled()):
+            raise RunFailed(
+                f"injection, step {self.step + 1}, task {task}: the loss is {loss:g}, its gradient's norm {norm:g}; "
+                "lower injection.learning_rate, or set injection.precision: float32"
+            )
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
@@ -164,6 +170,8 @@ class Injection:
     def _restore(self, store: CheckpointStore, key: str) -> None:
         checkpoint = store.load()
         if checkpoint.state["key"] != key:
+            # The store writes no file anew that its index names: step 200 of this injection would keep the other's.
+            (store.folder / INDEX).unlink()
             return
         self.model.load(checkpoint.models["trained"])
         kept = self._optimiser.state_dict()
@@ -174,6 +182,13 @@ class Injection:
         self.step, self.losses = checkpoint.state["step"], checkpoint.state["losses"]
         if checkpoint.state["scaler"]:
             self._scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def autocast(config: InjectionConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """In which precision the forward pass of an injection runs."""
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=PRECISION[config.precision])
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

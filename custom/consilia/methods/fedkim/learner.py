@@ -46,8 +46,8 @@ class FedKIMLearner(Learner[FedKIMConfig]):
             }
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the encoders and heads of the site's tasks."""
-        mine = set(self.data.tasks)
+        """A copy of the encoders and heads of the tasks that the site trains; it may have test cases of others."""
+        mine = {task for task, cases in self.data.training_cases().items() if cases}
         return {
             name: tensor
             for name, tensor in super().state().items()
