@@ -15,12 +15,13 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import generator, state_digest
 from consilia.core.errors import CheckpointError, RunFailed
 from consilia.core.spool import UpdateSpool
+from consilia.federation.acting import FOLDER, Acting, workplace
 from consilia.federation.admission import common_classes, why_not
 from consilia.federation.config import RunConfig
 from consilia.federation.intake import Deliver, Intake
@@ -40,14 +41,12 @@ from consilia.federation.selection import BestRound, validation_value
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.catalogue import METHODS
 from consilia.methods.learner import never
-from consilia.methods.server import Claim, Workplace
+from consilia.methods.server import Claim
 from consilia.report.record import Contribution, Exchange, FinalModels, Record, RoundRecord
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
-ACT = "act"
-"""Where the method keeps checkpoints within its own work at the server."""
 
 State = Mapping[str, Tensor]
 
@@ -96,26 +95,8 @@ class Coordinator:
         self._progress = progress
         self._absent: set[str] = set()
         self._resume = self.store.exists()
-        self._acted = 0
-        self._act = self.strategy.server_act(self._workplace(server, folder, should_stop))
-
-    def _workplace(self, server: ServerSettings, folder: Path, should_stop: Callable[[], bool]) -> Workplace:
-        config = self.config
-
-        def model() -> nn.Module:
-            return config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
-
-        return Workplace(
-            run=config.to_json(),
-            model=model,
-            foundation_models=server.foundation_models,
-            data=server.data,
-            folder=folder / ACT,
-            seed=config.seed,
-            rounds=config.rounds,
-            tell=self._progress,
-            should_stop=should_stop,
-        )
+        place = workplace(config, server, folder / FOLDER, progress, should_stop)
+        self._acting = Acting(self.strategy.server_act(place))
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -149,8 +130,7 @@ class Coordinator:
 
     def save_act(self, folder: Path) -> None:
         """Leave what the method has made at the server, if anything, in a folder."""
-        if self._act is not None:
-            self._act.save(folder)
+        self._acting.save(folder)
 
     def _ask(self, deliver: Deliver, tasks: Sequence[Task]) -> dict[str, BaseModel]:
         return self.intake.ask(deliver, tasks, reference=self.state, known=self.keeper.sites)
@@ -213,15 +193,14 @@ class Coordinator:
 
     def _act_on_round(self) -> None:
         """The method's own work at the server, unless it is done: what the sites sent is safe on disk by now."""
-        if self._act is None or self._acted == self.version:
+        if not self._acting.is_due(self.version):
             return
-        started = time.perf_counter()
-        self.state = self._act.act(self.state, self.version)
-        self._acted = self.version
-        self.keeper.injection = self._act.report()
+        self.state, took = self._acting.perform(self.state, self.version)
+        self.keeper.injection = self._acting.report()
         last = self.keeper.rounds[-1]
-        seconds = {**last.seconds, "act": time.perf_counter() - started}
-        self.keeper.rounds[-1] = last.model_copy(update={"seconds": seconds, "sha256": state_digest(self.state)})
+        self.keeper.rounds[-1] = last.model_copy(
+            update={"seconds": {**last.seconds, "act": took}, "sha256": state_digest(self.state)}
+        )
         self._checkpoint()
 
     def _require(self, updates: Mapping[str, TrainReply], participants: Sequence[str], number: int) -> None:
@@ -232,9 +211,8 @@ class Coordinator:
 
     def _finish(self, deliver: Deliver) -> None:
         """Every site personalises from the last and from the best global model, sampled before or not."""
-        if self._act is not None:
-            self._act.conclude()
-            self.keeper.injection = self._act.report()
+        self._acting.conclude()
+        self.keeper.injection = self._acting.report()
         self.keeper.final["last"] = self._personalise(deliver, "last", self.version, self.state)
         self._judge()
         if self.best.version in (0, self.version):
@@ -348,18 +326,16 @@ class Coordinator:
         state = {
             "run_id": self.config.run_id,
             "version": self.version,
-            "acted": self._acted,
+            "acted": self._acting.done,
             "best": self.best.to_json(),
             "record": self.keeper.state(),
         }
-        models = {"global": (self._file_number(), self.state), "best": (self.best.version, self.best.state)}
-        if self._act is not None and self._acted:
-            models["act"] = (self._acted, self._act.tensors())
+        models = {
+            "global": (self._acting.file_number(self.version), self.state),
+            "best": (self.best.version, self.best.state),
+            **self._acting.models(),
+        }
         self.store.save(models, state)
-
-    def _file_number(self) -> int:
-        """Names the state's file: a method that acts at the server gives a round two states, one after the other."""
-        return self.version if self._act is None else 2 * self.version + (self._acted == self.version)
 
     def _restore(self) -> None:
         checkpoint = self.store.load()
@@ -371,10 +347,7 @@ class Coordinator:
         self.version, self.state = state["version"], checkpoint.models["global"]
         self.best.restore(state["best"], checkpoint.models["best"])
         self.keeper.restore(state["record"])
-        self._acted = state.get("acted", 0)
-        if self._act is not None and self._acted:
-            assert self.keeper.injection is not None
-            self._act.restore(checkpoint.models["act"], self.keeper.injection)
+        self._acting.restore(state.get("acted", 0), checkpoint.models, self.keeper.injection)
         log.info("resuming run %s after round %d", self.config.run_id, self.version)
 
     def _tell_round(self, number: int, updates: int, participants: int, seconds: float) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from torch import nn
-
 from consilia.core.errors import ConfigError
+from consilia.federation.acting import workplace
 from consilia.federation.config import RunConfig
 from consilia.federation.progress import Progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.catalogue import METHODS
 from consilia.methods.learner import never
-from consilia.methods.server import Workplace
 from consilia.models.exchange import exchanged_state
 
 
@@ -24,26 +22,12 @@ def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper,
     Raises:
         ConfigError: the method does nothing at the server.
     """
-
-    def model() -> nn.Module:
-        return config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
-
     with TemporaryDirectory() as folder:
-        place = Workplace(
-            run=config.to_json(),
-            model=model,
-            foundation_models=server.foundation_models,
-            data=server.data,
-            folder=Path(folder),
-            seed=config.seed,
-            rounds=config.rounds,
-            tell=tell,
-            should_stop=never,
-        )
+        place = workplace(config, server, Path(folder), tell, never)
         act = METHODS[config.method.method].strategy(config.method).server_act(place)
         if act is None:
             raise ConfigError(f"yardstick public-only is for a method that learns at the server, not {config.label}")
-        state = exchanged_state(model())
+        state = exchanged_state(place.model())
         for number in range(1, config.rounds + 1):
             state = act.act(state, number)
             tell({"event": "round", "round": number, "of": config.rounds})

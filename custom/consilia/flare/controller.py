@@ -21,6 +21,7 @@ from consilia.federation.outputs import PROGRESS, write_outputs
 from consilia.federation.server_settings import SERVER_FILE, load_server_settings
 from consilia.flare.messages import model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
+from consilia.methods.learner import TrainingStopped
 
 PREPARE_SECONDS = 600
 """How long a site may take to load its data and build its model before the run starts without it."""
@@ -61,6 +62,9 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
                 self._run()
         except RunAborted as error:
             self.warning(str(error))
+        except TrainingStopped as error:
+            # The server's own training polls the abort signal, as the sites' does.
+            self.warning(f"{error}; the last full round is in the checkpoint")
         except ConsiliaError as error:
             self._tell({"event": "failed", "reason": str(error)})
             self.panic(str(error))

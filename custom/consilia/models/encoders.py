@@ -26,6 +26,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, width: int, *, tokens: int = 3, vit: nn.Module | None = None, **arguments: Any) -> None:
         super().__init__()
         own: Any = _vision_transformer(arguments) if vit is None else vit
+        if not getattr(own, "num_prefix_tokens", 0):
+            raise ValueError(f"expected a vision transformer of timm with a class token, got {type(own).__name__}")
         self.vit: Any = own
         self.vit.requires_grad_(True)
         self.grid = tokens

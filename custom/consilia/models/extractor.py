@@ -37,6 +37,9 @@ class KnowledgeExtractor(nn.Module):
         width: int = 128,
     ) -> None:
         super().__init__()
+        images = sorted(name for name, given in encoders.items() if given.get("kind") == "image")
+        if foundation is not None and len(images) != 1:
+            raise ValueError(f"a foundation model is for the one image encoder, got image encoders {images}")
         self.width = width
         self.encoders = nn.ModuleDict({name: _encoder(width, foundation, **given) for name, given in encoders.items()})
         self.reads = {task: tuple(head["modalities"]) for task, head in heads.items()}

@@ -116,6 +116,10 @@ class Metrics(Part):
             raise ValueError(
                 f"{self.correct} of {self.count} correct, {flips} flips and accuracy {self.accuracy} disagree"
             )
+        for key, whole in (("count", self.count), ("correct", self.correct)):
+            parts = [getattr(part, key) for part in self.tasks.values()]
+            if parts and sum(parts) != whole:
+                raise ValueError(f"{key} is {whole}, but the tasks' are {parts}")
         return self
 
 
