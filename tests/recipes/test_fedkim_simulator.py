@@ -1,4 +1,4 @@
-"""FedKIM in NVFlare's simulator: the server injects within its controller, and the bytes are those of the plain loop."""
+"""FedKIM in NVFlare's simulator: the controller injects, and the bytes are those of the plain loop."""
 
 from __future__ import annotations
 

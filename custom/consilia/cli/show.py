@@ -75,11 +75,16 @@ class Follower:
 def injection_needs(event: Mapping[str, Any]) -> str:
     """What an injection will take, in words, and a warning where memory is short."""
     needs, free = (event[key] / 1e9 for key in ("bytes", "bytes_free"))
-    words = (
-        f"each injection: {event['steps']} steps, about {event['seconds'] / 60:.1f} minutes and {needs:.1f} GB here "
+    if event["seconds"] is None:
+        return (
+            f"each injection: {event['steps']} steps and about {needs:.1f} GB, more than the {free:.1f} GB that are "
+            "free: set injection.accumulate, injection.gradient_checkpointing or injection.precision"
+        )
+    minutes = event["seconds"] / 60
+    return (
+        f"each injection: {event['steps']} steps, about {minutes:.1f} minutes and {needs:.1f} GB here "
         f"({free:.1f} GB free)"
     )
-    return words if needs < free else f"{words}. That is more than there is: set injection.accumulate higher"
 
 
 @contextmanager

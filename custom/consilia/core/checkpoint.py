@@ -60,6 +60,12 @@ class CheckpointStore:
             if file_path.name not in keep:
                 file_path.unlink()
 
+    def clear(self) -> None:
+        """Delete the checkpoint: the index first, so that what is left of it is never taken for one."""
+        (self.folder / INDEX).unlink(missing_ok=True)
+        for file in self.folder.glob("*.safetensors"):
+            file.unlink()
+
     def load(self) -> Checkpoint:
         """Load the checkpoint.
 

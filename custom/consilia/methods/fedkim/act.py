@@ -120,6 +120,7 @@ class InjectionAct(ServerAct):
                 shots[name] = few_shot(
                     self.model, cases.public, self._test(name), self.config, self.seed, self.workplace.should_stop
                 )
+        injection_store(self.workplace.folder).clear()
         kept = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
         self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": shots})
 

@@ -68,6 +68,11 @@ class Catalogue(Settings):
             odd = [answer for answer in task.answers if not answer or answer != " ".join(answer.split()).lower()]
             if odd:
                 raise ValueError(f"task {name}: answers are compared in lower case and with single blanks, got {odd}")
+            if any(one != other and other.startswith(one) for one in task.answers for other in task.answers):
+                raise ValueError(
+                    f"task {name}: no answer may begin with another, which would always be the likelier: "
+                    f"got {list(task.answers)}"
+                )
             if len(set(task.answers)) != len(task.answers):
                 raise ValueError(f"task {name}: answers must differ, got {list(task.answers)}")
             if task.trained and not task.encoded:

@@ -47,35 +47,35 @@ def injection_bytes(
 def estimate(
     model: InjectedModel, public: Mapping[str, Cases], config: FedKIMConfig, device: torch.device
 ) -> dict[str, Any]:
-    """Steps and seconds of one round's injection (by a step tried and undone), bytes needed and bytes there."""
+    """Steps and seconds of one round's injection (by a step tried and undone), bytes needed and bytes there.
+
+    ``seconds`` is None, and nothing is tried, where the bytes are not there.
+    """
     settings = config.injection
     planned = plan(public, settings, 0, "estimate")
     together = math.ceil(settings.batch_size / settings.accumulate)
     task = max(public, key=lambda name: len(public[name]))
     batch = public[task].take(torch.arange(min(together, len(public[task]))))
-    seconds, tokens = _tried(model, batch, settings, device)
     language = model.language.config
     sizes = [parameter.numel() for parameter in model.trained().values()]
     needed = injection_bytes(
         frozen=sum(parameter.numel() for parameter in model.language.parameters() if not parameter.requires_grad),
         trained=sum(sizes),
         element=next(model.embed.parameters()).element_size(),
-        tokens=tokens,
+        tokens=_positions(model, batch),
         width=model.embed.embedding_dim,
         layers=language.num_hidden_layers,
         rank=config.experts * config.rank if config.adapter == "m3oe" else 0,
         checkpointing=settings.gradient_checkpointing,
     )
-    return {
-        "steps": len(planned),
-        "seconds": seconds * len(planned) * settings.accumulate,
-        "bytes": needed,
-        "bytes_free": _free(device),
-    }
+    free = _free(device)
+    # A step that does not fit would end the process before anybody was told why.
+    seconds = _tried(model, batch, settings, device) * len(planned) * settings.accumulate if needed < free else None
+    return {"steps": len(planned), "seconds": seconds, "bytes": needed, "bytes_free": free}
 
 
-def _tried(model: InjectedModel, batch: Cases, settings: InjectionConfig, device: torch.device) -> tuple[float, int]:
-    """Seconds of one forward and backward pass, the second of two, and its positions; no weight changes."""
+def _tried(model: InjectedModel, batch: Cases, settings: InjectionConfig, device: torch.device) -> float:
+    """Seconds of one forward and backward pass, the second of two; no weight changes."""
     seconds = 0.0
     model.train()  # or gradient checkpointing does not act
     for _ in range(2):
@@ -89,7 +89,7 @@ def _tried(model: InjectedModel, batch: Cases, settings: InjectionConfig, device
         seconds = time.perf_counter() - started
         model.zero_grad(set_to_none=True)
     model.eval()
-    return seconds, _positions(model, batch)
+    return seconds
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilia.core.checkpoint import INDEX, CheckpointStore
+from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import generator, seeded
 from consilia.core.errors import RunFailed
 from consilia.methods.fedkim.cases import Cases
@@ -171,7 +171,7 @@ class Injection:
         checkpoint = store.load()
         if checkpoint.state["key"] != key:
             # The store writes no file anew that its index names: step 200 of this injection would keep the other's.
-            (store.folder / INDEX).unlink()
+            store.clear()
             return
         self.model.load(checkpoint.models["trained"])
         kept = self._optimiser.state_dict()
