@@ -91,3 +91,13 @@ def test_figures_under_other_prompts_are_refused() -> None:
         _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": figures}))
     full = {**figures, "prompts": dict.fromkeys(("box", "image", "jitter"), whole)}
     _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": full}))
+
+
+@pytest.mark.parametrize("name", ["hospitals", "fedkim-7b"])
+def test_every_method_of_the_studies_with_real_hospitals_is_a_valid_run(name: str) -> None:
+    study = load_study(Path(__file__).parents[2] / "configs" / "studies" / f"{name}.yaml")
+    for label in study.methods:
+        config = study_config(study, label, 0, {})
+        heads = config.model.args["heads"]
+        assert heads["kidney-injury"] == {"modalities": ["vitals", "labs", "fluids"], "answers": 2}
+        assert sorted(heads) == ["abnormal-ecg", "breast-malignancy", "kidney-injury", "pneumonia"]
