@@ -13,7 +13,9 @@ import torch
 from consilia.core.determinism import state_digest
 from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.validation import check_update
-from consilia.federation.messages import Reply, Task
+from consilia.federation.admission import why_not
+from consilia.federation.messages import PrepareReply, Reply, Task
+from tests.federation.clinics import clinics_config
 from tests.federation.support import Federation, small
 
 CULPRIT = "hospital-3"
@@ -49,6 +51,11 @@ def change_figures(**changes):
     return change
 
 
+def add_a_task(reply: Reply) -> Reply:
+    own = json.loads(reply.content)["received"]["test"]
+    return change_figures(tasks={"fever": own})(reply)
+
+
 BIAS = "layers__0__bias"
 ATTACKS = {
     "nan": (change_tensors(**{BIAS: lambda t: t * math.nan}), "'layers.0.bias' holds NaN"),
@@ -79,6 +86,7 @@ ATTACKS = {
         change_figures(count=999, correct=999, accuracy=1.0),
         "received.test.count is 999, the site declared",
     ),
+    "figures of a task it does not have": (add_a_task, r"received.test.tasks are \['fever'\], the site declared \[\]"),
     "count 10**400": (change_figures(count=10**400), "does not fit its schema"),
     "surrogate": (lambda reply: dataclasses.replace(reply, content="\ud800"), r"cannot be read \(UnicodeEncodeError\)"),
     "4 MB of text": (change_content(note="x" * 4_000_000), "bytes, at most 64000 expected"),
@@ -148,6 +156,35 @@ def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
     record = federation.run()
     assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-4"]
     assert any("does not name it among its evaluators" in event.get("reason", "") for event in federation.events)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "fits"),
+    [
+        ({"sepsis": 4, "anaemia": 5}, True),
+        ({"sepsis": 9, "anaemia": 0}, True),
+        ({}, False),
+        ({"sepsis": 8}, False),
+        ({"fever": 9}, False),
+    ],
+)
+def test_a_site_declares_all_its_training_cases_by_tasks_of_the_run(tasks: dict[str, int], fits: bool) -> None:
+    config = clinics_config()
+    names = tuple(sorted(config.method.tasks()))
+    reply = PrepareReply(train=9, validation=1, test=1, class_names=names, fingerprint="0" * 64, tasks=tasks)
+    reason = why_not("north", reply, config, classes=names, known=None)
+    assert reason is None if fits else "expected 9 in all, of ['anaemia', 'sepsis']" in str(reason)
+
+
+def test_tasks_are_not_declared_where_the_run_has_one(wisconsin, tmp_path) -> None:
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+    federation.bend = lambda site, task, reply: (
+        change_content(tasks={"benign": json.loads(reply.content)["train"]})(reply)
+        if site == CULPRIT and task.info.task == "prepare"
+        else reply
+    )
+    record = federation.run()
+    assert "expected 0 in all, of no task" in record.absent[CULPRIT]
 
 
 def test_refusals_count_against_the_minimum(wisconsin, tmp_path) -> None:

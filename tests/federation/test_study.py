@@ -15,7 +15,7 @@ from consilia.data.site import load_site_config
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.intake import _check_prompts
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import Study, finished, load_study, study_config, study_sites
+from consilia.federation.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
 from consilia.report.record import SiteMetrics
 from tests.federation.support import small
 
@@ -62,6 +62,25 @@ def test_an_external_test_site_and_the_left_out_one_are_both_evaluators(wisconsi
     by_name = {"role": "diagnosis", "model": config.model.model_dump(mode="json", by_alias=True)}
     unread = study.model_copy(update={"run": {**study.run, **by_name}})
     assert study_config(unread, "fedavg", 0, {}).evaluators == ("hospital-2",)  # no site file says who else there is
+
+
+def test_a_site_left_out_of_a_run_of_several_tasks_is_an_evaluator(tmp_path: Path) -> None:
+    files = {}
+    for site, evaluator in (("a", False), ("b", True)):
+        spec = {"format": "medmnist", "file": "x.npz", "classes": ["no", "yes"], "evaluator": evaluator}
+        files[site] = tmp_path / f"{site}.yaml"
+        files[site].write_text(yaml.safe_dump({"site": site, "datasets": {"one": spec, "two": spec}}))
+    study = load_study("fedkim").model_copy(update={"leave_out": "b"})
+    assert study_config(study, "fedkim", 0, files).evaluators == ("b",)
+    assert study_config(study, "fedkim", 0, {}).evaluators == ("b",)  # as a job
+
+
+@pytest.mark.parametrize("entry", [{"method": {"mu": 0.1}}, {"rounds": 2}])
+def test_an_entry_that_names_no_method_is_told_so(entry: dict[str, object]) -> None:
+    study = Study(methods={"odd": entry})
+    assert _with_fedavg(["odd"], study) == ["fedavg", "odd"]
+    with pytest.raises(ConfigError, match="method"):
+        study_config(study, "odd", 0, {})
 
 
 def test_a_record_of_other_sites_is_not_this_runs(wisconsin, tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, role: 
     assert isinstance(method, FedKIMConfig)
     found = settings.dataset(role).format
     for modality in method.catalogue.tasks[task].encoded:
-        kind = saved.config.model.args["encoders"][modality]["kind"]
+        encoder = saved.config.model.args["encoders"].get(modality)
+        if encoder is None:
+            raise ConfigError(f"task {task} is about {modality}, for which the model of this run has no encoder")
+        kind = encoder["kind"]
         if READ_BY.get(found) != kind:
             raise ConfigError(
                 f"task {task} is about {modality}, read by an encoder of kind {kind}; role {role!r} of {site} holds "

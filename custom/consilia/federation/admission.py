@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from consilia.core.errors import RunFailed
+from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.report.record import SiteInfo
 
@@ -26,9 +27,9 @@ def common_classes(replies: Mapping[str, PrepareReply]) -> list[str]:
 def why_not(
     site: str,
     reply: PrepareReply,
+    config: RunConfig,
     *,
     classes: Sequence[str],
-    evaluators: Sequence[str],
     known: Mapping[str, SiteInfo] | None,
 ) -> str | None:
     """Why a site that answered cannot take part, or None.
@@ -36,15 +37,18 @@ def why_not(
     Args:
         site: its name.
         reply: what it says of itself.
+        config: the run. It names the external test sites (``evaluators``): a site cannot make itself one, since the
+            global figure is then its alone.
         classes: the run's class list.
-        evaluators: the sites that the run names as external test sites. A site cannot make itself one, since the global
-            figure is then its alone.
         known: the sites of the interrupted run that goes on, or None for a new one.
     """
     if list(reply.class_names) != list(classes):
         return f"its classes are {list(reply.class_names)}, those of the others {list(classes)}"
-    if reply.tasks and not (set(reply.tasks) <= set(classes) and sum(reply.tasks.values()) == reply.train):
-        return f"its training cases by task are {reply.tasks}, expected {reply.train} in all, of {list(classes)}"
+    tasks, evaluators = config.method.tasks(), config.evaluators
+    cases = reply.train if tasks else 0
+    if bool(reply.tasks) != bool(tasks) or set(reply.tasks) - set(tasks) or sum(reply.tasks.values()) != cases:
+        told = str(reply.tasks)[:200]
+        return f"its training cases by task are {told}, expected {cases} in all, of {sorted(tasks) or 'no task'}"
     if reply.train == 0 and site not in evaluators:
         return "it has no training cases, and the run does not name it among its evaluators"
     if reply.train > 0 and site in evaluators:

@@ -144,9 +144,7 @@ class Coordinator:
         if told and not self.keeper.class_names:
             self.keeper.class_names = common_classes(told)
         for site, reply in told.items():
-            reason = why_not(
-                site, reply, classes=self.keeper.class_names, evaluators=self.config.evaluators, known=known
-            )
+            reason = why_not(site, reply, self.config, classes=self.keeper.class_names, known=known)
             if reason is not None:
                 absent[site] = reason
             elif known is None:

@@ -21,7 +21,7 @@ from consilia.report.record import SegmentationMetrics, SiteInfo, SiteMetrics
 log = logging.getLogger(__name__)
 
 MAX_CONTENT_BYTES = 64_000
-"""Longest JSON of a reply; an honest one has about two thousand bytes."""
+"""Longest JSON of a reply; an honest one has about two thousand bytes, and with several tasks a thousand for each."""
 
 Deliver = Callable[[Sequence[Task]], None]
 
@@ -130,6 +130,7 @@ class Intake:
                     raise UpdateRejected(f"{part} is of a {figures.task}, the run is a {self._task}")
                 _check_counts(part, figures, self._known[site])
                 _check_prompts(part, figures)
+                _check_tasks(part, figures, self._known[site])
         if isinstance(content, TrainReply):
             self._check_update(site, content, reply)
             self._spool.add(site, reply.tensors)
@@ -156,6 +157,14 @@ def _check_prompts(part: str, figures: SiteMetrics) -> None:
         if isinstance(metrics, SegmentationMetrics) and set(metrics.prompts) != set(PROMPTS):
             # With another prompt than the others' a site's Dice would join a mean in which it has no place.
             raise UpdateRejected(f"{part}.{split}.prompts has {sorted(metrics.prompts)}, expected {sorted(PROMPTS)}")
+
+
+def _check_tasks(part: str, figures: SiteMetrics, declared: SiteInfo) -> None:
+    for split in ("validation", "test"):
+        tasks = getattr(getattr(figures, split), "tasks", {})
+        if set(tasks) - set(declared.tasks) or any(own.tasks for own in tasks.values()):
+            told = str(sorted(tasks))[:200]
+            raise UpdateRejected(f"{part}.{split}.tasks are {told}, the site declared {sorted(declared.tasks)}")
 
 
 def _check_counts(part: str, figures: SiteMetrics, declared: SiteInfo) -> None:

@@ -38,7 +38,8 @@ class Study(Model):
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
         methods: what differs, by label: keys of RunConfig, ``method`` among them.
-        yardsticks: of centralised, local-only, majority (classification), filled-box (segmentation).
+        yardsticks: of centralised, local-only, majority (classification), filled-box (segmentation), public-only (a
+            method that learns at the server).
         seeds: run seeds.
     """
 
@@ -91,7 +92,9 @@ def study_config(
         raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
     default = {"method": label if label in METHODS else "fedavg"}
     values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
-    several = _named(values["method"]).config.several_tasks
+    several = _named(values).config.several_tasks
+    if several and site_files:
+        values.setdefault("evaluators", _evaluators(site_files, None))
     for first in [] if several else list(site_files.values())[:1]:
         values.setdefault("role", _only_role(first))
         values.setdefault("evaluators", _evaluators(site_files, values["role"]))
@@ -110,8 +113,11 @@ def _only_role(site_file: Path) -> str:
     return roles[0]
 
 
-def _evaluators(site_files: Mapping[str, Path], role: str) -> list[str]:
-    return [name for name, path in site_files.items() if load_site_config(path).dataset(role).evaluator]
+def _evaluators(site_files: Mapping[str, Path], role: str | None) -> list[str]:
+    """The sites that train nothing in that role, or in none of their roles."""
+    configs = {name: load_site_config(path) for name, path in site_files.items()}
+    specs = {name: [own.dataset(role)] if role else own.datasets.values() for name, own in configs.items()}
+    return [name for name, roles in specs.items() if all(spec.evaluator for spec in roles)]
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,15 +181,16 @@ def run_study(
 def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
     """FedAvg followed by local fine-tuning is the personal yardstick that methods fail to beat: it is always there."""
     federated = [label for label in labels if label not in YARDSTICKS]
-    methods = [study.methods.get(label, {"method": label})["method"] for label in federated]
+    chosen = [{**study.run, **study.methods.get(label, {"method": label})} for label in federated]
     # A method of several tasks has yardsticks of its own.
-    there = "fedavg" in methods or any(_named(method).config.several_tasks for method in methods)
+    there = any(values.get("method") == "fedavg" or _named(values).config.several_tasks for values in chosen)
     return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
 
 
-def _named(method: Any) -> Method:
+def _named(values: Mapping[str, Any]) -> Method:
     """The method of a configuration that names it alone, or among its parameters; an unknown one is told of later."""
-    return METHODS.get(method["method"] if isinstance(method, Mapping) else method, METHODS["fedavg"])
+    method = values.get("method")
+    return METHODS.get(str(method.get("method") if isinstance(method, Mapping) else method), METHODS["fedavg"])
 
 
 def finished(
