@@ -34,7 +34,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["report"], ["export"], ["predict"], ["ask"], ["site", "check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["compare"], ["report"], ["export"], ["predict"], ["ask"], ["site", "check"]]
+)
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert "consilia " + " ".join(command) in consilia(*command, "--help").replace("Usage: consilia", "", 1)
 

@@ -15,7 +15,16 @@ from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import EMBEDDED, Study, finished, load_study, run_study, study_config, study_sites
+from consilia.federation.study import (
+    EMBEDDED,
+    Study,
+    finished,
+    load_study,
+    run_study,
+    stands_alone,
+    study_config,
+    study_sites,
+)
 from consilia.federation.yardsticks import YARDSTICKS
 from consilia.report.html import write_report
 from consilia.report.record import Record, load_record
@@ -117,7 +126,7 @@ def export_command(
     study = _study(study_source, None)
     with TemporaryDirectory() as scratch:
         # The data are looked at only where the study leaves open what they decide.
-        sites = {} if {"role", "model"} <= study.run.keys() else study_sites(study, Path(scratch))
+        sites = {} if stands_alone(study, method) else study_sites(study, Path(scratch))
         config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
     recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
     job = out / recipe.name

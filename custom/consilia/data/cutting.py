@@ -86,7 +86,7 @@ def _reader(spec: DatasetSpec) -> Reader[Any] | QuestionsReader:
 
 def write_cases(file: Path, ids: Sequence[str]) -> SelectSpec:
     """Write a list of case ids; a selection of them."""
-    write_bytes(file, "".join(f"{case}\n" for case in ids).encode())
+    write_bytes(file, "".join(f"{case}\n" for case in ids).encode(), private=True)
     return SelectSpec(file=file.absolute())
 
 

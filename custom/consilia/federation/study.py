@@ -16,7 +16,7 @@ from consilia.data.site import load_site_config
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import RESULT
-from consilia.federation.run_data import load_run_data
+from consilia.federation.run_data import load_run_data, same_server_data
 from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
 from consilia.methods.catalogue import METHODS, Method
 from consilia.report.html import write_report
@@ -90,8 +90,7 @@ def study_config(
     """
     if label not in study.methods and label not in METHODS and label not in YARDSTICKS:
         raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
-    default = {"method": label if label in METHODS else "fedavg"}
-    values = merged(study.run, study.methods.get(label, default), {"seed": seed, "label": label})
+    values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
     several = _named(values).config.several_tasks
     if several and site_files:
         values.setdefault("evaluators", _evaluators(site_files, None))
@@ -187,6 +186,16 @@ def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
     return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
 
 
+def stands_alone(study: Study, label: str) -> bool:
+    """Whether a run's configuration can be made without a look at the study's data."""
+    several = _named(merged(study.run, _method_of(study, label))).config.several_tasks
+    return several or {"role", "model"} <= study.run.keys()
+
+
+def _method_of(study: Study, label: str) -> dict[str, Any]:
+    return study.methods.get(label, {"method": label if label in METHODS else "fedavg"})
+
+
 def _named(values: Mapping[str, Any]) -> Method:
     """The method of a configuration that names it alone, or among its parameters; an unknown one is told of later."""
     method = values.get("method")
@@ -215,6 +224,11 @@ def finished(
         raise ConfigError(
             f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
             "choose another folder with --out, or run it anew with --overwrite"
+        )
+    if record.injection is not None and not same_server_data(record.injection, config, site_files):
+        raise ConfigError(
+            f"{path}: the server's own data have changed since: choose another folder with --out, or run it anew with "
+            "--overwrite"
         )
     for name, site_file in site_files.items():
         if name in record.sites and load_run_data(config, site_file).fingerprint() != record.sites[name].fingerprint:

@@ -69,8 +69,11 @@ class Injection(Part):
     """What the server did with its own public data, and what became of it.
 
     ``test``: figures on the server's test cases by who answers and by task. ``few_shot``: of the injected model after
-    training on n labelled public cases of an unseen task, by task and n (``all`` for all of them).
+    training on n labelled public cases of an unseen task, by task and n (``all`` for all of them). ``fingerprint``: of
+    the server's data, as a site's is of its own.
     """
+
+    fingerprint: str = ""
 
     seen: list[str]
     unseen: list[str]

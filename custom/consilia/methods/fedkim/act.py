@@ -15,7 +15,7 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import write_json, write_tensors
 from consilia.evaluation.open_answers import require_nltk
 from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, examples, few_shot, validated
-from consilia.methods.fedkim.cases import Cases, load_server_cases, some
+from consilia.methods.fedkim.cases import Cases, fingerprint, load_server_cases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.estimate import estimate
 from consilia.methods.fedkim.injected import InjectedModel
@@ -67,6 +67,7 @@ class InjectionAct(ServerAct):
         self._report = record.Injection(
             seen=[name for name in config.catalogue.seen if name in self.cases],
             unseen=[name for name in config.catalogue.unseen if name in self.cases],
+            fingerprint=fingerprint(self.cases),
             experts=config.experts if config.adapter == "m3oe" else 0,
             parameters=self._count(),
         )
@@ -88,7 +89,7 @@ class InjectionAct(ServerAct):
         planned = plan(self.public, settings, self.seed, "injection", round_number)
         injection = Injection(self.model, self.public, settings, planned, self.workplace.should_stop)
         store = injection_store(self.workplace.folder)
-        key = f"{round_number} {state_digest({**state, **self.model.tensors()})}"
+        key = f"{round_number} {self._report.fingerprint} {state_digest({**state, **self.model.tensors()})}"
         injection.run(store, key, self.seed, lambda step, steps: self._tell(round_number, step, steps))
         told = record.InjectionRound(
             round=round_number,
@@ -106,10 +107,10 @@ class InjectionAct(ServerAct):
     def conclude(self) -> None:
         """Ask every task's test cases, and those of unseen tasks again after a few labelled public cases."""
         test: dict[record.Answerer, dict[str, record.TaskAnswers]] = {"injected": {}, "linear": {}, "majority": {}}
-        shots = {}
+        shots, stop = {}, self.workplace.should_stop
         for name, cases in self.cases.items():
             self.workplace.tell({"event": "asking", "task": name})
-            test["injected"][name] = ask(self.model, self._test(name), seed=self.seed)
+            test["injected"][name] = ask(self.model, self._test(name), seed=self.seed, should_stop=stop)
             self._examples += examples(self.model, self._test(name))
             candidates = len(self.config.catalogue.tasks[name].answers)
             read = [self.extractor.encoders[modality] for modality in self.config.catalogue.tasks[name].encoded]
@@ -117,9 +118,7 @@ class InjectionAct(ServerAct):
             shown = baselines(cases.public, self._test(name), candidates, series=series, seed=self.seed)
             test["linear"][name], test["majority"][name] = shown["linear"], shown["majority"]
             if name in self._report.unseen and self.config.asking.shots:
-                shots[name] = few_shot(
-                    self.model, cases.public, self._test(name), self.config, self.seed, self.workplace.should_stop
-                )
+                shots[name] = few_shot(self.model, cases.public, self._test(name), self.config, self.seed, stop)
         injection_store(self.workplace.folder).clear()
         kept = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
         self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": shots})
@@ -139,6 +138,8 @@ class InjectionAct(ServerAct):
         if set(tensors) != set(self.model.trained()):
             odd = sorted(set(tensors) ^ set(self.model.trained()))
             raise CheckpointError(f"the checkpoint's injected model differs from this one in {odd[0]!r}")
+        if report.fingerprint != self._report.fingerprint:
+            raise CheckpointError(f"{self.workplace.data}: the server's data are others than when the run began")
         self.model.load(tensors)
         self._report = report
 

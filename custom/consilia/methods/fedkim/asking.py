@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
-from consilia.methods.learner import batches
+from consilia.methods.learner import TrainingStopped, batches, never
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.report.pictures import picture
 from consilia.report.record_injection import AnswerFigures, TaskAnswers
@@ -31,21 +31,24 @@ AT_ONCE = 32
 """Cases that the language model answers at once."""
 
 
-def pieces(cases: Cases) -> list[Cases]:
-    """The cases, a few at a time."""
-    return [cases.take(part) for part in torch.split(torch.arange(len(cases)), AT_ONCE)] if len(cases) else []
+def pieces(cases: Cases, should_stop: Callable[[], bool] = never) -> Iterator[Cases]:
+    """The cases, a few at a time. Raises :class:`TrainingStopped` between them if the run was aborted."""
+    for part in torch.split(torch.arange(len(cases)), AT_ONCE) if len(cases) else ():
+        if should_stop():
+            raise TrainingStopped("the questions were told to stop")
+        yield cases.take(part)
 
 
-def ask(model: InjectedModel, cases: Cases, *, seed: int) -> TaskAnswers:
+def ask(model: InjectedModel, cases: Cases, *, seed: int, should_stop: Callable[[], bool] = never) -> TaskAnswers:
     """Figures of the injected model's answers to one task's cases."""
     model.eval()
     closed, opened = cases.take(torch.nonzero(cases.closed)[:, 0]), cases.take(torch.nonzero(~cases.closed)[:, 0])
     found = {}
     if len(closed):
-        probabilities = torch.cat([model.probabilities(piece) for piece in pieces(closed)])
+        probabilities = torch.cat([model.probabilities(piece) for piece in pieces(closed, should_stop)])
         found["closed"] = closed_answers(probabilities, closed, seed=seed)
     if len(opened):
-        texts = [text for piece in pieces(opened) for text in model.decode(piece)]
+        texts = [text for piece in pieces(opened, should_stop) for text in model.decode(piece)]
         found["open"] = open_answers(texts, opened, seed=seed)
     return TaskAnswers(**found)
 
@@ -118,7 +121,7 @@ def few_shot(
         try:
             injection = Injection(model, {learnt.task: public}, config.injection, planned, should_stop)
             injection.run(None, f"{learnt.task} {shots}", seed, lambda step, steps: None)
-            found[str(shots)] = ask(model, asked, seed=seed)
+            found[str(shots)] = ask(model, asked, seed=seed, should_stop=should_stop)
         finally:
             model.load(before)
     return found

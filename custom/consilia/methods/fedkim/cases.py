@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from consilia.core.determinism import generator
+from consilia.core.determinism import generator, tensor_bytes
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import Split
 from consilia.data.loading import load_site
@@ -143,6 +145,18 @@ def _asked(name: str, task: MedicalTask, split: QuestionSplit) -> Cases:
     places = {answer: place for place, answer in enumerate(task.answers)}
     truth = torch.tensor([places.get(answer, OPEN) for answer in split.answers], dtype=torch.int64)
     return Cases(name, split.inputs, split.input_of, split.questions, split.answers, truth, split.patients)
+
+
+def fingerprint(cases: Mapping[str, ServerCases]) -> str:
+    """SHA-256 over every task's inputs, questions and answers: whether two runs had the same public and test data."""
+    digest = hashlib.sha256()
+    for name, task in sorted(cases.items()):
+        for part in (task.public, task.validation, task.test):
+            texts = "\x1f".join([name, *part.questions, *part.answers])
+            digest.update(f"{texts}\x1e".encode())
+            for tensor in (part.input_of, part.truth, *([] if part.inputs is None else [part.inputs])):
+                digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
 def some(cases: Cases, most: int | None, seed: int, *purpose: str | int) -> Cases:

@@ -16,6 +16,8 @@ EMBEDDED = Path(__file__).parents[2] / "tasks"
 TEXT = "text"
 """The one modality without an encoder: the language model's own embeddings read it."""
 
+_TAKEN = ("args", "name", "path")
+"""NVFlare takes a dictionary in a job that has such a key for a component of its own to build."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -52,9 +54,11 @@ class Catalogue(Settings):
     @classmethod
     def _plain_names(cls, named: dict[str, object]) -> dict[str, object]:
         # They become names of tensors and folders.
-        wrong = [name for name in named if not _NAME.fullmatch(name)]
+        wrong = [name for name in named if not _NAME.fullmatch(name) or name in _TAKEN]
         if wrong:
-            raise ValueError(f"names hold lower-case letters, digits and '-' only, got {wrong}")
+            raise ValueError(
+                f"names hold lower-case letters, digits and '-' only, and are none of {_TAKEN}; got {wrong}"
+            )
         return named
 
     @model_validator(mode="after")
