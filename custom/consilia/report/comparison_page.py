@@ -78,8 +78,8 @@ def comparison_page(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "methods": methods,
         "yardsticks": yardsticks,
         "sites": sorted(names),
-        "same_data": len({tuple(sorted(_fingerprints(record).items())) for record in records}) == 1,
-        "fingerprints": _fingerprints(records[0]),
+        "same_data": _same_data(records),
+        "fingerprints": next((found for record in records if (found := _fingerprints(record))), {}),
         "versions": _versions(records),
         "differences": _differences(groups),
         "curves": plots_compare.curves(runs, levels, task),
@@ -126,6 +126,13 @@ def _by_site(group: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
         tested = {site: [part for final in finals if (part := final.get(site, {}).get("test"))] for site in names}
         found[kind] = {site: mean(merit(part) for part in parts) for site, parts in tested.items()}
     return found
+
+
+def _same_data(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all runs saw the same sites' data, and the same data of the server; a run without sites saw none."""
+    sites = {tuple(sorted(found.items())) for record in records if (found := _fingerprints(record))}
+    servers = {(record.get("injection") or {}).get("fingerprint") for record in records}
+    return len(sites) <= 1 and len(servers) == 1
 
 
 def _fingerprints(record: Mapping[str, Any]) -> dict[str, str]:

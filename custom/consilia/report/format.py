@@ -17,8 +17,10 @@ METHOD_NAMES = {
     "centralised": "Centralised training",
     "local_only": "Local training only",
     "majority": "Majority class",
+    "filled_box": "Filled box",
+    "public_only": "Public data only",
 }
-YARDSTICKS = ("centralised", "local_only", "majority")
+YARDSTICKS = ("centralised", "local_only", "majority", "filled_box", "public_only")
 
 
 def size(count: float | None) -> str:
