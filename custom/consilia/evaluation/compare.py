@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consilia.core.errors import ConfigError
+from consilia.data.dataset import Task
 from consilia.evaluation.figures import FIGURES, show, show_spread
 from consilia.evaluation.rounds import task_of
 from consilia.evaluation.summary import summarise
-from consilia.report.record import Task
 
 HEADLINE: dict[Task, tuple[str, ...]] = {
     "classification": (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from consilia.data.dataset import Task
 from consilia.evaluation.rounds import TASKS
-from consilia.report.record import Task
 
 UNDEFINED = "–"
 

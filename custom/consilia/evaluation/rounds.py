@@ -7,12 +7,12 @@ trained before they were aggregated. A figure that cannot be formed is None.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
+from consilia.data.dataset import Task
 from consilia.evaluation.forgetting import backward_transfer
-from consilia.report.record import Task
 
-TASKS: tuple[Task, ...] = ("classification", "segmentation")
+TASKS: tuple[Task, ...] = get_args(Task)
 Metrics = Mapping[str, Any]
 BySite = Mapping[str, Mapping[str, Metrics | None]]
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import nn
 
 from consilia.core.errors import ConfigError
+from consilia.data.dataset import Task
 from consilia.methods.catalogue import METHODS, AnyMethodConfig
 from consilia.methods.config import FoundationConfig, Settings, TrainingConfig
 from consilia.models.build import build_model
@@ -53,7 +54,7 @@ class RunConfig(Settings):
         "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
     )
     role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
-    task: Literal["classification", "segmentation"] = "classification"
+    task: Task = "classification"
     method: AnyMethodConfig
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from consilia.data.dataset import Task
 from consilia.evaluation.compare import comparison_table, group_by_label
 from consilia.evaluation.figures import ABLATION, FIGURES, Figure
 from consilia.evaluation.rounds import mean, merit, round_figures, task_of
@@ -12,7 +13,6 @@ from consilia.report import plots_compare
 from consilia.report.format import YARDSTICKS, flat
 from consilia.report.injection_comparison import answer_tables
 from consilia.report.injection_page import several_tasks
-from consilia.report.record import Task
 
 LEVELS: dict[Task, dict[str, str]] = {
     "classification": {"global": "last.global_accuracy", "personal": "last.personal_accuracy"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from consilia.data.dataset import Task
 from consilia.report.plots import (
     AMBER,
     BLUE,
@@ -23,7 +24,6 @@ from consilia.report.plots import (
     plane_axes,
     round_axis,
 )
-from consilia.report.record import Task
 
 PANELS: dict[Task, tuple[tuple[str, str, str], ...]] = {
     "classification": (

@@ -23,12 +23,12 @@ from pydantic import (
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
+from consilia.data.dataset import Task
 from consilia.report.record_injection import Injection
 from consilia.report.record_part import Cases, Fraction, NonNegative, Part
 
 SCHEMA = "consilia.result/1"
 
-Task = Literal["classification", "segmentation"]
 PromptSetting = Literal["box", "image", "jitter"]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from consilia.data.dataset import Task
 from consilia.evaluation.figures import ABLATION, FINAL, Figure
 from consilia.evaluation.rounds import SETTINGS, individuality, merit, round_figures, task_of, training_sites
 from consilia.evaluation.summary import summarise
 from consilia.report import plots
 from consilia.report.format import flat
 from consilia.report.injection_page import injection_values, several_tasks
-from consilia.report.record import Task
 
 EPSILON = 1e-6  # s_k = a_k (d_k + 1e-6), specification of FedKPer, 3.1
 NAMES = {"last": "last round", "best": "best by validation"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from PIL import Image
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
+from consilia.data.dataset import Task
 from consilia.data.phantoms.draw import KINDS, PhantomKind, Phantoms, draw_phantoms
 from consilia.data.specs import DatasetSpec, ImagesSpec, LabelSpec, MaskSpec
 
@@ -27,7 +27,7 @@ SIZE = 128
 SKEW = 0.45  # how far a hospital's mix of diagnoses is from an even one: 0 even, 1 as Dirichlet(1) draws it
 
 
-def phantom_sites(kind: str, task: Literal["classification", "segmentation"], out: Path) -> dict[str, DatasetSpec]:
+def phantom_sites(kind: str, task: Task, out: Path) -> dict[str, DatasetSpec]:
     """Write ``<hospital>/images``, ``masks`` and ``cases.csv`` under ``out``; return each hospital's specification.
 
     Some patients have two images, so that splits must go by patient. Hospitals that are there already are not written
@@ -68,7 +68,7 @@ def _write(folder: Path, kind: PhantomKind, drawn: Phantoms, rng: np.random.Gene
     write_bytes(folder / "cases.csv", table.encode())
 
 
-def _spec(folder: Path, kind: PhantomKind, task: Literal["classification", "segmentation"]) -> ImagesSpec:
+def _spec(folder: Path, kind: PhantomKind, task: Task) -> ImagesSpec:
     keys = {
         "format": "images",
         "file": folder / "cases.csv",
