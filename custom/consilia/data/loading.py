@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -53,18 +53,11 @@ def load_site(path: Path, role: str) -> SiteData:
     spec = config.dataset(role)
     reader, problems = reader_for(spec), Problems()
     where = f"site {config.site}, role {role}"
-    cases = reader.index(problems)
-    problems.raise_if_any(where)
-    splits = site_splits(cases, spec, config.role_dir(role), problems, save=True, content=reader.content(cases))
-    problems.raise_if_any(where)
-    splits = limit_training(cases, splits, spec)
-    cases, splits = cases.take(splits != UNUSED), splits[splits != UNUSED]
+    cases, splits = index_and_split(reader, spec, config.role_dir(role), problems, where)
     raw, truth = reader.read(cases, problems), reader.truth(cases, problems)
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
-    empty = empty_splits(splits, spec)
-    if empty:
-        raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, config.role_dir(role))}")
+    require_cases(splits, spec, config.role_dir(role), where)
     if fitted_on_test(spec):
         log.warning("%s: an evaluator has no training cases: its preprocessing is fitted on its own test inputs", where)
     fitted = reader.fit(raw if spec.evaluator else raw[splits == "train"])
@@ -74,6 +67,35 @@ def load_site(path: Path, role: str) -> SiteData:
     parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
     task: Task = getattr(spec, "task", "classification")
     return SiteData(site=config.site, role=role, class_names=spec.classes, task=task, **parts)
+
+
+class Indexed(Protocol):
+    """What lists a role's cases: a reader of any format."""
+
+    def index(self, problems: Problems) -> Cases:
+        """The cases, without reading what is large."""
+
+    def content(self, cases: Cases) -> Sequence[str]:
+        """A digest of each case where ids are only positions in a file."""
+
+
+def index_and_split(
+    reader: Indexed, spec: CommonSpec, folder: Path, problems: Problems, where: str
+) -> tuple[Cases, np.ndarray]:
+    """The cases that are used, and the split of each (N,); the splits are kept in ``folder``."""
+    cases = reader.index(problems)
+    problems.raise_if_any(where)
+    splits = site_splits(cases, spec, folder, problems, save=True, content=reader.content(cases))
+    problems.raise_if_any(where)
+    splits = limit_training(cases, splits, spec)
+    return cases.take(splits != UNUSED), splits[splits != UNUSED]
+
+
+def require_cases(splits: np.ndarray, spec: CommonSpec, folder: Path, where: str) -> None:
+    """Raise :class:`DataError` if a split that should have cases has none."""
+    empty = empty_splits(splits, spec)
+    if empty:
+        raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, folder)}")
 
 
 def preprocessing_file(config: SiteConfig, role: str) -> Path:

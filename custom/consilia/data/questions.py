@@ -17,7 +17,7 @@ from torch import Tensor
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.cases import UNKNOWN, Cases, index_cases, read_table, require_columns, require_file
 from consilia.data.dataset import SPLITS
-from consilia.data.loading import empty_splits, fitted_on_test
+from consilia.data.loading import fitted_on_test, index_and_split, require_cases
 from consilia.data.problems import Problems
 from consilia.data.public_pool import load_pool
 from consilia.data.question_spec import AboutSpec, ImageInput, QuestionsSpec, SignalInput
@@ -26,7 +26,6 @@ from consilia.data.readers.images import ImagesReader
 from consilia.data.readers.signals import SignalsReader
 from consilia.data.site import load_site_config
 from consilia.data.specs import ImagesSpec, LabelSpec, SignalsSpec
-from consilia.data.splits import UNUSED, limit_training, site_splits, splits_file
 
 log = logging.getLogger(__name__)
 QUESTION, ANSWER, CONTEXT = "question#", "answer#", "context#"  # '#': no column of the file's own is overwritten
@@ -168,15 +167,8 @@ def load_questions(path: Path, role: str) -> QuestionData:
     if not isinstance(spec, QuestionsSpec):
         raise ConfigError(f"{path}: datasets.{role}: expected format questions, got {spec.format}: load_site reads it")
     reader, problems = QuestionsReader(spec), Problems()
-    cases = reader.index(problems)
-    problems.raise_if_any(where)
-    splits = site_splits(cases, spec, config.role_dir(role), problems, save=True, content=reader.content(cases))
-    problems.raise_if_any(where)
-    splits = limit_training(cases, splits, spec)
-    cases, splits = cases.take(splits != UNUSED), splits[splits != UNUSED]
-    empty = empty_splits(splits, spec)
-    if empty:
-        raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, config.role_dir(role))}")
+    cases, splits = index_and_split(reader, spec, config.role_dir(role), problems, where)
+    require_cases(splits, spec, config.role_dir(role), where)
     inputs, input_of = _read_inputs(reader, cases, splits, where)
     parts = {name: _part(reader, cases, inputs, input_of, splits == name) for name in SPLITS}
     return QuestionData(config.site, role, **parts)

@@ -34,7 +34,6 @@ def workplace(
         data=server.data,
         folder=folder,
         seed=config.seed,
-        rounds=config.rounds,
         tell=tell,
         should_stop=should_stop,
     )

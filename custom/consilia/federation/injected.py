@@ -6,21 +6,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.site import SiteConfig
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.fedkim.config import FedKIMConfig
-from consilia.methods.fedkim.injected import InjectedModel
-from consilia.methods.fedkim.injection import PRECISION
+from consilia.methods.fedkim.injected import InjectedModel, frozen_language
 from consilia.methods.server import CARD
 from consilia.models.extractor import KnowledgeExtractor
-from consilia.models.language import load_language_model
-
-ADAPTER, TRAINED = "adapter_model.safetensors", "injected.safetensors"
 
 
 class Saved(NamedTuple):
@@ -44,28 +36,12 @@ def load_injected(folder: Path, settings: SiteConfig) -> Saved:
     config = _card(folder / CARD)
     method = config.method
     assert isinstance(method, FedKIMConfig)  # _card has looked
-    asked = method.language_model
-    dtype = PRECISION.get(method.injection.precision, torch.float32)
-    language = load_language_model(asked.model, asked.digest, settings.foundation_models, dtype=dtype)
+    language = frozen_language(method, settings.foundation_models)
     extractor = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
     if not isinstance(extractor, KnowledgeExtractor):
         raise ConfigError(f"{folder / CARD}: model.class is {config.model.class_}, expected a KnowledgeExtractor")
     model = InjectedModel(language, extractor, method, config.seed)
-    try:
-        if method.adapter == "m3oe":
-            from peft import set_peft_model_state_dict
-
-            set_peft_model_state_dict(model.language, load_file(folder / ADAPTER))
-        own = load_file(folder / TRAINED)
-        trained = {name: value for name, value in model.trained().items() if not name.startswith("language.")}
-        if set(own) != set(trained):
-            odd = sorted(set(own) ^ set(trained))
-            raise CheckpointError(f"{folder / TRAINED}: does not fit the model of {CARD}: {odd[0]!r}")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(own[name])
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: cannot be read as an injected model: {error}") from error
+    model.load_saved(folder)
     return Saved(model.eval(), config)
 
 

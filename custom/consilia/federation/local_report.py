@@ -12,7 +12,7 @@ from consilia.data.tasked import TaskedData
 from consilia.methods.classification import LOGITS
 from consilia.methods.fedkim.catalogue import Catalogue
 from consilia.methods.task import Answers
-from consilia.report.answers_page import write_answers
+from consilia.report.answers_page import closed_example, write_answers
 from consilia.report.pictures import picture
 from consilia.report.site_report import write_site_report
 from consilia.report.site_segmentation import write_segmentation_report
@@ -27,17 +27,10 @@ def write_task_examples(path: Path, data: TaskedData, answers: Answers, catalogu
     for name, own in sorted(data.tasks.items()):
         task = catalogue.tasks[name]
         for place, row in enumerate(answers[name][:EXAMPLES].double().softmax(dim=1)):
-            shown.append(
-                {
-                    "task": name,
-                    "modalities": task.modalities,
-                    "question": task.question,
-                    "truth": task.answers[int(own.test.labels[place])],
-                    "answer": task.answers[int(row.argmax())],
-                    "probabilities": dict(zip(task.answers, row.tolist(), strict=True)),
-                    "picture": picture(own.test.inputs[place]),
-                }
-            )
+            truth = task.answers[int(own.test.labels[place])]
+            likely = dict(zip(task.answers, row.tolist(), strict=True))
+            example = closed_example(name, task.modalities, task.question, truth, likely)
+            shown.append({**example, "picture": picture(own.test.inputs[place])})
     write_answers(path, shown)
 
 

@@ -46,7 +46,6 @@ class Workplace:
         data: the server's own public data, a file of site.yaml's form; None where it has none.
         folder: for checkpoints within an act.
         seed: run seed.
-        rounds: of the run.
         tell: progress.
         should_stop: whether the run was aborted.
     """
@@ -57,7 +56,6 @@ class Workplace:
     data: Path | None
     folder: Path
     seed: int
-    rounds: int
     tell: Callable[[dict[str, Any]], None]
     should_stop: Callable[[], bool]
 

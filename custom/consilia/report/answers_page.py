@@ -34,6 +34,20 @@ def write_answers(path: Path, examples: Sequence[Mapping[str, Any]]) -> None:
     write_bytes(path, page("answers.html", tasks=by_task, count=len(examples)).encode(), private=True)
 
 
+def closed_example(
+    task: str, modalities: Sequence[str], question: str | None, truth: str, probabilities: Mapping[str, float]
+) -> dict[str, Any]:
+    """An example whose answer is the likeliest candidate; a picture is the caller's to add."""
+    return {
+        "task": task,
+        "modalities": modalities,
+        "question": question,
+        "truth": truth,
+        "answer": max(probabilities, key=lambda answer: probabilities[answer]),
+        "probabilities": probabilities,
+    }
+
+
 def _shown(example: Mapping[str, Any], number: int) -> dict[str, Any]:
     needed = ("task", "modalities", "question", "truth", "answer", "probabilities")
     if missing := [key for key in needed if key not in example]:

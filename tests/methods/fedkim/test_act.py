@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from consilia.core.determinism import generator, state_digest
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.methods.fedkim import act as module
-from consilia.methods.fedkim.act import TRAINED, InjectionAct
+from consilia.methods.fedkim import injected
+from consilia.methods.fedkim.act import InjectionAct
 from consilia.methods.fedkim.cases import ServerCases
 from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.injected import TRAINED
 from consilia.methods.learner import TrainingStopped, never
 from consilia.methods.server import Workplace
 from consilia.models.exchange import exchanged_state
@@ -39,7 +41,7 @@ def server_cases() -> dict[str, ServerCases]:
 @pytest.fixture(autouse=True)
 def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_server_cases", lambda path, catalogue: server_cases())
-    monkeypatch.setattr(module, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
+    monkeypatch.setattr(injected, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
 
 
 def workplace(folder: Path, **changed: Any) -> Workplace:
@@ -50,7 +52,6 @@ def workplace(folder: Path, **changed: Any) -> Workplace:
         "data": Path("data.yaml"),
         "folder": folder,
         "seed": 1,
-        "rounds": 2,
         "tell": lambda event: None,
         "should_stop": never,
     }

@@ -12,23 +12,22 @@ from torch import Tensor
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.core.files import write_json, write_tensors
+from consilia.core.files import write_json
 from consilia.evaluation.open_answers import require_nltk
 from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, examples, few_shot, validated
 from consilia.methods.fedkim.cases import Cases, fingerprint, load_server_cases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.estimate import estimate
-from consilia.methods.fedkim.injected import InjectedModel
-from consilia.methods.fedkim.injection import PRECISION, Injection, injection_store, plan
+from consilia.methods.fedkim.injected import LANGUAGE, InjectedModel, frozen_language
+from consilia.methods.fedkim.injection import Injection, injection_store, plan
 from consilia.methods.learner import choose_device
 from consilia.methods.server import CARD, ServerAct, Workplace
 from consilia.models.encoders import SeriesEncoder
 from consilia.models.extractor import ENCODER, KnowledgeExtractor
-from consilia.models.language import load_language_model
 from consilia.report import record_injection as record
 from consilia.report.answers_page import write_answers
 
-TRAINED, ANSWERS = "injected.safetensors", "answers.html"
+ANSWERS = "answers.html"
 
 
 class InjectionAct(ServerAct):
@@ -50,10 +49,8 @@ class InjectionAct(ServerAct):
             )
         self.config, self.workplace, self.seed = config, workplace, workplace.seed
         self.cases = load_server_cases(workplace.data, config.catalogue)
-        asked = config.language_model
-        dtype = PRECISION.get(config.injection.precision, torch.float32)
         require_nltk()  # now, and not when hours of rounds are over
-        language = load_language_model(asked.model, asked.digest, workplace.foundation_models, dtype=dtype)
+        language = frozen_language(config, workplace.foundation_models)
         extractor = workplace.model()
         if not isinstance(extractor, KnowledgeExtractor):
             raise ConfigError(f"method fedkim needs a KnowledgeExtractor, got {type(extractor).__name__}")
@@ -144,15 +141,11 @@ class InjectionAct(ServerAct):
         self._report = report
 
     def save(self, folder: Path) -> None:
-        """The adapter as peft saves it, the aligner and the encoders as safetensors, a card, and a page of examples.
+        """The model, the card of its run, and a page of examples.
 
         The page shows single test cases of the server's own, and only its owner can read it.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.config.adapter == "m3oe":
-            self.model.language.save_pretrained(str(folder))
-        own = {name: tensor for name, tensor in self.model.tensors().items() if not name.startswith("language.")}
-        write_tensors(folder / TRAINED, own)
+        self.model.save(folder)
         write_answers(folder / ANSWERS, self._examples)
         write_json(folder / CARD, dict(self.workplace.run))
 
@@ -196,7 +189,7 @@ class InjectionAct(ServerAct):
     def _count(self) -> record.Parameters:
         sizes = {name: parameter.numel() for name, parameter in self.model.trained().items()}
         router = sum(size for name, size in sizes.items() if "router" in name)
-        adapters = sum(size for name, size in sizes.items() if name.startswith("language."))
+        adapters = sum(size for name, size in sizes.items() if name.startswith(LANGUAGE))
         everything = sum(parameter.numel() for parameter in self.model.language.parameters())
         return record.Parameters(
             language_model=everything - adapters,

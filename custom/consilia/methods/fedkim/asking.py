@@ -22,6 +22,7 @@ from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
 from consilia.methods.learner import TrainingStopped, batches, never
 from consilia.models.extractor import KnowledgeExtractor
+from consilia.report.answers_page import closed_example
 from consilia.report.pictures import picture
 from consilia.report.record_injection import AnswerFigures, TaskAnswers
 
@@ -144,18 +145,14 @@ def examples(model: InjectedModel, cases: Cases) -> list[dict[str, Any]]:
     model.eval()
     task = model.catalogue.tasks[cases.task]
     inputs, texts = few.encoder_inputs(), model.decode(few)
-    return [
-        {
-            "task": cases.task,
-            "modalities": task.modalities,
-            "question": few.questions[place],
-            "truth": few.answers[place],
-            "answer": task.answers[int(row.argmax())] if bool(few.closed[place]) else texts[place],
-            "probabilities": dict(zip(task.answers, row.tolist(), strict=True)) if bool(few.closed[place]) else None,
-            "picture": None if inputs is None else picture(inputs[place]),
-        }
-        for place, row in enumerate(model.probabilities(few))
-    ]
+    found = []
+    for place, row in enumerate(model.probabilities(few)):
+        likely = dict(zip(task.answers, row.tolist(), strict=True))
+        shown = closed_example(cases.task, task.modalities, few.questions[place], few.answers[place], likely)
+        if not bool(few.closed[place]):
+            shown |= {"answer": texts[place], "probabilities": None}
+        found.append({**shown, "picture": None if inputs is None else picture(inputs[place])})
+    return found
 
 
 def validated(model: InjectedModel, tasks: Mapping[str, ServerCases], *, seed: int) -> dict[str, AnswerFigures]:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from consilia.core.determinism import seeded
-from consilia.core.errors import ConfigError
+from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.files import write_tensors
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.server import CARD
 from consilia.models.extractor import KnowledgeExtractor
-from consilia.models.language import LanguageModel, prompt_text
+from consilia.models.foundation import FoundationFolder
+from consilia.models.language import LanguageModel, load_language_model, prompt_text
 
+ADAPTER, TRAINED = "adapter_model.safetensors", "injected.safetensors"
+LANGUAGE = "language."
+"""How the names of the language model's tensors begin, its adapter's among them."""
+PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 IGNORED = -100
 """Marks positions whose token is not learnt."""
 
@@ -78,6 +88,36 @@ class InjectedModel(nn.Module):
         """Overwrite what is trained."""
         for name, parameter in self.trained().items():
             parameter.copy_(tensors[name])
+
+    def save(self, folder: Path) -> None:
+        """The adapter as peft saves it, the aligner and the encoders as safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.config.adapter == "m3oe":
+            self.language.save_pretrained(str(folder))
+        own = {name: tensor for name, tensor in self.tensors().items() if not name.startswith(LANGUAGE)}
+        write_tensors(folder / TRAINED, own)
+
+    @torch.no_grad()
+    def load_saved(self, folder: Path) -> None:
+        """Overwrite what is trained with what :meth:`save` has written.
+
+        Raises:
+            CheckpointError: a file is missing, is no safetensors file, or is of another model.
+        """
+        try:
+            if self.config.adapter == "m3oe":
+                from peft import set_peft_model_state_dict
+
+                set_peft_model_state_dict(self.language, load_file(folder / ADAPTER))
+            own = load_file(folder / TRAINED)
+            places = {name: place for name, place in self.trained().items() if not name.startswith(LANGUAGE)}
+            if set(own) != set(places):
+                odd = sorted(set(own) ^ set(places))
+                raise CheckpointError(f"{folder / TRAINED}: does not fit the model of {CARD}: {odd[0]!r}")
+            for name, place in places.items():
+                place.copy_(own[name])
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: cannot be read as an injected model: {error}") from error
 
     # ---- routing -----------------------------------------------------------------------------------------------
 
@@ -202,6 +242,13 @@ class InjectedModel(nn.Module):
             pad_token_id=self.tokenizer.eos_token_id,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def frozen_language(config: FedKIMConfig, folders: Mapping[str, FoundationFolder]) -> LanguageModel:
+    """The run's language model from this participant's folders, its weights in the precision of the forward pass."""
+    asked = config.language_model
+    dtype = PRECISION.get(config.injection.precision, torch.float32)
+    return load_language_model(asked.model, asked.digest, folders, dtype=dtype)
 
 
 def _adapted(base: nn.Module, config: FedKIMConfig, width: int) -> nn.Module:

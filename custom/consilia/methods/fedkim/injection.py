@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,13 +16,12 @@ from consilia.core.determinism import generator, seeded
 from consilia.core.errors import RunFailed
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import InjectionConfig
-from consilia.methods.fedkim.injected import InjectedModel
+from consilia.methods.fedkim.injected import PRECISION, InjectedModel
 from consilia.methods.learner import TrainingStopped, batches
 
 Batch = tuple[str, Tensor]
 """A task, and which of its cases."""
 
-PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TELL_STEPS = 25
 
 
@@ -165,7 +163,7 @@ class Injection:
             "losses": self.losses,
             "scaler": self._scaler.state_dict(),
         }
-        store.save({"trained": (self.step, self.model.tensors()), "moments": (self.step, moments)}, _plain(state))
+        store.save({"trained": (self.step, self.model.tensors()), "moments": (self.step, moments)}, state)
 
     def _restore(self, store: CheckpointStore, key: str) -> None:
         checkpoint = store.load()
@@ -189,11 +187,6 @@ def autocast(config: InjectionConfig, device: torch.device) -> AbstractContextMa
     if config.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=PRECISION[config.precision])
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(state))
-    return plain
 
 
 def injection_store(folder: Path) -> CheckpointStore:
