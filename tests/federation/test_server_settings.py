@@ -12,10 +12,13 @@ from tests.conftest import REPOSITORY
 EXAMPLE = REPOSITORY / "site_configs" / "example"
 
 
-def test_defaults_without_a_file_and_runs_kept_apart(tmp_path) -> None:
-    assert load_server_settings(tmp_path / "server.yaml").run_folder("x") is None
+def test_only_the_jobs_number_can_stand_in_the_folders_name(tmp_path) -> None:
+    (tmp_path / "server.yaml").write_text("state_dir: runs/{job_id}\n")
+    folder = load_server_settings(tmp_path / "server.yaml").run_folder("j1", tmp_path)
+    assert folder == tmp_path / "runs" / "j1"
     (tmp_path / "server.yaml").write_text("state_dir: runs/{run_id}\n")
-    assert load_server_settings(tmp_path / "server.yaml").run_folder("fedkper-1") == tmp_path / "runs" / "fedkper-1"
+    with pytest.raises(ConfigError, match=r"server.yaml(?s:.*)state_dir(?s:.*)knows \{job_id\} only"):
+        load_server_settings(tmp_path / "server.yaml")
 
 
 def test_a_misspelt_key_is_named(tmp_path) -> None:

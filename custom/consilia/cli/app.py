@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 
 import consilia
+from consilia.cli.friendly import friendly
 from consilia.cli.show import console, errors
-from consilia.core.errors import ConsiliaError
+from consilia.cli.site_app import site_app
 
 app = typer.Typer(
     name="consilia",
@@ -33,27 +31,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-site_app = typer.Typer(help="What a site's data manager types.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(site_app, name="site")
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 INTERRUPTED = 130
-
-
-def friendly(command: Callable[P, R]) -> Callable[P, R]:
-    """Print our own errors as a message instead of a traceback."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except (ConsiliaError, OSError) as error:
-            errors.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from None
-
-    return wrapped
 
 
 def _version(wanted: bool) -> None:
@@ -188,61 +168,6 @@ def export(
     from consilia.cli.running import export_command
 
     export_command(method, study, out, name, min_clients, rounds, seed, settings or [])
-
-
-@site_app.command("check")
-@friendly
-def site_check(
-    site: Annotated[Path, typer.Argument(help="The site's site.yaml.")],
-    role: Annotated[list[str] | None, typer.Option("--role", help="Check these dataset roles only.")] = None,
-) -> None:
-    """Read everything that site.yaml names and say what is there and what is wrong. Nothing is written.
-
-    \b
-    consilia site check site_configs/example/site.yaml
-
-    Exit status: 0 ready (perhaps with warnings), 1 not ready.
-    """
-    from consilia.data.check import check_site
-    from consilia.data.check_view import render
-
-    reports = check_site(site, role or None)
-    for item in reports:
-        console.print(render(item))
-    if any(item.errors for item in reports):
-        errors.print(f"{site}: not ready", style="bold red")
-        raise typer.Exit(1)
-    console.print(f"{site}: ready", style="green")
-
-
-@site_app.command("foundation")
-@friendly
-def site_foundation(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder with config.json and safetensors; a language model's with tokenizer.json.")
-    ],
-) -> None:
-    """Print the lines by which site.yaml (or server.yaml) names a foundation model: its folder and its digest.
-
-    \b
-    consilia site foundation /models/vit-b16
-    """
-    from consilia.models.foundation import (
-        FoundationFolder,
-        foundation_digest,
-        is_language_model,
-        read_description,
-        read_foundation,
-    )
-    from consilia.models.language import load_language_model
-
-    place = FoundationFolder(folder=folder.absolute(), digest=foundation_digest(folder))
-    # A model that cannot be read is better found now.
-    if is_language_model(read_description(place.folder)):
-        load_language_model(folder.name, place.digest, {folder.name: place}, dtype="auto")
-    else:
-        read_foundation(place)
-    typer.echo(f"foundation_models:\n  {folder.name}: {{folder: {place.folder}, digest: {json.dumps(place.digest)}}}")
 
 
 @app.command()

@@ -61,7 +61,7 @@ def run_command(
         console.print(f"{folder} holds this run's record already; --overwrite runs it again.")
     else:
         record = start(config, sites, folder)
-    _show([record], folder)
+    show_records([record], folder)
 
 
 def compare_command(
@@ -99,7 +99,7 @@ def compare_command(
         overrides=_with_rounds(settings, rounds),
         announce=announce,
     )
-    _show(records, folder)
+    show_records(records, folder)
 
 
 def report_command(places: Sequence[Path], out: Path) -> None:
@@ -220,7 +220,8 @@ def _results(place: Path) -> list[Path]:
     return found
 
 
-def _show(records: Sequence[Record], folder: Path) -> None:
+def show_records(records: Sequence[Record], folder: Path) -> None:
+    """Print the figures of runs, what went wrong on the way, and where the report is."""
     injected = [record for record in records if record.injection is not None]
     if injected:
         console.print(answers(injected))

@@ -7,12 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from consilia.evaluation.compare import comparison_table
 from consilia.evaluation.figures import UNDEFINED
+from consilia.federation.progress import Progress as Told
 from consilia.report.record import Record
 from consilia.report.record_injection import Answerer
 
@@ -46,14 +50,16 @@ COLUMNS = {
 class Follower:
     """Turns a run's progress events into a progress bar and a few lines."""
 
-    def __init__(self, bar: Progress, name: str, rounds: int) -> None:
+    def __init__(self, bar: Progress, name: str, rounds: int | None) -> None:
         self._bar = bar
         self._task = bar.add_task(f"{name}: starting", total=rounds)
         self._name = name
 
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["event"]
-        if kind == "round":
+        if kind == "prepared":
+            self._bar.update(self._task, total=event["rounds"], description=f"{self._name}: training")
+        elif kind == "round":
             value = event.get("validation")
             shown = "" if value is None else f", validation {value:.3f}"
             self._bar.update(self._task, completed=event["round"], description=f"{self._name}: training{shown}")
@@ -67,7 +73,9 @@ class Follower:
         elif kind == "asking":
             self._bar.update(self._task, description=f"{self._name}: asking {event['task']}")
         elif kind in ("refused", "absent"):
-            self._bar.console.print(f"{event['site']}: {event['reason']}", style="yellow", markup=False)
+            self._bar.console.print(printable(f"{event['site']}: {event['reason']}"), style="yellow", markup=False)
+        elif kind == "notice":
+            self._bar.update(self._task, description=escape(f"{self._name}: {printable(event['reason'])}"))
         elif kind == "finished":
             self._bar.update(self._task, description=f"{self._name}: done in {event['seconds']:.0f} s")
 
@@ -87,12 +95,120 @@ def injection_needs(event: Mapping[str, Any]) -> str:
     )
 
 
+COLUMNS_OF_BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds, left"))
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress bar with the time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds, left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+    with Progress(*COLUMNS_OF_BAR, TimeRemainingColumn(), console=console) as bar:
         yield bar
+
+
+@contextmanager
+def job_view(name: str) -> Iterator[Told]:
+    """What is told the events of a job that runs elsewhere: on a terminal a live view, else a line per event."""
+    if not console.is_terminal:
+        yield _print_line
+        return
+    bar = Progress(*COLUMNS_OF_BAR, TimeRemainingColumn(), console=console)
+    board = SiteBoard()
+    follower = Follower(bar, name, None)
+    with Live(Group(bar, board), console=console) as live:
+
+        def tell(event: dict[str, Any]) -> None:
+            follower(event)
+            board(event)
+            live.refresh()
+
+        yield tell
+
+
+class SiteBoard:
+    """A line per site: what the server last heard of it."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind in ("reply", "refused", "absent"):
+            self.states[event["site"]] = _of_one_site(event)
+        elif kind == "prepared":
+            self._all("waiting for its first answer", event["sites"])
+        elif kind == "round" and event["round"] < event["of"]:
+            self._all(f"round {event['round'] + 1}: waiting for its answer", self._present())
+        elif kind == "personalise":
+            self._all("waiting for its last figures", self._present())
+
+    def __rich__(self) -> Table:
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for site, state in sorted(self.states.items()):
+            troubled = state.startswith(("refused", "absent"))
+            table.add_row(Text(printable(site)), Text(printable(state), style="yellow" if troubled else ""))
+        return table
+
+    def _present(self) -> list[str]:
+        return [site for site, state in self.states.items() if not state.startswith("absent")]
+
+    def _all(self, state: str, sites: Sequence[str]) -> None:
+        self.states.update(dict.fromkeys(sites, state))
+
+
+ANSWERED = {
+    "prepare": "ready",
+    "train": "answered with its update",
+    "evaluate": "answered with its figures",
+    "personalise": "answered with its personal model's figures",
+}
+
+
+def _of_one_site(event: Mapping[str, Any]) -> str:
+    """What became of a site, by an event that names it."""
+    if event["event"] == "reply":
+        number = f"round {event['version'] + 1}: " if event["task"] == "train" else ""
+        return number + ANSWERED.get(event["task"], "answered")
+    return f"{event['event']}: {event['reason']}"
+
+
+def _print_line(event: dict[str, Any]) -> None:
+    told = line(event)
+    if told is not None:
+        console.print(printable(told), markup=False, highlight=False, soft_wrap=True)
+
+
+def line(event: Mapping[str, Any]) -> str | None:
+    """A progress event as one line; None for an event that this version does not know."""
+    match event["event"]:
+        case "reply" | "refused" | "absent":
+            return f"{event['site']}: {_of_one_site(event)}"
+        case "notice":
+            return str(event["reason"])
+        case "prepared":
+            return f"{len(event['sites'])} sites take part: {', '.join(event['sites'])}; {event['rounds']} rounds"
+        case "round":
+            heard = f"{event['updates']} of {event['participants']} updates"
+            value = event.get("validation")
+            shown = "" if value is None else f", validation {value:.3f}"
+            return f"round {event['round']} of {event['of']}: {heard}{shown}, {event['seconds']:.1f} s"
+        case "personalise":
+            return f"personal models and last figures, {event['keep']} global model"
+        case "injection":
+            return injection_needs(event)
+        case "injecting":
+            return f"round {event['round']}: injecting step {event['step']} of {event['of']}"
+        case "asking":
+            return f"asking {event['task']}"
+        case "failed":
+            return f"failed: {event['reason']}"
+        case "finished":
+            return f"finished after {event['rounds']} rounds, {event['seconds']:.0f} s"
+    return None
+
+
+def printable(text: str) -> str:
+    """A text without control characters: what a site says must not steer the reader's terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def comparison(records: Sequence[Record]) -> Table:

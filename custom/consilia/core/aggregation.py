@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,8 +14,25 @@ from consilia.core.spool import SpooledUpdate
 CHUNK_ELEMENTS = 1 << 16
 """Elements reduced at a time: small enough to stay in the processor's cache, so float64 costs little."""
 
+Rule = Callable[[Iterator[Tensor], Sequence[float]], Tensor]
+"""What one chunk becomes: the sites' chunks in site order, each (n,) float64 and free to be written over, and their
+shares, which sum to one, give the result (n,) in float64."""
 
-def weighted_mean(updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float]) -> dict[str, Tensor]:
+
+def mean(parts: Iterator[Tensor], shares: Sequence[float]) -> Tensor:
+    """sum_k w_k theta_k, one site's chunk in memory at a time. There is at least one."""
+    # Adding zero changes nothing but -0.0, so that the sum is as if begun at zero.
+    total = next(parts).mul_(shares[0]).add_(0.0)
+    for part, share in zip(parts, shares[1:], strict=True):
+        # Two operations, each exactly rounded, instead of one fused multiply-add: whether a fused one is used
+        # may depend on how the work is split between threads, and with it the last bit.
+        total += part.mul_(share)
+    return total
+
+
+def weighted_mean(
+    updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float], rule: Rule = mean
+) -> dict[str, Tensor]:
     """sum_k w_k theta_k / sum_k w_k for every tensor, reduced in site order in float64, chunk by chunk.
 
     Memory is the result plus one chunk per step, whatever the number of sites, when ``updates`` is an
@@ -25,6 +42,7 @@ def weighted_mean(updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[
     Args:
         updates: tensors by name, by site name; every site has the same names, shapes and dtypes.
         weights: one finite weight >= 0 per site; they need not sum to one.
+        rule: what stands in the mean's place, see :mod:`consilia.core.robust`.
 
     Raises:
         AggregationError: no update, sites without weight (or the reverse), a bad weight, a zero sum, or tensors that
@@ -39,13 +57,14 @@ def weighted_mean(updates: Mapping[str, Mapping[str, Tensor]], weights: Mapping[
         if set(updates[site]) != set(first):
             odd = sorted(set(updates[site]) ^ set(first))
             raise AggregationError(f"sites {sites[0]!r} and {site!r} differ in tensor {odd[0]!r}")
-    return {name: _mean_of(name, sites, updates, shares) for name in sorted(first)}
+    return {name: _reduced(name, sites, updates, shares, rule) for name in sorted(first)}
 
 
 def partial_mean(
     updates: Mapping[str, Mapping[str, Tensor]],
     weights: Mapping[str, Mapping[str, float]],
     previous: Mapping[str, Tensor],
+    rule: Rule = mean,
 ) -> dict[str, Tensor]:
     """As :func:`weighted_mean`, where a site need not have every tensor and weighs as much as the tensor's weights say.
 
@@ -53,12 +72,13 @@ def partial_mean(
         updates: tensors by name, by site name.
         weights: by tensor name, one finite weight >= 0 for each site that has the tensor.
         previous: kept where the weights of a tensor are none, or sum to zero.
+        rule: as above; it sees those sites alone that have a weight for the tensor.
 
     Raises:
         AggregationError: as above, or a weight for a site that lacks the tensor.
     """
     sent = {site: set(update) for site, update in updates.items()}
-    mean = {}
+    result = {}
     for name, kept in sorted(previous.items()):
         sites = weights.get(name, {})
         for site in sites:
@@ -66,8 +86,8 @@ def partial_mean(
                 raise AggregationError(f"site {site!r} has a weight for tensor {name!r}, but did not send it")
         # Not by their sum: a weight that is negative or not a number must not pass for none.
         weighed = any(weight != 0 for weight in sites.values())
-        mean[name] = _mean_of(name, sorted(sites), updates, normalised(sites)) if weighed else kept.clone()
-    return mean
+        result[name] = _reduced(name, sorted(sites), updates, normalised(sites), rule) if weighed else kept.clone()
+    return result
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
@@ -87,8 +107,12 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     return {site: weights[site] / total for site in sorted(weights)}
 
 
-def _mean_of(
-    name: str, sites: list[str], updates: Mapping[str, Mapping[str, Tensor]], shares: Mapping[str, float]
+def _reduced(
+    name: str,
+    sites: list[str],
+    updates: Mapping[str, Mapping[str, Tensor]],
+    shares: Mapping[str, float],
+    rule: Rule,
 ) -> Tensor:
     sources = [_Source(updates[site], name) for site in sites]
     shape, dtype = sources[0].shape, sources[0].dtype
@@ -99,15 +123,17 @@ def _mean_of(
                 f"that of {sites[0]!r} is {dtype} {tuple(shape)}"
             )
     result = torch.empty(shape.numel(), dtype=dtype)
+    ordered = [shares[site] for site in sites]
     for start in range(0, result.numel(), CHUNK_ELEMENTS):
         stop = min(start + CHUNK_ELEMENTS, result.numel())
-        total = torch.zeros(stop - start, dtype=torch.float64)
-        for site, source in zip(sites, sources, strict=True):
-            # Two operations, each exactly rounded, instead of one fused multiply-add: whether a fused one is used
-            # may depend on how the work is split between threads, and with it the last bit.
-            total += source.chunk(start, stop).to(torch.float64).mul_(shares[site])
-        result[start:stop] = total if dtype.is_floating_point else total.round_()
+        found = rule(_chunks(sources, start, stop), ordered)
+        result[start:stop] = found if dtype.is_floating_point else found.round_()
     return result.reshape(shape)
+
+
+def _chunks(sources: Sequence[_Source], start: int, stop: int) -> Iterator[Tensor]:
+    for source in sources:
+        yield source.chunk(start, stop)
 
 
 class _Source:
@@ -122,6 +148,7 @@ class _Source:
             self.shape, self.dtype = update[name].shape, update[name].dtype
 
     def chunk(self, start: int, stop: int) -> Tensor:
+        """Elements start..stop in float64, in memory of their own."""
         if isinstance(self._update, SpooledUpdate):
-            return self._update.chunk(self._name, start, stop)
-        return self._flat[start:stop]
+            return self._update.chunk(self._name, start, stop).to(torch.float64)
+        return self._flat[start:stop].to(torch.float64, copy=True)

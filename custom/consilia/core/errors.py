@@ -27,3 +27,7 @@ class CheckpointError(ConsiliaError):
 
 class RunFailed(ConsiliaError):
     """A federated run ended without its result (too few updates in a round, a site that could not start, ...)."""
+
+
+class OutgoingRefused(ConsiliaError):
+    """A site's message holds what its hospital has not approved; the message names the task and the tensor or field."""

@@ -11,10 +11,11 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import nn
 
+import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import Task
 from consilia.methods.catalogue import METHODS, AnyMethodConfig
-from consilia.methods.config import FoundationConfig, Settings, TrainingConfig
+from consilia.methods.config import FoundationConfig, RobustConfig, Settings, TrainingConfig
 from consilia.models.build import build_model
 from consilia.models.foundation import FoundationFolder, load_foundation
 
@@ -74,6 +75,7 @@ class RunConfig(Settings):
     max_update_norm: float | None = Field(
         1000.0, gt=0, description="largest L2 norm of an update's change; null = none"
     )
+    robust: RobustConfig = RobustConfig()
     exchange_dtype: Literal["float32", "float16"] = Field(
         "float32", description="of what travels; float16 halves it, and is what the server then keeps"
     )
@@ -113,7 +115,10 @@ class RunConfig(Settings):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, as a job carries them."""
-        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"robust"})
+        # Only what is asked for: a run without it keeps the run_id that it had before the key came.
+        if robust := self.robust.model_dump(mode="json", exclude_defaults=True):
+            dumped["robust"] = robust
         return dumped
 
 
@@ -138,6 +143,16 @@ def run_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sour
         return RunConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def require_version(version: str) -> None:
+    """Refuse a job made by another version of Consilia, whose defaults and messages may differ.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if version != consilia.__version__:
+        raise ConfigError(f"the job was made by Consilia {version or 'unknown'}, here is {consilia.__version__}")
 
 
 def explain(error: ValidationError) -> str:

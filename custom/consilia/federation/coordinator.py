@@ -20,6 +20,7 @@ from torch import Tensor
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import generator, state_digest
 from consilia.core.errors import CheckpointError, RunFailed
+from consilia.core.robust import clipped
 from consilia.core.spool import UpdateSpool
 from consilia.federation.acting import FOLDER, Acting, workplace
 from consilia.federation.admission import common_classes, why_not
@@ -78,7 +79,7 @@ class Coordinator:
         should_stop: Callable[[], bool] = never,
     ) -> None:
         self.config = config
-        self.strategy = METHODS[config.method.method].strategy(config.method)
+        self.strategy = METHODS[config.method.method].strategy(config.method, config.robust)
         self.keeper = RecordKeeper(config, server.engine)
         self.keeper.exchange = Exchange(
             parameters=sum(tensor.numel() for tensor in initial.values()),
@@ -128,6 +129,10 @@ class Coordinator:
         """Whether some site has not yet answered the task that is open for it."""
         return self.intake.is_waiting()
 
+    def so_far(self) -> Record:
+        """The record as far as the run has got."""
+        return self.keeper.record("running")
+
     def save_act(self, folder: Path) -> None:
         """Leave what the method has made at the server, if anything, in a folder."""
         self._acting.save(folder)
@@ -175,7 +180,9 @@ class Coordinator:
             site: Claim(reply.samples, reply.score, self.keeper.sites[site].tasks) for site, reply in updates.items()
         }
         weights = self.strategy.weights(claims)
-        new_state = self.strategy.aggregate(self._spool, claims, self.state)
+        limit = self.config.robust.clip_norm
+        accepted, factors = (self._spool, {}) if limit is None else clipped(self._spool, self.state, limit)
+        new_state = self.strategy.aggregate(accepted, claims, self.state)
         self._note_evaluations(replies)
         self._judge()
         self.state, self.version = new_state, number
@@ -184,7 +191,7 @@ class Coordinator:
             "sites": answered - started,
             "slowest_site": max(reply.seconds for reply in updates.values()),
         }
-        self.keeper.rounds.append(self._round_record(number, [train, look], updates, weights, seconds))
+        self.keeper.rounds.append(self._round_record(number, [train, look], updates, weights, factors, seconds))
         self._checkpoint()
         self._act_on_round()
         self._tell_round(number, len(updates), len(participants), time.perf_counter() - started)
@@ -290,6 +297,7 @@ class Coordinator:
         tasks: Sequence[Task],
         updates: Mapping[str, TrainReply],
         weights: Mapping[str, float],
+        factors: Mapping[str, float],
         seconds: dict[str, float],
     ) -> RoundRecord:
         total = math.fsum(weights.values())
@@ -305,6 +313,7 @@ class Coordinator:
                     train_loss=reply.metrics.train_loss,
                     train_accuracy=reply.metrics.train_accuracy,
                     individuality=reply.metrics.individuality,
+                    clipped=factors.get(site),
                 )
                 for site, reply in updates.items()
             },

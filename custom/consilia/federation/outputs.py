@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from consilia.core.files import write_tensors
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.site import model_card
+from consilia.report.answers_page import ANSWERS
 from consilia.report.html import write_report
 from consilia.report.record import Record, save_record
 from consilia.report.tensorboard import write_events
@@ -15,6 +17,20 @@ RESULT, REPORT, EVENTS = "result.json", "report.html", "tensorboard"
 INJECTED = "injected"
 """FedKIM's injected model: adapters, aligner, encoders, and the card that ``consilia ask`` reads."""
 PROGRESS = "progress.jsonl"
+SHARED = (RESULT, REPORT, PROGRESS, EVENTS, INJECTED, "global-last.safetensors", "global-best.safetensors")
+"""What administrators may have of a run. Checkpoints stay where the run is."""
+
+
+def copy_outputs(source: Path, target: Path) -> None:
+    """Copy what there is of a run's outputs, whether it came to its end or not."""
+    for name in SHARED:
+        if (source / name).is_dir():
+            # Examples of answers show single cases of the server's own data: they stay at the server.
+            ignored = shutil.ignore_patterns(ANSWERS)
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True, ignore=ignored)
+        elif (source / name).is_file():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
 
 
 def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> None:

@@ -113,8 +113,8 @@ class RecordKeeper:
         for item in map(Evaluation.model_validate, state["evaluations"]):
             self._evaluations[(item.version, item.model)] = dict(item.sites)
 
-    def record(self, status: Literal["finished", "stopped_early"]) -> Record:
-        """The record of the finished run."""
+    def record(self, status: Literal["running", "finished", "stopped_early"]) -> Record:
+        """The record of the run, finished or as far as it has got."""
         config = self.config
         run = RunInfo(
             id=config.run_id,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from consilia.data.federation import server_data
 from consilia.data.site import load_site_config
@@ -16,6 +16,7 @@ from consilia.models.build import DEFAULT_ALLOWED
 from consilia.models.foundation import FoundationFolder
 
 SERVER_FILE = "server.yaml"
+JOB_ID = "{job_id}"
 
 
 class ServerSettings(Model):
@@ -24,9 +25,8 @@ class ServerSettings(Model):
     Attributes:
         allow_models: dotted paths, or ``package.module.*``, that a job may name.
         foundation_models: the server's copies of large pre-trained models, by the name that jobs use.
-        state_dir: where checkpoints and results go, so that a run can be resumed; ``{run_id}`` in it stands for the
-            run's name, which keeps runs apart. Default: the job's own run folder, which NVFlare moves to its job store
-            when the job ends.
+        state_dir: where checkpoints and results go, so that a run can be resumed; ``{job_id}`` in it stands for the
+            job's number, which keeps jobs apart. Default: ``consilia/{job_id}`` in the server's startup kit.
         data: the server's own public data for FedKIM's injection, a file of site.yaml's form: a role per task, whose
             training cases are the public ones and whose test cases judge the result.
         engine: noted in the record.
@@ -38,9 +38,21 @@ class ServerSettings(Model):
     data: AbsolutePath | None = None
     engine: Literal["inprocess", "sim", "poc", "prod"] = "prod"
 
-    def run_folder(self, run_id: str) -> Path | None:
-        """The folder of one run, or None where the administrator has named none."""
-        return None if self.state_dir is None else Path(str(self.state_dir).replace("{run_id}", run_id))
+    @field_validator("state_dir")
+    @classmethod
+    def _placeholder(cls, value: Path | None) -> Path | None:
+        if value is not None and set("{}") & set(str(value).replace(JOB_ID, "")):
+            raise ValueError(f"knows {JOB_ID} only, got {str(value)!r}")
+        return value
+
+    def run_folder(self, job_id: str, kit: Path) -> Path:
+        """The folder of one job's run.
+
+        Args:
+            job_id: the job's.
+            kit: the server's startup kit.
+        """
+        return Path(str(self.state_dir or kit / "consilia" / JOB_ID).replace(JOB_ID, job_id))
 
 
 def load_server_settings(path: Path) -> ServerSettings:

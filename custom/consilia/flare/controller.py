@@ -8,23 +8,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed
-from consilia.federation.config import run_config
+from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Task
-from consilia.federation.outputs import PROGRESS, write_outputs
-from consilia.federation.server_settings import SERVER_FILE, load_server_settings
+from consilia.federation.outputs import EVENTS, PROGRESS, copy_outputs, write_outputs
+from consilia.federation.run_folder import locked, take_over
+from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
 from consilia.methods.learner import TrainingStopped
+from consilia.report.tensorboard import EventLog
 
 PREPARE_SECONDS = 600
 """How long a site may take to load its data and build its model before the run starts without it."""
+
+PROGRESS_TOPIC = "consilia.progress"
+MAX_EVENTS = 500
+"""Events in one answer to an administrator."""
 
 
 class RunAborted(ConsiliaError):
@@ -34,10 +42,13 @@ class RunAborted(ConsiliaError):
 class ConsiliaController(ModelController):  # type: ignore[misc]
     """Leads a run: hands the coordinator's tasks to NVFlare and the sites' replies back.
 
-    Results go to ``state_dir`` of the server's ``local/server.yaml``, else to ``consilia/`` in the job's run folder.
+    Checkpoints and results go to ``state_dir`` of the server's ``local/server.yaml``; results also to ``consilia/`` in
+    the job's run folder, which NVFlare keeps with the job. A clone of an unfinished job goes on after its last full
+    round; a newly submitted one starts anew.
 
     Args:
         config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
+        version: of Consilia, that made the job.
         persistor_id: component that builds the initial model.
         task_check_period: seconds between looks at whether a task is complete: a floor on every round.
     """
@@ -45,14 +56,17 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
     def __init__(
         self,
         config: dict[str, Any],
+        version: str,
         persistor_id: str = AppConstants.DEFAULT_PERSISTOR_ID,
         task_check_period: float = 0.02,
     ) -> None:
         # A site's failure is an event that the coordinator counts against the round's minimum, not a reason to panic.
         super().__init__(persistor_id=persistor_id, task_check_period=task_check_period, ignore_result_error=True)
-        self.config, self.persistor_id, self.task_check_period = config, persistor_id, task_check_period
+        self.config, self.version = config, version
+        self.persistor_id, self.task_check_period = persistor_id, task_check_period
         self._coordinator: Coordinator
         self._folder: Path | None = None
+        self._events: EventLog | None = None
         register_tensors()
 
     def run(self) -> None:
@@ -65,7 +79,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         except TrainingStopped as error:
             # The server's own training polls the abort signal, as the sites' does.
             self.warning(f"{error}; the last full round is in the checkpoint")
-        except ConsiliaError as error:
+        except (ConsiliaError, OSError) as error:
             self._tell({"event": "failed", "reason": str(error)})
             self.panic(str(error))
         finally:
@@ -74,12 +88,25 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
     def _run(self) -> None:
         config = run_config(self.config, source="this job")
-        workspace = self.fl_ctx.get_engine().get_workspace()
+        require_version(self.version)
+        workspace, job_id = self.engine.get_workspace(), self.fl_ctx.get_job_id()
+        kit = Path(workspace.get_root_dir())
         settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
-        run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
-        folder = settings.run_folder(config.run_id) or run_dir / "consilia"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        folder = settings.run_folder(job_id, kit)
+        earlier = _cloned_from(Path(workspace.get_job_meta_path(job_id)))
+        if earlier is not None and take_over(settings.run_folder(earlier, kit), folder):
+            self.info(f"going on with the state of job {earlier}")
+        with locked(folder):
+            self._folder = folder
+            try:
+                self._lead(config, settings, folder)
+            finally:
+                # Administrators download the job's run folder; checkpoints stay where they are.
+                copy_outputs(folder, Path(workspace.get_run_dir(job_id)) / "consilia")
+
+    def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> None:
+        (folder / PROGRESS).unlink(missing_ok=True)
+        self.engine.register_app_command(PROGRESS_TOPIC, self._told_so_far)
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
         if initial is None:
@@ -95,7 +122,9 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             should_stop=lambda: bool(self.abort_signal.triggered),
         )
         self._coordinator = coordinator
+        self._events = EventLog(folder / EVENTS)
         record = coordinator.run(self._deliver)
+        self._events.close()
         write_outputs(folder, coordinator, record)
         self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
         self.info(f"run {config.run_id} is complete: results in {folder}")
@@ -131,7 +160,24 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         self._coordinator.receive(model.meta["client_name"], model_to_reply(model))
 
     def _tell(self, event: dict[str, Any]) -> None:
-        """Append to progress.jsonl, which the command line follows."""
+        """Append to progress.jsonl, which the command line follows, and to TensorBoard's events."""
         if self._folder is not None:
             with (self._folder / PROGRESS).open("a") as file:
                 file.write(json.dumps(event) + "\n")
+        if event["event"] == "round" and self._events is not None:
+            self._events.update(self._coordinator.so_far())
+
+    def _told_so_far(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+        """Answer an administrator who follows the run: the events from a number on."""
+        path = None if self._folder is None else self._folder / PROGRESS
+        lines = path.read_text().splitlines(keepends=True) if path is not None and path.is_file() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        start = data.get("from", 0) if isinstance(data, dict) else 0
+        news = whole[start : start + MAX_EVENTS] if isinstance(start, int) and start >= 0 else []
+        return {"events": [json.loads(line) for line in news], "next": start + len(news)}
+
+
+def _cloned_from(meta: Path) -> str | None:
+    """The job that this one is a clone of."""
+    found = json.loads(meta.read_text()).get(JobMetaKey.CLONED_FROM.value) if meta.is_file() else None
+    return found if isinstance(found, str) else None

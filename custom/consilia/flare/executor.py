@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
-from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
-from pydantic import ValidationError
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
-from consilia.federation.config import RunConfig, run_config
-from consilia.federation.messages import REPLIES, Reply, TaskInfo, TrainReply
+from consilia.federation.config import RunConfig, require_version, run_config
+from consilia.federation.messages import Reply, TaskInfo
+from consilia.federation.run_folder import locked
 from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
 from consilia.flare.ready import ReadySignal
-from consilia.report.record import SegmentationMetrics, SiteMetrics
 
 TASKS = ("prepare", "train", "evaluate", "personalise")
 SITE_FILE = "site.yaml"
+BUSY_PATIENCE_SECONDS = 100.0
 
 
 class ConsiliaExecutor(Executor):  # type: ignore[misc]
@@ -39,20 +39,25 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
 
     Args:
         config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
+        version: of Consilia, that made the job.
+        outgoing: what the site sends, for :class:`consilia.flare.outgoing.OutgoingFilter` to hold it to.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], version: str, outgoing: dict[str, Any]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.version, self.outgoing = config, version, outgoing
         self._site: Site | None = None
         self._state_dir: Path | None = None
         self._abort = Signal()
         self._ready = ReadySignal()
+        self._held = ExitStack()
         register_tensors()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """NVFlare's events; only those between two tasks matter here."""
         self._ready.handle_event(event_type, fl_ctx)
+        if event_type == EventType.END_RUN:
+            self._held.close()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Answer one task. A failure is answered too, by its kind; its reason stays in this site's log."""
@@ -63,8 +68,6 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         reply = self._answer(task_name, shareable, fl_ctx)
         if abort_signal.triggered:
             return make_reply(ReturnCode.TASK_ABORTED)
-        if reply.error is None:
-            self._stream_metrics(task_name, reply, fl_ctx)
         result: Shareable = reply_to_dxo(reply).to_shareable()
         return result
 
@@ -91,6 +94,7 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         return f"; see {note_error(self._state_dir, f'task {task_name}', error)}"
 
     def _open_site(self, fl_ctx: FLContext) -> Site:
+        require_version(self.version)
         config: RunConfig = run_config(self.config, source="this job")
         name = fl_ctx.get_identity_name()
         local = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
@@ -102,31 +106,14 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         if settings.site != name:
             raise ConfigError(f"{found} is for site {settings.site!r}, this participant is {name!r}")
         self._state_dir = settings.state_dir
-        site = Site(config, found, should_stop=lambda: bool(self._abort.triggered))
+        site = Site(config, found, should_stop=self._should_stop)
+        # The same run twice at a time would mix up what the site keeps of it. A process of a broken job may live on for
+        # a minute until it notices that its server is gone; the job that goes on with it waits for that.
+        self._held.enter_context(locked(site.folder, BUSY_PATIENCE_SECONDS, self._should_stop))
         self.log_info(
             fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}"
         )
         return site
 
-    def _stream_metrics(self, task_name: str, reply: Reply, fl_ctx: FLContext) -> None:
-        """Figures of this task to the server's TensorBoard, while the run goes on."""
-        try:
-            content = REPLIES[task_name].model_validate_json(reply.content)  # type: ignore[index]
-        except ValidationError:
-            return
-        version = getattr(content, "version", None)
-        told = content.metrics.model_dump() if isinstance(content, TrainReply) else {}
-        scalars = {f"train/{key}": value for key, value in told.items() if value is not None}
-        for key, model in (("received", "global"), ("trained", "personal"), ("personal", "personal-final")):
-            figures = getattr(content, key, None)
-            if isinstance(figures, SiteMetrics):
-                for split in ("validation", "test"):
-                    metrics = getattr(figures, split)
-                    if metrics is not None:
-                        name = "dice" if isinstance(metrics, SegmentationMetrics) else "accuracy"
-                        scalars[f"{model}/{split}_{name}"] = getattr(metrics, name)
-        for tag, value in scalars.items():
-            if value is None:
-                continue
-            dxo = create_analytic_dxo(tag, value, AnalyticsDataType.SCALAR, global_step=version)
-            send_analytic_dxo(self, dxo, fl_ctx)
+    def _should_stop(self) -> bool:
+        return bool(self._abort.triggered)

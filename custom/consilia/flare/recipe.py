@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
-from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
-from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
 from nvflare.job_config.api import FedJob
 from nvflare.recipe import SimEnv
 from nvflare.recipe.spec import ExecEnv, Recipe
 
+import consilia
 from consilia.federation.config import RunConfig
+from consilia.federation.outgoing import manifest_of
 from consilia.flare.controller import ConsiliaController
 from consilia.flare.executor import TASKS, ConsiliaExecutor
 from consilia.flare.persistor import SafetensorsPersistor
+from consilia.models.exchange import exchanged_state
+from consilia.models.foundation import FoundationFolder
 
 ALLOWED_CLASSES = (
     "consilia.flare.controller.ConsiliaController",
@@ -40,14 +42,23 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
         config: the run.
         name: the job's name; the run's label by default.
         min_clients: connected sites that NVFlare waits for before it starts the job.
+        foundation_models: where models that do not ship with Consilia lie on this machine, if the run builds on one:
+            what the sites send is read off the built model.
     """
 
-    def __init__(self, config: RunConfig, *, name: str | None = None, min_clients: int = 2) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        name: str | None = None,
+        min_clients: int = 2,
+        foundation_models: Mapping[str, FoundationFolder] | None = None,
+    ) -> None:
         job = FedJob(name=name or config.label, min_clients=min_clients)
         # Keeps the package out of custom/: without code a job needs no BYOC right.
         job.set_app_packages(["consilia"])
         settings = config.to_json()
-        job.to_server(ConsiliaController(config=settings), id="controller")
+        job.to_server(ConsiliaController(config=settings, version=consilia.__version__), id="controller")
         job.to_server(
             SafetensorsPersistor(
                 model_class=config.model.class_,
@@ -58,10 +69,11 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
             ),
             id="persistor",
         )
-        job.to_server(TBAnalyticsReceiver(), id="receiver")
         job.to_server({"server": {"task_request_interval": POLLING_SECONDS}})
-        job.to_clients(ConsiliaExecutor(config=settings), tasks=list(TASKS))
-        job.to_clients(ConvertToFedEvent(events_to_convert=[ANALYTIC_EVENT_TYPE]), id="event_to_fed")
+        executor = ConsiliaExecutor(
+            config=settings, version=consilia.__version__, outgoing=_outgoing(config, foundation_models or {})
+        )
+        job.to_clients(executor, tasks=list(TASKS))
         super().__init__(job)
         self.config = config
         self.name: str = job.name
@@ -70,6 +82,11 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
         """In the simulator, add our classes to the allow-list: its default refuses every class but NVFlare's own."""
         if isinstance(env, SimEnv):
             write_allow_list(Path(env.workspace_root) / self.name / "local")
+
+
+def _outgoing(config: RunConfig, folders: Mapping[str, FoundationFolder]) -> dict[str, Any]:
+    model = config.model.build(seed=config.seed, allowed=(config.model.class_,), folders=folders)
+    return manifest_of(config, exchanged_state(model, config.exchange_dtype)).to_json()
 
 
 def write_allow_list(local: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -53,6 +53,25 @@ class TrainingConfig(Settings):
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null for no clipping")
     personalise_epochs: int | None = Field(None, ge=1, description="epochs after the last round; null = local_epochs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RobustConfig(Settings):
+    """How the server guards a round against what single sites may send (docs/robust.md). The default guards nothing.
+
+    ``trim``: fraction of the sites dropped at either end. ``clip_norm``: largest L2 norm of an update's change, beyond
+    which it is scaled down; "median" is that of the round's norms.
+    """
+
+    rule: Literal["mean", "median", "trimmed_mean"] = "mean"
+    trim: float = Field(0.2, gt=0, lt=0.5)
+    clip_norm: Annotated[float, Field(gt=0)] | Literal["median"] | None = None
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> RobustConfig:
+        # Who sets trim believes to be guarded by it.
+        if "trim" in self.model_fields_set and self.rule != "trimmed_mean":
+            raise ValueError(f"trim is of rule trimmed_mean, the rule is {self.rule}")
+        return self
 
 
 class MethodConfig(Settings):

@@ -21,6 +21,11 @@ from consilia.models.exchange import exchanged_state, load_exchanged
 
 TASKS: dict[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
 
+OPTIONAL = frozenset({"score", "train_accuracy", "validation_accuracy", "individuality", "mean_query"})
+"""What only some methods tell the server; see :meth:`Learner.tells`."""
+
+FLIPS = frozenset({"negative_flips", "positive_flips"})
+
 C = TypeVar("C", bound=MethodConfig)
 T = TypeVar("T")
 
@@ -75,6 +80,11 @@ class Learner(Generic[C]):
         self._draw = torch.Generator()
 
     # What a method may override ---------------------------------------------------------------------------------
+
+    @classmethod
+    def tells(cls, config: C) -> frozenset[str]:
+        """Which of :data:`OPTIONAL` and :data:`FLIPS` a site sends: hospitals approve these fields, and no others."""
+        return FLIPS
 
     def begin(self) -> None:
         """Called once the model holds the global state, before the first step (to keep a teacher, an anchor, ...)."""

@@ -10,14 +10,18 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from consilia.core.aggregation import weighted_mean
+from consilia.core.aggregation import Rule, mean, weighted_mean
+from consilia.core.robust import median, trimmed_mean
 from consilia.core.validation import check_update
-from consilia.methods.config import MethodConfig
+from consilia.methods.config import MethodConfig, RobustConfig
 from consilia.models.foundation import FoundationFolder
 from consilia.report.record_injection import Injection
 
 MAX_SAMPLES = 10_000_000
 """More training cases than this at one site is a mistake or a lie."""
+
+UNGUARDED = RobustConfig()
+"""Every update counts by its weight alone."""
 
 C = TypeVar("C", bound=MethodConfig)
 
@@ -89,10 +93,16 @@ class ServerAct(ABC):
 
 
 class Strategy(Generic[C]):
-    """Federated averaging: theta = sum_k (n_k / sum n) theta_k (McMahan et al. 2017). Methods override what differs."""
+    """Federated averaging: theta = sum_k (n_k / sum n) theta_k (McMahan et al. 2017). Methods override what differs.
 
-    def __init__(self, config: C) -> None:
+    Args:
+        config: the method's own parameters.
+        robust: of the run; every method's :meth:`aggregate` goes by :attr:`rule`.
+    """
+
+    def __init__(self, config: C, robust: RobustConfig = UNGUARDED) -> None:
         self.config = config
+        self.rule: Rule = {"mean": mean, "median": median, "trimmed_mean": trimmed_mean(robust.trim)}[robust.rule]
 
     def check(
         self,
@@ -116,7 +126,7 @@ class Strategy(Generic[C]):
         previous: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """The next global state from the updates and claims by site, and the previous one."""
-        return weighted_mean(updates, self.weights(claims))
+        return weighted_mean(updates, self.weights(claims), self.rule)
 
     def server_act(self, workplace: Workplace) -> ServerAct | None:
         """What the method does at the server after every round; None for nothing."""

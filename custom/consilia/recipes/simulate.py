@@ -30,6 +30,7 @@ from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
 from consilia.flare.recipe import ConsiliaRecipe, execute_in_simulator
+from consilia.models.foundation import FoundationFolder
 from consilia.report.record import Record, load_record
 
 CONFIG, SIMULATOR, LOG = "run.json", "simulator", "simulator.log"
@@ -111,7 +112,10 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, se
         (workspace / "sites" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     simulated = server.model_copy(update={"state_dir": folder, "engine": "sim"})
     (workspace / "server.yaml").write_text(yaml.safe_dump(simulated.model_dump(mode="json")))
-    write_json(folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files)})
+    folders = {name: place.model_dump(mode="json") for name, place in server.foundation_models.items()}
+    write_json(
+        folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files), "foundation_models": folders}
+    )
 
 
 def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
@@ -153,7 +157,9 @@ def main() -> None:
     """The child process: execute the run described in the folder given as the only argument."""
     folder = Path(sys.argv[1])
     content = json.loads((folder / CONFIG).read_text())
-    recipe = ConsiliaRecipe(run_config(content["config"]), min_clients=len(content["sites"]))
+    folders = {name: FoundationFolder(**place) for name, place in content["foundation_models"].items()}
+    config = run_config(content["config"])
+    recipe = ConsiliaRecipe(config, min_clients=len(content["sites"]), foundation_models=folders)
     execute_in_simulator(recipe, content["sites"], folder / SIMULATOR)
 
 

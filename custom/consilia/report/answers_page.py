@@ -14,6 +14,7 @@ from consilia.core.files import write_bytes
 from consilia.report.html import page
 from consilia.report.pictures import thumbnail
 
+ANSWERS = "answers.html"
 LONGEST = 1200  # characters of a question that are shown; an abstract may be much longer
 
 
@@ -31,7 +32,7 @@ def write_answers(path: Path, examples: Sequence[Mapping[str, Any]]) -> None:
     for number, example in enumerate(examples):
         shown = _shown(example, number)
         by_task.setdefault(shown["task"], []).append(shown)
-    write_bytes(path, page("answers.html", tasks=by_task, count=len(examples)).encode(), private=True)
+    write_bytes(path, page(ANSWERS, tasks=by_task, count=len(examples)).encode(), private=True)
 
 
 def closed_example(

@@ -33,7 +33,10 @@ PromptSetting = Literal["box", "image", "jitter"]
 
 
 class RunInfo(Part):
-    """What was run. ``label`` groups the seeds of one method; ``started`` is ISO 8601; ``seconds`` wall clock."""
+    """What was run. ``label`` groups the seeds of one method; ``started`` is ISO 8601; ``seconds`` wall clock.
+
+    No record with status ``running`` is ever saved: it is what live figures are made from.
+    """
 
     id: str
     name: str
@@ -42,7 +45,7 @@ class RunInfo(Part):
     task: Task = "classification"
     engine: Literal["inprocess", "sim", "poc", "prod"]
     seed: int
-    status: Literal["finished", "stopped_early"]
+    status: Literal["running", "finished", "stopped_early"]
     rounds_planned: NonNegativeInt
     rounds_done: NonNegativeInt
     started: str
@@ -67,7 +70,8 @@ class Contribution(Part):
     """One accepted update: ``weight`` is its normalised share of the aggregate, ``score`` the method's raw score.
 
     ``individuality`` (Fed-GPL): standard deviation of the generated prompts across the site's images over their
-    overall standard deviation; near 0 every image gets the same prompt.
+    overall standard deviation; near 0 every image gets the same prompt. ``clipped``: the factor by which the update's
+    change was scaled down to the largest norm allowed, null where it was not.
     """
 
     weight: NonNegative
@@ -76,6 +80,7 @@ class Contribution(Part):
     train_loss: float | None
     train_accuracy: Fraction | None
     individuality: NonNegative | None = None
+    clipped: Fraction | None = None
 
 
 class RoundRecord(Part):

@@ -52,10 +52,32 @@ def _injection(record: Record) -> Iterator[tuple[str, int, float]]:
                     yield f"injection/validation_{name}/{task}", part.round, value
 
 
-def write_events(record: Record, log_dir: Path) -> None:
-    """Write the scalars of a run as one TensorBoard event file in ``log_dir``; the step is the version."""
-    from torch.utils.tensorboard import SummaryWriter
+class EventLog:
+    """One TensorBoard event file in a folder, written as a run goes on; files of an earlier sitting are replaced."""
 
-    with SummaryWriter(str(log_dir)) as writer:
+    def __init__(self, log_dir: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in log_dir.glob("events.out.tfevents*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(log_dir))
+        self._written: set[tuple[str, int]] = set()
+
+    def update(self, record: Record) -> None:
+        """Write the scalars that are new since the last time; the step is the version."""
         for tag, version, value in scalars(record):
-            writer.add_scalar(tag, value, version)
+            if (tag, version) not in self._written:
+                self._writer.add_scalar(tag, value, version)
+                self._written.add((tag, version))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+
+
+def write_events(record: Record, log_dir: Path) -> None:
+    """Write the scalars of a finished run."""
+    events = EventLog(log_dir)
+    events.update(record)
+    events.close()

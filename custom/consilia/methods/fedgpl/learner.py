@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import Split
 from consilia.methods.fedgpl.config import FedGPLConfig
-from consilia.methods.learner import Learner
+from consilia.methods.learner import FLIPS, Learner
 from consilia.models.prompt_generator import PromptGenerator, individuality
 
 
@@ -32,6 +32,11 @@ class FedGPLLearner(Learner[FedGPLConfig]):
         prompts = torch.cat([self.generator(self.model.patches(piece.to(self.device))) for piece in pieces])
         found = individuality(prompts)
         return None, {} if found is None else {"individuality": found}
+
+    @classmethod
+    def tells(cls, config: FedGPLConfig) -> frozenset[str]:
+        """Also the individuality ratio and the figures of the mean query."""
+        return FLIPS | {"individuality", "mean_query"}
 
     def ablated(self) -> AbstractContextManager[None] | None:
         """The model with every image's query replaced by the mean query over the site's images."""

@@ -25,9 +25,7 @@ from consilia.methods.server import CARD, ServerAct, Workplace
 from consilia.models.encoders import SeriesEncoder
 from consilia.models.extractor import ENCODER, KnowledgeExtractor
 from consilia.report import record_injection as record
-from consilia.report.answers_page import write_answers
-
-ANSWERS = "answers.html"
+from consilia.report.answers_page import ANSWERS, write_answers
 
 
 class InjectionAct(ServerAct):

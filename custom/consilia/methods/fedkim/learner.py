@@ -30,6 +30,11 @@ class FedKIMLearner(Learner[FedKIMConfig]):
     personal = False
     data: TaskedData  # type: ignore[assignment]
 
+    @classmethod
+    def tells(cls, config: FedKIMConfig) -> frozenset[str]:
+        """No flips, since :meth:`right` does not count them."""
+        return frozenset()
+
     def begin(self) -> None:
         """Keep the global parameters of the site's tasks as anchors."""
         self._parameters = {

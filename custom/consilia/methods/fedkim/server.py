@@ -42,7 +42,7 @@ class FedKIMStrategy(Strategy[FedKIMConfig]):
             name: {site: float(cases) for site, claim in claims.items() if (cases := self._cases(name, claim))}
             for name in previous
         }
-        return partial_mean(updates, weights, previous)
+        return partial_mean(updates, weights, previous, self.rule)
 
     def server_act(self, workplace: Workplace) -> ServerAct:
         """The injection."""

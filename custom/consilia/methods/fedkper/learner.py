@@ -13,7 +13,7 @@ from consilia.methods.classification import LOGITS
 from consilia.methods.fedkper.alignment import selective_alignment_loss
 from consilia.methods.fedkper.config import FedKPerConfig
 from consilia.methods.fedkper.reliability import reliability_diversity_score
-from consilia.methods.learner import Learner
+from consilia.methods.learner import FLIPS, Learner
 from consilia.methods.task import Network, network_of
 
 
@@ -53,6 +53,11 @@ class FedKPerLearner(Learner[FedKPerConfig]):
         accuracy = round(correct / len(split), 4)
         counts = torch.bincount(self.data.train.labels, minlength=self.data.num_classes).tolist()
         return reliability_diversity_score(accuracy, counts), {f"{self.config.reliability}_accuracy": accuracy}
+
+    @classmethod
+    def tells(cls, config: FedKPerConfig) -> frozenset[str]:
+        """Also the score and the accuracy in it, where the server weighs by them."""
+        return FLIPS if config.weighting == "samples" else FLIPS | {"score", f"{config.reliability}_accuracy"}
 
     def _frozen_copy(self) -> Network:
         return network_of(copy.deepcopy(self.model).eval().requires_grad_(False), encoded=self.encoder_is_frozen)

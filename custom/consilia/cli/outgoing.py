@@ -1,0 +1,219 @@
+"""``consilia site outgoing`` and ``consilia site approve``: what a job sends, for the person who answers for it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.table import Table
+
+from consilia.cli.show import console
+from consilia.core.errors import ConfigError
+from consilia.federation.outgoing import Manifest, read_manifest
+from consilia.federation.outgoing_fields import NOTHING
+from consilia.flare.kit import open_kit
+from consilia.flare.outgoing import AUDIT, approve, approved, withdraw
+
+MEANING = {
+    "version": "number of rounds behind the global model that the site was given",
+    "train": "training cases of the site",
+    "validation": "validation cases of the site",
+    "test": "test cases of the site",
+    "class_names": "names of the classes, as the site's site.yaml has them",
+    "fingerprint": "digest of the site's prepared data: tells that they changed, not what they are",
+    "tasks": "training cases of each task that the site has",
+    "samples": "training cases behind this update",
+    "score": "FedKPer: accuracy x evenness of the labels; with the accuracy it tells how even they are, not which",
+    "train_loss": "mean loss over the last epoch",
+    "train_accuracy": "share of training cases that the trained model gets right",
+    "validation_accuracy": "share of validation cases that the trained model gets right",
+    "individuality": "Fed-GPL: how far the generated prompts differ between images, one number",
+    "seconds": "time that the site took",
+    "count": "cases evaluated",
+    "correct": "cases that the model gets right",
+    "accuracy": "share of cases that the model gets right",
+    "balanced_accuracy": "mean over the classes of the share that the model gets right",
+    "auroc": "area under the ROC curve",
+    "loss": "mean loss",
+    "negative_flips": "cases newly wrong since the last evaluation",
+    "positive_flips": "cases newly right since the last evaluation",
+    "empty": "cases without any structure in the true mask",
+    "unit": "unit of HD95",
+    "dice": "mean Dice",
+    "iou": "mean intersection over union",
+    "hd95": "mean 95th percentile of the distance between outlines",
+    "missed": "cases with a structure in which the model found none",
+}
+"""Every field by its name, in words."""
+
+UNKNOWN = "unknown to this version of Consilia: ask who made the job before you approve it"
+
+PLACES = {
+    "received": "the global model",
+    "trained": "the model just trained at the site",
+    "personal": "the site's personal model",
+    "mean_query": "the global model with the prompts' personal part taken out",
+    "metrics": "training",
+}
+
+TASKS = {
+    "prepare": "prepare: once, before the first round",
+    "train": "train: in every round",
+    "evaluate": "evaluate: figures of the global model",
+    "personalise": "personalise: after the last round, figures of the global and of the personal model",
+}
+
+NEVER = (
+    "cases: images, signals, tables, text, or anything computed from one case alone",
+    "identifiers of patients and cases, file names, paths, and the site's site.yaml",
+    "label counts: how many cases there are of which class",
+    "answers, masks and figures of single cases; they are in the report that stays at the site",
+    "texts of errors: the server learns the kind of an error by its class name",
+)
+"""What no method sends."""
+
+
+def outgoing_command(job: Path, kit: Path | None) -> None:
+    """Print what the sites of a job send, what they do not, and whether a site has approved it."""
+    name, manifest = read_manifest(job)
+    console.print(f"What a site sends in job {name}", style="bold", markup=False)
+    console.print(f"manifest {manifest.digest}", highlight=False)
+    for task, fields in manifest.fields.items():
+        console.print(_fields(task, fields))
+        if task == "train":
+            console.print(_tensors(manifest.tensors))
+    console.print("Instead of a reply: the class name of an error, or a code of NVFlare's with nothing beside it.")
+    _print_never(manifest)
+    if kit is not None:
+        _print_approval(job, kit, manifest)
+
+
+def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
+    """Approve what a job sends at a site, or take the approval back."""
+    name, manifest = read_manifest(job)
+    site = open_kit(kit)
+    if withdraw_it:
+        console.print(
+            f"{site.name} sends nothing more in job {name}: {withdraw(kit, job)} is removed",
+            soft_wrap=True,
+            markup=False,
+        )
+        return
+    path = approve(kit, job)
+    console.print(f"{site.name} sends in job {name} what {path} names, and nothing else", soft_wrap=True, markup=False)
+    console.print(
+        f"manifest {manifest.digest}; every message is written to {site.folder / AUDIT}", soft_wrap=True, markup=False
+    )
+
+
+def _fields(task: str, fields: Mapping[str, str]) -> Table:
+    """A row per field; fields that differ in the evaluated model or split alone share one."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for path, kind in fields.items():
+        if kind != NOTHING:
+            name, where, each = _named(path)
+            rows.setdefault((name, each, kind), []).append(where)
+    table = Table(title=TASKS[task], title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("field", "kind", "what it is", "of"):
+        table.add_column(column, overflow="fold")
+    above = ""
+    for (name, each, kind), places in rows.items():
+        of = ("; ".join(_merged(places)) + each).removeprefix(", ")
+        table.add_row(name, kind.replace("|", " or "), MEANING.get(name, UNKNOWN), '"' if of and of == above else of)
+        above = of
+    return table
+
+
+def _named(path: str) -> tuple[str, str, str]:
+    """Name of a field, the model and split it is of, and the tasks or prompts for each of which it is told."""
+    parts = path.replace("[]", "").split(".")
+    # Of a dictionary (tasks, prompts) the keys stand between its name and the figure's, or after its name.
+    keyed = next((place for place, part in enumerate(parts[:-1]) if part in ("tasks", "prompts")), None)
+    if keyed is None:
+        return parts[-1], ".".join(parts[:-1]), ""
+    name = parts[-1] if keyed + 2 < len(parts) else parts[keyed]
+    return name, ".".join(parts[:keyed]), f", for each of {', '.join(parts[keyed + 1].split('|'))}"
+
+
+def _merged(places: list[str]) -> list[str]:
+    """``received.validation`` and ``received.test`` as one: the global model on validation and test cases."""
+    splits: dict[str, list[str]] = {}
+    for place in places:
+        part, _, split = place.partition(".")
+        splits.setdefault(part, []).append(split)
+    return [
+        PLACES.get(part, part) + (f" on {' and '.join(found)} cases" if any(found) else "")
+        for part, found in splits.items()
+    ]
+
+
+def _tensors(tensors: Mapping[str, str]) -> Table:
+    """A row per group of tensors: those whose names begin alike."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for name, layout in tensors.items():
+        groups.setdefault(name.split(".")[0], []).append(_size(layout))
+    table = Table(
+        title="train, beside the fields: the trained model's tensors", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("tensors")
+    for column in ("how many", "elements", "bytes"):
+        table.add_column(column, justify="right")
+    for name, sizes in groups.items():
+        _add_sizes(table, name, sizes)
+    if len(groups) > 1:
+        _add_sizes(table, "together", [size for sizes in groups.values() for size in sizes])
+    return table
+
+
+def _add_sizes(table: Table, name: str, sizes: list[tuple[int, int]]) -> None:
+    elements, size = (sum(column) for column in zip(*sizes, strict=True))
+    table.add_row(name, str(len(sizes)), f"{elements:,}", f"{size:,}")
+
+
+def _size(layout: str) -> tuple[int, int]:
+    """Elements and bytes of a layout such as ``float32[8, 30]``."""
+    kind, _, shape = layout.partition("[")
+    dtype = getattr(torch, kind, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"the manifest has a tensor {layout}: {kind!r} is no type of torch")
+    elements = math.prod(int(size) for size in re.findall(r"\d+", shape))
+    return elements, elements * dtype.itemsize
+
+
+def _print_never(manifest: Manifest) -> None:
+    console.print("\nNot sent:", style="bold")
+    kept = list(NEVER)
+    if "personalise" in manifest.fields:
+        kept.append("the personal model that the site makes after the last round: its figures alone are")
+    else:
+        kept.append("a personal model: this method makes none")
+    # Beside these, "nothing" stands for flips of other splits and the like: no field of its own.
+    named = [(path, kind) for fields in manifest.fields.values() for path, kind in fields.items()]
+    used = {part.removesuffix("[]") for path, kind in named if kind != NOTHING for part in path.split(".")}
+    if empty := sorted({path.split(".")[-1] for path, kind in named if kind == NOTHING} - used):
+        kept.append(f"fields that other methods use, and this job leaves empty: {', '.join(empty)}")
+    for line in kept:
+        console.print(f"- {line}", highlight=False, markup=False)
+    console.print(
+        "\nA model learns from the cases it is trained on, so its tensors may tell something of them to one who "
+        "attacks it; and figures over very few cases tell something of each. The site's filter holds it to this list; "
+        "it adds no noise."
+    )
+
+
+def _print_approval(job: Path, kit: Path, manifest: Manifest) -> None:
+    site = open_kit(kit)
+    path = approved(site.local).get(manifest.digest)
+    if path is None:
+        console.print(
+            f"\nNot approved at {site.name}. To approve it: consilia site approve {job} --kit {kit}",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+        )
+    else:
+        console.print(f"\nApproved at {site.name} by {path}", style="green", soft_wrap=True, markup=False)

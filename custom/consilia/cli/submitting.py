@@ -1,0 +1,148 @@
+"""The commands that hand a job to a federation: submit, resume, follow."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from consilia.cli.running import show_records
+from consilia.cli.show import console, job_view, printable
+from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
+from consilia.federation.outputs import RESULT
+from consilia.flare.following import Ending, to_resume
+from consilia.flare.following import follow as follow_job
+from consilia.flare.session import JobSession, open_session
+from consilia.report.record import load_record
+
+META = "meta.json"
+SERVER_CONFIG = "config/config_fed_server.json"
+RUN_FOLDER = Path("workspace") / "consilia"
+"""Where a downloaded job holds what the run has left."""
+
+JOB_NAME = re.compile(r"[A-Za-z0-9._-]+")
+"""What NVFlare accepts as a job folder's name."""
+
+
+def submit_command(job: Path, kit: Path, follow: bool, download: Path | None) -> None:
+    """``consilia submit``: hand in a job folder; ``follow`` waits for its end, and so does a download."""
+    folder, name = check_job(job)
+    _check_download(download)
+    with open_session(kit) as session:
+        job_id = session.submit(folder)
+        console.print(f"{name}: submitted as {job_id}", highlight=False, markup=False)
+        _go_on(session, job_id, name, follow, download)
+
+
+def resume_command(job_id: str, kit: Path, follow: bool, download: Path | None) -> None:
+    """``consilia resume``: go on with a job that ended too early, as a new job, after its last full round."""
+    _check_download(download)
+    with open_session(kit) as session:
+        meta = to_resume(session.jobs(), job_id)
+        name, origin = str(meta.get("name", job_id)), str(meta["job_id"])
+        if meta.get("scope"):
+            console.print(
+                f"Job {origin} had the privacy scope {meta['scope']}; NVFlare leaves that out of a resumed job, whose "
+                "sites apply their default scope.",
+                style="yellow",
+                markup=False,
+            )
+        clone = session.clone(origin)
+        console.print(f"{name}: goes on as {clone}", highlight=False, markup=False)
+        _go_on(session, clone, name, follow, download)
+
+
+def follow_command(job_id: str, kit: Path, download: Path | None) -> None:
+    """``consilia follow``: a job's progress from its first event on, to its end."""
+    _check_download(download)
+    with open_session(kit) as session:
+        _go_on(session, job_id, str(session.meta(job_id).get("name", job_id)), True, download)
+
+
+def check_job(job: Path) -> tuple[Path, str]:
+    """The absolute folder and the name of an exported job.
+
+    Raises:
+        ConfigError: it is no job folder, or one that NVFlare would not take.
+    """
+    folder = job.absolute().resolve()
+    if not (folder / META).is_file():
+        below = sorted(path.parent.name for path in folder.glob(f"*/{META}"))
+        hint = f"; it holds the jobs {', '.join(below)}: name one of them" if below else ""
+        raise ConfigError(f"{job} is no job folder, it has no {META}: consilia export writes one{hint}")
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        name, apps = str(meta["name"]), list(meta["deploy_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{job / META}: expected a job's name and deploy_map ({type(error).__name__}: {error})"
+        ) from None
+    for app in apps:
+        if not (folder / app / "config").is_dir():
+            raise ConfigError(f"{job}: {META} names the app {app!r}, whose folder {job / app / 'config'} is missing")
+    if not any((folder / app / SERVER_CONFIG).is_file() for app in apps):
+        raise ConfigError(f"{job}: no app has {SERVER_CONFIG}, so the server would have nothing to do")
+    if not JOB_NAME.fullmatch(folder.name):
+        raise ConfigError(f"{folder.name!r} cannot be a job's name: letters, digits, dots, '_' and '-' only")
+    return folder, name
+
+
+def _check_download(download: Path | None) -> None:
+    if download is not None and download.exists() and not download.is_dir():
+        raise ConfigError(f"--download {download} is a file: expected a folder, which may be new")
+
+
+def _go_on(session: JobSession, job_id: str, name: str, follow: bool, download: Path | None) -> None:
+    """What all three commands do once the job is there."""
+    if not follow and download is None:
+        console.print(_again(job_id, session), markup=False, highlight=False, soft_wrap=True)
+        return
+    try:
+        with job_view(name) as view:
+            ending = follow_job(session, job_id, view)
+    except KeyboardInterrupt:
+        abort = f"nvflare job abort {job_id} --startup-kit {shlex.quote(str(session.kit.folder))}"
+        where = f"The job goes on. {_again(job_id, session)}\nAbort it with: {abort}"
+        console.print(where, markup=False, highlight=False, soft_wrap=True)
+        raise
+    found = None if download is None else _fetch(session, job_id, download, ending)
+    if not ending.complete or (download is not None and found is None):
+        raise RunFailed(_why(ending, job_id, session))
+    console.print(f"{name}: {printable(ending.reason)}", markup=False, highlight=False)
+    if found is not None:
+        show_records([load_record(found)], found.parent)
+        console.print(f"Record: {found}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        fetch = f"{_command('follow', job_id, session)} --download DIR"
+        console.print(f"Fetch the result with: {fetch}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _fetch(session: JobSession, job_id: str, download: Path, ending: Ending) -> Path | None:
+    """Download what the job has left; the path of its record, or None where there is none."""
+    try:
+        place = session.download(job_id, download)
+    except ConsiliaError as error:
+        if ending.complete:
+            raise
+        # The run's own reason matters more than that there is nothing to fetch.
+        console.print(printable(str(error)), style="yellow", markup=False)
+        return None
+    console.print(f"Downloaded: {place}", markup=False, highlight=False, soft_wrap=True)
+    record = place / RUN_FOLDER / RESULT
+    return record if record.is_file() else None
+
+
+def _why(ending: Ending, job_id: str, session: JobSession) -> str:
+    reason = printable(ending.reason) if not ending.complete else f"the job is {ending.status} but left no {RESULT}"
+    hint = f"\nGo on after its last full round with: {_command('resume', job_id, session)}" if ending.rounds else ""
+    return f"job {job_id} ended without a result: {reason}{hint}"
+
+
+def _again(job_id: str, session: JobSession) -> str:
+    return f"Follow it with: {_command('follow', job_id, session)}"
+
+
+def _command(command: str, job_id: str, session: JobSession) -> str:
+    return f"consilia {command} {job_id} --kit {shlex.quote(str(session.kit.folder))}"

@@ -1,0 +1,68 @@
+"""A run's state at the server: one job at a time works on it, and a clone of a job goes on where that stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from consilia.core.errors import RunFailed
+from consilia.federation.outputs import RESULT
+from consilia.methods.learner import never
+
+LOCK = ".lock"
+POLL_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def locked(folder: Path, patience: float = 0.0, should_stop: Callable[[], bool] = never) -> Iterator[None]:
+    """Hold a folder for this process; the lock ends with the process, however that ends.
+
+    Args:
+        folder: made if it is not there.
+        patience: seconds to wait for another process to let go of it.
+        should_stop: polled while waiting.
+
+    Raises:
+        RunFailed: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + patience
+    try:
+        while not _take(handle):
+            if time.monotonic() >= deadline or should_stop():
+                raise RunFailed(f"{folder} is in use by another job that is running")
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def take_over(earlier: Path, folder: Path) -> bool:
+    """Move the state of an unfinished, stopped run to the folder of the job that goes on with it.
+
+    A run that has come to its end, or that still runs, is left as it is: its clone starts anew.
+
+    Returns:
+        Whether there was something to go on with.
+    """
+    if earlier == folder or not earlier.is_dir() or (earlier / RESULT).is_file() or folder.exists():
+        return False
+    try:
+        with locked(earlier):
+            earlier.rename(folder)
+    except RunFailed:
+        return False
+    return True

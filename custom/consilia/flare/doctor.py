@@ -1,0 +1,176 @@
+"""``consilia site doctor``: is this site ready? A finding per check, and what to do where one is not good.
+
+It reads, and opens one connection to the server. What cannot be checked, without a network for one, is a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+import consilia
+from consilia.core.errors import ConfigError
+from consilia.data.check import RoleReport, check_site
+from consilia.data.site import SiteConfig, load_site_config
+from consilia.federation.server_settings import ServerSettings, load_server_settings
+from consilia.flare.doctor_findings import Finding, failed, ok, warning
+from consilia.flare.doctor_job import Job, check_job, check_roles, read_job
+from consilia.flare.doctor_network import check_certificates, check_clock, check_port, check_server_reached
+from consilia.flare.doctor_policies import readable
+from consilia.flare.install_config import config_file
+from consilia.flare.kit import Kit
+
+NVFLARE = "2.9"
+GIGABYTE = 1024**3
+COPIES = 4
+"""Copies of a model that a participant holds on disk and in memory: received, trained, personal, and a spare one."""
+
+Config = SiteConfig | ServerSettings
+
+
+def examine(kit: Kit, place: Path | None = None) -> Iterator[Finding]:
+    """Check a kit, for any job or for one.
+
+    Args:
+        kit: of a site or of the server.
+        place: an exported job's folder.
+
+    Raises:
+        ConfigError: an administrator's kit, or ``place`` is no job.
+    """
+    if kit.kind == "admin":
+        raise ConfigError(f"{kit.folder} is an administrator's kit: the doctor looks at sites and at the server")
+    job = None if place is None else read_job(place)
+    yield from check_versions(kit)
+    yield from readable(kit)
+    config = None
+    try:
+        config = _config(kit)
+        yield ok("configuration", str(config_file(kit) if config_file(kit).is_file() else "defaults, no server.yaml"))
+    except ConfigError as error:
+        yield failed("configuration", str(error), "write it, and install it: consilia site install --config")
+    if config is not None:
+        yield from check_data(kit, config, job)
+        if job is not None:
+            yield from check_job(kit, job, config.allow_models, config.foundation_models)
+    yield from check_machine(kit, config, 0 if job is None else job.model_bytes)
+    yield from check_certificates(kit)
+    yield check_clock()
+    yield check_port(kit) if kit.kind == "server" else check_server_reached(kit)
+
+
+def check_versions(kit: Kit) -> Iterator[Finding]:
+    """Python and packages here, and whether the kit's start.sh will find them."""
+    try:
+        nvflare, torch = version("nvflare"), version("torch")
+    except PackageNotFoundError as error:
+        yield failed("versions", f"{error.name} is not installed", "pip install consilia")
+        return
+    text = f"Consilia {consilia.__version__}, NVFlare {nvflare}, torch {torch}, Python {platform.python_version()}"
+    if nvflare.split(".")[:2] == NVFLARE.split("."):
+        yield ok("versions", text)
+    else:
+        yield failed("versions", f"{text}: Consilia needs NVFlare {NVFLARE}", f"pip install 'nvflare=={NVFLARE}.*'")
+    python = shutil.which("python3")
+    if python is None or not _has_consilia(python):
+        todo = f"start it with PATH={Path(sys.executable).parent}:$PATH {kit.folder / 'startup' / 'start.sh'}"
+        yield warning("python3", f"start.sh takes python3 from PATH; {python} has no Consilia", todo)
+
+
+def _has_consilia(python: str) -> bool:
+    finds = "import importlib.util as u, sys; sys.exit(not (u.find_spec('consilia') and u.find_spec('nvflare')))"
+    try:
+        return subprocess.run([python, "-c", finds], capture_output=True, timeout=30, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _config(kit: Kit) -> Config:
+    path = config_file(kit)
+    if kit.kind == "server":
+        return load_server_settings(path)
+    config = load_site_config(path)
+    if config.site != kit.name:
+        raise ConfigError(f"{path} is for site {config.site!r}, the kit is of {kit.name!r}")
+    return config
+
+
+def check_data(kit: Kit, config: Config, job: Job | None) -> Iterator[Finding]:
+    """Read the data as ``consilia site check`` does: a site's, or the server's public ones where it has any."""
+    if isinstance(config, ServerSettings):
+        if config.data is not None:
+            yield from _roles(config.data, None)
+        return
+    there = list(config.datasets)
+    if job is not None:
+        yield from check_roles(job, there)
+        there = [role for role in job.roles(there) if role in there]
+    yield from _roles(config_file(kit), there)
+
+
+def _roles(path: Path, roles: list[str] | None) -> Iterator[Finding]:
+    if roles == []:
+        return
+    try:
+        yield from (_role(report, path) for report in check_site(path, roles))
+    except ConfigError as error:
+        yield failed("data", str(error), f"correct {path}")
+
+
+def _role(report: RoleReport, path: Path) -> Finding:
+    check, todo = f"data of role {report.role}", f"consilia site check {path} --role {report.role}"
+    if report.errors:
+        return failed(
+            check, f"{len(report.errors)} error(s), the first: {report.errors[0]}", f"see all of them: {todo}"
+        )
+    if report.warnings:
+        return warning(check, f"{report.cases} cases; {'; '.join(report.warnings)}", f"see {todo}")
+    return ok(check, f"{report.cases} cases")
+
+
+def check_machine(kit: Kit, config: Config | None, model_bytes: int) -> Iterator[Finding]:
+    """Disk and memory against what a model of ``model_bytes`` needs, and the folder of the state."""
+    state = None if config is None else _state(kit, config)
+    need = max(GIGABYTE, COPIES * model_bytes)
+    for place in dict.fromkeys(_existing(path) for path in (kit.folder, state) if path is not None):
+        free = shutil.disk_usage(place).free
+        text = f"{free / GIGABYTE:.1f} GiB free in {place}, needed {need / GIGABYTE:.1f}"
+        yield ok("disk", text) if free >= need else failed("disk", text, "make room: a full disk ends a run")
+    available, wanted = psutil.virtual_memory().available, GIGABYTE + COPIES * model_bytes
+    text = f"{available / GIGABYTE:.1f} GiB available, a job's process needs about {wanted / GIGABYTE:.1f}"
+    yield ok("memory", text) if available >= wanted else warning("memory", text, "end other programs before a run")
+    if state is not None:
+        yield _check_state(state)
+
+
+def _state(kit: Kit, config: Config) -> Path:
+    if isinstance(config, SiteConfig):
+        return config.state_dir
+    # The part of the path that all jobs share.
+    folder = config.run_folder("{", kit.folder)
+    return next(path for path in (folder, *folder.parents) if "{" not in str(path))
+
+
+def _existing(path: Path) -> Path:
+    return next(part for part in (path, *path.parents) if part.exists())
+
+
+def _check_state(folder: Path) -> Finding:
+    there = _existing(folder)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        todo = f"give {there} to the user who runs NVFlare, or change state_dir"
+        return failed("state", f"{folder} cannot be written", todo)
+    mode = stat.S_IMODE(folder.stat().st_mode) if there == folder else 0
+    if mode & 0o077:
+        text = f"others can look into {folder} (mode {mode:o}), where models and reports lie"
+        return warning("state", text, f"chmod 700 {folder}")
+    return ok("state", f"{folder} can be written{'' if there == folder else ', and will be made'}")

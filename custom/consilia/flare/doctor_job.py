@@ -1,0 +1,151 @@
+"""The doctor's look at one job: would it run here?"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import consilia
+from consilia.core.errors import CheckpointError, ConfigError
+from consilia.federation.config import RunConfig, run_config
+from consilia.federation.outgoing import Manifest, read_manifest
+from consilia.flare.doctor_findings import Finding, failed, ok, warning
+from consilia.flare.kit import Kit
+from consilia.flare.outgoing import approved
+from consilia.methods.config import FoundationConfig
+from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.models.build import is_allowed
+from consilia.models.foundation import FoundationFolder, foundation_place, verify_foundation
+
+
+@dataclass(frozen=True)
+class Job:
+    """An exported job: its configuration, the version of Consilia that made it, and what its sites send."""
+
+    name: str
+    config: RunConfig
+    version: str
+    manifest: Manifest
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the tensors that a site sends."""
+        return sum(_bytes(layout) for layout in self.manifest.tensors.values())
+
+    def roles(self, there: Sequence[str]) -> list[str]:
+        """The dataset roles that the job looks for at a site with the roles ``there``."""
+        tasks = self.config.method.tasks()
+        return [role for role in there if role in tasks] if tasks else [self.config.role]
+
+
+def read_job(place: Path) -> Job:
+    """Read an exported job folder, or a job's run folder in a kit.
+
+    Raises:
+        ConfigError: it is no job of Consilia.
+    """
+    name, manifest = read_manifest(place)
+    path = min(place.glob("*/config/config_fed_client.json"))
+    try:
+        executors = json.loads(path.read_text(encoding="utf-8"))["executors"]
+        arguments: dict[str, Any] = next(item["executor"]["args"] for item in executors)
+        settings = arguments["config"]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise ConfigError(f"{path} is no configuration of a Consilia job ({type(error).__name__}: {error})") from error
+    version = str(arguments.get("version", ""))
+    try:
+        return Job(name, run_config(settings, source=str(path)), version, manifest)
+    except ConfigError as error:
+        if version == consilia.__version__:
+            raise
+        raise ConfigError(f"{_made_by(name, version)}, and its configuration cannot be read: {error}") from error
+
+
+def check_job(
+    kit: Kit, job: Job, allow_models: Sequence[str], foundations: Mapping[str, FoundationFolder]
+) -> Iterator[Finding]:
+    """Version, model class, pre-trained models; at a site also the approval of what it sends."""
+    if job.version == consilia.__version__:
+        yield ok("job", f"{job.name}: made by Consilia {job.version}, as here")
+    else:
+        text = _made_by(job.name, job.version)
+        yield failed("job", text, "server and sites need the version that makes the jobs: install it, or export anew")
+    yield _check_class(job.config.model.class_, allow_models, kit)
+    for asked in _foundations(kit, job.config):
+        yield _check_foundation(asked, foundations)
+    if kit.kind == "client":
+        yield _check_approval(kit, job)
+
+
+def _made_by(name: str, version: str) -> str:
+    return f"{name} was made by Consilia {version or 'unknown'}, here is {consilia.__version__}"
+
+
+def _check_class(path: str, allow_models: Sequence[str], kit: Kit) -> Finding:
+    if is_allowed(path, allow_models):
+        return ok("model class", f"{path} is listed in allow_models")
+    file = "site.yaml" if kit.kind == "client" else "server.yaml"
+    return failed("model class", f"{path} is not listed in allow_models", f"add it to {kit.local / file}, if you agree")
+
+
+def _foundations(kit: Kit, config: RunConfig) -> list[FoundationConfig]:
+    asked = [] if config.model.foundation is None else [config.model.foundation]
+    if kit.kind == "server" and isinstance(config.method, FedKIMConfig):
+        asked.append(config.method.language_model)
+    return asked
+
+
+def _check_foundation(asked: FoundationConfig, folders: Mapping[str, FoundationFolder]) -> Finding:
+    check = "foundation model"
+    try:
+        place = foundation_place(asked.model, asked.digest, folders)
+        verify_foundation(place)
+    except (ConfigError, CheckpointError) as error:
+        return failed(check, str(error), f"get {asked.model}, and list what consilia site foundation prints for it")
+    return ok(check, f"{asked.model} is here, with the digest that is listed")
+
+
+def _check_approval(kit: Kit, job: Job) -> Finding:
+    check = "approval"
+    try:
+        found = approved(kit.local).get(job.manifest.digest)
+    except ConfigError as error:
+        return failed(check, str(error), "repair or remove that file")
+    if found is None:
+        todo = (
+            f"read what consilia site outgoing prints for the job; then: consilia site approve JOB --kit {kit.folder}"
+        )
+        return failed(check, f"what {job.name} sends is not approved here: nothing would leave", todo)
+    return ok(check, f"what {job.name} sends is approved ({found.name})")
+
+
+def check_roles(job: Job, there: Sequence[str]) -> Iterator[Finding]:
+    """Whether the site has data for the job at all."""
+    check, wanted = "data", job.roles(there)
+    if not wanted:
+        tasks = sorted(job.config.method.tasks())
+        yield failed(check, f"{job.name} trains {tasks}, here are {sorted(there)}", "write one of these roles")
+    for role in wanted:
+        if role not in there:
+            todo = f"write a dataset role {role!r} in site.yaml"
+            yield failed(check, f"{job.name} needs role {role!r}, here are {sorted(there)}", todo)
+    if wanted and job.config.method.tasks():
+        away = sorted(set(job.config.method.tasks()) - set(wanted))
+        if away:
+            yield warning(check, f"no data here for the tasks {away} of {job.name}: the site trains the others only")
+
+
+def _bytes(layout: str) -> int:
+    """Size of a tensor that a manifest describes, such as ``float32[8, 30]``."""
+    matched = re.fullmatch(r"(\w+)\[([\d, ]*)\]", layout)
+    kind = getattr(torch, matched[1], None) if matched else None
+    if matched is None or not isinstance(kind, torch.dtype):
+        raise ConfigError(f"manifest: expected a tensor such as 'float32[8, 30]', got {layout!r}")
+    return kind.itemsize * math.prod(int(size) for size in matched[2].split(",") if size.strip())

@@ -1,0 +1,173 @@
+"""The doctor's look at local/, through NVFlare's parsers: what may a job build, what can leave, who may do what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.fuel.sec.authz import AuthzContext, Person, Policy, parse_policy_config
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
+from nvflare.private.fed.utils.site_config import project_site_config
+from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
+
+from consilia.core.errors import ConfigError
+from consilia.flare.doctor_findings import Finding, failed, ok, warning
+from consilia.flare.install import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
+from consilia.flare.install_policies import CODE, Json, covers, doors, is_our_filter
+from consilia.flare.kit import Kit
+from consilia.flare.recipe import ALLOWED_CLASSES
+
+INSTALL = "run: consilia site install --kit {kit}"
+ADVERTISED = {"allow_log_streaming"}
+SHOWN = 2
+"""So many entries of an allow-list are named that open the same way out."""
+_REACHING_IN = {
+    CommandCategory.SHELL_COMMANDS: "read files here",
+    CommandCategory.OPERATE: "stop this site, or ask what machine it is",
+}
+
+
+def check_policies(kit: Kit) -> Iterator[Finding]:
+    """Allow-list, log streaming, filter of what leaves, rights; of the server its allow-list and who may follow a job.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    resources = read_policy(in_force(kit, RESOURCES))
+    yield from check_allow_list(kit, resources)
+    if kit.kind == "client":
+        yield check_streaming(kit, resources)
+        yield from check_advertised(resources)
+        yield check_filter(kit)
+    yield from check_rights(kit)
+
+
+def check_allow_list(kit: Kit, resources: Json) -> Iterator[Finding]:
+    """Our classes by their whole names, nothing so short that it covers them, nothing that opens another way out."""
+    check = "allow-list"
+    listed = resources.get("class_allow_list", [])
+    try:
+        _, mode, _ = ComponentPathAuthorizer()._get_policy_from_resources(resources)
+    except Exception as error:  # NVFlare's own class of errors for what it refuses to read
+        yield failed(check, f"NVFlare cannot read class_allow_list: {error}", "correct it in resources.json")
+        return
+    missing = [path for path in ALLOWED_CLASSES if path not in listed]
+    short = [entry for entry in listed if any(entry != path and covers(entry, path) for path in ALLOWED_CLASSES)]
+    if missing:
+        yield failed(check, f"a job of Consilia cannot run, not listed: {', '.join(missing)}", _install(kit))
+    if short:
+        yield failed(check, f"entries that allow more than they name: {short}", "write whole class names instead")
+    if mode.value != "enforce":
+        yield failed(check, "class_list_enforcement_mode is 'warn': the list forbids nothing", "set it to 'enforce'")
+    ways = {} if kit.kind == "server" else {key: text for key, text in doors(listed).items() if key not in short}
+    for reason in dict.fromkeys(ways.values()):
+        named = [entry for entry, text in ways.items() if text == reason]
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        todo = _install(kit) if missing else "take it out of class_allow_list"
+        yield failed(check, f"{', '.join(named[:SHOWN])}{more}: {reason}", todo)
+    if not (missing or short or ways) and mode.value == "enforce":
+        yield ok(check, f"{len(ALLOWED_CLASSES)} classes of Consilia, {len(listed) - len(ALLOWED_CLASSES)} others")
+
+
+def check_streaming(kit: Kit, resources: Json) -> Finding:
+    """NVFlare streams a job's error log to the server unless the site says no."""
+    if resources.get("allow_log_streaming", True) is False:
+        return ok("log streaming", "off: no log leaves this site")
+    return failed("log streaming", "logs of jobs are streamed to the server", _install(kit))
+
+
+def check_advertised(resources: Json) -> Iterator[Finding]:
+    """Top-level keys of resources.json that NVFlare sends to the server when the site registers."""
+    told = sorted(set(project_site_config(resources)) - ADVERTISED)
+    if told:
+        yield warning(
+            "registration",
+            f"resources.json has keys of your own, which NVFlare sends to the server with their values: {told}",
+            "keep nothing there that must not leave, no path of data for one",
+        )
+
+
+def check_filter(kit: Kit) -> Finding:
+    """Our filter, first in every scope, and a file that NVFlare can read."""
+    check, path = "filter of what leaves", kit.local / PRIVACY
+    if not path.is_file():
+        return failed(check, f"there is no {path}: whatever a job sends leaves this site", _install(kit))
+    scopes = read_policy(path).get("scopes", [])
+    try:
+        manager = create_privacy_manager(Workspace(str(kit.folder), kit.name), names_only=False)
+    except Exception as error:  # a class of the site's own that cannot be built may raise anything
+        return failed(check, f"NVFlare cannot read {path}: {type(error).__name__}: {error}", "correct it")
+    bad = [scope.get("name") for scope in scopes if not _filtered(scope)]
+    if bad or not scopes:
+        return failed(check, f"{PRIVACY}: not the first result filter in scopes {bad}", _install(kit))
+    if manager.default_scope is None:
+        return warning(check, f"{PRIVACY} has no default_scope: jobs that name no scope are refused", "name one")
+    return ok(check, f"first in {len(scopes)} scope(s), whatever scope a job names")
+
+
+def _filtered(scope: Json) -> bool:
+    filters = scope.get("task_result_filters") or [{}]
+    return is_our_filter(filters[0]) and str(filters[0].get("direction") or "out").lower() != "in"
+
+
+def check_rights(kit: Kit) -> Iterator[Finding]:
+    """Who from outside may operate this site, read its files or bring code; at the server, who may follow a job."""
+    check, path = "rights", in_force(kit, AUTHORIZATION)
+    policy, error = parse_policy_config(read_policy(path), COMMAND_CATEGORIES)
+    if error:
+        yield failed(check, f"NVFlare cannot read {path}: {error}", "correct it: NVFlare does not start with it")
+    elif kit.kind == "server":
+        yield _followers(kit, policy)
+    else:
+        yield from _reaching_in(kit, policy)
+
+
+def _followers(kit: Kit, policy: Policy) -> Finding:
+    lost = [
+        role for role in policy.get_roles() if _strangers(policy, role, "submit_job") and not _follows(policy, role)
+    ]
+    if lost:
+        return warning("rights", f"{lost} may submit jobs, but not follow their rounds", _install(kit))
+    return ok("rights", "who submits a job may follow it")
+
+
+def _reaching_in(kit: Kit, policy: Policy) -> Iterator[Finding]:
+    good = True
+    for category, text in _REACHING_IN.items():
+        # A right to a single command outdoes that to its category.
+        commands = [command for command, found in COMMAND_CATEGORIES.items() if found == category]
+        roles = [role for role in policy.get_roles() if any(_strangers(policy, role, right) for right in commands)]
+        if roles:
+            good = False
+            yield failed("rights", f"{roles} of other organisations may {text}", _install(kit))
+    roles = [role for role in policy.get_roles() if any(_strangers(policy, role, right) for right in CODE)]
+    if roles:
+        text = f"jobs of {roles} may bring code (BYOC): no allow-list and no filter binds code"
+        yield failed("rights", text, _install(kit))
+    elif good:
+        yield ok("rights", "nobody from outside operates this site, reads its files or brings code")
+
+
+def _strangers(policy: Policy, role: str, right: str) -> bool:
+    """Whether somebody of an organisation that the policy does not name has a right."""
+    allowed, _ = policy.evaluate("this-site", AuthzContext(right, Person("stranger", "another-organisation", role)))
+    return bool(allowed)
+
+
+def _follows(policy: Policy, role: str) -> bool:
+    person = Person("submitter", "another-organisation", role)
+    allowed, _ = policy.evaluate("server", AuthzContext("app_command", person, person))
+    return bool(allowed)
+
+
+def _install(kit: Kit) -> str:
+    return INSTALL.format(kit=kit.folder)
+
+
+def readable(kit: Kit) -> Iterator[Finding]:
+    """The checks of this module; a file that cannot be read is a finding, too."""
+    try:
+        yield from check_policies(kit)
+    except ConfigError as error:
+        yield failed("local/", str(error), "correct the file, or take the default that came with the kit")

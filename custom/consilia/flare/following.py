@@ -1,0 +1,207 @@
+"""Follow a submitted job from afar: the run's events as they come, and in words what NVFlare makes of the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consilia.core.errors import ConfigError, ConsiliaError
+from consilia.federation.progress import Progress
+from consilia.flare.session import JobSession, NotPermitted, ServerSilent
+
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
+"""How long the server may be silent before following it ends."""
+
+COMPLETED = "FINISHED:COMPLETED"
+ENDINGS = {
+    COMPLETED: "the job is complete",
+    "FINISHED:ABORTED": "the job was aborted by an administrator",
+    "FINISHED:EXECUTION_EXCEPTION": "the job failed: its process at the server or at a site ended with an error",
+    "FINISHED:ABNORMAL": "the job ended irregularly: a site was lost, or refused what the job would run",
+    "FINISHED:CAN_NOT_SCHEDULE": "the job was never started: too few sites were connected or had room for it",
+    "FINISHED:FAILED_TO_RUN": "the job could not be started",
+    "FINISHED:ABANDONED": "the job was lost when the server stopped",
+}
+"""NVFlare's last states of a job, in words."""
+
+UNSEEN = (
+    "the job runs, its progress cannot be seen: the server's authorization.json does not give your role app_command "
+    "(consilia site install at the server does)"
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended.
+
+    Attributes:
+        status: NVFlare's, e.g. ``FINISHED:COMPLETED``.
+        complete: whether the run came to its end; a site lost after that leaves another status than COMPLETED.
+        reason: in words.
+        rounds: full rounds seen; the server keeps the state after the last.
+    """
+
+    status: str
+    complete: bool
+    reason: str
+    rounds: int
+
+
+def is_over(status: str) -> bool:
+    """Whether a job in this state has ended."""
+    return status.startswith("FINISHED")
+
+
+def in_words(meta: Mapping[str, Any]) -> str:
+    """How a job ended, by what NVFlare noted of it: its state, and what sites said that it was not deployed to."""
+    status = str(meta["status"])
+    refusals = [f"{site}: {reason}" for site, reason in sorted(not_deployed(meta).items())]
+    return "; ".join([ENDINGS.get(status, f"the job is {status}"), *refusals])
+
+
+def not_deployed(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Sites (or the server) that would not take the job, with the reason; one may forbid jobs that carry code."""
+    told = [str(entry).partition(": ") for entry in meta.get("job_deploy_detail") or []]
+    return {site: reason[:300] for site, _, reason in told if reason and reason != "OK"}
+
+
+def why_waiting(meta: Mapping[str, Any], connected: Sequence[str]) -> str:
+    """What a job that has not started waits for."""
+    if meta["status"] != "SUBMITTED":
+        return "the server sends the job to the sites"
+    needed = int(meta.get("min_clients") or 1)
+    if len(connected) < needed:
+        return f"waiting for sites: {len(connected)} of at least {needed} are connected ({', '.join(connected) or '-'})"
+    history = meta.get("schedule_history") or []
+    # An entry begins with its time, which would make every one a new message.
+    tried = f", last try: {str(history[-1])[21:]}" if history else ""
+    return f"waiting for the server to start the job{tried}"
+
+
+def to_resume(jobs: Sequence[Mapping[str, Any]], job_id: str) -> Mapping[str, Any]:
+    """The job to clone so that a job's run goes on: that job, or an earlier one if it never got to run.
+
+    Args:
+        jobs: what NVFlare knows of all jobs.
+        job_id: the job that the user wants to resume.
+
+    Raises:
+        ConfigError: there is no such job, it has not ended, it is complete, or another job has gone on with it.
+    """
+    known = {str(job["job_id"]): job for job in jobs}
+    if job_id not in known:
+        raise ConfigError(f"the server knows no job {job_id}")
+    job = known[job_id]
+    if not is_over(str(job["status"])):
+        raise ConfigError(f"job {job_id} has not ended, it is {job['status']}: consilia follow shows how it gets on")
+    if job["status"] == COMPLETED:
+        raise ConfigError(f"job {job_id} is complete: there is nothing to resume. Submit it again to run it anew")
+    while not _has_run(job) and job.get("cloned_from") in known:
+        # It has taken nothing over.
+        job = known[str(job["cloned_from"])]
+    for later in jobs:
+        if later.get("cloned_from") == job["job_id"] and (_has_run(later) or not is_over(str(later["status"]))):
+            raise ConfigError(f"job {job['job_id']} has been resumed already, as {later['job_id']}: resume that one")
+    return job
+
+
+def _has_run(job: Mapping[str, Any]) -> bool:
+    return "start_time" in job
+
+
+def follow(session: JobSession, job_id: str, progress: Progress, *, poll: float = POLL_SECONDS) -> Ending:
+    """Tell a job's events as they come, until it ends.
+
+    Beside the run's own events, ``progress`` is told ``notice`` (with ``reason``) of what keeps the job from starting
+    or being watched, and ``absent`` of a site that would not take it.
+
+    Raises:
+        ServerSilent: the server has not answered for a minute; the job may go on.
+        ConfigError: there is no such job, or the user may not look at it.
+    """
+    following = _Following(session, job_id, progress)
+    silent_since: float | None = None
+    while True:
+        try:
+            ending = following.look()
+            if ending is not None:
+                return ending
+            silent_since = None
+        except ServerSilent:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > PATIENCE_SECONDS:
+                raise
+        time.sleep(poll)
+
+
+class _Following:
+    """What a follower has seen of a job."""
+
+    def __init__(self, session: JobSession, job_id: str, progress: Progress) -> None:
+        self._session, self._job_id, self._progress = session, job_id, progress
+        self._next, self._rounds = 0, 0
+        self._said: set[str] = set()
+        self._last: dict[str, Any] = {}
+
+    def look(self) -> Ending | None:
+        """Tell what is new; the ending once there is one."""
+        meta = self._session.meta(self._job_id)
+        status = str(meta["status"])
+        if is_over(status):
+            return self._ending(meta)
+        if status != "RUNNING":
+            self._once({"event": "notice", "reason": why_waiting(meta, self._session.connected())})
+            return None
+        for site, reason in not_deployed(meta).items():
+            self._once({"event": "absent", "site": site, "reason": reason})
+        try:
+            news, self._next = self._session.events(self._job_id, self._next)
+        except NotPermitted:
+            self._once({"event": "notice", "reason": UNSEEN})
+            return None
+        if self._next == 0:
+            self._once({"event": "notice", "reason": "the server and the sites start the job's processes"})
+        for event in news:
+            self._rounds = event["round"] if event["event"] == "round" else self._rounds
+            self._last = event
+            self._progress(event)
+        return None
+
+    def _once(self, event: dict[str, Any]) -> None:
+        if event["reason"] not in self._said:
+            self._said.add(event["reason"])
+            self._progress(event)
+
+    def _ending(self, meta: Mapping[str, Any]) -> Ending:
+        complete = meta["status"] == COMPLETED or self._last.get("event") == "finished"
+        reason = in_words(meta)
+        if self._last.get("event") == "failed":
+            reason = str(self._last["reason"])
+        elif not complete:
+            logged = self._logged()
+            reason += f". The server's log says: {logged}" if logged else ""
+        return Ending(str(meta["status"]), complete, reason, self._rounds)
+
+    def _logged(self) -> str | None:
+        """Why the job ended, where it could not tell us itself."""
+        try:
+            return last_error(self._session.server_log(self._job_id))
+        except ConsiliaError:
+            return None
+
+
+def last_error(log: str) -> str | None:
+    """The message of the last error in the log of a job's server process; of a panic, where there was one."""
+    # Our own questions, asked before the run could answer them, are logged as errors too.
+    errors = [line.partition(ERROR)[2] for line in log.splitlines() if ERROR in line and OWN not in line]
+    panics = [text.partition(PANIC)[2] for text in errors if PANIC in text]
+    # What comes first in brackets is the context of the job.
+    told = panics or [text.rpartition("] - ")[2] for text in errors]
+    return told[-1][:500] if told else None
+
+
+ERROR, PANIC, OWN = " - ERROR - ", "FATAL_SYSTEM_ERROR received: ", "AppCommandProcessor"
+"""How NVFlare's log marks an error, a panic of a controller, and a refused app command."""

@@ -1,0 +1,213 @@
+"""The site's own gate: only what its hospital has approved leaves, and every message is written down.
+
+A job says in its manifest what its sites send (:mod:`consilia.federation.outgoing`); the site approves a manifest by
+keeping the same one in its kit's ``local/outgoing/``. The filter stands in the site's ``local/privacy.json``, in every
+scope, out of the submitter's reach.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.dxo import DataKind
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+
+from consilia.core.errors import ConfigError, OutgoingRefused
+from consilia.core.files import write_json
+from consilia.federation.messages import Reply, payload_bytes
+from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
+from consilia.flare.kit import Kit, open_kit
+from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
+
+AUDIT = "outgoing.jsonl"
+"""In the kit: one line of JSON for every message, sent or refused."""
+
+APPROVED = "outgoing"
+"""In the kit's ``local/``: the approved manifests."""
+
+DXO_KEY = "DXO"
+HEADERS, RC, CONTENT_TYPE = ReservedHeaderKey.HEADERS, ReservedHeaderKey.RC, ReservedHeaderKey.CONTENT_TYPE
+CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
+MAX_REASON = 500
+
+
+class OutgoingFilter(Filter):  # type: ignore[misc]
+    """Passes a task's result if the site has approved the job's manifest and the result holds nothing else.
+
+    Of a refused result nothing is sent but the error ``OutgoingRefused``; the reason is in ``<kit>/outgoing.jsonl`` and
+    in the site's log, and names tensors and fields, never values. What cannot be written down is not sent either. An
+    approval that is withdrawn counts from the next message on. Jobs without a manifest, of other applications say, are
+    refused.
+
+    What it cannot do: it sees the results of tasks, as the executor hands them over. NVFlare adds its own headers
+    afterwards (names of task and job, ids of audit events), and filters of the job itself run later: the allow-list
+    keeps those out, as it does components that send events. Code that a job brings along (BYOC) runs in the same
+    process and can open a connection of its own: against it only the right to refuse such jobs helps, and a firewall.
+    Nor does the filter read numbers: what a model has learnt of the cases it was trained on travels with its tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._manifests: dict[str, Manifest] = {}
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """The result itself, or the error that stands for it. Never raises."""
+        workspace = fl_ctx.get_engine().get_workspace()
+        job, task = str(fl_ctx.get_job_id()), str(fl_ctx.get_prop(FLContextKey.TASK_NAME))
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "job": job, "task": task}
+        reason = ""
+        try:
+            config, local = Path(workspace.get_app_config_dir(job)), Path(workspace.get_site_config_dir())
+            line |= self._checked(shareable, task, job, config / CLIENT_CONFIG, local)
+        except (OutgoingRefused, ConfigError) as error:
+            reason = str(error)[:MAX_REASON]
+        # A message that the check did not foresee is not sent; the error's text might quote it.
+        except Exception as error:
+            reason = f"the result cannot be checked ({type(error).__name__})"
+        try:
+            _append(Path(workspace.get_root_dir()) / AUDIT, line if not reason else line | _refusal(reason))
+        except OSError as error:
+            reason = f"{reason}; " if reason else ""
+            reason += f"{AUDIT} cannot be written ({error.strerror}), and what is not written down is not sent"
+        if not reason:
+            return shareable
+        self.log_error(fl_ctx, f"nothing is sent for task {task}: {reason}")
+        refused: Shareable = reply_to_dxo(Reply(error=OutgoingRefused.__name__)).to_shareable()
+        return refused
+
+    def _checked(self, shareable: Shareable, task: str, job: str, config: Path, local: Path) -> dict[str, Any]:
+        """What the audit says of a result that may leave; raises OutgoingRefused or ConfigError for any other."""
+        headers = shareable.get(HEADERS)
+        # NVFlare's way to say that there is no result: a code, and nothing with it.
+        if set(shareable) == {HEADERS} and set(headers) == {RC} and headers[RC] in CODES:
+            return {"sent": True, "code": headers[RC], "bytes": 0, "tensors": 0, "fields": []}
+        manifest = self._manifests.get(job)
+        if manifest is None:
+            manifest = self._manifests[job] = manifest_in(config)
+        if manifest.digest not in approved(local):
+            raise OutgoingRefused(
+                f"the manifest of this job ({manifest.digest}) is not approved here: look at it with consilia site "
+                "outgoing JOB, then consilia site approve JOB"
+            )
+        content, error, tensors = _opened(shareable)
+        told = manifest.check(task, content, tensors, error)
+        size = payload_bytes(tensors, content) + len(error)
+        sent = {"sent": True, "manifest": manifest.digest, "bytes": size, "tensors": len(tensors), "fields": list(told)}
+        return sent | ({"error": error} if error else {})
+
+
+def approve(kit: Path, job: Path) -> Path:
+    """Approve the manifest of a job at a site.
+
+    Args:
+        kit: the site's startup kit.
+        job: an exported job's folder, or a deployed job's in the kit.
+
+    Returns:
+        The file that says so.
+
+    Raises:
+        ConfigError: the kit is no site's, or the folder is no job with a manifest.
+    """
+    site = _site(kit)
+    name, manifest = read_manifest(job)
+    if already := approved(site.local).get(manifest.digest):
+        return already
+    short = manifest.digest.removeprefix("sha256:")[:12]
+    path = site.local / APPROVED / f"{name}-{short}.json"
+    write_json(path, manifest.to_json())
+    return path
+
+
+def withdraw(kit: Path, job: Path) -> Path:
+    """Take back the approval of a job's manifest, running jobs included; the file that is gone. Raises ConfigError."""
+    site = _site(kit)
+    name, manifest = read_manifest(job)
+    path = approved(site.local).get(manifest.digest)
+    if path is None:
+        raise ConfigError(f"the manifest of job {name} ({manifest.digest}) is not approved at {site.name}")
+    path.unlink()
+    return path
+
+
+def approved(local: Path) -> dict[str, Path]:
+    """The approved manifests in a site's ``local/`` folder: where each is, by its digest.
+
+    Raises:
+        ConfigError: a file is no manifest. One that cannot be read might have been meant to take an approval back.
+    """
+    found = {}
+    for path in sorted((local / APPROVED).glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read ({type(error).__name__}): remove or repair it") from error
+        found[as_manifest(content, str(path)).digest] = path
+    return found
+
+
+def _site(kit: Path) -> Kit:
+    site = open_kit(kit)
+    if site.kind != "client":
+        raise ConfigError(f"{site.folder} is the kit of a {site.kind}: only sites approve what they send")
+    return site
+
+
+def _opened(shareable: Shareable) -> tuple[str, str, Mapping[str, Any]]:
+    """Content, error and tensors of a result that is made like ours to the last key."""
+    headers, dxo = shareable.get(HEADERS), shareable.get(DXO_KEY)
+    _exactly("the result", shareable, {HEADERS, DXO_KEY})
+    _exactly("the result's header", headers, {CONTENT_TYPE})
+    if headers != {CONTENT_TYPE: "DXO"}:
+        raise OutgoingRefused("the result's content type is not DXO")
+    _exactly("the result's DXO", dxo, {"kind", "data", "meta"})
+    _exactly("the DXO's meta", dxo["meta"], {CONTENT, ERROR})
+    content, error = dxo["meta"][CONTENT], dxo["meta"][ERROR]
+    if dxo["kind"] != DataKind.WEIGHTS or not isinstance(dxo["data"], dict):
+        raise OutgoingRefused("the DXO does not hold weights by name")
+    if type(content) is not str or type(error) is not str:
+        raise OutgoingRefused(f"{CONTENT} and {ERROR} must be texts")
+    return content, error, dxo["data"]
+
+
+def _exactly(what: str, part: Any, keys: set[str]) -> None:
+    if not isinstance(part, dict):
+        raise OutgoingRefused(f"{what} is a {type(part).__name__}, expected keys {sorted(keys)}")
+    if set(part) != keys:
+        unlike = sorted(str(key)[:60] for key in set(part) ^ keys)
+        raise OutgoingRefused(f"{what} must have the keys {sorted(keys)}; unlike are {unlike[:5]}")
+
+
+def _refusal(reason: str) -> dict[str, Any]:
+    return {"sent": False, "reason": reason}
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    """Add one line and wait until it is on the disk; a line that does not fit leaves nothing behind."""
+    data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        # Every running job has a process, all write to one file.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        before = os.fstat(handle).st_size
+        try:
+            if os.write(handle, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(handle, before)
+            raise
+    finally:
+        os.close(handle)

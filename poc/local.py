@@ -1,0 +1,188 @@
+"""Provision, install, start and stop a federation of real processes on this machine (mutual TLS on loopback)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from consilia.core.errors import ConsiliaError, RunFailed
+from consilia.data.layout import server_data
+from consilia.flare.install import install, plan_installation
+from consilia.flare.kit import Kit, open_kit
+from consilia.flare.outgoing import approve
+from consilia.flare.session import open_session
+from poc.processes import MARK, end_all, start_guard
+
+PROJECT = Path(__file__).with_name("project.yml")
+SERVER, LEAD, ADMIN = "localhost", "lead@consortium.org", "admin@consortium.org"
+UP_SECONDS = 60
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class LocalFederation:
+    """A server and some sites, each a process of its own with its own startup kit.
+
+    Args:
+        folder: everything lies below here, also the home folder that NVFlare's tools write to.
+        sites: each site's site.yaml.
+        server: keys of the server's server.yaml.
+        port: of the server; a free one by default.
+        project: the project file, of which participants other than sites are kept.
+        properties: further keys of participants in the project file, by name: ``connect_to`` of a site, say.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sites: Mapping[str, Path],
+        *,
+        server: Mapping[str, Any] | None = None,
+        port: int | None = None,
+        project: Path = PROJECT,
+        properties: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.folder, self.sites, self.project = folder.absolute(), dict(sorted(sites.items())), project
+        self.port = port or free_port()
+        data = server_data(sites)
+        self.server = {**({"data": str(data)} if data else {}), **(server or {})}
+        self.properties = properties or {}
+        self.participants: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment: dict[str, dict[str, str]] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def kit(self, name: str) -> Path:
+        """A participant's startup kit."""
+        return self.folder / "kits" / name
+
+    @property
+    def server_kit(self) -> Path:
+        """The server's startup kit."""
+        return self.kit(SERVER)
+
+    def kits(self) -> list[Kit]:
+        """The kits of the server and the sites."""
+        return [open_kit(self.kit(name)) for name in (SERVER, *self.sites)]
+
+    def provision(self) -> None:
+        """Make the startup kits."""
+        project = yaml.safe_load(self.project.read_text())
+        others = [item for item in project["participants"] if item["type"] != "client"]
+        clients = [{"name": name, "type": "client", "org": name.replace("-", "_")} for name in self.sites]
+        for item in others:
+            if item["type"] == "server":
+                item["fed_learn_port"] = self.port
+        project["participants"] = [{**item, **self.properties.get(item["name"], {})} for item in (*others, *clients)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "project.yml"
+        file.write_text(yaml.safe_dump(project, sort_keys=False))
+        command = [tool("nvflare"), "provision", "-p", str(file), "-w", str(self.folder / "provisioned"), "--force"]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True)
+        made = sorted((self.folder / "provisioned" / project["name"]).glob("prod_*"))
+        if done.returncode or not made:
+            raise RunFailed(f"nvflare provision failed: {done.stdout[-800:]}{done.stderr[-800:]}")
+        (self.folder / "kits").symlink_to(made[-1].relative_to(self.folder))
+
+    def install(self, jobs: Sequence[Path] = ()) -> None:
+        """Install Consilia in every kit, as ``consilia site install`` and ``consilia site approve`` do."""
+        settings = self.write_server_settings()
+        for kit in self.kits():
+            install(plan_installation(kit, settings if kit.kind == "server" else self.sites[kit.name]))
+            if kit.kind == "client":
+                for job in jobs:
+                    approve(kit.folder, job)
+
+    def write_server_settings(self) -> Path:
+        """The server.yaml to install at the server."""
+        path = self.folder / "server.yaml"
+        path.write_text(yaml.safe_dump(self.server))
+        return path
+
+    def start(self) -> None:
+        """Start the server and the sites, and wait until all sites are connected.
+
+        Raises:
+            RunFailed: they did not come up; names where their logs are.
+        """
+        self._guard = start_guard(self.folder)
+        for name in (SERVER, *self.sites):
+            self.start_one(name)
+        self.wait_for(self.sites)
+
+    def start_one(self, name: str) -> None:
+        """Start one participant as a child of this process."""
+        with (self.kit(name) / "console.log").open("ab") as output:
+            self.participants[name] = subprocess.Popen(
+                [str(self.kit(name) / "startup" / "sub_start.sh"), "--once"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**self._environment(), **self.environment.get(name, {})},
+                start_new_session=True,
+            )
+
+    def wait_for(self, sites: Sequence[str] | Mapping[str, Path]) -> None:
+        """Wait until these sites are connected."""
+        deadline = time.monotonic() + UP_SECONDS
+        connected: set[str] = set()
+        while time.monotonic() < deadline:
+            try:
+                with open_session(self.kit(ADMIN)) as session:
+                    while time.monotonic() < deadline and not set(sites) <= connected:
+                        connected = set(session.connected())
+                        time.sleep(0.2)
+            except ConsiliaError:  # not up yet
+                time.sleep(0.3)
+            if set(sites) <= connected:
+                return
+        missing = sorted(set(sites) - connected)
+        raise RunFailed(f"{missing} not connected after {UP_SECONDS} s: see console.log and log.txt in {self.kit('')}")
+
+    def stop(self) -> None:
+        """End every process of the federation."""
+        end_all(self.folder)
+        for process in self.participants.values():
+            process.wait()
+        self.participants.clear()
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+            self._guard.wait()
+            self._guard = None
+
+    def __enter__(self) -> LocalFederation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _environment(self) -> dict[str, str]:
+        home = self.folder / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        return {
+            **os.environ,
+            MARK: str(self.folder),
+            # NVFlare's tools keep a configuration there, and must not touch the user's.
+            "HOME": str(home),
+            # The startup scripts take python3 from the path.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        }
+
+
+def tool(name: str) -> str:
+    """A command beside this Python."""
+    return str(Path(sys.executable).with_name(name))

@@ -1,0 +1,107 @@
+"""``consilia site outgoing`` and ``consilia site approve`` as a security officer uses them, on the exported jobs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from consilia.cli.app import app
+from consilia.cli.outgoing import MEANING
+from consilia.federation.outgoing import manifest_of
+from consilia.federation.outgoing_fields import NOTHING
+from consilia.flare.outgoing import approved
+from tests.federation.clinics import clinics_config
+from tests.federation.support import initial_state, small
+from tests.federation.test_outgoing import write_job
+
+SEGMENTATION = {"task": "segmentation", "model": {"class": "consilia.models.prompted_sam.PromptedSam"}}
+
+
+def consilia(*arguments: str | Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["site", *(str(argument) for argument in arguments)], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    folder = tmp_path / "hospital-1"
+    for part in ("startup", "local"):
+        (folder / part).mkdir(parents=True)
+    content = {"servers": [{"service": {"target": "localhost:8002"}}], "client": {"fqsn": "hospital-1"}}
+    (folder / "startup" / "fed_client.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    config = small()
+    return write_job(tmp_path / "job", manifest_of(config, initial_state(config)).to_json())
+
+
+def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
+    text = consilia("outgoing", job)
+    manifest = manifest_of(small(), initial_state(small()))
+    assert manifest.digest in text
+    # 30 x 8 + 8 + 8 x 2 + 2 numbers of four bytes in four tensors.
+    assert "layers 4 266 1,064" in text
+    for name in ("train_accuracy", "samples", "negative_flips"):
+        assert f"{name} " in text
+    assert "the global model on test cases" in text
+    sent, _, kept = text.partition("Not sent:")
+    for words in ("label counts", "file names, paths", "single cases", "the personal model that the site makes"):
+        assert words in kept
+    assert "leave" in kept
+    assert "individuality" in kept
+    assert "individuality" not in sent
+
+
+def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
+    config = clinics_config()
+    text = consilia("outgoing", write_job(tmp_path / "job", manifest_of(config, initial_state(config)).to_json()))
+    assert "training cases of each task that the site has for each of anaemia, sepsis" in text
+    assert "personalise:" not in text
+    assert "a personal model: this method makes none" in text
+    assert "encoders" in text
+    assert "together" in text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [small("fedavg"), small("fedkper"), small("fedgpl"), small("fedgpl", **SEGMENTATION), clinics_config()],
+    ids=["fedavg", "fedkper", "fedgpl", "segmentation", "fedkim"],
+)
+def test_every_field_has_a_meaning(config, tmp_path: Path) -> None:
+    manifest = manifest_of(config, {})
+    for fields in manifest.fields.values():
+        for path, kind in fields.items():
+            name = path.split(".")[-1].removesuffix("[]")
+            assert kind == NOTHING or name in MEANING or path.startswith("tasks.")
+    assert "unknown to this version" not in consilia("outgoing", write_job(tmp_path / "job", manifest.to_json()))
+
+
+def test_a_field_of_another_version_is_told_as_unknown(tmp_path: Path) -> None:
+    manifest = {"tensors": {}, "fields": {"train": {"histogram": "text"}}}
+    assert "histogram text unknown to this version" in consilia("outgoing", write_job(tmp_path / "job", manifest))
+
+
+def test_approve_and_take_back(job: Path, kit: Path) -> None:
+    assert "Not approved at hospital-1. To approve it: consilia site approve" in consilia("outgoing", job, "--kit", kit)
+    text = consilia("approve", job, "--kit", kit)
+    (path,) = approved(kit / "local").values()
+    assert f"hospital-1 sends in job heart-job what {path} names, and nothing else" in text
+    assert f"Approved at hospital-1 by {path}" in consilia("outgoing", job, "--kit", kit)
+    assert f"{path} is removed" in consilia("approve", job, "--kit", kit, "--withdraw")
+    assert "is not approved at hospital-1" in consilia("approve", job, "--kit", kit, "--withdraw", code=1)
+    assert approved(kit / "local") == {}
+
+
+def test_what_is_no_job_or_no_kit_is_told(job: Path, kit: Path, tmp_path: Path) -> None:
+    assert "is no job: expected */config/config_fed_client.json" in consilia("outgoing", tmp_path / "local", code=1)
+    assert "is no startup kit" in consilia("approve", job, "--kit", tmp_path, code=1)
+    shutil.rmtree(job / "app")
+    assert "is no job" in consilia("approve", job, "--kit", kit, code=1)

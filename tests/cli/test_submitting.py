@@ -1,0 +1,173 @@
+"""submit, resume, follow where there is no federation: folders, messages, and how events read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from consilia.cli.show import SiteBoard, job_view, line
+from consilia.cli.submitting import check_job, submit_command
+from consilia.core.errors import ConfigError
+from tests.conftest import REPOSITORY
+
+JOB = REPOSITORY / "jobs" / "fedkper-wisconsin"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(JOB, tmp_path / "jobs" / "mine"))
+
+
+def test_an_exported_job_is_taken_by_any_path_to_it(job, monkeypatch) -> None:
+    assert check_job(job) == (job, "fedkper-wisconsin")
+    monkeypatch.chdir(job)
+    assert check_job(Path()) == (job, "fedkper-wisconsin")
+
+
+def test_a_folder_of_jobs_is_no_job(job) -> None:
+    with pytest.raises(ConfigError, match=r"it has no meta\.json: .* it holds the jobs mine: name one"):
+        check_job(job.parent)
+    with pytest.raises(ConfigError, match="is no job folder"):
+        check_job(job.parent / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"name": "x"}', '{"deploy_map": {}}', '{"name": "x", "deploy_map": 1}']
+)
+def test_a_damaged_meta_is_named(job, content: str) -> None:
+    (job / "meta.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"meta\.json: expected a job's name and deploy_map"):
+        check_job(job)
+
+
+def test_an_app_that_is_missing_is_named(job) -> None:
+    meta = json.loads((job / "meta.json").read_text())
+    (job / "meta.json").write_text(json.dumps({**meta, "deploy_map": {"app": ["@ALL"], "other": ["hospital-1"]}}))
+    with pytest.raises(ConfigError, match="names the app 'other'"):
+        check_job(job)
+
+
+def test_a_job_without_anything_for_the_server_is_refused(job) -> None:
+    (job / "app" / "config" / "config_fed_server.json").unlink()
+    with pytest.raises(ConfigError, match=r"no app has config/config_fed_server\.json"):
+        check_job(job)
+
+
+def test_a_name_that_nvflare_would_refuse_is_refused_first(job) -> None:
+    with pytest.raises(ConfigError, match="'my job' cannot be a job's name"):
+        check_job(job.rename(job.parent / "my job"))
+
+
+def test_submitting_says_what_is_wrong_before_it_looks_for_a_server(job, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--download .* is a file"):
+        submit_command(job, tmp_path / "kit", False, tmp_path / "file")
+    with pytest.raises(ConfigError, match="is no startup kit"):
+        submit_command(job, tmp_path / "kit", False, None)
+
+
+def test_submitting_to_a_server_that_is_down_names_its_address(job, tmp_path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "kit" / "startup").mkdir(parents=True)
+    admin = {"username": "lead@consortium.org", "host": "localhost", "port": port}
+    (tmp_path / "kit" / "startup" / "fed_admin.json").write_text(json.dumps({"admin": admin}))
+    with pytest.raises(ConfigError, match=f"localhost:{port} cannot be reached"):
+        submit_command(job, tmp_path / "kit", True, None)
+
+
+# ---- how events read -------------------------------------------------------------------------------------------------
+
+SITES = ["hospital-1", "hospital-2"]
+PREPARED = {"event": "prepared", "sites": SITES, "rounds": 3}
+ROUND = {"event": "round", "round": 1, "of": 3, "updates": 1, "participants": 2, "validation": 0.91234, "seconds": 2.0}
+REFUSED = {"event": "refused", "task": "train", "site": "hospital-2", "reason": "head.weight has a value that is nan"}
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (PREPARED, "2 sites take part: hospital-1, hospital-2; 3 rounds"),
+        (ROUND, "round 1 of 3: 1 of 2 updates, validation 0.912, 2.0 s"),
+        ({**ROUND, "validation": None}, "round 1 of 3: 1 of 2 updates, 2.0 s"),
+        ({"event": "reply", "task": "prepare", "site": "hospital-1", "version": 0}, "hospital-1: ready"),
+        (
+            {"event": "reply", "task": "train", "site": "hospital-1", "version": 4},
+            "hospital-1: round 5: answered with its update",
+        ),
+        (REFUSED, "hospital-2: refused: head.weight has a value that is nan"),
+        (
+            {"event": "absent", "site": "hospital-2", "reason": "no answer in time"},
+            "hospital-2: absent: no answer in time",
+        ),
+        ({"event": "notice", "reason": "waiting for sites"}, "waiting for sites"),
+        (
+            {"event": "personalise", "keep": "best", "sites": SITES},
+            "personal models and last figures, best global model",
+        ),
+        (
+            {"event": "injection", "steps": 40, "seconds": 90.0, "bytes": 2e9, "bytes_free": 8e9},
+            "each injection: 40 steps, about 1.5 minutes and 2.0 GB here (8.0 GB free)",
+        ),
+        ({"event": "injecting", "round": 2, "step": 7, "of": 40}, "round 2: injecting step 7 of 40"),
+        ({"event": "asking", "task": "pneumonia"}, "asking pneumonia"),
+        ({"event": "failed", "reason": "too few updates"}, "failed: too few updates"),
+        ({"event": "finished", "rounds": 3, "seconds": 18.4}, "finished after 3 rounds, 18 s"),
+        ({"event": "of a later version"}, None),
+    ],
+)
+def test_an_event_reads_as_one_line(event: dict[str, Any], expected: str | None) -> None:
+    assert line(event) == expected
+
+
+def test_the_board_shows_what_was_last_heard_of_each_site() -> None:
+    board = SiteBoard()
+    board({"event": "absent", "site": "hospital-3", "reason": "another class list"})
+    board(PREPARED)
+    assert board.states["hospital-1"] == "waiting for its first answer"
+    board({"event": "reply", "task": "train", "site": "hospital-1", "version": 0})
+    board(REFUSED)
+    assert board.states == {
+        "hospital-1": "round 1: answered with its update",
+        "hospital-2": "refused: head.weight has a value that is nan",
+        "hospital-3": "absent: another class list",
+    }
+    board(ROUND)
+    assert board.states["hospital-2"] == "round 2: waiting for its answer"
+    assert board.states["hospital-3"] == "absent: another class list"
+    board({**ROUND, "round": 3})
+    assert board.states["hospital-1"] == "round 2: waiting for its answer"
+    board({"event": "personalise", "keep": "last", "sites": SITES})
+    assert board.states["hospital-1"] == "waiting for its last figures"
+
+
+HOSTILE = "\x1b[2Jgone [bold]\x07[/wrong]"
+
+
+def test_what_a_site_says_cannot_steer_the_terminal(capsys, monkeypatch) -> None:
+    with job_view("mine") as view:
+        view({"event": "refused", "task": "train", "site": "hospital-1", "reason": HOSTILE})
+    assert capsys.readouterr().out == "hospital-1: refused:  [2Jgone [bold] [/wrong]\n"
+    shown = Console(force_terminal=True, width=100, legacy_windows=False)
+    monkeypatch.setattr("consilia.cli.show.console", shown)
+    with job_view("mine") as view:
+        view({"event": "notice", "reason": HOSTILE})
+        view({"event": "refused", "task": "train", "site": "hospital-1", "reason": HOSTILE})
+    text = capsys.readouterr().out
+    assert "\x1b[2J" not in text
+    assert "\x07" not in text
+    assert "gone [bold] [/wrong]" in text
+
+
+def test_a_pipe_gets_a_line_per_event(capsys) -> None:
+    with job_view("mine") as view:
+        for event in (PREPARED, ROUND, {"event": "of a later version"}):
+            view(event)
+    assert capsys.readouterr().out.splitlines() == [line(PREPARED), line(ROUND)]

@@ -1,0 +1,193 @@
+"""Jobs in a federation of real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from consilia.core.determinism import single_threaded
+from consilia.federation.config import RunConfig
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.messages import Reply, Task
+from consilia.federation.outputs import PROGRESS, RESULT
+from consilia.federation.server_settings import own_server
+from consilia.flare.recipe import ConsiliaRecipe
+from consilia.flare.session import open_session
+from consilia.report.record import Record, load_record
+from poc.local import LEAD, SERVER, LocalFederation
+from poc.processes import processes_of
+from tests.federation.support import Federation
+
+PATIENCE = 150.0
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pause: float = 0.05) -> Any:
+    """Wait until the condition is true, and return what it is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(pause)
+    raise AssertionError(f"after {seconds} s still not: {what}")
+
+
+def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int = 2) -> Path:
+    """An exported job folder."""
+    ConsiliaRecipe(config, name=name, min_clients=min_clients).export(str(folder))
+    return folder / name
+
+
+def in_process(config: RunConfig, sites: dict[str, Path], folder: Path) -> Record:
+    """The same run in one plain loop, for comparison."""
+    return run_inprocess(config, sites, folder, server=own_server(config, sites))
+
+
+def hashes(record: Record) -> list[str]:
+    """SHA-256 of the global model after every round, and of the last one."""
+    return [*(item.sha256 for item in record.rounds), record.final["last"].sha256]
+
+
+@dataclass
+class Run:
+    """A job that was submitted."""
+
+    federation: LocalFederation
+    job_id: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's state at the server."""
+        return self.federation.server_kit / "consilia" / self.job_id
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.folder / PROGRESS
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def wait_for(self, event: str, seconds: float = PATIENCE, **values: Any) -> dict[str, Any]:
+        """The first event of this kind with these values."""
+
+        def found() -> dict[str, Any] | None:
+            for told in self.events():
+                if told["event"] == event and all(told.get(key) == value for key, value in values.items()):
+                    return told
+            return None
+
+        told: dict[str, Any] = until(found, f"event {event} {values} of job {self.job_id}", seconds)
+        return told
+
+    def record(self, seconds: float = PATIENCE) -> Record:
+        """The run's record, as soon as it is written."""
+
+        def ended() -> bool:
+            failed = [told["reason"] for told in self.events() if told["event"] == "failed"]
+            assert not failed, failed
+            return (self.folder / RESULT).is_file()
+
+        until(ended, f"{self.folder / RESULT}", seconds)
+        return load_record(self.folder / RESULT)
+
+    def status(self) -> str:
+        with open_session(self.federation.kit(LEAD)) as session:
+            return str(session.meta(self.job_id)["status"])
+
+    def wait_end(self, seconds: float = PATIENCE) -> str:
+        """NVFlare's status when the job has ended."""
+        with open_session(self.federation.kit(LEAD)) as session:
+            return str(
+                until(
+                    lambda: status if (status := session.meta(self.job_id)["status"]).startswith("FINISHED") else None,
+                    f"the end of job {self.job_id}",
+                    seconds,
+                    pause=0.5,
+                )
+            )
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """This job's processes of a participant."""
+        return [
+            process
+            for process in processes_of(self.federation.folder)
+            if self.job_id in process.cmdline() and participant_of(self.federation, process) == name
+        ]
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to this job's processes of a participant."""
+        found = self.processes(name)
+        assert found, f"no process of job {self.job_id} at {name}"
+        for process in found:
+            process.send_signal(number)
+
+
+def submit(federation: LocalFederation, job: Path) -> Run:
+    with open_session(federation.kit(LEAD)) as session:
+        return Run(federation, session.submit(job))
+
+
+def resume(run: Run) -> Run:
+    with open_session(run.federation.kit(LEAD)) as session:
+        return Run(run.federation, session.clone(run.job_id))
+
+
+def participant_of(federation: LocalFederation, process: psutil.Process) -> str | None:
+    """Whose process it is, by the kit that its command line names."""
+    parts = {part for word in process.cmdline() for part in word.split("/")}
+    return next((name for name in (SERVER, *federation.sites) if name in parts), None)
+
+
+def kill_participant(federation: LocalFederation, name: str) -> None:
+    """Kill a participant as a power cut does: the parent first, that it starts nothing anew."""
+    process = federation.participants[name]
+    found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    found += [other for other in processes_of(federation.folder) if participant_of(federation, other) == name]
+    for each in found:
+        if each.is_running():
+            each.kill()
+    process.wait()
+    psutil.wait_procs(found, timeout=5)
+
+
+@contextlib.contextmanager
+def paused(run: Run, name: str) -> Iterator[None]:
+    """Stop this job's process of a participant for a while, as a machine that swaps or sleeps does."""
+    run.kill(name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        run.kill(name, signal.SIGCONT)
+
+
+def answered(run: Run, name: str) -> int:
+    """How many trainings of a site the server has accepted."""
+    return sum(told["event"] == "reply" and told["task"] == "train" and told["site"] == name for told in run.events())
+
+
+def takes_part_again(run: Run, name: str) -> None:
+    """Wait until the server has accepted one more training of this site."""
+    before = answered(run, name)
+    until(lambda: answered(run, name) > before, f"an update from {name}")
+
+
+def with_the_same_replies(record: Record, config: RunConfig, sites: dict[str, Path], folder: Path) -> Record:
+    """The same run in one plain loop, in which the server hears a site only where the record says that it did."""
+
+    class Bent(Federation):
+        def bend(self, site: str, task: Task, reply: Reply) -> Reply | None:
+            if task.info.task == "train":
+                heard: Iterable[str] = record.rounds[task.info.version].contributions
+            elif task.info.task == "personalise":
+                heard = record.final["last" if task.info.keep == "last" else "best"].global_
+            else:
+                heard = sites
+            return reply if site in heard else None
+
+    with single_threaded():
+        return Bent(config, sites, folder).run()

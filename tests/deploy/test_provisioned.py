@@ -1,0 +1,77 @@
+"""A provisioned federation (mutual TLS, every site its own processes): the same bytes as in one plain loop."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from consilia.core.determinism import state_digest
+from consilia.data.federation import load_federation
+from consilia.federation.outputs import INJECTED
+from consilia.federation.study import load_study, study_config
+from consilia.flare.outgoing import AUDIT
+from poc.local import LEAD
+from poc.processes import processes_of
+from tests.deploy.support import export, hashes, in_process, submit
+from tests.federation.clinics import clinics_config, write_clinics
+
+pytestmark = pytest.mark.deploy
+
+
+def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> None:
+    from consilia.flare.session import open_session
+    from consilia.report.record import load_record
+
+    config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=4"])
+    job = export(config, tmp_path / "jobs", min_clients=3)
+    began = time.monotonic()
+    federation = start(three, [job])
+    run = submit(federation, job)
+    assert run.wait_end() == "FINISHED:COMPLETED"
+    with open_session(federation.kit(LEAD)) as session:
+        fetched = session.download(run.job_id, tmp_path / "fetched")
+    federation.stop()
+    seconds = time.monotonic() - began
+    record = load_record(fetched / "workspace" / "consilia" / "result.json")
+    assert hashes(record) == hashes(in_process(config, three, tmp_path / "inprocess"))
+    assert record.run.engine == "prod"
+    assert not list(fetched.rglob("*.pt"))
+    # Every site noted what it sent: prepare, four trainings, and personalising from the last and the best model.
+    for name in three:
+        lines = [json.loads(line) for line in (federation.kit(name) / AUDIT).read_text().splitlines()]
+        assert [line["task"] for line in lines].count("train") == 4
+        assert {line["task"] for line in lines} == {"prepare", "train", "personalise"}
+        assert all(line["sent"] and line["job"] == run.job_id for line in lines)
+    assert processes_of(federation.folder) == []
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", federation.port))
+    assert seconds < 60
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_fedgpl_gives_the_same_bytes(task: str, start, tmp_path: Path) -> None:
+    study = load_study(f"fedgpl-{task}")
+    sites = load_federation(study.data, tmp_path / "sites", train_cases=8)
+    config = study_config(study, "fedgpl", 0, sites, ["rounds=2", "training.local_epochs=1"])
+    job = export(config, tmp_path / "jobs", min_clients=len(sites))
+    record = submit(start(sites, [job]), job).record()
+    assert hashes(record) == hashes(in_process(config, sites, tmp_path / "inprocess"))
+
+
+def test_fedkim_gives_the_same_extractor_and_the_same_injected_model(start, tmp_path: Path) -> None:
+    config = clinics_config(("method.asking.shots=[]",))
+    sites = write_clinics(tmp_path / "sites")
+    job = export(config, tmp_path / "jobs", min_clients=len(sites))
+    run = submit(start(sites, [job]), job)
+    record, expected = run.record(), in_process(config, sites, tmp_path / "inprocess")
+    assert hashes(record) == hashes(expected)
+    assert record.injection is not None
+    assert record.injection.test == expected.injection.test
+    for file in ("adapter_model.safetensors", "injected.safetensors"):
+        here, there = (folder / INJECTED / file for folder in (run.folder, tmp_path / "inprocess"))
+        assert state_digest(load_file(here)) == state_digest(load_file(there))

@@ -1,0 +1,316 @@
+"""The manifest against what real sites answer, with every method; and that nothing else passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from consilia.core.errors import ConfigError, OutgoingRefused
+from consilia.data.federation import load_federation
+from consilia.federation.config import RunConfig
+from consilia.federation.coordinator import Coordinator
+from consilia.federation.messages import Reply, Task, TaskInfo
+from consilia.federation.outgoing import Manifest, manifest_of, read_manifest
+from consilia.federation.server_settings import own_server
+from consilia.federation.site import Site
+from consilia.federation.study import load_study, study_config
+from consilia.models.exchange import exchanged_state
+from consilia.models.torchvision_shim import ensure_torchvision
+from tests.federation.clinics import clinics_config, write_clinics
+from tests.federation.support import initial_state, small
+
+Sent = list[tuple[str, Reply]]
+
+
+def run_all(config: RunConfig, files: Mapping[str, Path], folder: Path) -> tuple[Manifest, Sent]:
+    """A whole run, in-process: its manifest, and all that its sites answered."""
+    server = own_server(config, files)
+    model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
+    state, sent = exchanged_state(model, config.exchange_dtype), []
+    sites = {name: Site(config, path) for name, path in files.items()}
+    coordinator = Coordinator(config, sorted(sites), state, folder, all_parameters=1, server=server)
+
+    def deliver(tasks: list[Task]) -> None:
+        for task in tasks:
+            for name in task.targets:
+                reply = sites[name].answer(task.info, task.tensors)
+                sent.append((task.info.task, reply))
+                coordinator.receive(name, reply)
+
+    coordinator.run(deliver)
+    # What an external test site gets when the rounds are over.
+    info = TaskInfo(task="evaluate", version=config.rounds, final=True)
+    sent.append(("evaluate", next(iter(sites.values())).answer(info, coordinator.state)))
+    return manifest_of(config, state), sent
+
+
+def filled(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of what a JSON value holds, written without the code under test."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from filled(part, (*path, key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from filled(part, (*path[:-1], f"{path[-1]}[]"))
+    elif value is not None:
+        yield path
+
+
+def listed(manifest: Manifest, task: str) -> set[tuple[str, ...]]:
+    """Paths that a manifest lets carry something, alternatives written out."""
+    found = set()
+    for path, kind in manifest.fields[task].items():
+        if kind != "nothing":
+            places = [()]
+            for part in path.split("."):
+                places = [(*place, choice) for place in places for choice in part.split("|")]
+            found |= set(places)
+    return found
+
+
+@pytest.fixture
+def case(request, wisconsin, tmp_path: Path) -> tuple[RunConfig, Mapping[str, Path]]:
+    name = request.param
+    if name == "fedkim":
+        ensure_torchvision()
+        pytest.importorskip("peft")
+        config = clinics_config(("rounds=1", "method.asking.shots=[]", "method.injection.cases=8"))
+        return config, write_clinics(tmp_path / "clinics")
+    if name.startswith("fedgpl"):
+        data = {"fedgpl-classification": "phantom-ultrasound", "fedgpl-segmentation": "phantom-polyp"}[name]
+        files = load_federation(data, tmp_path / "phantoms", train_cases=8)
+        settings = ["rounds=1", "training.local_epochs=1", "exchange_dtype=float16"]
+        return study_config(load_study(name), "fedgpl", 0, files, settings), files
+    method: Any = {"method": name.partition(" ")[0]}
+    if name == "fedkper validation":
+        method["reliability"] = "validation"
+    if name == "fedkper samples":
+        method["weighting"] = "samples"
+    return small(method, rounds=1), wisconsin
+
+
+CASES = [
+    "fedavg",
+    "fedprox",
+    "fedkper",
+    "fedkper validation",
+    "fedkper samples",
+    pytest.param("fedkim", marks=pytest.mark.slow),
+    pytest.param("fedgpl-classification", marks=pytest.mark.slow),
+    pytest.param("fedgpl-segmentation", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True)
+def test_every_message_of_a_run_passes_and_every_listed_field_is_sent(case, tmp_path: Path) -> None:
+    config, files = case
+    manifest, sent = run_all(config, files, tmp_path / "run")
+    told: dict[str, set[tuple[str, ...]]] = {task: set() for task in manifest.fields}
+    for task, reply in sent:
+        assert reply.error is None
+        content = json.loads(reply.content)
+        top = manifest.check(task, reply.content, reply.tensors, "")
+        assert set(top) == {path[0].removesuffix("[]") for path in filled(content)}
+        told[task] |= set(filled(content))
+    for task, paths in told.items():
+        assert paths == listed(manifest, task)
+    trained = set().union(*(reply.tensors for task, reply in sent if task == "train"))
+    assert trained == set(manifest.tensors)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory) -> tuple[Manifest, dict[str, Reply]]:
+    """The manifest of a FedKPer run, and the first reply to each task."""
+    folder = tmp_path_factory.mktemp("fedkper")
+    files = load_federation("wisconsin", folder / "sites")
+    manifest, sent = run_all(small(rounds=1), files, folder / "run")
+    return manifest, dict(reversed(sent))
+
+
+def refused(answered, task: str, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> str:
+    manifest, replies = answered
+    reply = replies[task]
+    content, tensors = json.loads(reply.content), dict(reply.tensors)
+    change(content, tensors)
+    with pytest.raises(OutgoingRefused) as caught:
+        manifest.check(task, json.dumps(content), tensors, "")
+    return str(caught.value)
+
+
+def put(*keys: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """A change: the last of ``keys`` is the value, the others say where in the content."""
+    *parents, last, value = keys
+
+    def change(content: dict[str, Any], tensors: dict[str, Any]) -> None:
+        for key in parents:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+def tensor(name: str, make: Callable[[torch.Tensor], Any]) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    def change(content: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensors[name] = make(tensors.get(name, torch.zeros(2)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "words"),
+    [
+        ("train", put("label_histogram", [3, 4]), "train: field 'label_histogram' is not in the manifest"),
+        ("prepare", put("labels", {"benign": 3}), "prepare: field 'labels' is not in the manifest"),
+        ("prepare", put("tasks", {"biopsy": 3}), "prepare.tasks is an object of 1, approved is nothing"),
+        ("train", put("received", "test", "cases", ["id-1"]), "train.received.test: field 'cases' is not"),
+        ("train", put("received", "test", "tasks", {"x": 1}), "train.received.test.tasks is an object of 1"),
+        ("train", put("metrics", "individuality", 0.5), "train.metrics.individuality is a number, approved is nothing"),
+        ("evaluate", put("received", "validation", "negative_flips", 1), "negative_flips is an integer, approved is n"),
+        ("train", put("samples", "id-1"), "train.samples is a text of 4 characters, approved is integer"),
+        ("train", put("samples", 3.5), "train.samples is a number, approved is integer"),
+        ("train", put("samples", True), "train.samples is true or false, approved is integer"),
+        ("train", put("samples", 10**30), "train.samples is an integer beyond 2**53, approved is integer"),
+        ("train", put("score", float("nan")), "train.score is not a finite number, approved is number"),
+        ("train", put("metrics", [1, 2]), "train.metrics is a list of 2, approved is an object"),
+        ("prepare", put("class_names", ["a", "x" * 201]), "prepare.class_names[] is a text of 201 characters"),
+        ("prepare", put("class_names", [{"a": 1}]), "prepare.class_names[] is an object of 1, approved is text"),
+        ("prepare", put("fingerprint", "/data/patients"), "prepare.fingerprint is a text of 14 characters, approved i"),
+        ("train", put("seconds", {"a": {"b": 1}}), "train.seconds is an object of 1, approved is number"),
+        ("train", put("x" * 70_000, 1), "the content has 7"),
+        ("train", tensor("case", lambda _: torch.zeros(2)), "train: tensor 'case' is not in the manifest"),
+        (
+            "train",
+            tensor("layers.0.bias", lambda value: value.double()),
+            "tensor 'layers.0.bias' is float64[8], approved is float32[8]",
+        ),
+        (
+            "train",
+            tensor("layers.0.bias", lambda value: value[:4]),
+            "tensor 'layers.0.bias' is float32[4], approved is float32[8]",
+        ),
+        ("train", tensor("layers.0.bias", torch.nn.Parameter), "tensor 'layers.0.bias' is a Parameter"),
+        ("train", tensor("layers.0.bias", str), "tensor 'layers.0.bias' is a str, approved is float32[8]"),
+        ("evaluate", tensor("layers.0.bias", lambda _: torch.zeros(8)), "evaluate: 1 tensor(s), approved are none"),
+        ("prepare", tensor("layers.0.bias", lambda _: torch.zeros(8)), "prepare: 1 tensor(s), approved are none"),
+        ("personalise", tensor("layers.0.bias", lambda _: torch.zeros(8)), "personalise: 1 tensor(s), approved are"),
+    ],
+)
+def test_what_is_not_listed_is_refused_by_name(answered, task: str, change, words: str) -> None:
+    message = refused(answered, task, change)
+    assert words in message
+    for secret in ("id-1", "/data/patients", "0.5", "benign"):
+        assert secret not in message
+
+
+def test_a_subset_of_the_tensors_and_arrays_of_the_same_layout_pass(answered) -> None:
+    manifest, replies = answered
+    reply = replies["train"]
+    some = {name: value.numpy() for name, value in reply.tensors.items() if name.startswith("layers.2")}
+    assert len(some) == 2
+    assert "score" in manifest.check("train", reply.content, some, "")
+    some["layers.2.bias"] = np.array(["a", "b"], dtype=object)
+    with pytest.raises(OutgoingRefused, match=r"layers\.2\.bias' is object\[2\]"):
+        manifest.check("train", reply.content, some, "")
+
+
+def test_an_error_is_a_class_name_with_nothing_beside_it(answered) -> None:
+    manifest, replies = answered
+    assert manifest.check("train", "", {}, "DataError") == ()
+    for error in ("case id-1 is damaged", "E" * 81, "Data.Error", "DataError\n"):
+        with pytest.raises(OutgoingRefused, match="approved is a class name"):
+            manifest.check("train", "", {}, error)
+    with pytest.raises(OutgoingRefused, match="an error with"):
+        manifest.check("train", replies["train"].content, {}, "DataError")
+    with pytest.raises(OutgoingRefused, match="not plain JSON"):
+        manifest.check("train", "", {}, "")
+
+
+def test_text_that_a_reader_would_not_see_is_refused(answered) -> None:
+    manifest, replies = answered
+    content = replies["train"].content
+    assert content.startswith('{"version":0,')
+    for hidden in ('{"version":"id-1",' + content[1:], content + " []", "[1]", "[" * 5000):
+        with pytest.raises(OutgoingRefused, match=r"not plain JSON|approved is an object"):
+            manifest.check("train", hidden, {}, "")
+
+
+def test_a_task_that_the_job_does_not_have_is_refused() -> None:
+    config = clinics_config()
+    manifest = manifest_of(config, initial_state(config))
+    # FedKIM makes no personal models.
+    with pytest.raises(OutgoingRefused, match="task 'personalise' is not in the manifest"):
+        manifest.check("personalise", "{}", {}, "")
+    with pytest.raises(OutgoingRefused, match=r"prepare\.tasks: field 'death' is not in the manifest"):
+        manifest.check("prepare", '{"tasks": {"death": 3}}', {}, "")
+    assert manifest.check("prepare", '{"tasks": {"sepsis": 3}}', {}, "") == ("tasks",)
+
+
+def test_only_what_a_method_tells_is_listed() -> None:
+    def kinds(config: RunConfig, *paths: str) -> list[str]:
+        fields = manifest_of(config, {}).fields["train"]
+        return [fields[path] for path in paths]
+
+    told = ("score", "metrics.train_accuracy", "metrics.validation_accuracy")
+    assert kinds(small("fedavg"), *told) == ["nothing"] * 3
+    assert kinds(small("fedkper"), *told) == ["number", "number", "nothing"]
+    assert kinds(small({"method": "fedkper", "reliability": "validation"}), *told) == ["number", "nothing", "number"]
+    assert kinds(small({"method": "fedkper", "weighting": "samples"}), *told) == ["nothing"] * 3
+
+
+def test_the_digest_is_of_the_content_and_not_of_its_order() -> None:
+    config = small()
+    state = initial_state(config)
+    manifest = manifest_of(config, state)
+    backwards = manifest_of(config, dict(reversed(state.items())))
+    written = manifest.to_json()
+    assert written["tensors"][0] == "layers.0.bias: float32[8]"
+    turned = {"tensors": written["tensors"][::-1], "fields": dict(reversed(written["fields"].items()))}
+    assert manifest.digest == backwards.digest == Manifest.model_validate(turned).digest
+    assert manifest.digest != manifest_of(small(exchange_dtype="float16"), state).digest
+    assert len(manifest.digest) == len("sha256:") + 64
+
+
+def write_job(folder: Path, outgoing: Any, app: str = "app") -> Path:
+    path = folder / app / "config" / "config_fed_client.json"
+    path.parent.mkdir(parents=True)
+    executor = {"path": "consilia.flare.executor.ConsiliaExecutor", "args": {"outgoing": outgoing}}
+    path.write_text(json.dumps({"executors": [{"tasks": ["train"], "executor": executor}]}))
+    (folder / "meta.json").write_text(json.dumps({"name": "heart job"}))
+    return folder
+
+
+def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) -> None:
+    manifest = manifest_of(small(), {})
+    job = write_job(tmp_path / "job", manifest.to_json())
+    assert read_manifest(job) == ("heart-job", manifest)
+    with pytest.raises(ConfigError, match="is no job"):
+        read_manifest(tmp_path)
+    write_job(job, manifest_of(small("fedavg"), {}).to_json(), "app_other")
+    with pytest.raises(ConfigError, match="unlike manifests"):
+        read_manifest(job)
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "words"),
+    [
+        ({"tensors": {}}, "fields"),
+        ({"tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
+        ({"tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
+        ({"tensors": {}, "fields": {"steal": {}}}, "fields.steal"),
+        ({"tensors": {}, "fields": {"train": {"version": "anything"}}}, "fields.train.version"),
+        ({"tensors": {"w": "float32"}, "fields": {}}, "tensors.w"),
+        # What a terminal would not show must not be approved unseen.
+        ({"tensors": {"w\x1b[2K": "float32[1]"}, "fields": {}}, "tensors"),
+        ({"tensors": {}, "fields": {"train": {"id\rversion": "text"}}}, "fields.train"),
+    ],
+)
+def test_a_malformed_manifest_is_refused_by_its_key(tmp_path: Path, outgoing: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match="the manifest is malformed") as caught:
+        read_manifest(write_job(tmp_path / "job", outgoing))
+    assert words in str(caught.value)

@@ -1,0 +1,231 @@
+"""Following a job: what NVFlare notes of it in words, which job a resumed one goes on with, and the loop itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from consilia.core.errors import ConfigError, RunFailed
+from consilia.flare import following
+from consilia.flare.following import Ending, follow, in_words, last_error, not_deployed, to_resume, why_waiting
+from consilia.flare.session import JobSession, NotPermitted, ServerSilent
+
+DENIED = ["server: OK", "hospital-1: OK", "hospital-2: not authorized to deploy: BYOC", "num_ok_sites 1 < min 2"]
+
+
+def test_sites_that_would_not_take_the_job_are_named_with_their_reason() -> None:
+    assert not_deployed({"job_deploy_detail": DENIED}) == {"hospital-2": "not authorized to deploy: BYOC"}
+    assert not_deployed({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("FINISHED:COMPLETED", "the job is complete"),
+        ("FINISHED:ABORTED", "aborted by an administrator"),
+        ("FINISHED:EXECUTION_EXCEPTION", "ended with an error"),
+        ("FINISHED:ABNORMAL", "a site was lost"),
+        ("FINISHED:CAN_NOT_SCHEDULE", "never started"),
+        ("FINISHED:FAILED_TO_RUN", "could not be started"),
+        ("FINISHED:ABANDONED", "when the server stopped"),
+        ("FINISHED:NEW_IN_ANOTHER_VERSION", "FINISHED:NEW_IN_ANOTHER_VERSION"),
+    ],
+)
+def test_every_ending_has_words(status: str, words: str) -> None:
+    assert words in in_words({"status": status})
+
+
+def test_words_have_a_word_for_every_ending_that_nvflare_knows() -> None:
+    from nvflare.apis.job_def import RunStatus
+
+    assert {status.value for status in RunStatus if status.value.startswith("FINISHED")} == set(following.ENDINGS)
+
+
+def test_a_job_that_could_not_start_says_which_site_refused() -> None:
+    told = in_words({"status": "FINISHED:FAILED_TO_RUN", "job_deploy_detail": DENIED})
+    assert told == "the job could not be started; hospital-2: not authorized to deploy: BYOC"
+
+
+def test_waiting_says_how_many_sites_are_missing() -> None:
+    meta = {"status": "SUBMITTED", "min_clients": 3}
+    assert why_waiting(meta, ["a", "b"]) == "waiting for sites: 2 of at least 3 are connected (a, b)"
+    assert why_waiting(meta, []) == "waiting for sites: 0 of at least 3 are connected (-)"
+
+
+def test_waiting_repeats_what_the_scheduler_said_without_its_time() -> None:
+    history = ["2026-11-21 16:03:15: connected sites (1) < min_sites (2)"]
+    told = why_waiting({"status": "SUBMITTED", "min_clients": 2, "schedule_history": history}, ["a", "b"])
+    assert told == "waiting for the server to start the job, last try: connected sites (1) < min_sites (2)"
+
+
+# Lines as NVFlare 2.9 writes them.
+LOG = """\
+2026-11-21 16:05:04,949 - AppCommandProcessor - ERROR - no app command func for topic consilia.progress
+2026-11-21 16:05:09,221 - ServerRunner - INFO - [identity=esub, run=b11, wf=controller] - starting ...
+"""
+PANIC = (
+    "2026-11-21 16:05:12,216 - ServerRunner - ERROR - [identity=esub, run=b11, wf=controller] - Aborting current RUN "
+    "due to FATAL_SYSTEM_ERROR received: the job was made by Consilia 9.9.9, here is 0.1.0\n"
+)
+LATER = "2026-11-21 16:05:13,000 - ServerRunner - ERROR - [identity=esub, run=b11] - cannot load the model\n"
+
+
+def test_the_last_error_of_a_log() -> None:
+    assert last_error(LOG) is None
+    assert last_error(LOG + LATER) == "cannot load the model"
+    assert last_error(LOG + PANIC + LATER) == "the job was made by Consilia 9.9.9, here is 0.1.0"
+
+
+# ---- which job a resumed one goes on with ----------------------------------------------------------------------------
+
+
+def job(name: str, status: str, *, ran: bool = True, of: str | None = None) -> dict[str, Any]:
+    more = {"start_time": "2026-11-21T16:05:12"} if ran else {}
+    return {"job_id": name, "status": status, **more, **({} if of is None else {"cloned_from": of})}
+
+
+FAILED = job("a", "FINISHED:EXECUTION_EXCEPTION")
+
+
+def test_a_failed_job_goes_on_with_itself() -> None:
+    assert to_resume([FAILED, job("x", "RUNNING")], "a")["job_id"] == "a"
+
+
+def test_a_clone_that_never_ran_has_taken_nothing_over() -> None:
+    jobs = [FAILED, job("b", "FINISHED:FAILED_TO_RUN", ran=False, of="a")]
+    assert to_resume(jobs, "a")["job_id"] == "a"
+    assert to_resume(jobs, "b")["job_id"] == "a"
+    again = [*jobs, job("c", "FINISHED:CAN_NOT_SCHEDULE", ran=False, of="b")]
+    assert to_resume(again, "c")["job_id"] == "a"
+
+
+def test_a_clone_that_ran_is_the_one_to_resume() -> None:
+    jobs = [FAILED, job("b", "FINISHED:ABORTED", of="a")]
+    assert to_resume(jobs, "b")["job_id"] == "b"
+    with pytest.raises(ConfigError, match="job a has been resumed already, as b"):
+        to_resume(jobs, "a")
+
+
+def test_a_clone_that_still_waits_will_take_the_state_over() -> None:
+    with pytest.raises(ConfigError, match="resumed already, as b"):
+        to_resume([FAILED, job("b", "SUBMITTED", ran=False, of="a")], "a")
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [("RUNNING", "has not ended, it is RUNNING"), ("FINISHED:COMPLETED", "is complete: there is nothing to resume")],
+)
+def test_running_and_complete_jobs_are_not_resumed(status: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        to_resume([job("a", status)], "a")
+
+
+def test_an_unknown_job_is_not_resumed() -> None:
+    with pytest.raises(ConfigError, match="knows no job z"):
+        to_resume([FAILED], "z")
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
+
+Look = tuple[dict[str, Any], Sequence[dict[str, Any]] | Exception]
+
+
+class Scripted(JobSession):
+    """A server that at each look answers with the next meta and the next events."""
+
+    def __init__(self, looks: Sequence[Look | Exception], log: str = "") -> None:
+        self.looks, self.log = list(looks), log
+        self.asked: list[int] = []
+        self._news: Sequence[dict[str, Any]] | Exception = []
+
+    def meta(self, job_id: str) -> dict[str, Any]:
+        look = self.looks.pop(0)
+        if isinstance(look, Exception):
+            raise look
+        meta, self._news = look
+        return meta
+
+    def connected(self) -> list[str]:
+        return ["hospital-1"]
+
+    def events(self, job_id: str, start: int) -> tuple[list[dict[str, Any]], int]:
+        self.asked.append(start)
+        if isinstance(self._news, Exception):
+            raise self._news
+        return list(self._news), start + len(self._news)
+
+    def server_log(self, job_id: str) -> str:
+        return self.log
+
+
+RUNNING = {"status": "RUNNING"}
+BROKEN = {"status": "FINISHED:EXECUTION_EXCEPTION"}
+ROUND = {"event": "round", "round": 1, "of": 2, "updates": 1, "participants": 1, "seconds": 1.0, "validation": 0.5}
+
+
+def followed(looks: Sequence[Look | Exception], log: str = "") -> tuple[Ending, list[dict[str, Any]], Scripted]:
+    told: list[dict[str, Any]] = []
+    session = Scripted(looks, log)
+    return follow(session, "job", told.append, poll=0.0), told, session
+
+
+def test_events_come_once_each_and_in_order() -> None:
+    first, last = {"event": "prepared", "sites": ["hospital-1"], "rounds": 2}, {"event": "finished", "rounds": 2}
+    waiting = {"status": "SUBMITTED", "min_clients": 2}
+    looks: list[Look] = [
+        (waiting, []),
+        (waiting, []),
+        (RUNNING, []),
+        (RUNNING, [first, ROUND]),
+        (RUNNING, []),
+        (RUNNING, [last]),
+        ({"status": "FINISHED:COMPLETED"}, []),
+    ]
+    ending, told, session = followed(looks)
+    assert [event["event"] for event in told] == ["notice", "notice", "prepared", "round", "finished"]
+    assert "1 of at least 2" in told[0]["reason"]
+    assert session.asked == [0, 0, 2, 2]
+    assert ending == Ending("FINISHED:COMPLETED", True, "the job is complete", 1)
+
+
+def test_the_run_s_own_reason_is_the_job_s() -> None:
+    failed = {"event": "failed", "reason": "round 2 has 1 accepted updates, needs 2"}
+    ending, _, _ = followed([(RUNNING, [ROUND, failed]), (BROKEN, [])], log=LOG + LATER)
+    assert ending == Ending(BROKEN["status"], False, failed["reason"], 1)
+
+
+def test_a_job_that_failed_before_its_first_event_is_explained_by_the_server_s_log() -> None:
+    ending, _, _ = followed([(BROKEN, [])], log=LOG + PANIC)
+    assert ending.reason.endswith("The server's log says: the job was made by Consilia 9.9.9, here is 0.1.0")
+    assert not ending.complete
+    assert ending.rounds == 0
+
+
+def test_a_run_that_finished_is_complete_although_nvflare_calls_the_job_abnormal() -> None:
+    ending, _, _ = followed([(RUNNING, [ROUND, {"event": "finished"}]), ({"status": "FINISHED:ABNORMAL"}, [])])
+    assert ending.complete
+
+
+def test_a_site_that_refused_the_job_is_told_as_absent() -> None:
+    meta = {**RUNNING, "job_deploy_detail": DENIED}
+    _, told, _ = followed([(meta, []), (meta, []), (BROKEN, [])])
+    assert [event for event in told if event["event"] == "absent"] == [
+        {"event": "absent", "site": "hospital-2", "reason": "not authorized to deploy: BYOC"}
+    ]
+
+
+def test_without_the_right_to_see_progress_the_end_is_still_waited_for() -> None:
+    ending, told, _ = followed([(RUNNING, NotPermitted("no")), ({"status": "FINISHED:COMPLETED"}, [])])
+    assert ending.complete
+    assert "authorization.json does not give your role app_command" in told[0]["reason"]
+
+
+def test_a_short_silence_of_the_server_is_borne_and_a_long_one_is_not(monkeypatch) -> None:
+    silent = ServerSilent("cannot look at job: localhost:1 does not answer")
+    ending, _, _ = followed([silent, silent, (BROKEN, [])])
+    assert ending.status == BROKEN["status"]
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", -1.0)
+    with pytest.raises(RunFailed, match="does not answer"):
+        followed([silent, silent])

@@ -1,0 +1,288 @@
+"""The site's filter with NVFlare's own results and contexts: what passes, what does not, and what is written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvflare.apis.dxo import DataKind
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.app_common.widgets.job_stats_reporter import JobStatsReporter
+
+import consilia
+from consilia.core.errors import ConfigError
+from consilia.data.site import load_site_config
+from consilia.federation.messages import Reply, Task, TaskInfo
+from consilia.federation.outgoing import Manifest, manifest_of
+from consilia.flare.executor import ConsiliaExecutor
+from consilia.flare.messages import CONTENT, ERROR, model_to_reply, reply_to_dxo, task_to_model
+from consilia.flare.outgoing import AUDIT, CODES, OutgoingFilter, approve, approved, withdraw
+from tests.federation.support import initial_state, small
+from tests.federation.test_outgoing import write_job
+from tests.flare.support import participant
+
+NAME = "hospital-1"
+CONFIG = small()
+STATE = initial_state(CONFIG)
+MANIFEST = manifest_of(CONFIG, STATE)
+GOOD = Reply(json.dumps({"version": 0, "samples": 9, "score": 0.5, "metrics": {"train_loss": 1.5}}), STATE)
+
+
+class Place:
+    """A site with a kit, a deployed job in it, and the filter as NVFlare calls it."""
+
+    def __init__(self, root: Path, manifest: Manifest = MANIFEST) -> None:
+        self.kit, self.context = participant(root, NAME)
+        (self.kit / "startup" / "fed_server.json").unlink()
+        server = {"service": {"target": "localhost:8002"}}
+        content = {"servers": [server], "client": {"fqsn": NAME}}
+        (self.kit / "startup" / "fed_client.json").write_text(json.dumps(content))
+        self.job = write_job(self.kit / "job", manifest.to_json(), f"app_{NAME}")
+        self.filter = OutgoingFilter()
+
+    def process(self, result: Shareable, task: str = "train") -> Shareable:
+        self.context.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
+        return self.filter.process(result, self.context)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.kit / AUDIT).read_text().splitlines()]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    found = Place(tmp_path)
+    approve(found.kit, found.job)
+    return found
+
+
+def result_of(reply: Reply = GOOD) -> Shareable:
+    return reply_to_dxo(reply).to_shareable()
+
+
+def is_refusal(result: Shareable) -> bool:
+    """Whether a result is exactly the error that stands for a refused one."""
+    assert result == result_of(Reply(error="OutgoingRefused"))
+    return model_to_reply(FLModelUtils.from_shareable(result)) == Reply(error="OutgoingRefused")
+
+
+def test_what_is_approved_passes_untouched_and_is_written_down(place: Place) -> None:
+    result = result_of()
+    assert place.process(result) is result
+    (line,) = place.lines()
+    at = line.pop("at")
+    assert at.endswith("+00:00")
+    size = len(GOOD.content) + 4 * (8 * 30 + 8 + 2 * 8 + 2)
+    assert line == {
+        "job": "job",
+        "task": "train",
+        "sent": True,
+        "manifest": MANIFEST.digest,
+        "bytes": size,
+        "tensors": 4,
+        "fields": ["metrics", "samples", "score", "version"],
+    }
+    assert (place.kit / AUDIT).stat().st_mode & 0o777 == 0o600
+    assert is_refusal(place.process(result_of(), task="evaluate"))
+    assert [line["sent"] for line in place.lines()] == [True, False]
+
+
+def test_nothing_leaves_before_the_site_has_approved_it_and_after_it_took_that_back(tmp_path: Path, caplog) -> None:
+    place = Place(tmp_path)
+    caplog.set_level(logging.ERROR)
+    assert is_refusal(place.process(result_of()))
+    assert "is not approved here" in caplog.text
+    assert place.lines()[0]["reason"].startswith(f"the manifest of this job ({MANIFEST.digest}) is not approved here")
+    path = approve(place.kit, place.job)
+    assert path == place.kit / "local" / "outgoing" / f"heart-job-{MANIFEST.digest[7:19]}.json"
+    assert approve(place.kit, place.job) == path
+    assert Manifest.model_validate_json(path.read_text()) == MANIFEST
+    assert place.process(result_of()).get(ReservedHeaderKey.HEADERS) == {"__content_type__": "DXO"}
+    # In the middle of a job, as it may be needed.
+    assert withdraw(place.kit, place.job) == path
+    assert is_refusal(place.process(result_of()))
+    with pytest.raises(ConfigError, match="is not approved at hospital-1"):
+        withdraw(place.kit, place.job)
+
+
+def test_another_jobs_approval_is_none(tmp_path: Path) -> None:
+    place = Place(tmp_path / "a", manifest_of(small("fedavg"), STATE))
+    approve(place.kit, write_job(tmp_path / "job", MANIFEST.to_json()))
+    assert is_refusal(place.process(result_of()))
+    assert "is not approved here" in place.lines()[0]["reason"]
+
+
+def test_a_job_without_a_manifest_sends_nothing(place: Place) -> None:
+    path = place.job / f"app_{NAME}" / "config" / "config_fed_client.json"
+    for content in ({"executors": [{"executor": {"path": "x", "args": {}}}]}, {"executors": 5}, []):
+        path.write_text(json.dumps(content))
+        assert is_refusal(place.process(result_of()))
+    path.unlink()
+    assert is_refusal(place.process(result_of()))
+    assert [line["sent"] for line in place.lines()] == [False] * 4
+    assert "found 0" in place.lines()[0]["reason"]
+
+
+def test_a_damaged_approval_stops_everything_and_is_named(place: Place) -> None:
+    (place.kit / "local" / "outgoing" / "half.json").write_text('{"tensors": {}, ')
+    assert is_refusal(place.process(result_of()))
+    assert "half.json cannot be read" in place.lines()[0]["reason"]
+    with pytest.raises(ConfigError, match=r"half\.json"):
+        approved(place.kit / "local")
+
+
+def bent(**changes: Any) -> Shareable:
+    """A good result with something of its DXO replaced."""
+    result = result_of()
+    result["DXO"] |= changes
+    return result
+
+
+def with_header(key: str, value: Any) -> Shareable:
+    result = result_of()
+    result.set_header(key, value)
+    return result
+
+
+def with_part(key: str, value: Any) -> Shareable:
+    result = result_of()
+    result[key] = value
+    return result
+
+
+META = {CONTENT: GOOD.content, ERROR: ""}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (bent(meta={**META, "label_counts": [3, 4]}), "the DXO's meta must have the keys"),
+        (bent(meta={CONTENT: GOOD.content}), "unlike are ['consilia_error']"),
+        (bent(meta={**META, CONTENT: b"id-1"}), "must be texts"),
+        (bent(meta=None), "the DXO's meta is a NoneType"),
+        (bent(kind=DataKind.METRICS), "does not hold weights"),
+        (bent(kind=DataKind.COLLECTION), "does not hold weights"),
+        (bent(data=[1, 2]), "does not hold weights"),
+        (bent(data={**STATE, "cases": torch.zeros(3)}), "tensor 'cases' is not in the manifest"),
+        (bent(data={**STATE, 5: torch.zeros(3)}), "tensor '5' is not in the manifest"),
+        (bent(more="id-1"), "unlike are ['more']"),
+        (with_part("extra", "id-1"), "unlike are ['extra']"),
+        (with_header("x-note", "id-1"), "unlike are ['x-note']"),
+        (with_header(ReservedHeaderKey.CONTENT_TYPE, "id-1"), "content type is not DXO"),
+        (with_header(ReservedHeaderKey.RC, "id-1"), "unlike are ['__rc__']"),
+        (Shareable(), "the result must have the keys"),
+        (Shareable({"rows": [1]}), "unlike are ['DXO', 'rows']"),
+        (make_reply("id-1"), "the result must have the keys"),
+        (make_reply(ReturnCode.OK, headers={"x-note": "id-1"}), "the result must have the keys"),
+        ({"__headers__": None}, "cannot be checked (TypeError)"),
+    ],
+)
+def test_what_is_not_made_like_ours_is_refused_without_a_word_of_it(place: Place, caplog, result, words: str) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert is_refusal(place.process(result))
+    (line,) = place.lines()
+    assert line["sent"] is False
+    assert words in line["reason"]
+    assert "id-1" not in caplog.text + json.dumps(line)
+
+
+def test_nvflares_codes_pass_since_they_carry_nothing(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    assert {ReturnCode.TASK_ABORTED, ReturnCode.TASK_UNKNOWN, ReturnCode.EXECUTION_EXCEPTION} <= CODES
+    for code in (ReturnCode.TASK_ABORTED, ReturnCode.TASK_UNKNOWN):
+        result = make_reply(code)
+        assert place.process(result) is result
+    assert [line["code"] for line in place.lines()] == ["TASK_ABORTED", "TASK_UNKNOWN"]
+
+
+def test_an_error_of_the_site_leaves_by_its_name(place: Place) -> None:
+    result = result_of(Reply(error="DataError"))
+    assert place.process(result) is result
+    line = place.lines()[0]
+    assert (line["error"], line["bytes"], line["fields"]) == ("DataError", len("DataError"), [])
+    assert is_refusal(place.process(result_of(Reply(error="row 3 of patient id-1"))))
+
+
+def test_what_cannot_be_written_down_is_not_sent(place: Place, caplog) -> None:
+    caplog.set_level(logging.ERROR)
+    # A folder stands where the file should: also root cannot write to it.
+    (place.kit / AUDIT).mkdir()
+    assert is_refusal(place.process(result_of()))
+    assert "what is not written down is not sent" in caplog.text
+    (place.kit / AUDIT).rmdir()
+    assert place.process(result_of())["DXO"]["meta"][ERROR] == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_sends_nothing(place: Place, caplog) -> None:
+    caplog.set_level(logging.ERROR)
+    (place.kit / AUDIT).symlink_to("/dev/full")
+    assert is_refusal(place.process(result_of()))
+    assert "No space left on device" in caplog.text
+
+
+def test_a_line_that_half_fits_leaves_no_half_behind(place: Place) -> None:
+    """A file that may grow by ten bytes more, by the system's own limit."""
+    place.process(result_of())
+    before = (place.kit / AUDIT).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+        result = place.process(result_of())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert is_refusal(result)
+    assert (place.kit / AUDIT).read_bytes() == before
+
+
+def test_headers_that_a_component_of_the_job_adds_are_refused(place: Place) -> None:
+    """NVFlare's job statistics ride on the result's header, put there before the filters run."""
+    reporter, result = JobStatsReporter(collect_resources=False), result_of()
+    context = place.context
+    for key, value in ((FLContextKey.TASK_ID, "t"), (FLContextKey.TASK_RESULT, result)):
+        context.set_prop(key, value, private=True, sticky=False)
+    reporter._is_client = True
+    reporter.handle_event(EventType.AFTER_TASK_EXECUTION, context)
+    assert set(result[ReservedHeaderKey.HEADERS]) != {"__content_type__"}
+    assert is_refusal(place.process(result))
+
+
+def test_a_real_executors_answers_pass(place: Place, wisconsin) -> None:
+    site = load_site_config(wisconsin[NAME]).model_dump_json(by_alias=True)
+    (place.kit / "local" / "site.yaml").write_text(site)
+    executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, outgoing=MANIFEST.to_json())
+    tasks = (
+        (TaskInfo(task="prepare"), None),
+        (TaskInfo(task="train", evaluate=True), STATE),
+        (TaskInfo(task="personalise", version=1, final=True), STATE),
+    )
+    for info, tensors in tasks:
+        task = FLModelUtils.to_shareable(task_to_model(Task(info, [NAME], tensors)))
+        result = executor.execute(info.task, task, place.context, Signal())
+        # All that is there when the filters run; NVFlare's client runner adds names and ids of task and job later.
+        assert result[ReservedHeaderKey.HEADERS] == {"__content_type__": "DXO"}
+        assert place.process(result, info.task) is result
+    unknown = executor.execute("dump_data", task, place.context, Signal())
+    assert place.process(unknown, "dump_data") is unknown
+    assert [line["sent"] for line in place.lines()] == [True] * 4
+    assert place.lines()[1]["tensors"] == 4
+
+
+def test_only_a_sites_kit_approves(tmp_path: Path) -> None:
+    kit = tmp_path / "server"
+    (kit / "startup").mkdir(parents=True)
+    server = {"servers": [{"service": {"target": "localhost:8002"}, "identity": "localhost"}]}
+    (kit / "startup" / "fed_server.json").write_text(json.dumps(server))
+    with pytest.raises(ConfigError, match="is the kit of a server"):
+        approve(kit, write_job(tmp_path / "job", MANIFEST.to_json()))
