@@ -8,9 +8,8 @@ import pytest
 
 from consilia.flare.kit import Kit
 from tests.cli.test_cli import consilia
-from tests.flare.kits import kit_of, visits_job
-from tests.flare.test_doctor import listening
-from tests.flare.test_install import contents, site_yaml
+from tests.flare.kits import contents, kit_of, site_yaml, visits_job
+from tests.flare.test_doctor_network import listening
 
 
 @pytest.fixture
@@ -71,7 +70,9 @@ def test_from_a_bare_kit_to_one_that_is_ready_for_a_job(site: Kit, tmp_path: Pat
     assert "not ready, 1 check(s) failed" in text
     consilia("site", "approve", job, "--kit", site.folder)
     with listening(site):
+        before = contents(site)
         text = consilia(*arguments)
+        assert contents(site) == before, "the doctor only reads"
     assert "hospital-1: ready" in text
     assert "FAILED" not in text
     consilia("site", "approve", job, "--kit", site.folder, "--withdraw")

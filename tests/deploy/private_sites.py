@@ -36,7 +36,8 @@ def write_private_sites(folder: Path) -> dict[str, Path]:
             tasks[role] = {**spec, "file": f"{place.name}/{spec['file']}"}
         datasets = {"diagnosis": _table(place, name, number), **_images(place, number), **tasks}
         sites[name] = folder / name / "site.yaml"
-        sites[name].write_text(yaml.safe_dump({"site": name, "datasets": datasets}))
+        state = f"{MARK}-state"
+        sites[name].write_text(yaml.safe_dump({"site": name, "state_dir": state, "datasets": datasets}))
     return sites
 
 

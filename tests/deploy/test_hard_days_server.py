@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
+from consilia.federation.acting import FOLDER
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.outputs import INJECTED, RESULT
 from consilia.federation.study import load_study, study_config
@@ -86,19 +87,21 @@ def test_the_server_is_killed_while_it_writes_a_checkpoint(three, start, tmp_pat
 
 
 def test_the_server_is_killed_in_an_injection(start, tmp_path) -> None:
-    config = clinics_config(("method.asking.shots=[]",))
+    config = clinics_config(("method.asking.shots=[]", "method.injection.epochs=6"))
     sites = write_clinics(tmp_path / "sites")
     expected = in_process(config, sites, tmp_path / "inprocess")
     job = export(config, tmp_path / "jobs", min_clients=len(sites))
     federation = start(sites, [job])
     run = submit(federation, job)
-    run.wait_for("round", round=1)
-    steps = sum(event["event"] == "injecting" for event in run.events())
-    until(lambda: sum(event["event"] == "injecting" for event in run.events()) > steps, "a step of the next injection")
+    run.wait_for("injecting", round=1, step=5)
     run.kill(SERVER)
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    # It was hit in the middle: the first injection has a checkpoint of its own, and no round is complete.
+    assert (run.folder / FOLDER / "injection" / "checkpoint.json").is_file()
+    assert not any(event["event"] == "round" for event in run.events())
     again = resume(run)
     record = again.record()
+    assert next(event["step"] for event in again.events() if event["event"] == "injecting") > 2
     assert hashes(record) == hashes(expected)
     for file in ("adapter_model.safetensors", "injected.safetensors"):
         here, there = (folder / INJECTED / file for folder in (again.folder, tmp_path / "inprocess"))

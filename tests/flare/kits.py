@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from consilia.federation.config import run_config
+from consilia.flare.doctor_findings import Finding
+from consilia.flare.install import install, plan_installation
 from consilia.flare.kit import Kit, open_kit
 from consilia.flare.recipe import ConsiliaRecipe
+from tests.conftest import REPOSITORY
 
 PROJECT = """
 api_version: 3
@@ -31,6 +38,7 @@ builders:
   - path: nvflare.lighter.impl.cert.CertBuilder
   - path: nvflare.lighter.impl.signature.SignatureBuilder
 """
+EXAMPLE = REPOSITORY / "site_configs" / "example"
 _FOLDER = TemporaryDirectory(prefix="consilia-kits-")
 
 
@@ -56,3 +64,42 @@ def visits_job(folder: Path) -> Path:
     model = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 12, "num_classes": 2, "hidden": [8]}}
     ConsiliaRecipe(run_config({"method": "fedavg", "model": model}), name="visits").export(str(folder))
     return folder / "visits"
+
+
+def done(kit: Kit, config: Path | None = None) -> tuple[str, ...]:
+    """Install; what the kit's people are told."""
+    plan = plan_installation(kit, config)
+    install(plan)
+    return plan.notes
+
+
+def read(kit: Kit, name: str) -> Any:
+    """A policy in local/."""
+    return json.loads((kit.local / name).read_text())
+
+
+def write(kit: Kit, name: str, content: Any) -> Path:
+    """Write a policy into local/."""
+    path = kit.local / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def contents(kit: Kit) -> dict[str, tuple[bytes, int]]:
+    """Bytes and permissions of every file of a kit."""
+    files = (path for path in sorted(kit.folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(kit.folder)): (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) for path in files}
+
+
+def site_yaml(folder: Path, name: str = "hospital-1", more: str = "") -> Path:
+    """The example's site.yaml and its rows, for another site."""
+    folder.mkdir(exist_ok=True)
+    (folder / "visits.csv").write_bytes((EXAMPLE / "visits.csv").read_bytes())
+    path = folder / "site.yaml"
+    path.write_text((EXAMPLE / "site.yaml").read_text().replace("site: example-hospital", f"site: {name}") + more)
+    return path
+
+
+def bad(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+    """Check and level of what a doctor does not find ok."""
+    return [(finding.check, finding.level) for finding in findings if finding.level != "ok"]

@@ -90,27 +90,27 @@ FAILED = job("a", "FINISHED:EXECUTION_EXCEPTION")
 
 
 def test_a_failed_job_goes_on_with_itself() -> None:
-    assert to_resume([FAILED, job("x", "RUNNING")], "a")["job_id"] == "a"
+    assert to_resume([FAILED, job("x", "RUNNING")], {"x"}, "a")["job_id"] == "a"
 
 
 def test_a_clone_that_never_ran_has_taken_nothing_over() -> None:
     jobs = [FAILED, job("b", "FINISHED:FAILED_TO_RUN", ran=False, of="a")]
-    assert to_resume(jobs, "a")["job_id"] == "a"
-    assert to_resume(jobs, "b")["job_id"] == "a"
+    assert to_resume(jobs, set(), "a")["job_id"] == "a"
+    assert to_resume(jobs, set(), "b")["job_id"] == "a"
     again = [*jobs, job("c", "FINISHED:CAN_NOT_SCHEDULE", ran=False, of="b")]
-    assert to_resume(again, "c")["job_id"] == "a"
+    assert to_resume(again, set(), "c")["job_id"] == "a"
 
 
 def test_a_clone_that_ran_is_the_one_to_resume() -> None:
     jobs = [FAILED, job("b", "FINISHED:ABORTED", of="a")]
-    assert to_resume(jobs, "b")["job_id"] == "b"
+    assert to_resume(jobs, set(), "b")["job_id"] == "b"
     with pytest.raises(ConfigError, match="job a has been resumed already, as b"):
-        to_resume(jobs, "a")
+        to_resume(jobs, set(), "a")
 
 
 def test_a_clone_that_still_waits_will_take_the_state_over() -> None:
     with pytest.raises(ConfigError, match="resumed already, as b"):
-        to_resume([FAILED, job("b", "SUBMITTED", ran=False, of="a")], "a")
+        to_resume([FAILED, job("b", "SUBMITTED", ran=False, of="a")], set(), "a")
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,16 @@ def test_a_clone_that_still_waits_will_take_the_state_over() -> None:
 )
 def test_running_and_complete_jobs_are_not_resumed(status: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        to_resume([job("a", status)], "a")
+        to_resume([job("a", status)], {"a"}, "a")
+
+
+def test_a_job_that_the_server_lost_is_resumed_although_nvflare_calls_it_running() -> None:
+    assert to_resume([job("a", "RUNNING")], {"x"}, "a")["job_id"] == "a"
 
 
 def test_an_unknown_job_is_not_resumed() -> None:
     with pytest.raises(ConfigError, match="knows no job z"):
-        to_resume([FAILED], "z")
+        to_resume([FAILED], set(), "z")
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -138,6 +142,7 @@ class Scripted(JobSession):
     def __init__(self, looks: Sequence[Look | Exception], log: str = "") -> None:
         self.looks, self.log = list(looks), log
         self.asked: list[int] = []
+        self.alive = {"job"}
         self._news: Sequence[dict[str, Any]] | Exception = []
 
     def meta(self, job_id: str) -> dict[str, Any]:
@@ -156,11 +161,14 @@ class Scripted(JobSession):
             raise self._news
         return list(self._news), start + len(self._news)
 
+    def running(self) -> set[str]:
+        return self.alive
+
     def server_log(self, job_id: str) -> str:
         return self.log
 
 
-RUNNING = {"status": "RUNNING"}
+RUNNING = {"job_id": "job", "status": "RUNNING"}
 BROKEN = {"status": "FINISHED:EXECUTION_EXCEPTION"}
 ROUND = {"event": "round", "round": 1, "of": 2, "updates": 1, "participants": 1, "seconds": 1.0, "validation": 0.5}
 
@@ -220,6 +228,14 @@ def test_without_the_right_to_see_progress_the_end_is_still_waited_for() -> None
     ending, told, _ = followed([(RUNNING, NotPermitted("no")), ({"status": "FINISHED:COMPLETED"}, [])])
     assert ending.complete
     assert "authorization.json does not give your role app_command" in told[0]["reason"]
+
+
+def test_a_job_whose_server_was_restarted_ends_the_following(monkeypatch) -> None:
+    session = Scripted([(RUNNING, [ROUND]), (RUNNING, []), (RUNNING, [])])
+    session.alive = set()
+    monkeypatch.setattr(following, "LOST_SECONDS", 0.01)
+    ending = follow(session, "job", lambda event: None, poll=0.02)
+    assert ending == Ending("RUNNING", False, "the server has lost the job: it was restarted while the job ran", 1)
 
 
 def test_a_short_silence_of_the_server_is_borne_and_a_long_one_is_not(monkeypatch) -> None:

@@ -159,15 +159,25 @@ def export(
     rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, batches and sampling.")] = 0,
     settings: Settings = None,
+    byoc: Annotated[
+        bool, typer.Option("--byoc", help="Bring your own code: put Consilia into the job. Read below first.")
+    ] = False,
 ) -> None:
     """Write a submit-ready NVFlare job folder. It carries no code: server and sites have Consilia installed.
 
     \b
     consilia export fedkper --study configs/studies/busbra.yaml --out jobs --name fedkper-busbra
+    consilia export fedkper --byoc --name fedkper-byoc
+
+    With --byoc the job brings Consilia along, for a federation that has not installed it; sites still need the packages
+    that it stands on. A site that allows such jobs (the right byoc in its authorization.json) runs whatever code a job
+    brings, with the rights of its own process: that code can read what the process can read and open connections of its
+    own, and neither the list of classes nor the filter of what leaves can hold it. A site with consilia site install
+    refuses such jobs.
     """
     from consilia.cli.running import export_command
 
-    export_command(method, study, out, name, min_clients, rounds, seed, settings or [])
+    export_command(method, study, out, name, min_clients, rounds, seed, settings or [], byoc)
 
 
 @app.command()

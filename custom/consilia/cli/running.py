@@ -118,8 +118,10 @@ def export_command(
     rounds: int | None,
     seed: int,
     settings: Sequence[str],
+    byoc: bool,
 ) -> None:
     """``consilia export``."""
+    from consilia.flare.byoc import add_code
     from consilia.flare.recipe import ConsiliaRecipe
 
     _refuse_yardstick(method)
@@ -134,6 +136,8 @@ def export_command(
         raise ConfigError(f"{job} exists and is no job folder: choose another --out or --name")
     shutil.rmtree(job, ignore_errors=True)
     recipe.export(str(out))
+    if byoc:
+        add_code(job)
     console.print(f"{out / recipe.name}: submit it with: nvflare job submit -j {out / recipe.name}", highlight=False)
 
 

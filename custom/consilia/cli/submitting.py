@@ -14,7 +14,7 @@ from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.federation.outputs import RESULT
 from consilia.flare.following import Ending, to_resume
 from consilia.flare.following import follow as follow_job
-from consilia.flare.session import JobSession, open_session
+from consilia.flare.session import JobSession, ServerSilent, open_session
 from consilia.report.record import load_record
 
 META = "meta.json"
@@ -40,7 +40,7 @@ def resume_command(job_id: str, kit: Path, follow: bool, download: Path | None) 
     """``consilia resume``: go on with a job that ended too early, as a new job, after its last full round."""
     _check_download(download)
     with open_session(kit) as session:
-        meta = to_resume(session.jobs(), job_id)
+        meta = to_resume(session.jobs(), session.running(), job_id)
         name, origin = str(meta.get("name", job_id)), str(meta["job_id"])
         if meta.get("scope"):
             console.print(
@@ -107,6 +107,8 @@ def _go_on(session: JobSession, job_id: str, name: str, follow: bool, download: 
         where = f"The job goes on. {_again(job_id, session)}\nAbort it with: {abort}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
         raise
+    except ServerSilent as error:
+        raise RunFailed(f"{error}\nThe job may go on by itself. {_again(job_id, session)}") from error
     found = None if download is None else _fetch(session, job_id, download, ending)
     if not ending.complete or (download is not None and found is None):
         raise RunFailed(_why(ending, job_id, session))

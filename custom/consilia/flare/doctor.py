@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -70,11 +70,7 @@ def examine(kit: Kit, place: Path | None = None) -> Iterator[Finding]:
 
 def check_versions(kit: Kit) -> Iterator[Finding]:
     """Python and packages here, and whether the kit's start.sh will find them."""
-    try:
-        nvflare, torch = version("nvflare"), version("torch")
-    except PackageNotFoundError as error:
-        yield failed("versions", f"{error.name} is not installed", "pip install consilia")
-        return
+    nvflare, torch = version("nvflare"), version("torch")
     text = f"Consilia {consilia.__version__}, NVFlare {nvflare}, torch {torch}, Python {platform.python_version()}"
     if nvflare.split(".")[:2] == NVFLARE.split("."):
         yield ok("versions", text)
@@ -141,7 +137,8 @@ def check_machine(kit: Kit, config: Config | None, model_bytes: int) -> Iterator
     """Disk and memory against what a model of ``model_bytes`` needs, and the folder of the state."""
     state = None if config is None else _state(kit, config)
     need = max(GIGABYTE, COPIES * model_bytes)
-    for place in dict.fromkeys(_existing(path) for path in (kit.folder, state) if path is not None):
+    places = [_existing(path) for path in (state, kit.folder) if path is not None]
+    for place in {path.stat().st_dev: path for path in places}.values():
         free = shutil.disk_usage(place).free
         text = f"{free / GIGABYTE:.1f} GiB free in {place}, needed {need / GIGABYTE:.1f}"
         yield ok("disk", text) if free >= need else failed("disk", text, "make room: a full disk ends a run")

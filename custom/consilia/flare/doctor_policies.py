@@ -93,13 +93,15 @@ def check_filter(kit: Kit) -> Finding:
     check, path = "filter of what leaves", kit.local / PRIVACY
     if not path.is_file():
         return failed(check, f"there is no {path}: whatever a job sends leaves this site", _install(kit))
-    scopes = read_policy(path).get("scopes", [])
+    scopes = read_policy(path).get("scopes")
+    if not isinstance(scopes, list) or not scopes or not all(isinstance(scope, dict) for scope in scopes):
+        return failed(check, f"{PRIVACY} has no scopes: no filter applies", _install(kit))
     try:
         manager = create_privacy_manager(Workspace(str(kit.folder), kit.name), names_only=False)
     except Exception as error:  # a class of the site's own that cannot be built may raise anything
         return failed(check, f"NVFlare cannot read {path}: {type(error).__name__}: {error}", "correct it")
     bad = [scope.get("name") for scope in scopes if not _filtered(scope)]
-    if bad or not scopes:
+    if bad:
         return failed(check, f"{PRIVACY}: not the first result filter in scopes {bad}", _install(kit))
     if manager.default_scope is None:
         return warning(check, f"{PRIVACY} has no default_scope: jobs that name no scope are refused", "name one")

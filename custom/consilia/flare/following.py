@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ from consilia.flare.session import JobSession, NotPermitted, ServerSilent
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 """How long the server may be silent before following it ends."""
+LOST_SECONDS = 20.0
+"""How long a job may be RUNNING without a process at the server; for a moment after its end every job is."""
 
-COMPLETED = "FINISHED:COMPLETED"
+RUNNING, COMPLETED = "RUNNING", "FINISHED:COMPLETED"
 ENDINGS = {
     COMPLETED: "the job is complete",
     "FINISHED:ABORTED": "the job was aborted by an administrator",
@@ -81,11 +83,12 @@ def why_waiting(meta: Mapping[str, Any], connected: Sequence[str]) -> str:
     return f"waiting for the server to start the job{tried}"
 
 
-def to_resume(jobs: Sequence[Mapping[str, Any]], job_id: str) -> Mapping[str, Any]:
+def to_resume(jobs: Sequence[Mapping[str, Any]], running: Collection[str], job_id: str) -> Mapping[str, Any]:
     """The job to clone so that a job's run goes on: that job, or an earlier one if it never got to run.
 
     Args:
         jobs: what NVFlare knows of all jobs.
+        running: numbers of the jobs that the server really runs.
         job_id: the job that the user wants to resume.
 
     Raises:
@@ -95,7 +98,7 @@ def to_resume(jobs: Sequence[Mapping[str, Any]], job_id: str) -> Mapping[str, An
     if job_id not in known:
         raise ConfigError(f"the server knows no job {job_id}")
     job = known[job_id]
-    if not is_over(str(job["status"])):
+    if not is_over(str(job["status"])) and not _is_lost(job, running):
         raise ConfigError(f"job {job_id} has not ended, it is {job['status']}: consilia follow shows how it gets on")
     if job["status"] == COMPLETED:
         raise ConfigError(f"job {job_id} is complete: there is nothing to resume. Submit it again to run it anew")
@@ -103,9 +106,14 @@ def to_resume(jobs: Sequence[Mapping[str, Any]], job_id: str) -> Mapping[str, An
         # It has taken nothing over.
         job = known[str(job["cloned_from"])]
     for later in jobs:
-        if later.get("cloned_from") == job["job_id"] and (_has_run(later) or not is_over(str(later["status"]))):
+        waits = not is_over(str(later["status"]))
+        if later.get("cloned_from") == job["job_id"] and (waits or _has_run(later)):
             raise ConfigError(f"job {job['job_id']} has been resumed already, as {later['job_id']}: resume that one")
     return job
+
+
+def _is_lost(job: Mapping[str, Any], running: Collection[str]) -> bool:
+    return job["status"] == RUNNING and str(job["job_id"]) not in running
 
 
 def _has_run(job: Mapping[str, Any]) -> bool:
@@ -134,7 +142,8 @@ def follow(session: JobSession, job_id: str, progress: Progress, *, poll: float 
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since > PATIENCE_SECONDS:
                 raise
-        time.sleep(poll)
+        # A job's process that is not up yet cannot answer, and NVFlare logs every question that finds none.
+        time.sleep(poll if following.begun else 4 * poll)
 
 
 class _Following:
@@ -145,6 +154,12 @@ class _Following:
         self._next, self._rounds = 0, 0
         self._said: set[str] = set()
         self._last: dict[str, Any] = {}
+        self._missing_since: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has told anything yet."""
+        return self._next > 0
 
     def look(self) -> Ending | None:
         """Tell what is new; the ending once there is one."""
@@ -152,7 +167,7 @@ class _Following:
         status = str(meta["status"])
         if is_over(status):
             return self._ending(meta)
-        if status != "RUNNING":
+        if status != RUNNING:
             self._once({"event": "notice", "reason": why_waiting(meta, self._session.connected())})
             return None
         for site, reason in not_deployed(meta).items():
@@ -162,13 +177,23 @@ class _Following:
         except NotPermitted:
             self._once({"event": "notice", "reason": UNSEEN})
             return None
-        if self._next == 0:
+        if not self.begun:
             self._once({"event": "notice", "reason": "the server and the sites start the job's processes"})
         for event in news:
             self._rounds = event["round"] if event["event"] == "round" else self._rounds
             self._last = event
             self._progress(event)
-        return None
+        return None if news else self._lost(meta)
+
+    def _lost(self, meta: Mapping[str, Any]) -> Ending | None:
+        """The ending of a job that the server was restarted under: NVFlare goes on calling it RUNNING."""
+        if not _is_lost(meta, self._session.running()):
+            self._missing_since = None
+            return None
+        self._missing_since = self._missing_since or time.monotonic()
+        if time.monotonic() - self._missing_since < LOST_SECONDS:
+            return None
+        return Ending(RUNNING, False, "the server has lost the job: it was restarted while the job ran", self._rounds)
 
     def _once(self, event: dict[str, Any]) -> None:
         if event["reason"] not in self._said:

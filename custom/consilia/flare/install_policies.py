@@ -84,10 +84,8 @@ def merged_resources(before: Json, *, own: bool) -> Merged:
     """
     after, notes = _with_classes(before, own)
     after["allow_log_streaming"] = False
-    components = _listed(after, "components")
-    after["components"] = [
-        item for item in components if LOG_STREAMER not in (item.get("path"), item.get("class_path"))
-    ]
+    if "components" in after:
+        after["components"] = [item for item in _listed(after, "components") if not _is(item, LOG_STREAMER)]
     for entry, reason in doors(after["class_allow_list"]).items():
         notes.append(f"class_allow_list holds {entry!r} of your own: {reason}. Take it out")
     return after, notes

@@ -77,6 +77,11 @@ class JobSession:
         with self._asking(f"clone job {job_id}"):
             return str(self.flare.clone_job(job_id))
 
+    def abort(self, job_id: str) -> None:
+        """Stop a job; the server keeps the state after its last full round."""
+        with self._asking(f"abort job {job_id}"):
+            self.flare.abort_job(job_id)
+
     def meta(self, job_id: str) -> dict[str, Any]:
         """What NVFlare knows of a job: ``status``, ``name``, ``min_clients``, ``job_deploy_detail``, ..."""
         with self._asking(f"look at job {job_id}"):
@@ -91,6 +96,11 @@ class JobSession:
         """Names of the connected sites."""
         with self._asking("list the connected sites"):
             return sorted(client.name for client in self.flare.get_connected_client_list())
+
+    def running(self) -> set[str]:
+        """Numbers of the jobs that the server really runs; one that it lost keeps the state RUNNING for good."""
+        with self._asking("list the running jobs"):
+            return {str(job.job_id) for job in self.flare.get_system_info().job_info}
 
     def events(self, job_id: str, start: int) -> tuple[list[dict[str, Any]], int]:
         """The events of a running job from number ``start`` on, and the number to go on from.

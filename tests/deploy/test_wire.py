@@ -1,0 +1,223 @@
+"""What leaves a site, as seen on the wire: every channel of a federation goes through a tap, for every method."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from consilia.data.loading import load_site
+from consilia.models.exchange import exchanged_state
+from tests.deploy.private_sites import MARK, ROWS, all_methods
+from tests.deploy.wire import CAREFREE, INSTALLED, Evidence, after, gather, replies
+
+pytestmark = pytest.mark.deploy
+
+METHODS = tuple(all_methods())
+SITES = tuple(ROWS)
+SLICE = 32
+
+CHANNELS = {
+    "task": "registration, heartbeats, the end of a job's process",
+    "cellnet.channel": "good-bye of a process",
+    "admin": "answers to the server: resources are free, the job is deployed, its process started",
+    "sm__STREAM": "the streams below",
+}
+TOPICS = {"challenge", "register", "heart_beat", "report_job_failure", "bye", "admin", "sm__DATA", "sm__ACK"}
+STREAMS = {
+    "server_command": "asks for a task, hands in its result",
+    "aux_communication": "is the task still wanted, is the job still running, the first meeting",
+    "download_service__": "the server fetches a result's tensors",
+    "return_only": "receipts",
+}
+STREAM_TOPICS = {
+    *("get_task", "submit_update", "__job_heartbeat__", "__task_check__", "__sync_runner__"),
+    *("download_service__download", "download_service__:download_service__download"),
+}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return gather(tmp_path_factory.mktemp("wire"))
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("job", METHODS)
+def test_the_tap_sees_the_update(seen: Evidence, job: str, site: str) -> None:
+    """Else the other tests would find nothing because they see nothing."""
+    update = load_file(seen.kept(site, job) / "personal-round.safetensors")
+    assert set(update) <= set(seen.manifests[job].tensors)
+    for name, tensor in update.items():
+        assert name.encode() in seen.sent[site]
+        assert tensor.numpy().tobytes() in seen.sent[site]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_no_connection_goes_round_the_tap(seen: Evidence, site: str) -> None:
+    assert seen.connections[site] == {seen.taps[site]}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_channel_is_a_known_one(seen: Evidence, site: str) -> None:
+    sent = seen.sent[site] + seen.late[INSTALLED] * (site == INSTALLED)
+    assert after(b"cn__channel", sent) == set(CHANNELS)
+    assert after(b"cn__topic", sent) == TOPICS
+    assert after(b"sm__ch", sent) == set(STREAMS)
+    assert after(b"sm__tp", sent) == STREAM_TOPICS
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_of_the_sites_settings_only_the_log_switch_is_told(seen: Evidence, site: str) -> None:
+    told = seen.sent[site].count(b"site_config")
+    # A MessagePack map of one entry: {"allow_log_streaming": False}.
+    assert told == seen.sent[site].count(b"\xabsite_config\x81\xb3allow_log_streaming\xc2") == 1
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("job", METHODS)
+def test_every_reply_is_approved_and_written_down(seen: Evidence, job: str, site: str) -> None:
+    texts, lines = replies(seen.sent[site]), seen.audits[site]
+    assert len(texts) == len(lines) == seen.sent[site].count(b"__audit_event_id__")
+    update = load_file(seen.kept(site, job) / "personal-round.safetensors")
+    mine = [(text, line) for text, line in zip(texts, lines, strict=True) if line["job"] == seen.jobs[job]]
+    for text, line in mine:
+        tensors = update if line["task"] == "train" else {}
+        told = seen.manifests[job].check(line["task"], text.decode(), tensors, "")
+        assert line["sent"]
+        assert line["fields"] == list(told)
+        assert line["tensors"] == len(tensors)
+        assert line["bytes"] == len(text) + sum(tensor.nbytes for tensor in tensors.values())
+    tasks = {line["task"] for _, line in mine}
+    assert tasks == {"prepare", "train", "evaluate" if job == "fedkim" else "personalise"}
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("job", [name for name in METHODS if name != "fedkim"])
+def test_the_personal_model_stays(seen: Evidence, job: str, site: str) -> None:
+    private = []
+    for path in seen.kept(site, job).glob("personal-[lb]*.safetensors"):
+        private += [part for tensor in load_file(path).values() for part in slices(tensor.numpy().tobytes())]
+    # What personalising left as it was is in the global model.
+    private = [part for part in private if part not in set(present(private, seen.received[site]))]
+    assert len(private) > 5
+    assert present(private, seen.sent[site]) == []
+
+
+@pytest.mark.parametrize("job", METHODS[-3:])
+def test_what_is_frozen_does_not_travel(seen: Evidence, job: str) -> None:
+    config = seen.configs[job]
+    model = config.model.build(seed=config.seed)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name not in exchanged_state(model)}
+    parts = [part for tensor in kept.values() for part in slices(tensor.numpy().tobytes())]
+    assert parts or job == "fedkim"
+    for site in SITES:
+        assert present(parts, seen.sent[site] + seen.received[site]) == []
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_no_name_path_or_variable_of_the_site_leaves(seen: Evidence, site: str) -> None:
+    sent = seen.sent[site] + seen.late[INSTALLED] * (site == INSTALLED)
+    for secret in (MARK, str(seen.root), str(Path.home()), "errors.log", "site.yaml"):
+        for form in forms(secret):
+            assert form not in sent
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_no_part_of_a_file_of_the_site_leaves(seen: Evidence, site: str) -> None:
+    """Its data, what it keeps of the runs, its settings and its key."""
+    folder, kit = seen.sites[site].parent, seen.kit(site)
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "personal-round.safetensors"]
+    parts: set[bytes] = set()
+    for path in [*paths, kit / "local" / "site.yaml", kit / "startup" / "client.key"]:
+        tensors = load_file(path).values() if path.suffix == ".safetensors" else ()
+        whole = [tensor.numpy().tobytes() for tensor in tensors] or [path.read_bytes()]
+        parts |= {part for blob in whole for part in slices(blob)}
+    # What the server has sent is no secret of the site's: the run's configuration, the global model.
+    parts -= set(present(sorted(parts), seen.received[site]))
+    assert len(parts) > 10_000
+    assert present(sorted(parts), seen.sent[site]) == []
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_no_label_count_leaves(seen: Evidence, site: str) -> None:
+    data = load_site(seen.sites[site], "diagnosis")
+    counts = {name: torch.bincount(data.split(name).labels).tolist() for name in ("train", "validation", "test")}
+    assert tuple(map(sum, zip(*counts.values(), strict=True))) == ROWS[site]
+    for pair in (ROWS[site], *counts.values()):
+        for form in pair_forms(*pair):
+            assert form not in seen.sent[site]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_class_sizes_can_be_worked_out_from_the_figures(seen: Evidence, site: str) -> None:
+    """The limit of the test before: exact figures tell the sizes of two classes, but for which is which."""
+    trained = [json.loads(text) for text in replies(seen.sent[site]) if b'"trained":' in text][0]
+    figures = trained["received"]["test"]
+    cases, right = figures["count"], figures["correct"]
+    sizes = {
+        first
+        for first in range(1, cases)
+        for hits in range(max(0, right - cases + first), min(first, right) + 1)
+        if abs((hits / first + (right - hits) / (cases - first)) / 2 - figures["balanced_accuracy"]) < 1e-12
+    }
+    labels = load_site(seen.sites[site], "diagnosis").test.labels
+    assert sizes == set(torch.bincount(labels).tolist())
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_of_an_error_only_its_kind_leaves(seen: Evidence, site: str) -> None:
+    state = seen.sites[site].parent / f"{MARK}-state"
+    assert seen.words[site] in (state / "errors.log").read_text()
+    assert seen.words[site].encode() not in seen.late[site]
+    assert b"consilia_error\xa9DataError" in seen.late[site]
+
+
+def test_an_installed_site_streams_no_log_and_shows_no_file(seen: Evidence) -> None:
+    """The other one shows that the tap would have seen it."""
+    log = b"task prepare failed with DataError"
+    assert log in seen.late[CAREFREE]
+    assert log not in seen.late[INSTALLED]
+    settings = (seen.kit(CAREFREE) / "local" / "site.yaml").read_text()[:60]
+    assert settings.encode() in seen.late[CAREFREE]
+    assert settings in seen.read[CAREFREE]
+    assert MARK.encode() not in seen.late[INSTALLED]
+    assert seen.read[INSTALLED].startswith("refused: ")
+    assert "not authorized" in seen.read[INSTALLED].lower()
+    assert not after(b"sm__tp", seen.late[CAREFREE]) <= STREAM_TOPICS
+
+
+def slices(content: bytes) -> list[bytes]:
+    """Aligned slices that do not look alike by chance, as rows of zeros do."""
+    cut = [content[at : at + SLICE] for at in range(0, len(content) - SLICE + 1, SLICE)]
+    return [part for part in cut if len(set(part)) > SLICE // 3]
+
+
+def present(parts: list[bytes], stream: bytes) -> list[bytes]:
+    """The parts that occur in a stream, wherever; looked up by their first eight bytes, as a plain search is slow."""
+    heads = np.array([int.from_bytes(part[:8], "little") for part in parts], dtype=np.uint64)
+    seen: set[int] = set()
+    for shift in range(8):
+        words = np.frombuffer(stream, "<u8", (len(stream) - shift) // 8, shift)
+        seen |= set(np.intersect1d(heads, words).tolist())
+    return [part for part, head in zip(parts, heads.tolist(), strict=True) if head in seen and part in stream]
+
+
+def forms(text: str) -> list[bytes]:
+    """A text as bytes, in every way that would still tell it."""
+    plain = text.encode()
+    turned = [base64.b64encode(b" " * shift + plain)[4:-4] for shift in range(3)]
+    return [plain, plain.upper(), plain.lower(), text.encode("utf-16-le"), plain.hex().encode(), *turned]
+
+
+def pair_forms(first: int, second: int) -> list[bytes]:
+    """Two numbers as JSON and MessagePack write them, and as arrays of the usual types."""
+    texts = [f"{first},{second}", f"{first}, {second}", f"{first}.0,{second}.0", f"{first}.0, {second}.0"]
+    packed = msgpack.packb([first, second])[1:]
+    arrays = [np.array([first, second], kind).tobytes() for kind in ("<i8", "<i4", "<f8", "<f4")]
+    return [*(text.encode() for text in texts), packed, *arrays]

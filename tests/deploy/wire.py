@@ -1,0 +1,176 @@
+"""Every method's run in a federation whose sites reach the server through a tap, and what the tap has kept of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from consilia.data.site import RUNS, load_site_config
+from consilia.federation.config import RunConfig
+from consilia.federation.outgoing import Manifest, read_manifest
+from consilia.flare.outgoing import AUDIT
+from consilia.flare.session import open_session
+from poc.local import ADMIN, LEAD, SERVER, LocalFederation, free_port
+from poc.processes import processes_of
+from tests.deploy.private_sites import MARK, all_methods, break_table, write_private_sites
+from tests.deploy.support import Run, export, kill_participant, participant_of, submit, until
+from tests.deploy.tap import Tap
+
+INSTALLED, CAREFREE = "hospital-1", "hospital-2"
+"""The second has our installation taken back at the end, all but the classes and the filter: the test of the tests."""
+
+IN_THE_CLEAR = {"connection_security": "clear"}
+REPLY = re.compile(rb'\{"(?:train|version)":')
+
+
+@dataclass
+class Evidence:
+    """What every run has sent and left, by site; ``late`` is what was sent after the rest, when sites had errors."""
+
+    root: Path
+    sites: dict[str, Path]
+    configs: dict[str, RunConfig]
+    jobs: dict[str, str]
+    manifests: dict[str, Manifest]
+    sent: dict[str, bytes]
+    received: dict[str, bytes]
+    late: dict[str, bytes]
+    audits: dict[str, list[dict[str, Any]]]
+    connections: dict[str, set[int]]
+    taps: dict[str, int]
+    words: dict[str, str]
+    read: dict[str, str]
+
+    def kept(self, site: str, job: str) -> Path:
+        """What a site has kept of a run."""
+        return load_site_config(self.sites[site]).state_dir / RUNS / self.configs[job].run_id
+
+    def kit(self, site: str) -> Path:
+        """A site's startup kit."""
+        return self.root / "federation" / "kits" / site
+
+
+def gather(root: Path) -> Evidence:
+    """Run everything; ends what it has started."""
+    sites, configs = write_private_sites(root / "sites"), all_methods()
+    jobs = {name: export(config, root / "jobs", name=name) for name, config in configs.items()}
+    with ExitStack() as stack:
+        port = free_port()
+        taps = {name: stack.enter_context(Tap(port)) for name in sites}
+        federation = stack.enter_context(_federation(root / "federation", sites, port, taps))
+        federation.provision()
+        federation.install(list(jobs.values()))
+        federation.start()
+        evidence = Evidence(
+            root=root,
+            sites=sites,
+            configs=configs,
+            jobs={},
+            manifests={name: read_manifest(job)[1] for name, job in jobs.items()},
+            **{name: {} for name in ("sent", "received", "late", "audits", "words", "read")},  # type: ignore[arg-type]
+            connections={name: set() for name in sites},
+            taps={name: tap.port for name, tap in taps.items()},
+        )
+        for name, job in jobs.items():
+            run = submit(federation, job)
+            run.wait_for("prepared")
+            for site, ports in evidence.connections.items():
+                ports |= _ports_outside(federation, site)
+            run.record()
+            evidence.jobs[name] = run.job_id
+        run.wait_end()
+        for site, tap in taps.items():
+            evidence.sent[site], evidence.received[site] = tap.sent(), tap.received()
+            evidence.audits[site] = [json.loads(line) for line in (federation.kit(site) / AUDIT).open()]
+        _have_errors(federation, jobs["fedavg"], taps, evidence)
+    return evidence
+
+
+def _federation(folder: Path, sites: Mapping[str, Path], port: int, taps: Mapping[str, Tap]) -> LocalFederation:
+    """TLS would hide from the tap what goes through it; NVFlare can be provisioned without."""
+    properties: dict[str, dict[str, Any]] = dict.fromkeys((SERVER, LEAD, ADMIN), IN_THE_CLEAR)
+    for name, tap in taps.items():
+        properties[name] = {**IN_THE_CLEAR, "connect_to": {"host": "localhost", "port": tap.port}}
+    federation = LocalFederation(folder, sites, port=port, properties=properties)
+    for name in sites:
+        federation.environment[name] = {f"{MARK}_VARIABLE": f"{MARK}-value"}
+    return federation
+
+
+def _ports_outside(federation: LocalFederation, site: str) -> set[int]:
+    """The ports that a site's processes are connected to, but for those at which they listen themselves."""
+    own: set[int] = set()
+    reached: set[int] = set()
+    for process in processes_of(federation.folder):
+        if participant_of(federation, process) == site:
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    own.add(connection.laddr.port)
+                elif connection.raddr:
+                    reached.add(connection.raddr.port)
+                    # An accepted connection's other end is one that a process of the site has opened.
+                    own.add(connection.laddr.port)
+    return reached - own
+
+
+def _have_errors(federation: LocalFederation, job: Path, taps: Mapping[str, Tap], evidence: Evidence) -> None:
+    """Both sites' data break; one of them streams its log and lets administrators read its files, as NVFlare does."""
+    _take_back(federation, CAREFREE)
+    before = {}
+    for site, path in evidence.sites.items():
+        evidence.words[site] = break_table(path)
+        before[site] = len(taps[site].sent())
+    run: Run = submit(federation, job)
+    run.wait_end()
+    state = str(evidence.sites[CAREFREE].parent).encode()
+    until(lambda: state in taps[CAREFREE].sent()[before[CAREFREE] :], "the streamed log")
+    with open_session(federation.kit(ADMIN)) as session:
+        for site in evidence.sites:
+            try:
+                evidence.read[site] = session.flare.cat_target(site, file="local/site.yaml")
+            # NVFlare's API has no name for being refused.
+            except Exception as error:
+                evidence.read[site] = f"refused: {error}"
+    for site, tap in taps.items():
+        evidence.late[site] = tap.sent()[before[site] :]
+
+
+def _take_back(federation: LocalFederation, site: str) -> None:
+    """A site as it is without ``consilia site install``, but for the classes that it must have to run a job at all."""
+    local = federation.kit(site) / "local"
+    resources = json.loads((local / "resources.json").read_text())
+    default = json.loads((local / "resources.json.default").read_text())
+    allowed = resources["class_allow_list"] + default["class_allow_list"]
+    (local / "resources.json").write_text(json.dumps({**default, "class_allow_list": allowed}))
+    (local / "authorization.json").unlink()
+    kill_participant(federation, site)
+    federation.start_one(site)
+    federation.wait_for([site])
+
+
+def replies(sent: bytes) -> list[bytes]:
+    """The JSON of every reply in what a site has sent, in order."""
+    found = []
+    for match in REPLY.finditer(sent):
+        text = sent[match.start() : match.start() + 100_000].decode("latin-1")
+        _, end = json.JSONDecoder().raw_decode(text)
+        found.append(text[:end].encode("latin-1"))
+    return found
+
+
+def after(key: bytes, stream: bytes) -> set[str]:
+    """The texts that follow a key in NVFlare's MessagePack."""
+    found = set()
+    for match in re.finditer(re.escape(key), stream):
+        at = match.end()
+        length, start = (stream[at + 1], at + 2) if stream[at] == 0xD9 else (stream[at] & 31, at + 1)
+        if stream[at] == 0xD9 or stream[at] >> 5 == 0b101:
+            found.add(stream[start : start + length].decode())
+    return found
