@@ -157,7 +157,7 @@ def test_no_label_count_leaves(seen: Evidence, site: str) -> None:
 @pytest.mark.parametrize("site", SITES)
 def test_class_sizes_can_be_worked_out_from_the_figures(seen: Evidence, site: str) -> None:
     """The limit of the test before: exact figures tell the sizes of two classes, but for which is which."""
-    trained = [json.loads(text) for text in replies(seen.sent[site]) if b'"trained":' in text][0]
+    trained = next(json.loads(text) for text in replies(seen.sent[site]) if b'"trained":' in text)
     figures = trained["received"]["test"]
     cases, right = figures["count"], figures["correct"]
     sizes = {

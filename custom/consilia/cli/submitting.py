@@ -12,7 +12,7 @@ from consilia.cli.running import show_records
 from consilia.cli.show import console, job_view, printable
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.federation.outputs import RESULT
-from consilia.flare.following import Ending, to_resume
+from consilia.flare.following import Ending, is_over, to_resume
 from consilia.flare.following import follow as follow_job
 from consilia.flare.session import JobSession, ServerSilent, open_session
 from consilia.report.record import load_record
@@ -138,7 +138,8 @@ def _fetch(session: JobSession, job_id: str, download: Path, ending: Ending) -> 
 
 def _why(ending: Ending, job_id: str, session: JobSession) -> str:
     reason = printable(ending.reason) if not ending.complete else f"the job is {ending.status} but left no {RESULT}"
-    hint = f"\nGo on after its last full round with: {_command('resume', job_id, session)}" if ending.rounds else ""
+    kept = ending.rounds or not is_over(ending.status)
+    hint = f"\nGo on after its last full round with: {_command('resume', job_id, session)}" if kept else ""
     return f"job {job_id} ended without a result: {reason}{hint}"
 
 
