@@ -1,5 +1,8 @@
 # make demo       set up, then train the embedded default in NVFlare's simulator and print the results (METHOD=fedkper,
 #                 fedprox, fedgpl or fedkim)
+# make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
+#                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
+#                 fedgpl-segmentation or fedkim)
 # make test       set up, then run all tests (about 8 minutes on 2 cores)
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
@@ -13,7 +16,7 @@ METHOD ?= fedkper
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-fast check format jobs clean
+.PHONY: setup demo federation test test-fast check format jobs clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +38,9 @@ else
 	$(BIN)/consilia compare wisconsin --engine sim --out runs/demo-$(METHOD) \
 		--only fedavg --only $(METHOD) --only centralised --only local-only --only majority
 endif
+
+federation: setup
+	$(BIN)/python -m poc --method $(METHOD)
 
 test: setup
 	$(BIN)/pytest

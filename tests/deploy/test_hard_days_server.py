@@ -47,7 +47,8 @@ def test_the_server_is_killed_in_a_round(whole: bool, three, start, tmp_path) ->
         kill_participant(federation, SERVER)
         federation.start_one(SERVER)
         federation.wait_for(three)
-        assert run.wait_end() == "FINISHED:ABANDONED"
+        # NVFlare goes on calling the job running, although the new server process knows nothing of it.
+        assert run.status() == "RUNNING"
     else:
         run.kill(SERVER)
         assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"

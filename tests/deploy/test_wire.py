@@ -29,7 +29,10 @@ CHANNELS = {
     "admin": "answers to the server: resources are free, the job is deployed, its process started",
     "sm__STREAM": "the streams below",
 }
-TOPICS = {"challenge", "register", "heart_beat", "report_job_failure", "bye", "admin", "sm__DATA", "sm__ACK"}
+TOPICS = {
+    *("challenge", "register", "heart_beat", "report_job_failure", "train.notify_job_status", "bye", "admin"),
+    *("sm__DATA", "sm__ACK"),
+}
 STREAMS = {
     "server_command": "asks for a task, hands in its result",
     "aux_communication": "is the task still wanted, is the job still running, the first meeting",
@@ -65,11 +68,17 @@ def test_no_connection_goes_round_the_tap(seen: Evidence, site: str) -> None:
 
 @pytest.mark.parametrize("site", SITES)
 def test_every_channel_is_a_known_one(seen: Evidence, site: str) -> None:
-    sent = seen.sent[site] + seen.late[INSTALLED] * (site == INSTALLED)
-    assert after(b"cn__channel", sent) == set(CHANNELS)
-    assert after(b"cn__topic", sent) == TOPICS
-    assert after(b"sm__ch", sent) == set(STREAMS)
-    assert after(b"sm__tp", sent) == STREAM_TOPICS
+    sent = seen.sent[site] + (seen.late[site] if site == INSTALLED else b"")
+    # Some come about now and then only.
+    for key, known in (
+        (b"cn__channel", CHANNELS),
+        (b"cn__topic", TOPICS),
+        (b"sm__ch", STREAMS),
+        (b"sm__tp", STREAM_TOPICS),
+    ):
+        assert after(key, sent) <= set(known)
+    assert {"register", "heart_beat"} <= after(b"cn__topic", sent)
+    assert {"get_task", "submit_update"} <= after(b"sm__tp", sent)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -104,7 +113,8 @@ def test_the_personal_model_stays(seen: Evidence, job: str, site: str) -> None:
     for path in seen.kept(site, job).glob("personal-[lb]*.safetensors"):
         private += [part for tensor in load_file(path).values() for part in slices(tensor.numpy().tobytes())]
     # What personalising left as it was is in the global model.
-    private = [part for part in private if part not in set(present(private, seen.received[site]))]
+    known = set(present(private, seen.received[site]))
+    private = [part for part in private if part not in known]
     assert len(private) > 5
     assert present(private, seen.sent[site]) == []
 
@@ -122,7 +132,7 @@ def test_what_is_frozen_does_not_travel(seen: Evidence, job: str) -> None:
 
 @pytest.mark.parametrize("site", SITES)
 def test_no_name_path_or_variable_of_the_site_leaves(seen: Evidence, site: str) -> None:
-    sent = seen.sent[site] + seen.late[INSTALLED] * (site == INSTALLED)
+    sent = seen.sent[site] + (seen.late[site] if site == INSTALLED else b"")
     for secret in (MARK, str(seen.root), str(Path.home()), "errors.log", "site.yaml"):
         for form in forms(secret):
             assert form not in sent

@@ -8,8 +8,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import consilia
+from consilia.cli.app import app
 from consilia.core.errors import ConfigError
 from consilia.core.files import sha256_of_file
 from consilia.flare.byoc import add_code
@@ -58,3 +60,11 @@ def test_a_folder_that_is_no_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no exported job: it has no app/config"):
         add_code(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_puts_it_into_the_job_when_asked(tmp_path: Path) -> None:
+    common = ["export", "fedprox", "--out", str(tmp_path), "--name", "mine"]
+    custom = tmp_path / "mine" / "app" / "custom"
+    for options, there in ((["--byoc"], True), ([], False)):
+        assert CliRunner().invoke(app, [*common, *options]).exit_code == 0
+        assert (custom / "consilia" / "flare" / "executor.py").is_file() == there

@@ -1,4 +1,4 @@
-"""``consilia``: run, compare, report, export, site check, predict. Heavy imports wait until a command needs them."""
+"""``consilia``: every command that a person types. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     consilia compare wisconsin --out runs/wisconsin          # all methods and yardsticks
     consilia run fedkper --data my-federation.yaml --rounds 50 --set training.learning_rate=0.005
     consilia site check site.yaml                            # is this site's data what the file says?
+    consilia submit jobs/fedkper-busbra --kit KIT --follow   # hand a job to a federation of real sites
     consilia predict runs/x/global-last.safetensors --site site.yaml --cases new.csv
     consilia ask runs/fedkim/injected --task pneumonia --site site.yaml --cases chest.png
     """,
@@ -178,6 +179,68 @@ def export(
     from consilia.cli.running import export_command
 
     export_command(method, study, out, name, min_clients, rounds, seed, settings or [], byoc)
+
+
+AdminKit = Annotated[Path, typer.Option("--kit", help="An administrator's startup kit.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Show rounds and sites until the job ends.")]
+Download = Annotated[
+    Path | None, typer.Option(help="Fetch the result into DIR/JOB_ID when the job has ended; follows it till then.")
+]
+
+
+@app.command()
+@friendly
+def submit(
+    job: Annotated[Path, typer.Argument(help="An exported job folder.")],
+    kit: AdminKit,
+    follow: Follow = False,
+    download: Download = None,
+) -> None:
+    """Hand a job to a federation.
+
+    \b
+    consilia submit jobs/fedkper-wisconsin --kit kits/lead@consortium.org --follow --download results
+
+    Ctrl-C while following leaves the job running.
+    """
+    from consilia.cli.submitting import submit_command
+
+    submit_command(job, kit, follow, download)
+
+
+@app.command()
+@friendly
+def resume(
+    job_id: Annotated[str, typer.Argument(help="A job that ended too early.")],
+    kit: AdminKit,
+    follow: Follow = False,
+    download: Download = None,
+) -> None:
+    """Go on with a job that ended too early, after its last full round, as a new job.
+
+    \b
+    consilia resume 4f9f7f2f-f453-4358-8af1-c11ef5d418e5 --kit kits/lead@consortium.org --follow
+    """
+    from consilia.cli.submitting import resume_command
+
+    resume_command(job_id, kit, follow, download)
+
+
+@app.command("follow")
+@friendly
+def follow_job(
+    job_id: Annotated[str, typer.Argument(help="A submitted job.")],
+    kit: AdminKit,
+    download: Download = None,
+) -> None:
+    """Show a job's progress from its first event on, to its end.
+
+    \b
+    consilia follow 4f9f7f2f-f453-4358-8af1-c11ef5d418e5 --kit kits/lead@consortium.org --download results
+    """
+    from consilia.cli.submitting import follow_command
+
+    follow_command(job_id, kit, download)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from consilia.federation.messages import Task
 from consilia.federation.outputs import EVENTS, PROGRESS, copy_outputs, write_outputs
 from consilia.federation.run_folder import locked, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
-from consilia.flare.messages import model_to_reply, register_tensors, task_to_model
+from consilia.flare.messages import PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
 from consilia.methods.learner import TrainingStopped
 from consilia.report.tensorboard import EventLog
@@ -30,7 +30,6 @@ from consilia.report.tensorboard import EventLog
 PREPARE_SECONDS = 600
 """How long a site may take to load its data and build its model before the run starts without it."""
 
-PROGRESS_TOPIC = "consilia.progress"
 MAX_EVENTS = 500
 """Events in one answer to an administrator."""
 
@@ -71,6 +70,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
     def run(self) -> None:
         """NVFlare's entry point."""
+        self.engine.register_app_command(PROGRESS_TOPIC, self._told_so_far)
         try:
             with single_threaded():
                 self._run()
@@ -106,7 +106,6 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> None:
         (folder / PROGRESS).unlink(missing_ok=True)
-        self.engine.register_app_command(PROGRESS_TOPIC, self._told_so_far)
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
         if initial is None:

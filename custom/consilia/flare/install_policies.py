@@ -179,14 +179,15 @@ def merged_authorization(before: Json) -> Merged:
 
 
 def merged_server_authorization(before: Json) -> Merged:
-    """The server's authorization.json: who submits a job may watch it.
+    """The server's authorization.json: who submits a job may watch it, and read the server's log of it.
 
-    NVFlare asks for the right ``app_command``, which no role of its default policy has.
+    NVFlare asks for rights of those commands' own names, which only a role that may do anything has by default.
     """
     after = copy.deepcopy(before)
     for rights in _roles(after).values():
         if isinstance(rights, dict) and rights.get("submit_job", "none") != "none":
-            rights.setdefault("app_command", "n:submitter")
+            for command in ("app_command", "get_job_log"):
+                rights.setdefault(command, "n:submitter")
     return after, []
 
 

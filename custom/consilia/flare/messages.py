@@ -16,6 +16,9 @@ from consilia.federation.messages import Reply, Task
 
 CONTENT, ERROR = "consilia", "consilia_error"
 
+PROGRESS_TOPIC = "consilia.progress"
+"""The app command by which an administrator asks a running job's server process for its events."""
+
 
 def register_tensors() -> None:
     """Let this process send and receive torch tensors. Without it a client waits for ever on its first model."""

@@ -30,9 +30,7 @@ from nvflare.fuel.utils.config_service import ConfigService
 
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.flare.kit import Kit, open_kit
-
-PROGRESS_TOPIC = "consilia.progress"
-"""The app command that a running job's server process answers with its events."""
+from consilia.flare.messages import PROGRESS_TOPIC
 
 CONNECT_SECONDS = 8.0
 COMMAND_SECONDS = 30.0
