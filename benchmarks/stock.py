@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,14 @@ from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe import SimEnv
 
-from benchmarks.workload import MODEL, Workload, per_round
+from benchmarks.workload import Workload, per_round
 from consilia.core.files import write_json
 from consilia.recipes.simulate import stop_tree
 
 SCRIPT = Path(__file__).with_name("stock_client.py")
 SETTINGS = "settings.json"
 ATTEMPTS = 3
-SECONDS_PER_ROUND = 15
+SECONDS_PER_ROUND, PER_MILLION = 15, 1
 START_SECONDS = 120
 
 
@@ -37,6 +38,7 @@ def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> f
     settings = {
         "sites": {name: str(path) for name, path in site_files.items()},
         "clocks": str(folder / "clocks"),
+        "class": work.model_class,
         "model": work.model_args,
         "training": work.config().training.model_dump(mode="json"),
         "seed": work.config().seed,
@@ -46,7 +48,7 @@ def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> f
     write_json(folder / SETTINGS, settings)
     # On a busy machine the simulator may fail to connect to one of its own site processes; then it waits for ever.
     for _ in range(ATTEMPTS):
-        _run(folder, START_SECONDS + SECONDS_PER_ROUND * work.rounds)
+        _run(folder, START_SECONDS + (SECONDS_PER_ROUND + PER_MILLION * work.parameters() / 1e6) * work.rounds)
         arrivals = [[float(line) for line in path.read_text().split()] for path in (folder / "clocks").iterdir()]
         if len(arrivals) == work.sites and all(len(times) == work.rounds + 1 for times in arrivals):
             return median(per_round(times[1:]) for times in arrivals)
@@ -60,7 +62,9 @@ def _run(folder: Path, seconds: float) -> None:
     command = [sys.executable, "-m", "benchmarks.stock", str(folder)]
     with (folder / "stock.log").open("w") as log:
         place = Path(__file__).parents[1]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=place)
+        # As Consilia's simulator: glibc's one arena per thread would keep what large messages have left behind.
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment)
         try:
             process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -77,7 +81,7 @@ def main() -> None:
     sites = sorted(settings["sites"])
     recipe = FedAvgRecipe(
         name="stock",
-        model={"class_path": MODEL, "args": settings["model"]},
+        model={"class_path": settings["class"], "args": settings["model"]},
         min_clients=len(sites),
         num_rounds=settings["rounds"],
         train_script=str(SCRIPT),
@@ -85,7 +89,7 @@ def main() -> None:
     )
     workspace = folder / "workspace"
     # The simulator's default list refuses the model's class.
-    resources = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, MODEL]}
+    resources = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, settings["class"]]}
     write_json(workspace / "stock" / "local" / "resources.json", resources)
     recipe.execute(SimEnv(clients=sites, num_threads=len(sites), workspace_root=str(workspace)))
 

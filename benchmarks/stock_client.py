@@ -14,7 +14,7 @@ from torch import nn
 from consilia.core.determinism import generator
 from consilia.data.loading import load_site
 from consilia.methods.learner import batches
-from consilia.models.cnn import FourLayerCNN
+from consilia.models.build import build_model
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     flare.init()
     name = flare.get_site_name()
     split = load_site(Path(settings["sites"][name]), "diagnosis").train
-    model = FourLayerCNN(**settings["model"])
+    model = build_model(settings["class"], settings["model"], seed=settings["seed"], allowed=(settings["class"],))
     while flare.is_running():
         received = flare.receive()
         if received is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ class Workload:
     rounds: int = 20
     channels: tuple[int, int] = (16, 32)
     hidden: int = 128
+    model_class: ClassVar[str] = MODEL
 
     @property
     def cases(self) -> int:
@@ -42,7 +45,7 @@ class Workload:
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """Keyword arguments of FourLayerCNN."""
+        """Keyword arguments of the model's class."""
         return {"num_classes": CLASSES, "channels": list(self.channels), "hidden": self.hidden}
 
     def config(self) -> RunConfig:
@@ -52,7 +55,7 @@ class Workload:
                 "label": "benchmark",
                 "role": ROLE,
                 "method": "fedavg",
-                "model": {"class": MODEL, "args": self.model_args},
+                "model": {"class": self.model_class, "args": self.model_args},
                 "training": {"local_epochs": 1, "batch_size": self.batch, "device": "cpu"},
                 "rounds": self.rounds,
                 "evaluate_every": 0,
@@ -62,11 +65,79 @@ class Workload:
 
     def model(self) -> nn.Module:
         """The initial global model, the same as every engine starts from."""
-        return build_model(MODEL, self.model_args, seed=SEED)
+        return build_model(self.model_class, self.model_args, seed=SEED, allowed=(self.model_class,))
 
     def parameters(self) -> int:
         """Number of model parameters, all float32."""
         return sum(parameter.numel() for parameter in self.model().parameters())
+
+
+@dataclass(frozen=True)
+class LargeWorkload(Workload):
+    """A vision transformer of ``width`` channels and next to no training: one step on a handful of cases."""
+
+    steps: int = 1
+    batch: int = 4
+    rounds: int = 3
+    width: int = 768
+    model_class: ClassVar[str] = "benchmarks.workload.VisionTransformer"
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Keyword arguments of the model's class."""
+        return {"width": self.width}
+
+
+class VisionTransformer(nn.Module):
+    """Names and shapes of timm's vit_base_patch16_224 with ten classes (at width 768), fed with four patches only.
+
+    The small images are enlarged to 32 x 32 and given three channels: what is exchanged is of full size, what is
+    computed is little. timm's own class needs torchvision, which NVFlare would have to import by itself.
+    """
+
+    def __init__(self, width: int = 768, depth: int = 12) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.randn(1, 197, width) * 0.02)
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, width, 16, 16)))
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 10) of images (N, 1, 28, 28)."""
+        enlarged = nn.functional.interpolate(images, size=(32, 32)).expand(-1, 3, -1, -1)
+        patches = self.patch_embed(enlarged).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = self.blocks(tokens + self.pos_embed[:, : tokens.shape[1]])
+        logits: Tensor = self.head(self.norm(tokens[:, 0]))
+        return logits
+
+
+class Block(nn.Module):
+    """A pre-norm block: attention with heads of 64 channels, then two linear layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // 64
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=nn.Linear(width, 4 * width), act=nn.GELU(), fc2=nn.Linear(4 * width, width))
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, T, width) to tokens of the same shape."""
+        query, key, value = self.attn["qkv"](self.norm1(tokens)).unflatten(2, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        seen = nn.functional.softmax(query @ key.transpose(2, 3) / 8, dim=-1) @ value
+        tokens = tokens + self.attn["proj"](seen.transpose(1, 2).flatten(2))
+        result: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return result
+
+
+def width_of(parameters: int) -> int:
+    """The width, in whole heads, at which the transformer has about so many parameters: 12 blocks of 12 width^2."""
+    return 64 * max(1, round(math.sqrt(parameters / 144) / 64))
 
 
 def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
@@ -88,7 +159,12 @@ def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
             "official_splits": True,
             "classes": [f"class-{index}" for index in range(CLASSES)],
         }
-        content = {"site": name, "state_dir": "state", "datasets": {ROLE: dataset}}
+        content = {
+            "site": name,
+            "state_dir": "state",
+            "allow_models": [work.model_class],
+            "datasets": {ROLE: dataset},
+        }
         files[name] = place / "site.yaml"
         files[name].write_text(yaml.safe_dump(content))
     return files

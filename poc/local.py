@@ -24,6 +24,8 @@ from poc.processes import MARK, end_all, start_guard
 PROJECT = Path(__file__).with_name("project.yml")
 SERVER, LEAD, ADMIN = "localhost", "lead@consortium.org", "admin@consortium.org"
 UP_SECONDS = 60
+SERVER_IS_UP = "Server started"
+"""In the log of NVFlare's server."""
 
 
 def free_port() -> int:
@@ -119,7 +121,9 @@ class LocalFederation:
             RunFailed: they did not come up; names where their logs are.
         """
         self._guard = start_guard(self.folder)
-        for name in (SERVER, *self.sites):
+        self.start_one(SERVER)
+        self._wait_for_server()
+        for name in self.sites:
             self.start_one(name)
         self.wait_for(self.sites)
 
@@ -134,6 +138,15 @@ class LocalFederation:
                 env={**self._environment(), **self.environment.get(name, {})},
                 start_new_session=True,
             )
+
+    def _wait_for_server(self) -> None:
+        # NVFlare's server listens shortly before it has its own credentials. Who logs in just then is refused for good,
+        # and the server signs wrongly until it is restarted.
+        log, deadline = self.server_kit / "log.txt", time.monotonic() + UP_SECONDS
+        while not (log.is_file() and SERVER_IS_UP in log.read_text()):
+            if time.monotonic() > deadline:
+                raise RunFailed(f"the server is not up after {UP_SECONDS} s: see {log}")
+            time.sleep(0.05)
 
     def wait_for(self, sites: Sequence[str] | Mapping[str, Path]) -> None:
         """Wait until these sites are connected."""

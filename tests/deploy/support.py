@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,19 +18,23 @@ from typing import Any
 import psutil
 
 from consilia.core.determinism import single_threaded
+from consilia.core.files import sha256_of_file
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Reply, Task
 from consilia.federation.outputs import PROGRESS, RESULT
+from consilia.federation.run_folder import LOCK
 from consilia.federation.server_settings import own_server
+from consilia.flare.outgoing import AUDIT
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.flare.session import open_session
 from consilia.report.record import Record, load_record
-from poc.local import LEAD, SERVER, LocalFederation
-from poc.processes import processes_of
+from poc.local import LEAD, SERVER, LocalFederation, tool
+from poc.processes import MARK, processes_of
 from tests.federation.support import Federation
 
 PATIENCE = 150.0
+BLOCK = 4096
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pause: float = 0.05) -> Any:
@@ -113,11 +121,13 @@ class Run:
 
     def processes(self, name: str) -> list[psutil.Process]:
         """This job's processes of a participant."""
-        return [
-            process
-            for process in processes_of(self.federation.folder)
-            if self.job_id in process.cmdline() and participant_of(self.federation, process) == name
-        ]
+        found = []
+        for process in processes_of(self.federation.folder):
+            # It may have ended meanwhile.
+            with contextlib.suppress(psutil.Error):
+                if self.job_id in process.cmdline() and participant_of(self.federation, process) == name:
+                    found.append(process)
+        return found
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to this job's processes of a participant."""
@@ -191,3 +201,83 @@ def with_the_same_replies(record: Record, config: RunConfig, sites: dict[str, Pa
 
     with single_threaded():
         return Bent(config, sites, folder).run()
+
+
+def state_of(federation: LocalFederation, site: str) -> Path:
+    """Where a site keeps its splits and its personal models."""
+    return federation.sites[site].parent / "state"
+
+
+def missed(record: Record, site: str) -> list[int]:
+    """The rounds that a site was asked for and is not in."""
+    return [item.round for item in record.rounds if site in item.participants and site not in item.contributions]
+
+
+def assert_same(record: Record, expected: Record) -> None:
+    """The global model is the same after every round, the best one too."""
+    assert hashes(record) == hashes(expected)
+    assert record.final["best"].sha256 == expected.final["best"].sha256
+
+
+def personal_models(sites: dict[str, Path], config: RunConfig) -> dict[str, str]:
+    """SHA-256 of what each site keeps: its model of the last round, and those it personalised after the rounds."""
+    found = {}
+    for name, file in sites.items():
+        kept = {path.name: path for path in (file.parent / "state" / "runs" / config.run_id).glob("personal-*")}
+        assert {"personal-round.safetensors", "personal-last.safetensors"} <= kept.keys()
+        found |= {f"{name}/{kind}": sha256_of_file(path) for kind, path in kept.items()}
+    return found
+
+
+def waits_at(run: Run, site: str, config: RunConfig) -> bool:
+    """Whether the site's job process has opened the lock of its run folder."""
+    lock = state_of(run.federation, site) / "runs" / config.run_id / LOCK
+    opened: set[str] = set()
+    for process in run.processes(site):
+        # A process that NVFlare starts for a moment may have ended meanwhile.
+        with contextlib.suppress(psutil.Error):
+            opened |= {file.path for file in process.open_files()}
+    return str(lock) in opened
+
+
+def small_disk(folder: Path, size: str) -> bool:
+    """Mount a small disk on a folder and put what is in the folder on it; False where mounting is not permitted."""
+    aside = folder.with_name(f"{folder.name}-aside")
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(folder, aside, symlinks=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    if mounted:
+        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(aside)
+    return mounted
+
+
+def fill(disk: Path) -> None:
+    """Write until nothing more fits, also not into what is left of the audit's last block."""
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(BLOCK))
+    if (audit := disk / AUDIT).is_file():
+        with audit.open("ab") as file:
+            file.write(b"\n" * (-audit.stat().st_size % BLOCK))
+
+
+def own_environment(federation: LocalFederation, **more: str) -> dict[str, str]:
+    """Environment of a command that belongs to the federation: a home of its own, and found when it is stopped."""
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, MARK: str(federation.folder), "HOME": str(federation.folder / "home"), "PATH": beside, **more}
+
+
+def nvflare(federation: LocalFederation, *arguments: str, **environment: str) -> str:
+    """What NVFlare's own command prints; it must succeed."""
+    done = subprocess.run(
+        [tool("nvflare"), *arguments],
+        env=own_environment(federation, **environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return done.stdout

@@ -58,6 +58,8 @@ def child(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
     for folder in ("user", "temporary"):
         (tmp_path / folder).mkdir()
+    # Where this process runs in the background of a script it ignores Ctrl-C, and its children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*command: str) -> subprocess.Popen[bytes]:
         own = {"HOME": str(tmp_path / "user"), "TMPDIR": str(tmp_path / "temporary"), "OMP_NUM_THREADS": "1"}
@@ -76,6 +78,7 @@ def child(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         return started[0]
 
     yield start
+    signal.signal(signal.SIGINT, before)
     for process in started:
         process.kill()
         process.wait()

@@ -6,7 +6,6 @@ the same rounds.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 
 from consilia.core.determinism import single_threaded
-from consilia.core.files import sha256_of_file
 from consilia.data.federation import load_federation
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
@@ -28,20 +26,25 @@ from consilia.federation.site import HISTORY, Site
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.study import load_study, study_config
 from consilia.flare.outgoing import AUDIT, approve
-from consilia.report.record import Record
 from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.deploy.support import (
     Run,
+    assert_same,
     export,
-    hashes,
+    fill,
     in_process,
     kill_participant,
+    missed,
     paused,
+    personal_models,
     resume,
+    small_disk,
+    state_of,
     submit,
     takes_part_again,
     until,
+    waits_at,
     with_the_same_replies,
 )
 from tests.federation.support import Federation
@@ -49,7 +52,7 @@ from tests.federation.support import Federation
 pytestmark = pytest.mark.deploy
 
 ONE, TWO, THREE = "hospital-1", "hospital-2", "hospital-3"
-STATE_DISK, KIT_DISK, BLOCK = "4m", "8m", 4096
+STATE_DISK, KIT_DISK = "4m", "8m"
 
 
 def config_of(seed: int, *overrides: str, method: str = "fedkper") -> RunConfig:
@@ -60,19 +63,6 @@ def config_of(seed: int, *overrides: str, method: str = "fedkper") -> RunConfig:
 
 def three_sites(folder: Path) -> dict[str, Path]:
     return dict(list(load_federation("wisconsin", folder).items())[:3])
-
-
-def small_disk(folder: Path, size: str) -> bool:
-    """Mount a small disk on a folder and put what is in the folder on it; False where mounting is not permitted."""
-    aside = folder.with_name(f"{folder.name}-aside")
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(folder, aside, symlinks=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
-    mounted = shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
-    if mounted:
-        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
-    shutil.rmtree(aside)
-    return mounted
 
 
 @pytest.fixture(scope="module")
@@ -116,20 +106,6 @@ def begin(federation: LocalFederation, tmp_path: Path) -> Callable[..., Run]:
     return submitted
 
 
-def state_of(federation: LocalFederation, site: str) -> Path:
-    return federation.sites[site].parent / "state"
-
-
-def missed(record: Record, site: str) -> list[int]:
-    """The rounds that a site was asked for and is not in."""
-    return [item.round for item in record.rounds if site in item.participants and site not in item.contributions]
-
-
-def assert_same(record: Record, expected: Record) -> None:
-    assert hashes(record) == hashes(expected)
-    assert record.final["best"].sha256 == expected.final["best"].sha256
-
-
 def train_lines(federation: LocalFederation, site: str, run: Run) -> list[dict]:
     lines = [json.loads(line) for line in (federation.kit(site) / AUDIT).read_text().splitlines() if line]
     return [line for line in lines if line["job"] == run.job_id and line["task"] == "train"]
@@ -147,16 +123,6 @@ def broken_by_a_kill(run: Run, site: str, version: int) -> int:
     assert not (run.folder / RESULT).exists()
     gone(run)
     return max(event["round"] for event in run.events() if event["event"] == "round")
-
-
-def personal_models(sites: dict[str, Path], config: RunConfig) -> dict[str, str]:
-    """SHA-256 of what each site keeps: its model of the last round, and those it personalised after the rounds."""
-    found = {}
-    for name, file in sites.items():
-        kept = {path.name: path for path in (file.parent / "state" / "runs" / config.run_id).glob("personal-*")}
-        assert {"personal-round.safetensors", "personal-last.safetensors"} <= kept.keys()
-        found |= {f"{name}/{kind}": sha256_of_file(path) for kind, path in kept.items()}
-    return found
 
 
 def test_a_site_that_raises_is_left_out_and_comes_back(federation, begin, tmp_path) -> None:
@@ -191,7 +157,7 @@ def test_a_site_that_raises_is_left_out_and_comes_back(federation, begin, tmp_pa
 
 
 def test_a_site_slower_than_the_deadline_is_missed_and_comes_back(federation, begin, tmp_path) -> None:
-    config = config_of(2, "rounds=12", "round_timeout=15")
+    config = config_of(2, "rounds=10", "round_timeout=10")
     written = state_of(federation, TWO) / "runs" / config.run_id / "personal-round.safetensors"
     run = begin(config)
     run.wait_for("round", round=2)
@@ -205,11 +171,11 @@ def test_a_site_slower_than_the_deadline_is_missed_and_comes_back(federation, be
     record = run.record()
     rounds = missed(record, TWO)
     assert rounds
-    assert 12 not in rounds
+    assert 10 not in rounds
     assert all(record.rounds[number - 1].missing == [TWO] for number in rounds)
-    assert 15 <= record.rounds[rounds[0] - 1].seconds["sites"] < 20
+    assert 10 <= record.rounds[rounds[0] - 1].seconds["sites"] < 15
     # The late result left the site, and was not mixed in.
-    assert len(train_lines(federation, TWO, run)) == 12 - len(rounds) + 1
+    assert len(train_lines(federation, TWO, run)) == 10 - len(rounds) + 1
     assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
 
 
@@ -242,16 +208,6 @@ def test_a_full_disk_stops_only_the_site_that_has_it(federation, disks, begin, t
     assert {line.get("error") for line in lines} <= {None, "OSError"}
     cannot = f"{AUDIT} cannot be written (No space left on device), and what is not written down is not sent"
     assert all(line["sent"] or cannot in line["reason"] for line in lines)
-
-
-def fill(disk: Path) -> None:
-    """Write until nothing more fits, also not into what is left of the audit's last block."""
-    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(BLOCK))
-    if (audit := disk / AUDIT).is_file():
-        with audit.open("ab") as file:
-            file.write(b"\n" * (-audit.stat().st_size % BLOCK))
 
 
 def refusals(run: Run, site: str, start: int) -> list[dict]:
@@ -360,21 +316,15 @@ def test_two_jobs_at_once_and_the_same_job_twice(federation, begin, tmp_path) ->
     assert personal_models(federation.sites, configs[0]) == expected["fedkper"][1]
 
 
-def waits_at(run: Run, site: str, config: RunConfig) -> bool:
-    """Whether the site's job process has opened the lock of its run folder."""
-    lock = state_of(run.federation, site) / "runs" / config.run_id / LOCK
-    return any(str(lock) in {file.path for file in process.open_files()} for process in run.processes(site))
-
-
 def test_a_site_that_vanishes_is_missing_and_is_there_for_the_next_job(federation, begin, tmp_path) -> None:
-    config = config_of(8, "round_timeout=20")
+    config = config_of(8, "rounds=5", "round_timeout=10")
     run = begin(config)
     run.wait_for("reply", task="train", version=2)
     kill_participant(federation, TWO)
     record = run.record()
     rounds = missed(record, TWO)
     assert rounds
-    assert rounds == list(range(rounds[0], 9))
+    assert rounds == list(range(rounds[0], 6))
     assert all(record.rounds[number - 1].missing == [TWO] for number in rounds)
     assert TWO in record.sites
     assert set(record.final["last"].global_) == {ONE, THREE}

@@ -16,11 +16,11 @@ from consilia.data.site import RUNS, load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.outgoing import Manifest, read_manifest
 from consilia.flare.outgoing import AUDIT
-from consilia.flare.session import open_session
+from consilia.flare.session import JobSession, open_session
 from poc.local import ADMIN, LEAD, SERVER, LocalFederation, free_port
 from poc.processes import processes_of
 from tests.deploy.private_sites import MARK, all_methods, break_table, write_private_sites
-from tests.deploy.support import Run, export, kill_participant, participant_of, submit, until
+from tests.deploy.support import Run, export, kill_participant, participant_of, until
 from tests.deploy.tap import Tap
 
 INSTALLED, CAREFREE = "hospital-1", "hospital-2"
@@ -78,18 +78,19 @@ def gather(root: Path) -> Evidence:
             connections={name: set() for name in sites},
             taps={name: tap.port for name, tap in taps.items()},
         )
+        session = stack.enter_context(open_session(federation.kit(ADMIN)))
         for name, job in jobs.items():
-            run = submit(federation, job)
+            run = Run(federation, session.submit(job))
             run.wait_for("prepared")
             for site, ports in evidence.connections.items():
                 ports |= _ports_outside(federation, site)
             run.record()
             evidence.jobs[name] = run.job_id
-        run.wait_end()
+        _wait_end(session, run)
         for site, tap in taps.items():
             evidence.sent[site], evidence.received[site] = tap.sent(), tap.received()
             evidence.audits[site] = [json.loads(line) for line in (federation.kit(site) / AUDIT).open()]
-        _have_errors(federation, jobs["fedavg"], taps, evidence)
+        _have_errors(federation, session, jobs["fedavg"], taps, evidence)
     return evidence
 
 
@@ -120,24 +121,28 @@ def _ports_outside(federation: LocalFederation, site: str) -> set[int]:
     return reached - own
 
 
-def _have_errors(federation: LocalFederation, job: Path, taps: Mapping[str, Tap], evidence: Evidence) -> None:
+def _wait_end(session: JobSession, run: Run) -> None:
+    until(lambda: session.meta(run.job_id)["status"].startswith("FINISHED"), "the end of the job", pause=0.5)
+
+
+def _have_errors(
+    federation: LocalFederation, session: JobSession, job: Path, taps: Mapping[str, Tap], evidence: Evidence
+) -> None:
     """Both sites' data break; one of them streams its log and lets administrators read its files, as NVFlare does."""
     _take_back(federation, CAREFREE)
     before = {}
     for site, path in evidence.sites.items():
         evidence.words[site] = break_table(path)
         before[site] = len(taps[site].sent())
-    run: Run = submit(federation, job)
-    run.wait_end()
+    _wait_end(session, Run(federation, session.submit(job)))
     state = str(evidence.sites[CAREFREE].parent).encode()
     until(lambda: state in taps[CAREFREE].sent()[before[CAREFREE] :], "the streamed log")
-    with open_session(federation.kit(ADMIN)) as session:
-        for site in evidence.sites:
-            try:
-                evidence.read[site] = session.flare.cat_target(site, file="local/site.yaml")
-            # NVFlare's API has no name for being refused.
-            except Exception as error:
-                evidence.read[site] = f"refused: {error}"
+    for site in evidence.sites:
+        try:
+            evidence.read[site] = session.flare.cat_target(site, file="local/site.yaml")
+        # NVFlare's API has no name for being refused.
+        except Exception as error:
+            evidence.read[site] = f"refused: {error}"
     for site, tap in taps.items():
         evidence.late[site] = tap.sent()[before[site] :]
 

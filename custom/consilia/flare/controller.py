@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.model_controller import ModelController
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
+from nvflare.private.defs import CellMessageHeaderKeys
+from nvflare.private.fed.server.server_commands import ServerCommandNames
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
-from consilia.federation.messages import Task
+from consilia.federation.messages import Reply, Task
 from consilia.federation.outputs import EVENTS, PROGRESS, copy_outputs, write_outputs
 from consilia.federation.run_folder import locked, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
@@ -66,6 +72,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         self._coordinator: Coordinator
         self._folder: Path | None = None
         self._events: EventLog | None = None
+        self._heard = False
         register_tensors()
 
     def run(self) -> None:
@@ -106,6 +113,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> None:
         (folder / PROGRESS).unlink(missing_ok=True)
+        self.engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, self._note_arrival)
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
         if initial is None:
@@ -156,7 +164,23 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             raise RunAborted("the job was aborted; the last full round is in the checkpoint")
 
     def _receive(self, model: FLModel) -> None:
+        # The name is NVFlare's, of the site that the task was given to; one among the site's own meta is overwritten.
+        self._heard = True
         self._coordinator.receive(model.meta["client_name"], model_to_reply(model))
+
+    def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        """NVFlare only logs a result that is no model, or a return code: the site has answered all the same."""
+        self._heard, code = False, client_task.result.get_return_code()
+        super()._process_result(client_task, fl_ctx)
+        if not self._heard:
+            error = "MalformedReply" if code == ReturnCode.OK else str(code)
+            self._coordinator.receive(client_task.client.name, Reply(error=error))
+
+    def _note_arrival(self, message: Message) -> None:
+        """Log whose result is read next: NVFlare ends this process where it cannot be, and does not say whose it was."""
+        ends = message.get_header(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL
+        if ends and message.get_header(StreamHeaderKey.TOPIC) == ServerCommandNames.SUBMIT_UPDATE:
+            self.info(f"a result of {message.get_header(CellMessageHeaderKeys.CLIENT_NAME)} has arrived")
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Append to progress.jsonl, which the command line follows, and to TensorBoard's events."""

@@ -1,0 +1,60 @@
+"""NVFlare's proof-of-concept mode: a provisioned federation that ``nvflare poc`` keeps, starts and stops."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consilia.federation.study import load_study, study_config
+from poc.local import SERVER, LocalFederation
+from poc.processes import end_all, processes_of
+from tests.deploy.support import export, hashes, in_process, nvflare, submit
+from tests.deploy.test_cleanup import files_below, nvflares_places
+
+pytestmark = pytest.mark.deploy
+
+
+@pytest.fixture
+def prepared(three: dict[str, Path], tmp_path: Path) -> Iterator[LocalFederation]:
+    """The startup kits of two hospitals, as ``nvflare poc prepare -i project.yml`` makes them."""
+    sites = dict(list(three.items())[:2])
+    federation = LocalFederation(tmp_path / "federation", sites, server={"engine": "poc"})
+    # Writes the project file, of which POC makes kits of its own.
+    federation.provision()
+    poc(federation, "prepare", "-i", str(federation.folder / "project.yml"))
+    kits = federation.folder / "kits"
+    kits.unlink()
+    kits.symlink_to(workspace(federation) / "consilia" / "prod_00")
+    yield federation
+    end_all(federation.folder)
+
+
+def workspace(federation: LocalFederation) -> Path:
+    return federation.folder / "poc"
+
+
+def poc(federation: LocalFederation, *arguments: str) -> str:
+    return nvflare(federation, "poc", *arguments, NVFLARE_POC_WORKSPACE=str(workspace(federation)))
+
+
+def test_poc_gives_the_same_bytes_and_leaves_nothing(prepared: LocalFederation, tmp_path: Path) -> None:
+    before = files_below(*nvflares_places())
+    config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=2"])
+    job = export(config, tmp_path / "jobs")
+    prepared.install([job])
+    poc(prepared, "start")
+    run = submit(prepared, job)
+    record = run.record()
+    assert record.run.engine == "poc"
+    assert hashes(record) == hashes(in_process(config, prepared.sites, tmp_path / "inprocess"))
+    assert run.wait_end() == "FINISHED:COMPLETED"
+    # An installed site is stopped by its own people, not by the project's administrator over the network.
+    poc(prepared, "stop", *(word for name in (*prepared.sites, SERVER) for word in ("-p", name)))
+    assert processes_of(prepared.folder) == []
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", prepared.port))
+    assert files_below(*nvflares_places()) == before
