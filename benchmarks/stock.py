@@ -20,7 +20,7 @@ from consilia.core.files import write_json
 from consilia.recipes.simulate import stop_tree
 
 SCRIPT = Path(__file__).with_name("stock_client.py")
-SETTINGS = "settings.json"
+SETTINGS, CLOCKS = "settings.json", "clocks"
 ATTEMPTS = 3
 SECONDS_PER_ROUND, PER_MILLION = 15, 1
 START_SECONDS = 120
@@ -37,7 +37,7 @@ def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> f
     """
     settings = {
         "sites": {name: str(path) for name, path in site_files.items()},
-        "clocks": str(folder / "clocks"),
+        "clocks": str(folder / CLOCKS),
         "class": work.model_class,
         "model": work.model_args,
         "training": work.config().training.model_dump(mode="json"),
@@ -49,7 +49,7 @@ def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> f
     # On a busy machine the simulator may fail to connect to one of its own site processes; then it waits for ever.
     for _ in range(ATTEMPTS):
         _run(folder, START_SECONDS + (SECONDS_PER_ROUND + PER_MILLION * work.parameters() / 1e6) * work.rounds)
-        arrivals = [[float(line) for line in path.read_text().split()] for path in (folder / "clocks").iterdir()]
+        arrivals = [[float(line) for line in path.read_text().split()] for path in (folder / CLOCKS).iterdir()]
         if len(arrivals) == work.sites and all(len(times) == work.rounds + 1 for times in arrivals):
             return median(per_round(times[1:]) for times in arrivals)
     raise RuntimeError(f"the stock recipe did not come to its end {ATTEMPTS} times; see {folder / 'stock.log'}")
@@ -57,8 +57,8 @@ def stock_recipe(work: Workload, site_files: dict[str, Path], folder: Path) -> f
 
 def _run(folder: Path, seconds: float) -> None:
     """One attempt in a process of its own, whose whole tree can be ended; NVFlare's output goes to stock.log."""
-    shutil.rmtree(folder / "clocks", ignore_errors=True)
-    (folder / "clocks").mkdir()
+    shutil.rmtree(folder / CLOCKS, ignore_errors=True)
+    (folder / CLOCKS).mkdir()
     command = [sys.executable, "-m", "benchmarks.stock", str(folder)]
     with (folder / "stock.log").open("w") as log:
         place = Path(__file__).parents[1]

@@ -128,7 +128,9 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T, width) to tokens of the same shape."""
-        query, key, value = self.attn["qkv"](self.norm1(tokens)).unflatten(2, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.attn["qkv"](self.norm1(tokens)).unflatten(2, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        )
         seen = nn.functional.softmax(query @ key.transpose(2, 3) / 8, dim=-1) @ value
         tokens = tokens + self.attn["proj"](seen.transpose(1, 2).flatten(2))
         result: Tensor = tokens + self.mlp(self.norm2(tokens))

@@ -121,14 +121,13 @@ class LocalFederation:
             RunFailed: they did not come up; names where their logs are.
         """
         self._guard = start_guard(self.folder)
-        self.start_one(SERVER)
-        self._wait_for_server()
-        for name in self.sites:
+        for name in (SERVER, *self.sites):
             self.start_one(name)
         self.wait_for(self.sites)
 
     def start_one(self, name: str) -> None:
-        """Start one participant as a child of this process."""
+        """Start one participant as a child of this process; wait for the server until it takes logins."""
+        starts = self._server_starts()
         with (self.kit(name) / "console.log").open("ab") as output:
             self.participants[name] = subprocess.Popen(
                 [str(self.kit(name) / "startup" / "sub_start.sh"), "--once"],
@@ -138,15 +137,17 @@ class LocalFederation:
                 env={**self._environment(), **self.environment.get(name, {})},
                 start_new_session=True,
             )
-
-    def _wait_for_server(self) -> None:
         # NVFlare's server listens shortly before it has its own credentials. Who logs in just then is refused for good,
         # and the server signs wrongly until it is restarted.
-        log, deadline = self.server_kit / "log.txt", time.monotonic() + UP_SECONDS
-        while not (log.is_file() and SERVER_IS_UP in log.read_text()):
+        deadline = time.monotonic() + UP_SECONDS
+        while name == SERVER and self._server_starts() == starts:
             if time.monotonic() > deadline:
-                raise RunFailed(f"the server is not up after {UP_SECONDS} s: see {log}")
+                raise RunFailed(f"the server is not up after {UP_SECONDS} s: see {self.server_kit / 'log.txt'}")
             time.sleep(0.05)
+
+    def _server_starts(self) -> int:
+        log = self.server_kit / "log.txt"
+        return log.read_text().count(SERVER_IS_UP) if log.is_file() else 0
 
     def wait_for(self, sites: Sequence[str] | Mapping[str, Path]) -> None:
         """Wait until these sites are connected."""

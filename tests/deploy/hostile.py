@@ -90,6 +90,13 @@ def with_header(key: str, value: Any) -> Callable[[Shareable], Shareable]:
     return change
 
 
+def with_list(shareable: Shareable) -> Shareable:
+    result = with_dxo(shareable)
+    # A DXO would not let it pass.
+    result["DXO"]["data"] = list(result["DXO"]["data"].values())
+    return result
+
+
 def poisoned(shareable: Shareable) -> Shareable:
     """The model turned round, and FedKPer's score at its largest: each by itself within all bounds."""
     content = json.loads(from_shareable(shareable).meta[CONTENT])
@@ -113,7 +120,7 @@ WIRE: dict[str, Callable[[Shareable], Shareable]] = {
     # Refused.
     "oversized": with_data(lambda tensors: tensors | {"ballast": torch.ones(MEGABYTES * 2**18)}),
     "figures for tensors": lambda shareable: with_dxo(shareable, DataKind.METRICS, data={"accuracy": 1.0}),
-    "a list for tensors": with_data(lambda tensors: list(tensors.values())),
+    "a list for tensors": with_list,
     "tensors within tensors": with_data(lambda tensors: {"layers": tensors}),
     "a number for content": with_meta(**{CONTENT: 3}),
     "no content": with_meta(**{CONTENT: ""}),

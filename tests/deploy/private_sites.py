@@ -58,12 +58,16 @@ def all_methods() -> dict[str, RunConfig]:
 def break_table(site: Path) -> str:
     """Put a patient's words where a number belongs; returns them."""
     words = f"{MARK}-fever-since-tuesday"
-    table = site.parent / f"{MARK}-data" / "table.csv"
-    lines = table.read_text().splitlines()
+    lines = table_of(site).read_text().splitlines()
     parts = lines[5].split(",")
     lines[5] = ",".join([*parts[:2], words, *parts[3:]])
-    _write(table, lines)
+    _write(table_of(site), lines)
     return words
+
+
+def table_of(site: Path) -> Path:
+    """The data of role diagnosis."""
+    return site.parent / f"{MARK}-data" / "table.csv"
 
 
 def _table(place: Path, name: str, seed: int) -> dict[str, Any]:

@@ -81,7 +81,13 @@ def test_where_consilia_is_not_installed_the_job_brings_it(tmp_path: Path) -> No
         assert hashes(record) == hashes(expected)
         status, told = as_typed("submit", bare, "--kit", federation.kit(LEAD), "--follow")
         assert status == 1
-        assert "class_allow_list" in told
+        assert "a site was lost, or refused what the job would run" in told
+        refused = (
+            "Component 'consilia.flare.executor.ConsiliaExecutor' at config path 'executors.#1.executor' is not in"
+        )
+        for name in sites:
+            (log,) = [path for path in federation.kit(name).glob("*/log.txt") if path.parent.name in told]
+            assert refused in log.read_text()
 
 
 def test_a_site_that_forbids_it_refuses_and_the_others_go_on(
@@ -101,7 +107,8 @@ def test_a_site_that_forbids_it_refuses_and_the_others_go_on(
 
     status, told = as_typed("submit", bringing, "--kit", kit, "--download", tmp_path / "fetched")
     assert status == 0
-    assert f"{strict}: BYOC not permitted" in told
+    assert f"{strict}: absent" in told
+    assert "BYOC not permitted" in told
     (fetched,) = (tmp_path / "fetched").iterdir()
     result = json.loads((fetched / "workspace" / "consilia" / "result.json").read_text())
     assert [sorted(item["contributions"]) for item in result["rounds"]] == [others, others]
@@ -109,7 +116,7 @@ def test_a_site_that_forbids_it_refuses_and_the_others_go_on(
     status, told = as_typed("submit", all_needed, "--kit", kit, "--follow")
     assert status == 1
     assert "the job could not be started" in told
-    assert f"{strict}: BYOC not permitted" in told
+    assert f"{strict}: NVFLARE_ERROR: BYOC not permitted" in told
 
     record = submit(federation, bare).record()
     assert [sorted(item.contributions) for item in record.rounds] == [sorted(three)] * 2

@@ -153,8 +153,10 @@ def test_no_part_of_a_file_of_the_site_leaves(seen: Evidence, site: str) -> None
         tensors = load_file(path).values() if path.suffix == ".safetensors" else ()
         whole = [tensor.numpy().tobytes() for tensor in tensors] or [path.read_bytes()]
         parts |= {part for blob in whole for part in slices(blob)}
-    # What the server has sent is no secret of the site's: the run's configuration, the global model.
-    parts -= set(present(sorted(parts), seen.received[site]))
+    # What the server has sent is no secret of the site's: the run's configuration, the global model. Half of an RSA
+    # key is public, and in the certificate.
+    public = seen.received[site] + (kit / "startup" / "client.crt").read_bytes()
+    parts -= set(present(sorted(parts), public))
     assert len(parts) > 10_000
     assert present(sorted(parts), seen.sent[site]) == []
 
@@ -198,13 +200,12 @@ def test_an_installed_site_streams_no_log_and_shows_no_file(seen: Evidence) -> N
     log = b"task prepare failed with DataError"
     assert log in seen.late[CAREFREE]
     assert log not in seen.late[INSTALLED]
-    settings = (seen.kit(CAREFREE) / "local" / "site.yaml").read_text()[:60]
+    settings = (seen.kit(CAREFREE) / "local" / "privacy.json").read_text()[:60]
     assert settings.encode() in seen.late[CAREFREE]
     assert settings in seen.read[CAREFREE]
     assert MARK.encode() not in seen.late[INSTALLED]
-    assert seen.read[INSTALLED].startswith("refused: ")
-    assert "not authorized" in seen.read[INSTALLED].lower()
-    assert not after(b"sm__tp", seen.late[CAREFREE]) <= STREAM_TOPICS
+    assert seen.read[INSTALLED].startswith("refused: user not authorized")
+    assert "ObjectStreamer.Request" in after(b"sm__tp", seen.late[CAREFREE])
 
 
 def slices(content: bytes) -> list[bytes]:
@@ -216,11 +217,12 @@ def slices(content: bytes) -> list[bytes]:
 def present(parts: list[bytes], stream: bytes) -> list[bytes]:
     """The parts that occur in a stream, wherever; looked up by their first eight bytes, as a plain search is slow."""
     heads = np.array([int.from_bytes(part[:8], "little") for part in parts], dtype=np.uint64)
-    seen: set[int] = set()
+    there: set[bytes] = set()
     for shift in range(8):
         words = np.frombuffer(stream, "<u8", (len(stream) - shift) // 8, shift)
-        seen |= set(np.intersect1d(heads, words).tolist())
-    return [part for part, head in zip(parts, heads.tolist(), strict=True) if head in seen and part in stream]
+        starts = shift + 8 * np.flatnonzero(np.isin(words, heads))
+        there |= {stream[start : start + SLICE] for start in starts.tolist()}
+    return [part for part in parts if part in there]
 
 
 def forms(text: str) -> list[bytes]:
@@ -234,8 +236,9 @@ def forms(text: str) -> list[bytes]:
 
 
 def pair_forms(first: int, second: int) -> list[bytes]:
-    """Two numbers as JSON and MessagePack write them, and as arrays of the usual types."""
-    texts = [f"{first},{second}", f"{first}, {second}", f"{first}.0,{second}.0", f"{first}.0, {second}.0"]
-    packed = msgpack.packb([first, second])[1:]
+    """A list of two numbers as JSON and MessagePack write it, and as arrays of the usual types."""
+    texts = [f"[{first},{second}]", f"[{first}, {second}]", f"[{first}.0,{second}.0]", f"[{first}.0, {second}.0]"]
     arrays = [np.array([first, second], kind).tobytes() for kind in ("<i8", "<i4", "<f8", "<f4")]
-    return [*(text.encode() for text in texts), packed, *arrays]
+    found = [*(text.encode() for text in texts), msgpack.packb([first, second]), *arrays]
+    # Fewer bytes come about by chance.
+    return [form for form in found if len(form) > 4]

@@ -19,7 +19,7 @@ from consilia.flare.outgoing import AUDIT
 from consilia.flare.session import JobSession, open_session
 from poc.local import ADMIN, LEAD, SERVER, LocalFederation, free_port
 from poc.processes import processes_of
-from tests.deploy.private_sites import MARK, all_methods, break_table, write_private_sites
+from tests.deploy.private_sites import MARK, all_methods, break_table, table_of, write_private_sites
 from tests.deploy.support import Run, export, kill_participant, participant_of, until
 from tests.deploy.tap import Tap
 
@@ -74,7 +74,7 @@ def gather(root: Path) -> Evidence:
             configs=configs,
             jobs={},
             manifests={name: read_manifest(job)[1] for name, job in jobs.items()},
-            **{name: {} for name in ("sent", "received", "late", "audits", "words", "read")},  # type: ignore[arg-type]
+            **{name: {} for name in ("sent", "received", "late", "audits", "words", "read")},
             connections={name: set() for name in sites},
             taps={name: tap.port for name, tap in taps.items()},
         )
@@ -130,8 +130,9 @@ def _have_errors(
 ) -> None:
     """Both sites' data break; one of them streams its log and lets administrators read its files, as NVFlare does."""
     _take_back(federation, CAREFREE)
-    before = {}
+    before, whole = {}, {}
     for site, path in evidence.sites.items():
+        whole[site] = table_of(path).read_text()
         evidence.words[site] = break_table(path)
         before[site] = len(taps[site].sent())
     _wait_end(session, Run(federation, session.submit(job)))
@@ -139,12 +140,13 @@ def _have_errors(
     until(lambda: state in taps[CAREFREE].sent()[before[CAREFREE] :], "the streamed log")
     for site in evidence.sites:
         try:
-            evidence.read[site] = session.flare.cat_target(site, file="local/site.yaml")
+            evidence.read[site] = session.flare.cat_target(site, file="local/privacy.json")
         # NVFlare's API has no name for being refused.
         except Exception as error:
             evidence.read[site] = f"refused: {error}"
     for site, tap in taps.items():
         evidence.late[site] = tap.sent()[before[site] :]
+        table_of(evidence.sites[site]).write_text(whole[site])
 
 
 def _take_back(federation: LocalFederation, site: str) -> None:

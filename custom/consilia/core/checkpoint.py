@@ -52,8 +52,7 @@ class CheckpointStore:
             if known.get(name, {}).get("file") == file:
                 entries[name] = known[name]
                 continue
-            write_tensors(self.folder / file, tensors)
-            entries[name] = {"file": file, "sha256": sha256_of_file(self.folder / file)}
+            entries[name] = {"file": file, "sha256": write_tensors(self.folder / file, tensors)}
         write_json(self.folder / INDEX, {"schema": SCHEMA, "models": entries, "state": dict(state)}, compact=True)
         keep = {entry["file"] for entry in entries.values()}
         for file_path in self.folder.glob("*.safetensors"):

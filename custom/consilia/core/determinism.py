@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+Buffer = bytes | memoryview
+
 FILL = "fill_uninitialized_memory"  # a property that torch sets on its module behind the type checker's back
 
 
@@ -62,10 +64,10 @@ def single_threaded() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """The raw little-endian bytes of a tensor of any dtype (NumPy has no bfloat16, hence the view)."""
+def tensor_bytes(tensor: Tensor) -> Buffer:
+    """The raw little-endian bytes of a tensor of any dtype (NumPy has no bfloat16, hence the view), not copied."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

@@ -16,21 +16,7 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import AggregationError, ConfigError
-from consilia.core.files import overwrite_tensors
-
-# The dtype names of the safetensors format.
-_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+from consilia.core.files import DTYPES, overwrite_tensors
 
 
 class SpooledUpdate(Mapping[str, Tensor]):
@@ -61,7 +47,7 @@ class SpooledUpdate(Mapping[str, Tensor]):
 
     def dtype(self, name: str) -> torch.dtype:
         """The tensor's dtype, without reading it."""
-        return _DTYPES[self._entries[name]["dtype"]]
+        return DTYPES[self._entries[name]["dtype"]]
 
     def chunk(self, name: str, start: int, stop: int) -> Tensor:
         """Elements start..stop of the flattened tensor."""

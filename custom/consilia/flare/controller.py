@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from consilia.flare.messages import PROGRESS_TOPIC, model_to_reply, register_ten
 from consilia.flare.ready import announce
 from consilia.methods.learner import TrainingStopped
 from consilia.report.tensorboard import EventLog
+
+log = logging.getLogger(__name__)
 
 PREPARE_SECONDS = 600
 """How long a site may take to load its data and build its model before the run starts without it."""
@@ -154,9 +157,9 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         self._check_abort()
 
     def _timeout(self, task: Task) -> int:
-        """Seconds a site has for a task; a site whose process never came up must not hold the run for a whole round."""
+        """Seconds a site has for a task; to prepare it always has the same, for its process has to start first."""
         limit: int = self._coordinator.config.round_timeout
-        return min(limit or PREPARE_SECONDS, PREPARE_SECONDS) if task.info.task == "prepare" else limit
+        return PREPARE_SECONDS if task.info.task == "prepare" else limit
 
     def _check_abort(self) -> None:
         # Neither a panic nor an abort raises by itself: going on would aggregate the survivors.
@@ -172,15 +175,16 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         """NVFlare only logs a result that is no model, or a return code: the site has answered all the same."""
         self._heard, code = False, client_task.result.get_return_code()
         super()._process_result(client_task, fl_ctx)
-        if not self._heard:
+        # Of a job that is being aborted every site says so.
+        if not self._heard and not self.abort_signal.triggered:
             error = "MalformedReply" if code == ReturnCode.OK else str(code)
             self._coordinator.receive(client_task.client.name, Reply(error=error))
 
     def _note_arrival(self, message: Message) -> None:
-        """Log whose result is read next: NVFlare ends this process where it cannot be, and does not say whose it was."""
+        """Log whose result is read next: where it cannot be, NVFlare ends this process and does not say by whom."""
         ends = message.get_header(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL
         if ends and message.get_header(StreamHeaderKey.TOPIC) == ServerCommandNames.SUBMIT_UPDATE:
-            self.info(f"a result of {message.get_header(CellMessageHeaderKeys.CLIENT_NAME)} has arrived")
+            log.info("a result of %s has arrived", message.get_header(CellMessageHeaderKeys.CLIENT_NAME))
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Append to progress.jsonl, which the command line follows, and to TensorBoard's events."""

@@ -22,7 +22,8 @@ ENDINGS = {
     COMPLETED: "the job is complete",
     "FINISHED:ABORTED": "the job was aborted by an administrator",
     "FINISHED:EXECUTION_EXCEPTION": "the job failed: its process at the server or at a site ended with an error",
-    "FINISHED:ABNORMAL": "the job ended irregularly: a site was lost, or refused what the job would run",
+    "FINISHED:ABNORMAL": "the job ended irregularly: a site was lost, or refused what the job would run (Consilia is "
+    "not installed there, or its class_allow_list lacks it; that site's log.txt says)",
     "FINISHED:CAN_NOT_SCHEDULE": "the job was never started: too few sites were connected or had room for it",
     "FINISHED:FAILED_TO_RUN": "the job could not be started",
     "FINISHED:ABANDONED": "the job was lost when the server stopped",
@@ -67,7 +68,7 @@ def in_words(meta: Mapping[str, Any]) -> str:
 def not_deployed(meta: Mapping[str, Any]) -> dict[str, str]:
     """Sites (or the server) that would not take the job, with the reason; one may forbid jobs that carry code."""
     told = [str(entry).partition(": ") for entry in meta.get("job_deploy_detail") or []]
-    return {site: reason[:300] for site, _, reason in told if reason and reason != "OK"}
+    return {site: reason.removeprefix("NVFLARE_ERROR: ")[:300] for site, _, reason in told if reason and reason != "OK"}
 
 
 def why_waiting(meta: Mapping[str, Any], connected: Sequence[str]) -> str:

@@ -211,14 +211,13 @@ def _log_in(kit: Kit) -> Session:
     # Without a place to look, NVFlare searches the whole tree below the working directory for comm_config.
     ConfigService.initialize({}, [str(place) for place in (kit.local, kit.folder / "startup") if place.is_dir()])
     try:
-        with _hushed():
-            return new_secure_session(
-                kit.name,
-                str(kit.folder),
-                timeout=CONNECT_SECONDS,
-                command_timeout=COMMAND_SECONDS,
-                auto_login_max_tries=3,
-            )
+        try:
+            return _connect(kit)
+        except FLCommunicationError:
+            if _certificate_problem(kit) is not None:
+                raise
+            # A busy server may lose the first message of a new connection.
+            return _connect(kit)
     except NoConnection as error:
         refused = _certificate_problem(kit)
         if refused is not None:
@@ -234,6 +233,17 @@ def _log_in(kit: Kit) -> Session:
     # Certificates and signatures that do not fit come as errors of several libraries.
     except Exception as error:
         raise ConfigError(f"{kit.name} cannot log in at {_address(kit)}: {type(error).__name__}: {error}") from error
+
+
+def _connect(kit: Kit) -> Session:
+    with _hushed():
+        return new_secure_session(
+            kit.name,
+            str(kit.folder),
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            auto_login_max_tries=3,
+        )
 
 
 def _certificate_problem(kit: Kit) -> str | None:

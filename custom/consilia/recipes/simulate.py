@@ -113,9 +113,7 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, se
     simulated = server.model_copy(update={"state_dir": folder, "engine": "sim"})
     (workspace / "server.yaml").write_text(yaml.safe_dump(simulated.model_dump(mode="json")))
     folders = {name: place.model_dump(mode="json") for name, place in server.foundation_models.items()}
-    write_json(
-        folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files), "foundation_models": folders}
-    )
+    write_json(folder / CONFIG, {"config": config.to_json(), "sites": sorted(site_files), "foundation_models": folders})
 
 
 def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
