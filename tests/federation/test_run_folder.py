@@ -12,13 +12,15 @@ from consilia.core.errors import RunFailed
 from consilia.federation.outputs import RESULT
 from consilia.federation.run_folder import locked, take_over
 from consilia.federation.server_settings import ServerSettings
+from tests.federation.support import Federation, small
 
 
 def test_where_the_folder_is(tmp_path) -> None:
     kit = tmp_path / "kit"
     assert ServerSettings().run_folder("j1", kit) == kit / "consilia" / "j1"
     assert ServerSettings(state_dir=tmp_path / "runs-{job_id}").run_folder("j1", kit) == tmp_path / "runs-j1"
-    assert ServerSettings(state_dir=tmp_path / "one").run_folder("j1", kit) == tmp_path / "one"
+    assert ServerSettings(state_dir=tmp_path / "one").run_folder("j1", kit) == tmp_path / "one" / "j1"
+    assert ServerSettings(state_dir=tmp_path / "one", engine="sim").run_folder("j1", kit) == tmp_path / "one"
 
 
 def test_a_folder_is_one_jobs_at_a_time_and_free_again_when_its_process_is_killed(tmp_path) -> None:
@@ -42,23 +44,39 @@ def unfinished(folder: Path) -> Path:
     return folder
 
 
-def test_an_unfinished_stopped_run_is_taken_over(tmp_path) -> None:
+def test_a_stopped_run_is_taken_over_finished_or_not(tmp_path) -> None:
     earlier = unfinished(tmp_path / "a")
     assert take_over(earlier, tmp_path / "b")
     assert not earlier.exists()
     assert (tmp_path / "b" / "checkpoint").is_dir()
-    # And the clone's clone takes over from the clone.
+    # And the clone's clone takes over from the clone. Of a finished run only its end is left to do.
+    (tmp_path / "b" / RESULT).touch()
     assert take_over(tmp_path / "b", tmp_path / "c")
 
 
-def test_a_finished_or_running_or_missing_run_is_not(tmp_path) -> None:
-    assert not take_over(tmp_path / "none", tmp_path / "b")
-    finished = unfinished(tmp_path / "finished")
-    (finished / RESULT).touch()
-    assert not take_over(finished, tmp_path / "b")
+def test_a_running_run_is_waited_for_and_then_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("consilia.federation.run_folder.TAKE_OVER_SECONDS", 0.1)
     running = unfinished(tmp_path / "running")
-    with locked(running):
-        assert not take_over(running, tmp_path / "b")
+    with locked(running), pytest.raises(RunFailed, match="in use by another job"):
+        take_over(running, tmp_path / "b")
     assert running.is_dir()
-    # Where every job has one and the same folder there is nothing to move: a checkpoint there is gone on with.
-    assert not take_over(running, running)
+    assert take_over(running, tmp_path / "b")
+
+
+def test_a_folder_that_holds_no_run_stays_where_it_is(tmp_path) -> None:
+    assert not take_over(tmp_path / "none", tmp_path / "b")
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "server.key").touch()
+    assert not take_over(tmp_path / "startup", tmp_path / "b")
+    # Nor does a run that has begun already take another's place.
+    assert not take_over(unfinished(tmp_path / "a"), unfinished(tmp_path / "c"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "startup"]
+
+
+def test_what_the_server_cannot_keep_is_no_fault_of_the_site_that_sent_it(wisconsin, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "spool").write_text("in the way")
+    federation = Federation(small("fedavg"), wisconsin, tmp_path / "run")
+    with pytest.raises(RunFailed, match=r"the server cannot keep an update: .*spool"):
+        federation.run()
+    assert not [event for event in federation.events if event["event"] == "refused"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError
@@ -32,14 +32,6 @@ def test_saves_without_pickle(tmp_path) -> None:
     persistor.save_model(make_model_learnable(weights, {}), context)
     (saved,) = kit.rglob(FILE)
     assert state_digest(load_file(saved)) == state_digest(weights)
-
-
-def test_starts_from_a_file(tmp_path) -> None:
-    _, context = participant(tmp_path, "server")
-    weights = {name: torch.full_like(value, 0.5) for name, value in initial_state(small()).items()}
-    save_file(weights, tmp_path / "start.safetensors")
-    persistor = start(SafetensorsPersistor(MLP, ARGS, source_file=str(tmp_path / "start.safetensors")), context)
-    assert state_digest(persistor.load_model(context)[ModelLearnableKey.WEIGHTS]) == state_digest(weights)
 
 
 def test_the_server_lists_its_model_classes_too(tmp_path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from consilia.core.errors import UpdateRejected
+from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.spool import UpdateSpool
 from consilia.federation.config import explain
 from consilia.federation.messages import REPLIES, Reply, Task, TaskInfo, TrainReply, payload_bytes
@@ -54,6 +54,7 @@ class Intake:
         self._reference: Mapping[str, Tensor] = {}
         self._known: Mapping[str, SiteInfo] = {}
         self._replies: dict[str, BaseModel] = {}
+        self._failure: OSError | None = None
 
     def ask(
         self, deliver: Deliver, tasks: Sequence[Task], *, reference: Mapping[str, Tensor], known: Mapping[str, SiteInfo]
@@ -65,6 +66,9 @@ class Intake:
             tasks: at most one for each site.
             reference: the global state that updates are compared with.
             known: what the sites said of themselves when the run began.
+
+        Raises:
+            RunFailed: the server could not keep what was sent.
         """
         with self._lock:
             self._open = {site: task.info for task in tasks for site in task.targets}
@@ -74,6 +78,8 @@ class Intake:
         deliver([task for task in tasks if task.targets])
         with self._lock:
             self._open = {}
+            if self._failure is not None:
+                raise RunFailed(f"the server cannot keep an update: {self._failure}") from self._failure
             return dict(sorted(self._replies.items()))
 
     def receive(self, site: str, reply: Reply) -> None:
@@ -133,7 +139,12 @@ class Intake:
                 _check_tasks(part, figures, self._known[site])
         if isinstance(content, TrainReply):
             self._check_update(site, content, reply)
-            self._spool.add(site, reply.tensors)
+            try:
+                self._spool.add(site, reply.tensors)
+            # The server's own trouble, a full disk say, is no fault of the site whose update came just then.
+            except OSError as error:
+                self._failure = error
+                return
         elif reply.tensors:
             raise UpdateRejected(f"a reply to {info.task} carries no tensors, got {sorted(reply.tensors)[:3]}")
         self._replies[site] = content

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
-from consilia.federation.outputs import RESULT
+from consilia.federation.acting import FOLDER
+from consilia.federation.coordinator import CHECKPOINT
 from consilia.methods.learner import never
 
 LOCK = ".lock"
 POLL_SECONDS = 0.5
+TAKE_OVER_SECONDS = 100.0
+"""A process whose server or parent was killed may live on for a minute."""
 
 
 @contextlib.contextmanager
@@ -50,19 +53,24 @@ def _take(handle: int) -> bool:
     return True
 
 
-def take_over(earlier: Path, folder: Path) -> bool:
-    """Move the state of an unfinished, stopped run to the folder of the job that goes on with it.
+def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = never) -> bool:
+    """Move a stopped run's state to the folder of the job that goes on with it.
 
-    A run that has come to its end, or that still runs, is left as it is: its clone starts anew.
+    Of a run that had come to its end only that end is left to do: personalising, and writing the outputs.
+
+    Args:
+        earlier: the folder of the job that this one is a clone of.
+        folder: this job's, which is not there yet.
+        should_stop: polled while waiting for the earlier job's process to end.
 
     Returns:
         Whether there was something to go on with.
+
+    Raises:
+        RunFailed: the earlier job still runs.
     """
-    if earlier == folder or not earlier.is_dir() or (earlier / RESULT).is_file() or folder.exists():
+    if folder.exists() or not any((earlier / part).is_dir() for part in (CHECKPOINT, FOLDER)):
         return False
-    try:
-        with locked(earlier):
-            earlier.rename(folder)
-    except RunFailed:
-        return False
+    with locked(earlier, TAKE_OVER_SECONDS, should_stop):
+        earlier.rename(folder)
     return True

@@ -25,8 +25,9 @@ class ServerSettings(Model):
     Attributes:
         allow_models: dotted paths, or ``package.module.*``, that a job may name.
         foundation_models: the server's copies of large pre-trained models, by the name that jobs use.
-        state_dir: where checkpoints and results go, so that a run can be resumed; ``{job_id}`` in it stands for the
-            job's number, which keeps jobs apart. Default: ``consilia/{job_id}`` in the server's startup kit.
+        state_dir: where checkpoints and results go, so that a run can be resumed; every job has a folder of its
+            own there, called by its number; ``{job_id}`` puts the number elsewhere in the path. Default: ``consilia``
+            in the server's startup kit.
         data: the server's own public data for FedKIM's injection, a file of site.yaml's form: a role per task, whose
             training cases are the public ones and whose test cases judge the result.
         engine: noted in the record.
@@ -52,7 +53,11 @@ class ServerSettings(Model):
             job_id: the job's.
             kit: the server's startup kit.
         """
-        return Path(str(self.state_dir or kit / "consilia" / JOB_ID).replace(JOB_ID, job_id))
+        place = self.state_dir or kit / "consilia"
+        if JOB_ID in str(place):
+            return Path(str(place).replace(JOB_ID, job_id))
+        # A run in the simulator is known by its folder, not by a job's number.
+        return place if self.engine == "sim" else place / job_id
 
 
 def load_server_settings(path: Path) -> ServerSettings:

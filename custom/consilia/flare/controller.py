@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from consilia.core.errors import ConsiliaError, RunFailed
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Reply, Task
-from consilia.federation.outputs import EVENTS, PROGRESS, copy_outputs, write_outputs
+from consilia.federation.outputs import EVENTS, PROGRESS, RESULT, copy_outputs, write_outputs
 from consilia.federation.run_folder import locked, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
@@ -38,6 +41,8 @@ log = logging.getLogger(__name__)
 
 PREPARE_SECONDS = 600
 """How long a site may take to load its data and build its model before the run starts without it."""
+
+JOB_NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 MAX_EVENTS = 500
 """Events in one answer to an administrator."""
@@ -51,8 +56,8 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
     """Leads a run: hands the coordinator's tasks to NVFlare and the sites' replies back.
 
     Checkpoints and results go to ``state_dir`` of the server's ``local/server.yaml``; results also to ``consilia/`` in
-    the job's run folder, which NVFlare keeps with the job. A clone of an unfinished job goes on after its last full
-    round; a newly submitted one starts anew.
+    the job's run folder, which NVFlare keeps with the job. A clone of a job goes on after that job's last full round; a
+    newly submitted one starts anew.
 
     Args:
         config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
@@ -75,7 +80,8 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         self._coordinator: Coordinator
         self._folder: Path | None = None
         self._events: EventLog | None = None
-        self._heard = False
+        # Results are processed in several threads.
+        self._here = threading.local()
         register_tensors()
 
     def run(self) -> None:
@@ -90,8 +96,9 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             # The server's own training polls the abort signal, as the sites' does.
             self.warning(f"{error}; the last full round is in the checkpoint")
         except (ConsiliaError, OSError) as error:
-            self._tell({"event": "failed", "reason": str(error)})
-            self.panic(str(error))
+            reason = f"the server cannot go on: {error}" if isinstance(error, OSError) else str(error)
+            self._tell({"event": "failed", "reason": reason})
+            self.panic(reason)
         finally:
             # The sites' next question is answered with the end of the run.
             announce([client.name for client in self.engine.get_clients()], self.fl_ctx)
@@ -104,18 +111,23 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
         folder = settings.run_folder(job_id, kit)
         earlier = _cloned_from(Path(workspace.get_job_meta_path(job_id)))
-        if earlier is not None and take_over(settings.run_folder(earlier, kit), folder):
+        if earlier is not None and take_over(settings.run_folder(earlier, kit), folder, self._should_stop):
             self.info(f"going on with the state of job {earlier}")
+        # Administrators download the job's run folder; checkpoints stay where they are.
+        published = Path(workspace.get_run_dir(job_id)) / "consilia"
         with locked(folder):
             self._folder = folder
             try:
                 self._lead(config, settings, folder)
-            finally:
-                # Administrators download the job's run folder; checkpoints stay where they are.
-                copy_outputs(folder, Path(workspace.get_run_dir(job_id)) / "consilia")
+            except BaseException:
+                with suppress(OSError):
+                    copy_outputs(folder, published)
+                raise
+            copy_outputs(folder, published)
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> None:
-        (folder / PROGRESS).unlink(missing_ok=True)
+        for name in (PROGRESS, RESULT):
+            (folder / name).unlink(missing_ok=True)
         self.engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, self._note_arrival)
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
@@ -129,12 +141,14 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             all_parameters=self.engine.get_component(self.persistor_id).all_parameters,
             server=settings,
             progress=self._tell,
-            should_stop=lambda: bool(self.abort_signal.triggered),
+            should_stop=self._should_stop,
         )
         self._coordinator = coordinator
         self._events = EventLog(folder / EVENTS)
-        record = coordinator.run(self._deliver)
-        self._events.close()
+        try:
+            record = coordinator.run(self._deliver)
+        finally:
+            self._events.close()
         write_outputs(folder, coordinator, record)
         self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
         self.info(f"run {config.run_id} is complete: results in {folder}")
@@ -161,22 +175,25 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         limit: int = self._coordinator.config.round_timeout
         return PREPARE_SECONDS if task.info.task == "prepare" else limit
 
+    def _should_stop(self) -> bool:
+        return bool(self.abort_signal.triggered)
+
     def _check_abort(self) -> None:
         # Neither a panic nor an abort raises by itself: going on would aggregate the survivors.
-        if self.abort_signal.triggered:
+        if self._should_stop():
             raise RunAborted("the job was aborted; the last full round is in the checkpoint")
 
     def _receive(self, model: FLModel) -> None:
         # The name is NVFlare's, of the site that the task was given to; one among the site's own meta is overwritten.
-        self._heard = True
+        self._here.heard = True
         self._coordinator.receive(model.meta["client_name"], model_to_reply(model))
 
     def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """NVFlare only logs a result that is no model, or a return code: the site has answered all the same."""
-        self._heard, code = False, client_task.result.get_return_code()
+        self._here.heard, code = False, client_task.result.get_return_code()
         super()._process_result(client_task, fl_ctx)
         # Of a job that is being aborted every site says so.
-        if not self._heard and not self.abort_signal.triggered:
+        if not self._here.heard and not self._should_stop():
             error = "MalformedReply" if code == ReturnCode.OK else str(code)
             self._coordinator.receive(client_task.client.name, Reply(error=error))
 
@@ -187,12 +204,16 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             log.info("a result of %s has arrived", message.get_header(CellMessageHeaderKeys.CLIENT_NAME))
 
     def _tell(self, event: dict[str, Any]) -> None:
-        """Append to progress.jsonl, which the command line follows, and to TensorBoard's events."""
-        if self._folder is not None:
-            with (self._folder / PROGRESS).open("a") as file:
-                file.write(json.dumps(event) + "\n")
-        if event["event"] == "round" and self._events is not None:
-            self._events.update(self._coordinator.so_far())
+        """Append to progress.jsonl, which the command line follows, and to TensorBoard's events.
+
+        A full disk must not make of a note the reason why a run ends: what cannot do without it says so itself.
+        """
+        with suppress(OSError):
+            if self._folder is not None:
+                with (self._folder / PROGRESS).open("a") as file:
+                    file.write(json.dumps(event) + "\n")
+            if event["event"] == "round" and self._events is not None:
+                self._events.update(self._coordinator.so_far())
 
     def _told_so_far(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
         """Answer an administrator who follows the run: the events from a number on."""
@@ -205,6 +226,6 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
 
 def _cloned_from(meta: Path) -> str | None:
-    """The job that this one is a clone of."""
+    """The job that this one is a clone of. NVFlare's numbers are UUIDs; nothing else may become a folder's name."""
     found = json.loads(meta.read_text()).get(JobMetaKey.CLONED_FROM.value) if meta.is_file() else None
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and JOB_NUMBER.fullmatch(found) else None

@@ -9,13 +9,12 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
-from safetensors.torch import load_file
 
 from consilia.core.files import write_tensors
 from consilia.federation.config import ModelConfig
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import register_tensors
-from consilia.models.exchange import ExchangeType, count_elements, exchanged_state, load_exchanged
+from consilia.models.exchange import ExchangeType, count_elements, exchanged_state
 
 FILE = "global_model.safetensors"
 
@@ -29,7 +28,6 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
         foundation: the pre-trained model it builds on, as the run's ``model.foundation`` has it.
         exchange_dtype: ``float16`` halves the floating tensors.
         seed: the run's seed, which decides the initial weights.
-        source_file: a safetensors file on the server with initial weights, instead of seeded ones.
     """
 
     def __init__(
@@ -39,10 +37,9 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
         foundation: dict[str, Any] | None = None,
         exchange_dtype: ExchangeType = "float32",
         seed: int = 0,
-        source_file: str | None = None,
     ) -> None:
         super().__init__()
-        self.model_class, self.model_args, self.seed, self.source_file = model_class, model_args, seed, source_file
+        self.model_class, self.model_args, self.seed = model_class, model_args, seed
         self.foundation, self.exchange_dtype = foundation, exchange_dtype
         self.all_parameters = 0
         # NVFlare leaves defaults out of an exported job; a seed should stand there to be read.
@@ -65,8 +62,6 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
         )
         settings = self._settings
         model = config.build(seed=self.seed, allowed=settings.allow_models, folders=settings.foundation_models)
-        if self.source_file is not None:
-            load_exchanged(model, load_file(self.source_file))
         self.all_parameters = count_elements(model)
         return make_model_learnable(exchanged_state(model, self.exchange_dtype), {})
 
