@@ -6,6 +6,7 @@ Everything lies in one folder, which is made anew each time; nothing is left run
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from consilia.federation.outputs import REPORT
 from consilia.federation.study import load_study, study_sites
-from poc.local import LEAD, LocalFederation, tool
+from poc.local import LEAD, LocalFederation, claim, is_own, tool
 
 ROOT = Path(__file__).parents[1]
 METHODS = {
@@ -33,7 +34,9 @@ def run(*command: str, quiet: bool = False) -> None:
     """Show a command and carry it out."""
     shown = [Path(command[0]).name, *command[1:]]
     print(f"\n$ {shlex.join(shown)}", flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL if quiet else None)
+    # The startup scripts take python3 from the path, and the doctor looks for it there.
+    beside = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL if quiet else None, env={**os.environ, **beside})
 
 
 def main() -> int:
@@ -44,9 +47,10 @@ def main() -> int:
     chosen = arguments.parse_args()
     job_name, study = METHODS[chosen.method]
     job, out = ROOT / "jobs" / job_name, chosen.out
-    if out.exists() and not (out / "project.yml").is_file():
-        arguments.error(f"{out} exists and is no federation's folder: choose another --out")
+    if out.exists() and not is_own(out):
+        arguments.error(f"{out} exists and was not made by this command: nothing is deleted, choose another --out")
     shutil.rmtree(out, ignore_errors=True)
+    claim(out)
     # A stopped terminal or service must end the federation too, as Ctrl-C does.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,43 @@ from poc.processes import MARK, end_all, start_guard
 
 PROJECT = Path(__file__).with_name("project.yml")
 SERVER, LEAD, ADMIN = "localhost", "lead@consortium.org", "admin@consortium.org"
+OWN = ".consilia-federation"
+"""Marks a folder that was made for a federation, and may be deleted with all that is in it."""
+
+PORTS = range(20_000, 30_000)
+"""Below those that the system hands out for connections, any of which may be taken before a server has started."""
+
 UP_SECONDS = 60
 SERVER_IS_UP = "Server started"
 """In the log of NVFlare's server."""
 
 
+# Processes that look at the same time should not find the same port.
+_dice = random.Random(os.getpid())
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on at the moment.
+
+    Raises:
+        RunFailed: there is none.
+    """
+    for port in _dice.sample(PORTS, 1000):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise RunFailed(f"no free TCP port was found between {PORTS.start} and {PORTS.stop - 1}")
+
+
+def claim(folder: Path) -> None:
+    """Make a folder for a federation, and mark it as one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OWN).touch()
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder was made for a federation."""
+    return (folder / OWN).is_file()
 
 
 class LocalFederation:
@@ -89,7 +117,7 @@ class LocalFederation:
             if item["type"] == "server":
                 item["fed_learn_port"] = self.port
         project["participants"] = [{**item, **self.properties.get(item["name"], {})} for item in (*others, *clients)]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        claim(self.folder)
         file = self.folder / "project.yml"
         file.write_text(yaml.safe_dump(project, sort_keys=False))
         command = [tool("nvflare"), "provision", "-p", str(file), "-w", str(self.folder / "provisioned"), "--force"]

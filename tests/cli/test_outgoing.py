@@ -47,6 +47,7 @@ def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
     text = consilia("outgoing", job)
     manifest = manifest_of(small(), initial_state(small()))
     assert manifest.digest in text
+    assert "It reads the data of dataset role diagnosis; no other role's." in text
     # 30 x 8 + 8 + 8 x 2 + 2 numbers of four bytes in four tensors.
     assert "layers 4 266 1,064" in text
     for name in ("train_accuracy", "samples", "negative_flips"):
@@ -60,9 +61,14 @@ def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
     assert "individuality" not in sent
 
 
-def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
+def several_tasks(folder: Path) -> Path:
     config = clinics_config()
-    text = consilia("outgoing", write_job(tmp_path / "job", manifest_of(config, initial_state(config)).to_json()))
+    return write_job(folder / "job", manifest_of(config, initial_state(config)).to_json(), config=config)
+
+
+def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
+    text = consilia("outgoing", several_tasks(tmp_path))
+    assert "reads the data of dataset role anaemia, sepsis, as far as the site has them; no other role's." in text
     assert "training cases of each task that the site has for each of anaemia, sepsis" in text
     assert "personalise:" not in text
     assert "a personal model: this method makes none" in text
@@ -81,11 +87,13 @@ def test_every_field_has_a_meaning(config, tmp_path: Path) -> None:
         for path, kind in fields.items():
             name = path.split(".")[-1].removesuffix("[]")
             assert kind == NOTHING or name in MEANING or path.startswith("tasks.")
-    assert "unknown to this version" not in consilia("outgoing", write_job(tmp_path / "job", manifest.to_json()))
+    assert "unknown to this version" not in consilia(
+        "outgoing", write_job(tmp_path / "job", manifest.to_json(), config=config)
+    )
 
 
 def test_a_field_of_another_version_is_told_as_unknown(tmp_path: Path) -> None:
-    manifest = {"tensors": {}, "fields": {"train": {"histogram": "text"}}}
+    manifest = {"roles": ["diagnosis"], "tensors": {}, "fields": {"train": ["histogram: text"]}}
     assert "histogram text unknown to this version" in consilia("outgoing", write_job(tmp_path / "job", manifest))
 
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consilia.data.federation import load_federation
-from poc.local import LocalFederation
+from consilia.federation.config import RunConfig
+from consilia.flare.outgoing import approve
+from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
+from tests.deploy.disks import small_disk
+from tests.deploy.support import Run, export, state_of, submit, three_sites
 
 Start = Callable[..., LocalFederation]
+
+WITH_SMALL_DISKS = "hospital-3"
+STATE_DISK, KIT_DISK = "4m", "8m"
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> dict[str, Path]:
     """Three of the embedded hospitals."""
-    return dict(list(load_federation("wisconsin", tmp_path / "sites").items())[:3])
+    return three_sites(tmp_path / "sites")
+
+
+@pytest.fixture
+def mounted() -> Iterator[list[Path]]:
+    """Disks to unmount when nobody uses them any more: to be named before ``start``."""
+    disks: list[Path] = []
+    yield disks
+    for disk in disks:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.fixture
@@ -39,3 +55,43 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for federation in started:
         federation.stop()
         assert processes_of(federation.folder) == []
+
+
+@pytest.fixture(scope="module")
+def disks() -> list[Path]:
+    """The small disks that could be mounted."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def hard_days(tmp_path_factory: pytest.TempPathFactory, disks: list[Path]) -> Iterator[LocalFederation]:
+    """Three sites; the kit and the state folder of the third are on small disks of their own, if that is permitted."""
+    folder = tmp_path_factory.mktemp("hard-days")
+    federation = LocalFederation(folder / "federation", three_sites(folder / "sites"))
+    federation.environment[SERVER] = {"NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "15"}
+    try:
+        federation.provision()
+        federation.install()
+        kit = federation.kit(WITH_SMALL_DISKS).resolve()
+        sizes = {state_of(federation, WITH_SMALL_DISKS): STATE_DISK, kit: KIT_DISK}
+        disks += [disk for disk, size in sizes.items() if small_disk(disk, size)]
+        federation.start()
+        yield federation
+    finally:
+        federation.stop()
+        for disk in disks:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert processes_of(federation.folder) == []
+
+
+@pytest.fixture
+def begin(hard_days: LocalFederation, tmp_path: Path) -> Callable[..., Run]:
+    """Export, approve and submit a job."""
+
+    def submitted(config: RunConfig, name: str = "job") -> Run:
+        job = export(config, tmp_path / "jobs", name, min_clients=2)
+        for site in hard_days.sites:
+            approve(hard_days.kit(site), job)
+        return submit(hard_days, job)
+
+    return submitted

@@ -5,27 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import single_threaded
 from consilia.core.files import sha256_of_file
+from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
+from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Reply, Task
 from consilia.federation.outputs import PROGRESS, RESULT
-from consilia.federation.run_folder import LOCK
 from consilia.federation.server_settings import own_server
-from consilia.flare.outgoing import AUDIT
+from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.flare.session import open_session
 from consilia.report.record import Record, load_record
@@ -34,7 +36,6 @@ from poc.processes import MARK, processes_of
 from tests.federation.support import Federation
 
 PATIENCE = 150.0
-BLOCK = 4096
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pause: float = 0.05) -> Any:
@@ -47,10 +48,21 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pa
     raise AssertionError(f"after {seconds} s still not: {what}")
 
 
-def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int = 2) -> Path:
-    """An exported job folder."""
-    ConsiliaRecipe(config, name=name, min_clients=min_clients).export(str(folder))
+def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int = 2, **options: Any) -> Path:
+    """An exported job folder; ``options`` are the recipe's."""
+    ConsiliaRecipe(config, name=name, min_clients=min_clients, **options).export(str(folder))
     return folder / name
+
+
+def three_sites(folder: Path) -> dict[str, Path]:
+    """Three of the embedded hospitals, with folders of their own."""
+    return dict(list(load_federation("wisconsin", folder).items())[:3])
+
+
+def slow_config(seed: int, *overrides: str, method: str = "fedkper") -> RunConfig:
+    """Rounds of a quarter of a second or more. Every test has a seed, and so a run folder, of its own."""
+    slowly = ["rounds=8", "training.local_epochs=15", *overrides]
+    return study_config(load_study("wisconsin"), method, seed, {}, slowly)
 
 
 def in_process(config: RunConfig, sites: dict[str, Path], folder: Path) -> Record:
@@ -129,12 +141,16 @@ class Run:
                     found.append(process)
         return found
 
-    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to this job's processes of a participant."""
+    def running(self, name: str) -> list[psutil.Process]:
+        """The same, where there must be some: look them up before the moment in which they are to be hit."""
         found = self.processes(name)
         assert found, f"no process of job {self.job_id} at {name}"
-        for process in found:
-            process.send_signal(number)
+        return found
+
+    def last_round(self) -> int:
+        """The last full round, after which a clone goes on. Its event may be missing, as it is told after."""
+        version: int = CheckpointStore(self.folder / CHECKPOINT).load().state["version"]
+        return version
 
 
 def submit(federation: LocalFederation, job: Path) -> Run:
@@ -142,9 +158,31 @@ def submit(federation: LocalFederation, job: Path) -> Run:
         return Run(federation, session.submit(job))
 
 
-def resume(run: Run) -> Run:
+def clone(run: Run) -> Run:
+    """Submit a job once more by NVFlare's own means."""
     with open_session(run.federation.kit(LEAD)) as session:
         return Run(run.federation, session.clone(run.job_id))
+
+
+def resume(run: Run) -> Run:
+    """Go on with a job by ``consilia resume``, as a user does."""
+    done = consilia(run.federation, "resume", run.job_id)
+    told = re.search(r": goes on as (\S+)", done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told is not None, done.stdout
+    return Run(run.federation, told[1])
+
+
+def consilia(federation: LocalFederation, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of the lead's, carried out by a process of its own."""
+    return subprocess.run(
+        [tool("consilia"), command, *arguments, "--kit", str(federation.kit(LEAD))],
+        env=own_environment(federation, COLUMNS="400"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 def participant_of(federation: LocalFederation, process: psutil.Process) -> str | None:
@@ -165,14 +203,22 @@ def kill_participant(federation: LocalFederation, name: str) -> None:
     psutil.wait_procs(found, timeout=5)
 
 
+def send(number: int, processes: Sequence[psutil.Process]) -> None:
+    """Send a signal to processes; one that has ended needs none."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 @contextlib.contextmanager
-def paused(run: Run, name: str) -> Iterator[None]:
-    """Stop this job's process of a participant for a while, as a machine that swaps or sleeps does."""
-    run.kill(name, signal.SIGSTOP)
+def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Stop processes for a while, as a machine that swaps or sleeps does."""
+    send(signal.SIGSTOP, processes)
     try:
+        until(lambda: all(each.status() == psutil.STATUS_STOPPED for each in processes), "the processes' standstill")
         yield
     finally:
-        run.kill(name, signal.SIGCONT)
+        send(signal.SIGCONT, processes)
 
 
 def answered(run: Run, name: str) -> int:
@@ -227,40 +273,6 @@ def personal_models(sites: dict[str, Path], config: RunConfig) -> dict[str, str]
         assert {"personal-round.safetensors", "personal-last.safetensors"} <= kept.keys()
         found |= {f"{name}/{kind}": sha256_of_file(path) for kind, path in kept.items()}
     return found
-
-
-def waits_at(run: Run, site: str, config: RunConfig) -> bool:
-    """Whether the site's job process has opened the lock of its run folder."""
-    lock = state_of(run.federation, site) / "runs" / config.run_id / LOCK
-    opened: set[str] = set()
-    for process in run.processes(site):
-        # A process that NVFlare starts for a moment may have ended meanwhile.
-        with contextlib.suppress(psutil.Error):
-            opened |= {file.path for file in process.open_files()}
-    return str(lock) in opened
-
-
-def small_disk(folder: Path, size: str) -> bool:
-    """Mount a small disk on a folder and put what is in the folder on it; False where mounting is not permitted."""
-    aside = folder.with_name(f"{folder.name}-aside")
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(folder, aside, symlinks=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
-    mounted = shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
-    if mounted:
-        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
-    shutil.rmtree(aside)
-    return mounted
-
-
-def fill(disk: Path) -> None:
-    """Write until nothing more fits, also not into what is left of the audit's last block."""
-    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(BLOCK))
-    if (audit := disk / AUDIT).is_file():
-        with audit.open("ab") as file:
-            file.write(b"\n" * (-audit.stat().st_size % BLOCK))
 
 
 def own_environment(federation: LocalFederation, **more: str) -> dict[str, str]:

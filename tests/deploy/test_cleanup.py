@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +23,10 @@ from tests.deploy.support import export, until
 from tests.federation.support import small
 
 pytestmark = pytest.mark.deploy
+
+NVFLARES_PLACE = Path("/tmp/nvflare")
+JOB_ID = "*-*-*-*-*"
+"""What a run folder in a kit is called."""
 
 CHILD = """
 import sys, time
@@ -41,15 +45,6 @@ with LocalFederation(folder, sites) as federation:
         session.submit(job)
     time.sleep(600)
 """
-
-
-def files_below(*folders: Path) -> set[tuple[str, int]]:
-    """Every file below these folders, and when it was changed."""
-    found = set()
-    for path in (file for folder in folders for file in folder.rglob("*")):
-        with contextlib.suppress(FileNotFoundError):
-            found.add((str(path), path.stat().st_mtime_ns))
-    return found
 
 
 @pytest.fixture
@@ -106,8 +101,7 @@ def naming(folder: Path) -> list[str]:
     return found
 
 
-def assert_no_trace(tmp_path: Path, before: set[tuple[str, int]]) -> None:
-    folder = tmp_path / "federation"
+def assert_no_trace(tmp_path: Path, folder: Path) -> None:
     until(lambda: not processes_of(folder), "the end of the federation's processes", seconds=30)
     until(lambda: not naming(folder), "the end of everything else that was started", seconds=30)
     project = yaml.safe_load((folder / "project.yml").read_text())
@@ -115,35 +109,86 @@ def assert_no_trace(tmp_path: Path, before: set[tuple[str, int]]) -> None:
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))
-    assert files_below(*nvflares_places()) == before
     assert not (tmp_path / "user" / ".nvflare").exists()
-    assert not (tmp_path / "temporary" / "nvflare").exists()
+    assert list((tmp_path / "temporary").glob("*")) == []
+    assert left_elsewhere(folder) == []
 
 
-def nvflares_places() -> tuple[Path, Path]:
-    """Where NVFlare keeps things by default, beside the folder that it is given."""
-    return Path(tempfile.gettempdir()) / "nvflare", Path.home() / ".nvflare"
+def left_elsewhere(folder: Path) -> list[Path]:
+    """What a federation's jobs have left where NVFlare's server keeps jobs by default, which any other may use too."""
+    jobs = {path.name for kit in (folder / "kits").iterdir() for path in kit.glob(JOB_ID)}
+    return [path for path in NVFLARES_PLACE.rglob("*") if path.name in jobs]
 
 
 def test_a_federation_ends_with_the_process_that_started_it_even_if_that_is_killed(child, tmp_path) -> None:
-    before = files_below(*nvflares_places())
     folder = tmp_path / "federation"
     job = export(small(rounds=2000, min_sites=1), tmp_path / "jobs", min_clients=1)
     process = child("-c", CHILD, str(folder), str(job))
     until(lambda: len(running_job(folder)) >= 2, "the job at server and site")
     process.kill()
     process.wait()
-    assert_no_trace(tmp_path, before)
+    assert_no_trace(tmp_path, folder)
 
 
 @pytest.mark.parametrize(
     ("number", "job"), [(signal.SIGINT, False), (signal.SIGTERM, True)], ids=["SIGINT-starting", "SIGTERM-with-a-job"]
 )
 def test_an_interrupted_make_federation_leaves_nothing(number: int, job: bool, child, tmp_path) -> None:
-    before = files_below(*nvflares_places())
     folder = tmp_path / "federation"
     process = child("-m", "poc", "--method", "fedavg", "--out", str(folder))
     until(lambda: running_job(folder) if job else processes_of(folder), "the federation's processes")
     process.send_signal(number)
     assert process.wait(60) == 130
-    assert_no_trace(tmp_path, before)
+    assert_no_trace(tmp_path, folder)
+
+
+FAILING = """
+import pytest
+from tests.deploy.support import export, submit, until
+from tests.federation.support import small
+
+pytest_plugins = ["tests.deploy.conftest"]
+
+
+def test_that_fails(three, start, tmp_path):
+    job = export(small(rounds=2000, min_sites=1), tmp_path / "jobs", min_clients=1)
+    federation = start(dict(list(three.items())[:1]), [job])
+    run = submit(federation, job)
+    run.wait_for("round")
+    print(f"federation: {federation.folder}")
+    assert False, "on purpose"
+"""
+
+
+def test_a_failing_test_leaves_nothing(child, tmp_path) -> None:
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    own = (
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(tmp_path),
+        "--basetemp",
+        str(tmp_path / "pytest"),
+        "-p",
+        "no:cacheprovider",
+    )
+    process = child("-m", "pytest", *own, str(tmp_path / "test_failing.py"))
+    assert process.wait(180) == 1
+    output = (tmp_path / "output.txt").read_text()
+    # The test failed where it was to fail, and taking the federation down did not.
+    assert "1 failed" in output
+    assert "error" not in output.splitlines()[-1]
+    assert "on purpose" in output
+    told = re.search(r"^federation: (.+)$", output, re.MULTILINE)
+    assert told is not None
+    assert processes_of(Path(told[1])) == []
+    assert_no_trace(tmp_path, Path(told[1]))
+
+
+def test_only_a_folder_of_its_own_is_made_anew(child, tmp_path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "project.yml").write_text("not to be lost")
+    assert child("-m", "poc", "--out", str(mine)).wait(60) == 2
+    assert "mine exists and was not made by this command" in " ".join((tmp_path / "output.txt").read_text().split())
+    assert (mine / "project.yml").read_text() == "not to be lost"

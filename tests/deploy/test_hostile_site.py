@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.outputs import RESULT
 from consilia.flare.outgoing import approve
@@ -27,12 +26,13 @@ from tests.deploy import hostile
 from tests.deploy.support import (
     Run,
     assert_same,
+    clone,
     export,
     in_process,
     personal_models,
-    resume,
     state_of,
     submit,
+    three_sites,
     until,
     with_the_same_replies,
 )
@@ -67,10 +67,6 @@ def config_of(seed: int, rounds: int, **settings: object) -> RunConfig:
     """Every test has a seed, and so a run folder at the sites, of its own."""
     training = {"local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "device": "cpu"}
     return small(seed=seed, rounds=rounds, max_update_norm=1000.0, training=training, **settings)
-
-
-def three_sites(folder: Path) -> dict[str, Path]:
-    return dict(list(load_federation("wisconsin", folder).items())[:3])
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +183,7 @@ def test_what_ends_the_job_names_the_culprit_and_the_run_goes_on_without_him(
     assert unread(log[:at]) == ({CULPRIT} if attack == "parameter" else set())
     arm(federation, [])
     until(lambda: not any(run.processes(site) for site in federation.sites), "the end of the sites' processes")
-    again = resume(run)
+    again = clone(run)
     record = again.record()
     assert next(event["round"] for event in again.events() if event["event"] == "round") == 3
     assert_same(record, expected)

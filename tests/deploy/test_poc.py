@@ -12,7 +12,7 @@ from consilia.federation.study import load_study, study_config
 from poc.local import SERVER, LocalFederation
 from poc.processes import end_all, processes_of
 from tests.deploy.support import export, hashes, in_process, nvflare, submit
-from tests.deploy.test_cleanup import files_below, nvflares_places
+from tests.deploy.test_cleanup import left_elsewhere
 
 pytestmark = pytest.mark.deploy
 
@@ -37,11 +37,13 @@ def workspace(federation: LocalFederation) -> Path:
 
 
 def poc(federation: LocalFederation, *arguments: str) -> str:
-    return nvflare(federation, "poc", *arguments, NVFLARE_POC_WORKSPACE=str(workspace(federation)))
+    temporary = federation.folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    own = {"NVFLARE_POC_WORKSPACE": str(workspace(federation)), "TMPDIR": str(temporary)}
+    return nvflare(federation, "poc", *arguments, **own)
 
 
 def test_poc_gives_the_same_bytes_and_leaves_nothing(prepared: LocalFederation, tmp_path: Path) -> None:
-    before = files_below(*nvflares_places())
     config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=2"])
     job = export(config, tmp_path / "jobs")
     prepared.install([job])
@@ -57,4 +59,5 @@ def test_poc_gives_the_same_bytes_and_leaves_nothing(prepared: LocalFederation, 
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", prepared.port))
-    assert files_below(*nvflares_places()) == before
+    assert left_elsewhere(prepared.folder) == []
+    assert list((prepared.folder / "temporary").glob("*")) == []

@@ -270,16 +270,30 @@ def test_the_digest_is_of_the_content_and_not_of_its_order() -> None:
     backwards = manifest_of(config, dict(reversed(state.items())))
     written = manifest.to_json()
     assert written["tensors"][0] == "layers.0.bias: float32[8]"
-    turned = {"tensors": written["tensors"][::-1], "fields": dict(reversed(written["fields"].items()))}
+    assert "metrics.train_loss: number" in written["fields"]["train"]
+    fields = {task: lines[::-1] for task, lines in reversed(written["fields"].items())}
+    turned = {"roles": written["roles"], "tensors": written["tensors"][::-1], "fields": fields}
     assert manifest.digest == backwards.digest == Manifest.model_validate(turned).digest
     assert manifest.digest != manifest_of(small(exchange_dtype="float16"), state).digest
+    assert manifest.digest != manifest_of(small(role="prognosis"), state).digest
+    # What an approval does not bind.
+    assert (
+        manifest.digest
+        == manifest_of(small(rounds=300, training={"learning_rate": 9.0, "batch_size": 1}), state).digest
+    )
     assert len(manifest.digest) == len("sha256:") + 64
 
 
-def write_job(folder: Path, outgoing: Any, app: str = "app") -> Path:
+ROLES = {"roles": ["diagnosis"]}
+
+
+def write_job(folder: Path, outgoing: Any, app: str = "app", config: RunConfig | None = None) -> Path:
     path = folder / app / "config" / "config_fed_client.json"
     path.parent.mkdir(parents=True)
-    executor = {"path": "consilia.flare.executor.ConsiliaExecutor", "args": {"outgoing": outgoing}}
+    executor = {
+        "path": "consilia.flare.executor.ConsiliaExecutor",
+        "args": {"outgoing": outgoing, "config": (config or small()).to_json()},
+    }
     path.write_text(json.dumps({"executors": [{"tasks": ["train"], "executor": executor}]}))
     (folder / "meta.json").write_text(json.dumps({"name": "heart job"}))
     return folder
@@ -291,23 +305,60 @@ def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) 
     assert read_manifest(job) == ("heart-job", manifest)
     with pytest.raises(ConfigError, match="is no job"):
         read_manifest(tmp_path)
+    # Of a name only what any file system and terminal can show.
+    (job / "meta.json").write_text(json.dumps({"name": "hе\u202e/../\x1b" + "x" * 99}))
+    assert read_manifest(job)[0] == "h---..--" + "x" * 56
     write_job(job, manifest_of(small("fedavg"), {}).to_json(), "app_other")
     with pytest.raises(ConfigError, match="unlike manifests"):
         read_manifest(job)
 
 
+def test_the_manifest_names_the_roles_that_the_job_reads(tmp_path: Path) -> None:
+    assert manifest_of(small(role="prognosis"), {}).roles == ("prognosis",)
+    assert manifest_of(clinics_config(), {}).roles == ("anaemia", "sepsis")
+    approved = manifest_of(small(), {})
+    assert approved.roles == ("diagnosis",)
+    switched = write_job(tmp_path / "switched", approved.to_json(), config=small(role="psychiatry"))
+    with pytest.raises(
+        ConfigError, match=r"reads the dataset roles \['psychiatry'\], its manifest names \['diagnosis'\]"
+    ):
+        read_manifest(switched)
+    several = write_job(tmp_path / "several", approved.to_json(), config=clinics_config())
+    with pytest.raises(ConfigError, match=r"reads the dataset roles \['anaemia', 'sepsis'\]"):
+        read_manifest(several)
+
+
+def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", manifest_of(small(), {}).to_json())
+    path = job / "app" / "config" / "config_fed_client.json"
+    good = json.loads(path.read_text())
+    # It would answer train with another role's data, while the first one shows the manifest.
+    second = {"tasks": ["train"], "executor": {"path": "x", "args": {"config": small(role="psychiatry").to_json()}}}
+    path.write_text(json.dumps({"executors": [*good["executors"], second]}))
+    with pytest.raises(ConfigError, match="expected one executor, with a manifest"):
+        read_manifest(job)
+    for config in (None, "{config}", {**small().to_json(), "role": 5}, {"method": "unknown"}):
+        good["executors"][0]["executor"]["args"]["config"] = config
+        path.write_text(json.dumps(good))
+        with pytest.raises(ConfigError, match="config_fed_client"):
+            read_manifest(job)
+
+
 @pytest.mark.parametrize(
     ("outgoing", "words"),
     [
-        ({"tensors": {}}, "fields"),
-        ({"tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
-        ({"tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
-        ({"tensors": {}, "fields": {"steal": {}}}, "fields.steal"),
-        ({"tensors": {}, "fields": {"train": {"version": "anything"}}}, "fields.train.version"),
-        ({"tensors": {"w": "float32"}, "fields": {}}, "tensors.w"),
+        ({**ROLES, "tensors": {}}, "fields"),
+        ({"tensors": {}, "fields": {}}, "roles"),
+        ({"roles": ["diagnosis\x1b[2K"], "tensors": {}, "fields": {}}, "roles"),
+        ({**ROLES, "tensors": {}, "fields": {"train": ["score: number", "score: text"]}}, "one line"),
+        ({**ROLES, "tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
+        ({**ROLES, "tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
+        ({**ROLES, "tensors": {}, "fields": {"steal": {}}}, "fields.steal"),
+        ({**ROLES, "tensors": {}, "fields": {"train": {"version": "anything"}}}, "fields.train.version"),
+        ({**ROLES, "tensors": {"w": "float32"}, "fields": {}}, "tensors.w"),
         # What a terminal would not show must not be approved unseen.
-        ({"tensors": {"w\x1b[2K": "float32[1]"}, "fields": {}}, "tensors"),
-        ({"tensors": {}, "fields": {"train": {"id\rversion": "text"}}}, "fields.train"),
+        ({**ROLES, "tensors": {"w\x1b[2K": "float32[1]"}, "fields": {}}, "tensors"),
+        ({**ROLES, "tensors": {}, "fields": {"train": {"id\rversion": "text"}}}, "fields.train"),
     ],
 )
 def test_a_malformed_manifest_is_refused_by_its_key(tmp_path: Path, outgoing: Any, words: str) -> None:

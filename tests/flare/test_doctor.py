@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
-from consilia.flare.doctor import check_data, check_machine, check_versions, examine
+from consilia.flare.doctor import check_data, check_machine, check_owner, check_versions, examine
 from consilia.flare.doctor_job import check_job, read_job
 from consilia.flare.install import install, plan_installation
 from consilia.flare.kit import Kit
@@ -111,3 +117,45 @@ def test_a_site_yaml_of_another_site_fails_and_the_other_checks_go_on(site: Kit,
     assert {"versions", "disk", "private key", "clock", "server"} <= set(found)
     with pytest.raises(ConfigError, match="administrator's kit"):
         next(examine(kit_of("admin@consortium.org", site.folder.parent)))
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """For a while this process has the rights of a user who owns nothing."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_who_runs_nvflare_should_not_be_able_to_change_the_sites_policies() -> None:
+    # Not below pytest's folder, into which no other user can look.
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        kit = kit_of("hospital-1", Path(folder))
+        approvals = kit.local / "outgoing"
+        approvals.mkdir(mode=0o755)
+        shutil.chown(kit.folder / "startup" / "client.key", 65534)
+        kit.folder.chmod(0o1777)
+        assert check_owner(kit).level == "warning"
+        with nobody():
+            assert check_owner(kit).level == "ok"
+            (kit.folder / "log.txt").touch()
+            # What NVFlare does with a forged job id.
+            with pytest.raises(PermissionError):
+                shutil.rmtree(kit.local)
+            with pytest.raises(PermissionError):
+                kit.local.rename(kit.folder / "old")
+        for place, mode in ((approvals, 0o777), (kit.local, 0o777), (kit.folder, 0o777)):
+            before = stat.S_IMODE(place.stat().st_mode)
+            place.chmod(mode)
+            with nobody():
+                found = check_owner(kit)
+            assert (found.level, f"can change {place}" in found.text) == ("warning", True)
+            place.chmod(before)
+        shutil.chown(approvals, 65534)
+        approvals.chmod(0o555)
+        with nobody():
+            assert check_owner(kit).level == "warning"

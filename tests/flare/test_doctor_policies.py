@@ -127,3 +127,11 @@ def test_at_the_server_submitters_must_be_able_to_follow(server: Kit) -> None:
     assert bad(check_policies(server)) == []
     (server.local / "authorization.json").unlink()
     assert bad(check_policies(server)) == [("rights", "warning")]
+
+
+def test_a_server_without_the_guard_fails(server: Kit) -> None:
+    resources = read(server, "resources.json")
+    assert bad(check_policies(server)) == []
+    kept = [item for item in resources["components"] if "SubmissionGuard" not in item["path"]]
+    write(server, "resources.json", {**resources, "components": kept})
+    assert bad(check_policies(server)) == [("submissions", "FAILED")]

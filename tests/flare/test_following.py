@@ -82,8 +82,10 @@ def test_the_last_error_of_a_log() -> None:
 
 
 def job(name: str, status: str, *, ran: bool = True, of: str | None = None) -> dict[str, Any]:
-    more = {"start_time": "2026-11-21T16:05:12"} if ran else {}
-    return {"job_id": name, "status": status, **more, **({} if of is None else {"cloned_from": of})}
+    """What NVFlare notes of a job: it has an empty start time from the moment of its submission."""
+    started = "2026-11-21T16:05:12.216733+00:00" if ran else ""
+    meta = {"job_id": name, "status": status, "start_time": started, "duration": "0:00:20" if ran else "N/A"}
+    return {**meta, **({} if of is None else {"cloned_from": of})}
 
 
 FAILED = job("a", "FINISHED:EXECUTION_EXCEPTION")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
-from consilia.flare.install import RECORD, plan_installation, uninstall
+from consilia.flare.install import RECORD, install, plan_installation, uninstall
 from consilia.flare.kit import Kit
 from tests.flare.kits import EXAMPLE, contents, done, kit_of, read, site_yaml, write
 
@@ -134,3 +135,33 @@ def test_the_shipped_example_is_what_install_writes(tmp_path: Path) -> None:
         made, shipped = kit.local / name, EXAMPLE / "local" / name
         assert made.read_text() == shipped.read_text(), f"stale: cp {made} {shipped}"
     assert sorted(path.name for path in (EXAMPLE / "local").iterdir()) == sorted(POLICIES)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="of root only")
+@pytest.mark.parametrize("name", ["site.yaml", "resources.json", ".consilia"])
+def test_root_does_not_follow_a_link_out_of_local(site: Kit, tmp_path: Path, name: str) -> None:
+    config, target = site_yaml(tmp_path / "data"), tmp_path / "elsewhere"
+    (site.local / name).symlink_to(target)
+    plan = plan_installation(site, config)
+    with pytest.raises(ConfigError, match=rf"{name}.* leads to {target}.*, outside .*: root does not write there"):
+        install(plan)
+    assert not target.exists()
+    assert not (site.local / "privacy.json").exists()
+    (site.local / name).unlink()
+    install(plan)
+    (site.local / "privacy.json").unlink()
+    target.write_text("of somebody else")
+    (site.local / "privacy.json").symlink_to(target)
+    with pytest.raises(ConfigError, match="root does not write there"):
+        uninstall(site)
+    assert target.read_text() == "of somebody else"
+    assert (site.local / "site.yaml").is_file()
+
+
+def test_a_link_within_local_is_followed(site: Kit, tmp_path: Path) -> None:
+    target = site.local / "site-of-this-year.yaml"
+    config = site_yaml(tmp_path / "data")
+    (site.local / "site.yaml").symlink_to(target)
+    done(site, config)
+    assert (site.local / "site.yaml").is_symlink()
+    assert load_site_config(target).site == "hospital-1"

@@ -108,7 +108,10 @@ def test_nothing_leaves_before_the_site_has_approved_it_and_after_it_took_that_b
     assert Manifest.model_validate_json(path.read_text()) == MANIFEST
     assert place.process(result_of()).get(ReservedHeaderKey.HEADERS) == {"__content_type__": "DXO"}
     # In the middle of a job, as it may be needed.
-    assert withdraw(place.kit, place.job) == path
+    copy = path.with_name("another-name.json")
+    copy.write_text(path.read_text())
+    assert withdraw(place.kit, place.job) == (copy, path)
+    assert list(path.parent.iterdir()) == []
     assert is_refusal(place.process(result_of()))
     with pytest.raises(ConfigError, match="is not approved at hospital-1"):
         withdraw(place.kit, place.job)
@@ -119,6 +122,15 @@ def test_another_jobs_approval_is_none(tmp_path: Path) -> None:
     approve(place.kit, write_job(tmp_path / "job", MANIFEST.to_json()))
     assert is_refusal(place.process(result_of()))
     assert "is not approved here" in place.lines()[0]["reason"]
+
+
+def test_a_job_that_reads_another_role_under_an_approved_manifest_sends_nothing(place: Place) -> None:
+    path = place.job / f"app_{NAME}" / "config" / "config_fed_client.json"
+    content = json.loads(path.read_text())
+    content["executors"][0]["executor"]["args"]["config"]["role"] = "psychiatry"
+    path.write_text(json.dumps(content))
+    assert is_refusal(place.process(result_of()))
+    assert "the job reads the dataset roles ['psychiatry']" in place.lines()[0]["reason"]
 
 
 def test_a_job_without_a_manifest_sends_nothing(place: Place) -> None:

@@ -82,6 +82,10 @@ def outgoing_command(job: Path, kit: Path | None) -> None:
     name, manifest = read_manifest(job)
     console.print(f"What a site sends in job {name}", style="bold", markup=False)
     console.print(f"manifest {manifest.digest}", highlight=False)
+    several = ", as far as the site has them" if len(manifest.roles) > 1 else ""
+    console.print(
+        f"It reads the data of dataset role {', '.join(manifest.roles)}{several}; no other role's.", soft_wrap=True
+    )
     for task, fields in manifest.fields.items():
         console.print(_fields(task, fields))
         if task == "train":
@@ -97,11 +101,9 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     name, manifest = read_manifest(job)
     site = open_kit(kit)
     if withdraw_it:
-        console.print(
-            f"{site.name} sends nothing more in job {name}: {withdraw(kit, job)} is removed",
-            soft_wrap=True,
-            markup=False,
-        )
+        for path in withdraw(kit, job):
+            console.print(f"{path} is removed", soft_wrap=True, markup=False)
+        console.print(f"{site.name} sends nothing more in job {name}", soft_wrap=True, markup=False)
         return
     path = approve(kit, job)
     console.print(f"{site.name} sends in job {name} what {path} names, and nothing else", soft_wrap=True, markup=False)

@@ -138,7 +138,9 @@ def export_command(
     recipe.export(str(out))
     if byoc:
         add_code(job)
-    console.print(f"{out / recipe.name}: submit it with: nvflare job submit -j {out / recipe.name}", highlight=False)
+    console.print(
+        f"{out / recipe.name}: submit it with: consilia submit {out / recipe.name} --kit KIT", highlight=False
+    )
 
 
 def _study(source: str | None, data: str | None) -> Study:

@@ -20,6 +20,11 @@ NOTHING = "nothing"
 KINDS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
 
 
+def roles_of(config: RunConfig) -> tuple[str, ...]:
+    """The dataset roles that a run reads at a site, sorted; of several a site may have some."""
+    return tuple(sorted(config.method.tasks())) or (config.role,)
+
+
 def fields_of(config: RunConfig) -> dict[TaskName, dict[str, str]]:
     """For each task that sites get in a run: the kind of each field of the reply's JSON by its path.
 

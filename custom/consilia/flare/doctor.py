@@ -52,6 +52,8 @@ def examine(kit: Kit, place: Path | None = None) -> Iterator[Finding]:
     job = None if place is None else read_job(place)
     yield from check_versions(kit)
     yield from readable(kit)
+    if kit.kind == "client":
+        yield check_owner(kit)
     config = None
     try:
         config = _config(kit)
@@ -88,6 +90,30 @@ def _has_consilia(python: str) -> bool:
         return subprocess.run([python, "-c", finds], capture_output=True, timeout=30, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def check_owner(kit: Kit) -> Finding:
+    """Whether the user who runs this could change or delete the site's policies, approvals and startup files.
+
+    Only a key may be that user's own: nobody else is to read it, and in a folder of another user's it stays.
+    """
+    check, folders = "owner of local/", (kit.folder / "startup", kit.local)
+    places = [*folders, *(path for folder in folders for path in folder.rglob("*") if path.suffix != ".key")]
+    open_ones = [path for path in places if _is_ours(path)]
+    # Who can write to the kit's own folder could put other folders in their place, unless it is sticky.
+    top = kit.folder.stat()
+    if top.st_uid == os.geteuid() or (_is_ours(kit.folder) and not top.st_mode & stat.S_ISVTX):
+        open_ones.insert(0, kit.folder)
+    if not open_ones:
+        return ok(check, "this user can change neither local/ nor startup/")
+    text = f"this user can change {open_ones[0]}{f' and {len(open_ones) - 1} more' if open_ones[1:] else ''}"
+    todo = "run NVFlare, and this check, as a user who owns neither: docs/deploy.md, who owns a kit"
+    return warning(check, text, todo)
+
+
+def _is_ours(path: Path) -> bool:
+    # An owner could give itself the right.
+    return os.access(path, os.W_OK, effective_ids=True) or path.lstat().st_uid == os.geteuid()
 
 
 def _config(kit: Kit) -> Config:

@@ -15,7 +15,7 @@ import torch
 import consilia
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.outgoing import Manifest, read_manifest
+from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, read_manifest
 from consilia.flare.doctor_findings import Finding, failed, ok, warning
 from consilia.flare.kit import Kit
 from consilia.flare.outgoing import approved
@@ -51,21 +51,26 @@ def read_job(place: Path) -> Job:
     Raises:
         ConfigError: it is no job of Consilia.
     """
-    name, manifest = read_manifest(place)
-    path = min(place.glob("*/config/config_fed_client.json"))
     try:
-        executors = json.loads(path.read_text(encoding="utf-8"))["executors"]
-        arguments: dict[str, Any] = next(item["executor"]["args"] for item in executors)
-        settings = arguments["config"]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise ConfigError(f"{path} is no configuration of a Consilia job ({type(error).__name__}: {error})") from error
-    version = str(arguments.get("version", ""))
-    try:
-        return Job(name, run_config(settings, source=str(path)), version, manifest)
+        name, manifest = read_manifest(place)
     except ConfigError as error:
+        version = str(_arguments(place).get("version", consilia.__version__))
         if version == consilia.__version__:
             raise
-        raise ConfigError(f"{_made_by(name, version)}, and its configuration cannot be read: {error}") from error
+        raise ConfigError(f"{_made_by(place.name, version)}, and its configuration cannot be read: {error}") from error
+    arguments = _arguments(place)
+    config = run_config(arguments["config"], source=str(place))
+    return Job(name, config, str(arguments.get("version", "")), manifest)
+
+
+def _arguments(place: Path) -> dict[str, Any]:
+    """What the job's executor is made with; empty where that cannot be read."""
+    try:
+        path = min(place.glob(f"*/config/{CLIENT_CONFIG}"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["executors"][0]["executor"]["args"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_job(

@@ -14,7 +14,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 from consilia.core.errors import ConfigError
 from consilia.flare.doctor_findings import Finding, failed, ok, warning
 from consilia.flare.install import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
-from consilia.flare.install_policies import CODE, Json, covers, doors, is_our_filter
+from consilia.flare.install_policies import CODE, Json, covers, doors, has_guard, is_our_filter
 from consilia.flare.kit import Kit
 from consilia.flare.recipe import ALLOWED_CLASSES
 
@@ -29,7 +29,7 @@ _REACHING_IN = {
 
 
 def check_policies(kit: Kit) -> Iterator[Finding]:
-    """Allow-list, log streaming, filter of what leaves, rights; of the server its allow-list and who may follow a job.
+    """Allow-list, log streaming, filter of what leaves, rights; of the server allow-list, guard, who may follow a job.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -40,6 +40,8 @@ def check_policies(kit: Kit) -> Iterator[Finding]:
         yield check_streaming(kit, resources)
         yield from check_advertised(resources)
         yield check_filter(kit)
+    else:
+        yield check_guard(kit, resources)
     yield from check_rights(kit)
 
 
@@ -86,6 +88,14 @@ def check_advertised(resources: Json) -> Iterator[Finding]:
             f"resources.json has keys of your own, which NVFlare sends to the server with their values: {told}",
             "keep nothing there that must not leave, no path of data for one",
         )
+
+
+def check_guard(kit: Kit, resources: Json) -> Finding:
+    """NVFlare's server believes a submitter's ``job_id``, by which sites delete folders of their kits."""
+    check = "submissions"
+    if has_guard(resources):
+        return ok(check, "guarded: who submits a job cannot choose its id, nor whose it is")
+    return failed(check, "a forged job_id can delete the sites' local/ folders", _install(kit))
 
 
 def check_filter(kit: Kit) -> Finding:

@@ -118,7 +118,8 @@ def _is_lost(job: Mapping[str, Any], running: Collection[str]) -> bool:
 
 
 def _has_run(job: Mapping[str, Any]) -> bool:
-    return "start_time" in job
+    # NVFlare gives a job an empty one when it is submitted or cloned.
+    return bool(job.get("start_time"))
 
 
 def follow(session: JobSession, job_id: str, progress: Progress, *, poll: float = POLL_SECONDS) -> Ending:

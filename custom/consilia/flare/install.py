@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,12 @@ def plan_installation(kit: Kit, config: Path | None = None) -> Plan:
 
 
 def install(plan: Plan) -> None:
-    """Carry a plan out. Each file is replaced at once, and what was there is kept first."""
+    """Carry a plan out. Each file is replaced at once, and what was there is kept first.
+
+    Raises:
+        ConfigError: root would write outside local/, where a link leads.
+    """
+    _stay_inside(plan.kit, [change.path.name for change in plan.changes])
     record = _recorded(plan.kit)
     for change in plan.changes:
         record[change.path.name] = _entry(record.get(change.path.name), change)
@@ -117,11 +122,12 @@ def uninstall(kit: Kit) -> Undone:
     """Put back what was in local/ before the first installation.
 
     Raises:
-        ConfigError: nothing was installed here.
+        ConfigError: nothing was installed here, or root would write outside local/, where a link leads.
     """
     record = _recorded(kit)
     if not record:
         raise ConfigError(f"{kit.local}: nothing of Consilia was installed here, so there is nothing to undo")
+    _stay_inside(kit, record)
     restored, removed, kept = [], [], []
     for name, entry in sorted(record.items()):
         path = kit.local / name
@@ -232,6 +238,16 @@ def _entry(earlier: dict[str, Any] | None, change: Change) -> dict[str, Any]:
     elif there is None or _digest(there) != earlier["after"]:
         earlier = {**earlier, "edited": True}
     return {**earlier, "after": _digest(change.after)}
+
+
+def _stay_inside(kit: Kit, names: Iterable[str]) -> None:
+    """Who may write to local/ could otherwise have root write anywhere, and give it to them."""
+    if os.geteuid() != 0:
+        return
+    inside = kit.local.resolve()
+    for path in (kit.local / name for name in (*names, str(RECORD))):
+        if not path.resolve().is_relative_to(inside):
+            raise ConfigError(f"{path} leads to {path.resolve()}, outside {inside}: root does not write there")
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -19,6 +19,8 @@ Merged = tuple[Json, list[str]]
 """The new content of a policy, and what the participant should know."""
 
 OUTGOING_FILTER = "consilia.flare.outgoing.OutgoingFilter"
+SUBMISSION_GUARD = "consilia.flare.guard.SubmissionGuard"
+_GUARD = {"id": "consilia_submission_guard", "path": SUBMISSION_GUARD}
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
 _OWN_FILTER = "a job's own result filter runs after the site's and changes what it let through"
 DOORS = {
@@ -92,7 +94,9 @@ def merged_resources(before: Json, *, own: bool) -> Merged:
 
 
 def merged_server_resources(before: Json, default: Json, storage: Path, *, own: bool) -> Merged:
-    """The server's resources.json: our classes allowed, and jobs kept in ``storage`` instead of NVFlare's shared place.
+    """The server's resources.json: our classes allowed, submissions guarded, and jobs kept in ``storage``.
+
+    NVFlare's default keeps them in a place that all servers of a machine share.
 
     Args:
         before: the server's own file, or NVFlare's default.
@@ -107,7 +111,14 @@ def merged_server_resources(before: Json, default: Json, storage: Path, *, own: 
             place[key] = str(storage / name)
             if Path(usual).is_dir() and any(Path(usual).iterdir()):
                 notes.append(f"{name} were kept in {usual}, which is not empty: they stay there")
+    if not has_guard(after):
+        after["components"] = [*_listed(after, "components", ()), dict(_GUARD)]
     return after, notes
+
+
+def has_guard(resources: Json) -> bool:
+    """Whether the server looks at what submitters say of their jobs."""
+    return any(_is(item, SUBMISSION_GUARD) for item in _listed(resources, "components", ()))
 
 
 def _with_classes(before: Json, own: bool) -> Merged:

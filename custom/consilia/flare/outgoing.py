@@ -11,7 +11,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,15 +130,20 @@ def approve(kit: Path, job: Path) -> Path:
     return path
 
 
-def withdraw(kit: Path, job: Path) -> Path:
-    """Take back the approval of a job's manifest, running jobs included; the file that is gone. Raises ConfigError."""
+def withdraw(kit: Path, job: Path) -> tuple[Path, ...]:
+    """Take back every approval of a job's manifest, running jobs included; the files that are gone.
+
+    Raises:
+        ConfigError: the kit is no site's, the folder no job, or its manifest is not approved.
+    """
     site = _site(kit)
     name, manifest = read_manifest(job)
-    path = approved(site.local).get(manifest.digest)
-    if path is None:
+    paths = tuple(path for digest, path in _approvals(site.local) if digest == manifest.digest)
+    if not paths:
         raise ConfigError(f"the manifest of job {name} ({manifest.digest}) is not approved at {site.name}")
-    path.unlink()
-    return path
+    for path in paths:
+        path.unlink()
+    return paths
 
 
 def approved(local: Path) -> dict[str, Path]:
@@ -147,14 +152,16 @@ def approved(local: Path) -> dict[str, Path]:
     Raises:
         ConfigError: a file is no manifest. One that cannot be read might have been meant to take an approval back.
     """
-    found = {}
+    return dict(_approvals(local))
+
+
+def _approvals(local: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted((local / APPROVED).glob("*.json")):
         try:
             content = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read ({type(error).__name__}): remove or repair it") from error
-        found[as_manifest(content, str(path)).digest] = path
-    return found
+        yield as_manifest(content, str(path)).digest, path
 
 
 def _site(kit: Path) -> Kit:

@@ -1,0 +1,170 @@
+"""Jobs that are broken by a site and gone on with, and jobs that want the same folder, with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from consilia.core.determinism import single_threaded
+from consilia.evaluation.forgetting import flips
+from consilia.federation.config import RunConfig
+from consilia.federation.outputs import RESULT
+from consilia.federation.run_folder import LOCK
+from consilia.federation.site import HISTORY, Site
+from tests.deploy.support import (
+    Run,
+    assert_same,
+    clone,
+    in_process,
+    paused,
+    personal_models,
+    resume,
+    send,
+    slow_config,
+    state_of,
+    three_sites,
+    until,
+    with_the_same_replies,
+)
+from tests.federation.support import Federation
+
+pytestmark = pytest.mark.deploy
+
+ONE, TWO = "hospital-1", "hospital-2"
+
+
+def gone(run: Run) -> None:
+    until(lambda: not any(run.processes(site) for site in run.federation.sites), "the end of the sites' processes")
+
+
+def broken_by_a_kill(run: Run, site: str, version: int) -> int:
+    """Kill a site's job process in a round, and wait until NVFlare has ended the job; its last full round."""
+    run.wait_for("reply", task="train", version=version - 1)
+    processes = run.running(site)
+    run.wait_for("reply", task="train", version=version)
+    send(signal.SIGKILL, processes)
+    assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    assert not (run.folder / RESULT).exists()
+    gone(run)
+    return run.last_round()
+
+
+def test_a_killed_job_process_ends_the_job_and_a_clone_goes_on(hard_days, begin, tmp_path) -> None:
+    config = slow_config(4)
+    copies = three_sites(tmp_path / "sites")
+    expected = in_process(config, copies, tmp_path / "loop")
+    run = begin(config)
+    last = broken_by_a_kill(run, TWO, version=3)
+    # The site's parent lives on, and needs no restart.
+    assert hard_days.participants[TWO].poll() is None
+    assert "due to reported failure from hospital-2" in (hard_days.server_kit / "log.txt").read_text()
+    again = resume(run)
+    record = again.record()
+    assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
+    assert_same(record, expected)
+    assert personal_models(hard_days.sites, config) == personal_models(copies, config)
+
+
+def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remembers(hard_days, begin, tmp_path) -> None:
+    config = slow_config(5)
+    copies = three_sites(tmp_path / "sites")
+    remembered = {}
+
+    class Noting(Site):
+        """Notes which test cases every version had right; the history itself keeps the last three."""
+
+        def _flips(self, kind, version, correct):
+            remembered[self.name, kind, version] = correct
+            return super()._flips(kind, version, correct)
+
+    loop = Federation(config, copies, tmp_path / "loop")
+    loop.sites = {name: Noting(config, file) for name, file in copies.items()}
+    with single_threaded():
+        expected = loop.run()
+    run = begin(config)
+    run.wait_for("prepared")
+    processes = run.running(TWO)
+    own = state_of(hard_days, TWO) / "runs" / config.run_id
+    until((own / "personal-round.safetensors").is_file, "the first training", pause=0.0005)
+    with paused(processes):
+        shutil.copytree(own, tmp_path / "old", ignore=shutil.ignore_patterns(LOCK, ".*"))
+    kept = load_file(tmp_path / "old" / HISTORY)
+    last = broken_by_a_kill(run, ONE, version=3)
+    shutil.rmtree(own)
+    shutil.copytree(tmp_path / "old", own)
+    record = clone(run).record()
+    assert_same(record, expected)
+    assert personal_models(hard_days.sites, config) == personal_models(copies, config)
+    # All figures are those of the unbroken run but the flips of its first evaluations after the gap.
+    unlike = {}
+    for here, there in zip(record.evaluations, expected.evaluations, strict=True):
+        assert (here.version, here.model) == (there.version, there.model)
+        for site, figures in here.sites.items():
+            if figures != there.sites[site]:
+                unlike[site, here.model, here.version] = figures.test
+    assert set(unlike) == {(TWO, "global", last), (TWO, "personal", last + 1)}
+    for (site, model, version), test in unlike.items():
+        now = remembered[site, model, version]
+        then = [int(key.partition("/")[2]) for key in kept if key.startswith(f"{model}/")]
+        before = remembered[site, model, max(then)] if then else torch.zeros_like(now)
+        assert (test.negative_flips, test.positive_flips) == flips(before, now)
+
+
+def test_a_site_with_other_splits_cannot_go_on_with_a_run(hard_days, begin, tmp_path) -> None:
+    config = slow_config(6)
+    run = begin(config)
+    broken_by_a_kill(run, ONE, version=3)
+    splits = state_of(hard_days, TWO) / "diagnosis" / "splits.csv"
+    kept = splits.read_text()
+    first = next(line for line in kept.splitlines() if line.endswith(",test"))
+    splits.write_text(kept.replace(first, first.removesuffix("test") + "train"))
+    try:
+        again = clone(run)
+        record = again.record()
+    finally:
+        splits.write_text(kept)
+    assert record.absent == {TWO: "it has other data than when the run began"}
+    assert TWO in record.rounds[2].contributions
+    assert TWO not in record.rounds[-1].participants
+    assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
+
+
+def waits_at(run: Run, site: str, config: RunConfig) -> bool:
+    """Whether the site's job process has opened the lock of its run folder."""
+    lock = state_of(run.federation, site) / "runs" / config.run_id / LOCK
+    opened: set[str] = set()
+    for process in run.processes(site):
+        # A process that NVFlare starts for a moment may have ended meanwhile.
+        with contextlib.suppress(psutil.Error):
+            opened |= {file.path for file in process.open_files()}
+    return str(lock) in opened
+
+
+def test_two_jobs_at_once_and_the_same_job_twice(hard_days, begin, tmp_path) -> None:
+    configs = slow_config(7), slow_config(7, method="fedavg")
+    first, other = begin(configs[0], "first"), begin(configs[1], "other")
+    first.wait_for("prepared")
+    # The first is held up until the second stands before the folders that the first has locked.
+    with paused(first.running(ONE)):
+        second = begin(configs[0], "second")
+        until(lambda: all(waits_at(second, site, configs[0]) for site in hard_days.sites), "the second job's sites")
+        assert not second.events()
+        assert not (first.folder / RESULT).exists()
+    expected = {}
+    for config in configs:
+        copies = three_sites(tmp_path / f"sites-{config.label}")
+        expected[config.label] = in_process(config, copies, tmp_path / config.label), personal_models(copies, config)
+    assert_same(other.record(), expected["fedavg"][0])
+    assert personal_models(hard_days.sites, configs[1]) == expected["fedavg"][1]
+    assert_same(first.record(), expected["fedkper"][0])
+    # The second has had its turn when the first was over: the same run anew, all the way.
+    record = second.record()
+    assert_same(record, expected["fedkper"][0])
+    assert record.evaluations == expected["fedkper"][0].evaluations
+    assert personal_models(hard_days.sites, configs[0]) == expected["fedkper"][1]
