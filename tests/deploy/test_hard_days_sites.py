@@ -151,7 +151,7 @@ def refusals(run: Run, site: str, start: int) -> list[dict]:
 
 
 def test_a_site_that_vanishes_is_missing_and_is_there_for_the_next_job(hard_days, begin, tmp_path) -> None:
-    config = slow_config(8, "rounds=4", "round_timeout=20")
+    config = slow_config(8, "rounds=4", "round_timeout=12")
     run = begin(config)
     run.wait_for("reply", task="train", version=2)
     kill_participant(hard_days, TWO)

@@ -70,7 +70,7 @@ TASKS = {
 NEVER = (
     "cases: images, signals, tables, text, or anything computed from one case alone",
     "identifiers of patients and cases, file names, paths, and the site's site.yaml",
-    "label counts: how many cases there are of which class",
+    "label counts, as such; of validation and test cases they can be worked out from accuracy and balanced accuracy",
     "answers, masks and figures of single cases; they are in the report that stays at the site",
     "texts of errors: the server learns the kind of an error by its class name",
 )
