@@ -121,7 +121,7 @@ def not_torchs(temporary: Path) -> list[Path]:
 
 def left_elsewhere(folder: Path) -> list[Path]:
     """What a federation's jobs have left where NVFlare's server keeps jobs by default, which any other may use too."""
-    jobs = {path.name for kit in (folder / "kits").iterdir() for path in kit.glob(JOB_ID)}
+    jobs = {path.name for path in (folder / "kits").glob(f"*/{JOB_ID}")}
     return [path for path in NVFLARES_PLACE.rglob("*") if path.name in jobs]
 
 
@@ -141,7 +141,8 @@ def test_a_federation_ends_with_the_process_that_started_it_even_if_that_is_kill
 def test_an_interrupted_make_federation_leaves_nothing(number: int, job: bool, child, tmp_path) -> None:
     folder = tmp_path / "federation"
     process = child("-m", "poc", "--method", "fedavg", "--out", str(folder))
-    until(lambda: running_job(folder) if job else processes_of(folder), "the federation's processes")
+    log = folder / "kits" / SERVER / "console.log"
+    until(lambda: running_job(folder) if job else log.is_file(), "the federation's processes")
     process.send_signal(number)
     assert process.wait(60) == 130
     assert_no_trace(tmp_path, folder)

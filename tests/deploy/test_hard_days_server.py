@@ -26,6 +26,7 @@ from consilia.models.foundation import EMBEDDED_FOLDER, FoundationFolder, founda
 from poc.local import LEAD, SERVER
 from tests.deploy.disks import fill, small_disk
 from tests.deploy.support import (
+    Run,
     assert_same,
     clone,
     consilia,
@@ -51,6 +52,12 @@ SLOWLY = ["rounds=6", "training.local_epochs=40"]
 
 UNFINISHED = ".*.safetensors.*"
 BACKBONE = "shared-vit"
+
+
+def end_orphans(run: Run) -> None:
+    """End the sites' processes of a job whose server is gone. They would by themselves, in a minute or so."""
+    for site in run.federation.sites:
+        send(signal.SIGKILL, run.processes(site))
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["its job process", "the whole server"])
@@ -104,6 +111,7 @@ def test_the_server_is_killed_while_it_writes_a_checkpoint(three, start, tmp_pat
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
     # It was hit in the middle: the unfinished file has stayed behind, beside the whole checkpoint of the round before.
     assert unfinished.exists()
+    end_orphans(run)
     record = clone(run).record()
     assert hashes(record) == hashes(expected)
 
@@ -136,6 +144,7 @@ def test_the_server_is_killed_in_an_injection(start, tmp_path) -> None:
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
     assert part.is_file()
     assert not any(event["event"] == "round" for event in run.events())
+    end_orphans(run)
     again = clone(run)
     record = again.record()
     assert hashes(record) == hashes(expected)
@@ -181,6 +190,7 @@ def test_fedgpl_goes_on_and_its_frozen_backbone_stays_what_it_is(start, tmp_path
     run.wait_for("reply", task="train", version=2)
     send(signal.SIGKILL, processes)
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    end_orphans(run)
     last = run.last_round()
     again = resume(run)
     record = again.record()
