@@ -92,10 +92,11 @@ def test_the_server_is_killed_in_a_round(whole: bool, three, start, tmp_path) ->
     assert not run.folder.exists()
     assert personal_models(three, config) == personal_models(copies, config)
     assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
-    # Of what has come to its end a clone only does the end once more.
-    ended = clone(again)
-    assert hashes(ended.record()) == hashes(expected)
-    assert not any(event["event"] == "round" for event in ended.events())
+    if whole:
+        # Of what has come to its end a clone only does the end once more.
+        ended = clone(again)
+        assert hashes(ended.record()) == hashes(expected)
+        assert not any(event["event"] == "round" for event in ended.events())
 
 
 def test_the_server_is_killed_while_it_writes_a_checkpoint(three, start, tmp_path) -> None:
