@@ -131,8 +131,8 @@ def nobody() -> Iterator[None]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_who_runs_nvflare_should_not_be_able_to_change_the_sites_policies() -> None:
-    # Not below pytest's folder, into which no other user can look.
-    with TemporaryDirectory() as folder:
+    # Not below the folder of pytest, or of TMPDIR, into which no other user may be able to look.
+    with TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         kit = kit_of("hospital-1", Path(folder))
         approvals = kit.local / "outgoing"
