@@ -3,7 +3,7 @@
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
-# make test       set up, then run all tests (about 35 minutes on 2 cores)
+# make test       set up, then run all tests (about 40 minutes on 2 cores)
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
 # make jobs       write jobs/ anew from the recipes
