@@ -34,13 +34,10 @@ from consilia.data.partition import dirichlet_partition
 from consilia.data.specs import TabularSpec
 from consilia.data.wisconsin import CLASSES, wisconsin_sites
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.coordinator import Coordinator
+from consilia.federation.inprocess import open_run
 from consilia.federation.messages import EvaluateReply, Reply, Task, TaskInfo
 from consilia.federation.record_keeper import versions
 from consilia.federation.server_settings import ServerSettings
-from consilia.federation.site import Site
-from consilia.models.build import DEFAULT_ALLOWED
-from consilia.models.exchange import count_elements, exchanged_state
 from consilia.report.record import Metrics
 
 SITES, MIN_CASES = 5, 60
@@ -138,16 +135,7 @@ def settings(method: str, rule: str, *, seed: int, rounds: int) -> RunConfig:
 def outcome(config: RunConfig, site_files: Mapping[str, Path], folder: Path, poison: Poison) -> float | None:
     """Correct cases over all test cases of the honest sites, by the last global model; None where the run fails."""
     with single_threaded():
-        sites = {name: Site(config, path) for name, path in sorted(site_files.items())}
-        model = config.model.build(seed=config.seed, allowed=DEFAULT_ALLOWED, folders={})
-        coordinator = Coordinator(
-            config,
-            sorted(sites),
-            exchanged_state(model, config.exchange_dtype),
-            folder,
-            all_parameters=count_elements(model),
-            server=ServerSettings(engine="inprocess"),
-        )
+        sites, coordinator = open_run(config, site_files, folder, server=ServerSettings())
 
         def deliver(tasks: Sequence[Task]) -> None:
             for task in tasks:

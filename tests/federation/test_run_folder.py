@@ -55,7 +55,7 @@ def test_a_stopped_run_is_taken_over_finished_or_not(tmp_path) -> None:
 
 
 def test_a_running_run_is_waited_for_and_then_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("consilia.federation.run_folder.TAKE_OVER_SECONDS", 0.1)
+    monkeypatch.setattr("consilia.federation.run_folder.ORPHAN_SECONDS", 0.1)
     running = unfinished(tmp_path / "running")
     with locked(running), pytest.raises(RunFailed, match="in use by another job"):
         take_over(running, tmp_path / "b")

@@ -19,18 +19,16 @@ from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
 from consilia.flare.doctor import check_data, check_machine, check_owner, check_versions, examine
 from consilia.flare.doctor_job import check_job, read_job
-from consilia.flare.install import install, plan_installation
 from consilia.flare.kit import Kit
 from consilia.flare.outgoing import approve
 from consilia.models.build import DEFAULT_ALLOWED
-from tests.flare.kits import bad, kit_of, site_yaml, visits_job
+from tests.flare.kits import bad, done, kit_of, site_yaml, visits_job
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Kit:
-    kit = kit_of("hospital-1", tmp_path)
-    install(plan_installation(kit, site_yaml(tmp_path / "data")))
-    return kit
+def site(site: Kit, tmp_path: Path) -> Kit:
+    done(site, site_yaml(tmp_path / "data"))
+    return site
 
 
 @pytest.fixture(scope="module")

@@ -16,23 +16,20 @@ from pathlib import Path
 import pytest
 
 from consilia.flare.doctor_network import check_certificates, check_port, check_server_reached
-from consilia.flare.install import install, plan_installation
 from consilia.flare.kit import Kit, open_kit
-from tests.flare.kits import bad, kit_of, provisioned, site_yaml
+from tests.flare.kits import bad, done, provisioned, site_yaml
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Kit:
-    kit = kit_of("hospital-1", tmp_path)
-    install(plan_installation(kit, site_yaml(tmp_path / "data")))
-    return kit
+def site(site: Kit, tmp_path: Path) -> Kit:
+    done(site, site_yaml(tmp_path / "data"))
+    return site
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Kit:
-    kit = kit_of("localhost", tmp_path)
-    install(plan_installation(kit))
-    return kit
+def server(server: Kit) -> Kit:
+    done(server)
+    return server
 
 
 # The kit's certificates are made when it is provisioned, and are valid for 360 days.

@@ -11,21 +11,19 @@ from consilia.flare.doctor_policies import check_policies, readable
 from consilia.flare.install import install, plan_installation
 from consilia.flare.install_policies import ALLOWED_CLASSES
 from consilia.flare.kit import Kit
-from tests.flare.kits import bad, kit_of, read, site_yaml, write
+from tests.flare.kits import bad, done, kit_of, read, site_yaml, write
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Kit:
-    kit = kit_of("hospital-1", tmp_path)
-    install(plan_installation(kit, site_yaml(tmp_path / "data")))
-    return kit
+def site(site: Kit, tmp_path: Path) -> Kit:
+    done(site, site_yaml(tmp_path / "data"))
+    return site
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Kit:
-    kit = kit_of("localhost", tmp_path)
-    install(plan_installation(kit))
-    return kit
+def server(server: Kit) -> Kit:
+    done(server)
+    return server
 
 
 def test_before_the_installation_everything_that_matters_fails_and_after_it_nothing(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_job_of_another_version_is_refused(tmp_path, wisconsin, caplog) -> Non
 
 
 def test_the_same_run_twice_at_a_time_is_refused_until_the_first_has_ended(tmp_path, wisconsin, monkeypatch) -> None:
-    monkeypatch.setattr(executor_module, "BUSY_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(executor_module, "ORPHAN_SECONDS", 0.1)
     _, context = kit(tmp_path, wisconsin)
     first, second = start(executor_of(small()), context), start(executor_of(small()), context)
     assert ask(first, context, TaskInfo(task="prepare"))[1].meta[ERROR] == ""

@@ -19,16 +19,6 @@ from tests.flare.kits import EXAMPLE, contents, done, kit_of, read, site_yaml, w
 POLICIES = ("resources.json", "privacy.json", "authorization.json")
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Kit:
-    return kit_of("hospital-1", tmp_path)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Kit:
-    return kit_of("localhost", tmp_path)
-
-
 def test_a_second_installation_changes_nothing(site: Kit, tmp_path: Path) -> None:
     config = site_yaml(tmp_path / "data")
     done(site, config)

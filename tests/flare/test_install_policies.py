@@ -25,16 +25,6 @@ from consilia.flare.outgoing import OutgoingFilter
 from tests.flare.kits import done, kit_of, read, write
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Kit:
-    return kit_of("hospital-1", tmp_path)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Kit:
-    return kit_of("localhost", tmp_path)
-
-
 def buildable(kit: Kit, path: str) -> bool:
     try:
         ComponentPathAuthorizer().authorize_component_config({"path": path}, workspace=Workspace(str(kit.folder)))

@@ -38,17 +38,7 @@ def run_inprocess(
         ConsiliaError: a site's configuration or data cannot be read, or the run failed.
     """
     with single_threaded():
-        sites = {name: Site(config, path) for name, path in sorted(site_files.items())}
-        model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
-        coordinator = Coordinator(
-            config,
-            sorted(sites),
-            exchanged_state(model, config.exchange_dtype),
-            folder,
-            all_parameters=count_elements(model),
-            server=server.model_copy(update={"engine": "inprocess"}),
-            progress=progress,
-        )
+        sites, coordinator = open_run(config, site_files, folder, server=server, progress=progress)
 
         def deliver(tasks: Sequence[Task]) -> None:
             for task in tasks:
@@ -58,3 +48,26 @@ def run_inprocess(
         record = coordinator.run(deliver)
         write_outputs(folder, coordinator, record)
     return record
+
+
+def open_run(
+    config: RunConfig,
+    site_files: Mapping[str, Path],
+    folder: Path,
+    *,
+    server: ServerSettings,
+    progress: Progress = no_progress,
+) -> tuple[dict[str, Site], Coordinator]:
+    """The sites and the server of a run in this process, for a loop to join them; arguments as above."""
+    sites = {name: Site(config, path) for name, path in sorted(site_files.items())}
+    model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
+    coordinator = Coordinator(
+        config,
+        sorted(sites),
+        exchanged_state(model, config.exchange_dtype),
+        folder,
+        all_parameters=count_elements(model),
+        server=server.model_copy(update={"engine": "inprocess"}),
+        progress=progress,
+    )
+    return sites, coordinator

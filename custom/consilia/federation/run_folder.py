@@ -16,8 +16,8 @@ from consilia.methods.learner import never
 
 LOCK = ".lock"
 POLL_SECONDS = 0.5
-TAKE_OVER_SECONDS = 100.0
-"""A process whose server or parent was killed may live on for a minute."""
+ORPHAN_SECONDS = 100.0
+"""A process whose server or parent was killed may live on for a minute; who goes on with its run waits for that."""
 
 
 @contextlib.contextmanager
@@ -71,6 +71,6 @@ def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = nev
     """
     if folder.exists() or not any((earlier / part).is_dir() for part in (CHECKPOINT, FOLDER)):
         return False
-    with locked(earlier, TAKE_OVER_SECONDS, should_stop):
+    with locked(earlier, ORPHAN_SECONDS, should_stop):
         earlier.rename(folder)
     return True

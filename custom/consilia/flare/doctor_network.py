@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
 import ssl
@@ -19,10 +18,10 @@ from nvflare.lighter.utils import load_crt
 from consilia.flare.doctor_findings import Finding, failed, ok, warning
 from consilia.flare.install import read_policy
 from consilia.flare.kit import FILES, Kit
+from consilia.flare.tls import handshake
 
 SECONDS = 5.0
 """How long the server may take to answer."""
-_LISTENING_SECONDS = 1.0
 _SOON = timedelta(days=30)
 _NEW_KIT = "ask the project's administrator for a new kit"
 
@@ -89,7 +88,7 @@ def check_server_reached(kit: Kit, seconds: float = SECONDS) -> Finding:
     check, where = "server", f"{kit.host}:{kit.port}"
     wanted = read_policy(kit.folder / "startup" / FILES["client"])["servers"][0].get("identity", kit.host)
     try:
-        name = _handshake(kit, seconds)
+        name = handshake(kit, seconds)
     except ssl.SSLCertVerificationError as error:
         text = f"{where} shows a certificate that is not the project's: {error.verify_message}"
         return failed(check, text, "check clock and certificates above; ask whether this kit is of the same project")
@@ -115,29 +114,6 @@ def _unreached(kit: Kit, error: OSError, seconds: float) -> Finding:
     # Nobody listens there yet, or this machine has no network: whether it would work cannot be told.
     text = f"{where} could not be tried: {error.strerror or error}"
     return warning(check, text, f"look again when the server runs; if it does, {firewall}")
-
-
-def _handshake(kit: Kit, seconds: float) -> str:
-    """Mutual TLS as NVFlare makes it; the server's name as its certificate has it."""
-    startup = kit.folder / "startup"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # NVFlare's certificates are bound to a name of the project, which need not be the host's.
-    context.check_hostname = False
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    context.load_verify_locations(startup / "rootCA.pem")
-    context.load_cert_chain(startup / "client.crt", startup / "client.key")
-    # One connection that goes through with TLS: a server of scheme tcp accepts no other while it waits for a handshake.
-    with (
-        socket.create_connection((kit.host, kit.port), timeout=seconds) as plain,
-        context.wrap_socket(plain) as secure,
-    ):
-        # In TLS 1.3 a server that refuses the client's certificate says so only now.
-        secure.settimeout(min(seconds, _LISTENING_SECONDS))
-        with contextlib.suppress(TimeoutError):
-            secure.recv(1)
-        subject: Any = (secure.getpeercert() or {}).get("subject", ())
-        return str(dict(pair for part in subject for pair in part).get("commonName", ""))
 
 
 def check_port(kit: Kit) -> Finding:

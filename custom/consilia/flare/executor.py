@@ -20,7 +20,7 @@ from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.messages import Reply, TaskInfo
-from consilia.federation.run_folder import locked
+from consilia.federation.run_folder import ORPHAN_SECONDS, locked
 from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
@@ -28,7 +28,6 @@ from consilia.flare.ready import ReadySignal
 
 TASKS = ("prepare", "train", "evaluate", "personalise")
 SITE_FILE = "site.yaml"
-BUSY_PATIENCE_SECONDS = 100.0
 
 
 class ConsiliaExecutor(Executor):  # type: ignore[misc]
@@ -107,9 +106,8 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
             raise ConfigError(f"{found} is for site {settings.site!r}, this participant is {name!r}")
         self._state_dir = settings.state_dir
         site = Site(config, found, should_stop=self._should_stop)
-        # The same run twice at a time would mix up what the site keeps of it. A process of a broken job may live on for
-        # a minute until it notices that its server is gone; the job that goes on with it waits for that.
-        self._held.enter_context(locked(site.folder, BUSY_PATIENCE_SECONDS, self._should_stop))
+        # The same run twice at a time would mix up what the site keeps of it.
+        self._held.enter_context(locked(site.folder, ORPHAN_SECONDS, self._should_stop))
         self.log_info(
             fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}"
         )

@@ -31,6 +31,7 @@ from nvflare.fuel.utils.config_service import ConfigService
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.flare.kit import Kit, open_kit
 from consilia.flare.messages import PROGRESS_TOPIC
+from consilia.flare.tls import handshake
 
 CONNECT_SECONDS = 8.0
 COMMAND_SECONDS = 30.0
@@ -247,21 +248,9 @@ def _connect(kit: Kit) -> Session:
 
 
 def _certificate_problem(kit: Kit) -> str | None:
-    """Why the server's certificate and the kit's do not go together; None where they do."""
-    startup = kit.folder / "startup"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # As NVFlare does: the certificate counts, the name that the address had does not.
-    context.check_hostname = False
+    """Why the server's certificate and the kit's do not go together; None where they do, or nobody answers."""
     try:
-        context.load_verify_locations(startup / "rootCA.pem")
-        context.load_cert_chain(startup / "client.crt", startup / "client.key")
-        plain = socket.create_connection((kit.host, kit.port), timeout=CONNECT_SECONDS / 2)
-        with plain, context.wrap_socket(plain) as secured:
-            # In TLS 1.3 the server judges the client's certificate only after the handshake.
-            secured.settimeout(1.0)
-            secured.recv(1)
-    except TimeoutError:
-        return None
+        handshake(kit, CONNECT_SECONDS / 2)
     except ssl.SSLError as error:
         return str(error.reason or error)
     except OSError:

@@ -1,0 +1,20 @@
+"""Startup kits as they were provisioned: of one site and of the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consilia.flare.kit import Kit
+from tests.flare.kits import kit_of
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Kit:
+    return kit_of("hospital-1", tmp_path)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Kit:
+    return kit_of("localhost", tmp_path)
