@@ -10,30 +10,33 @@ import pytest
 import torch
 
 from consilia.core import files
-from consilia.core.checkpoint import INDEX, CheckpointStore
+from consilia.core.checkpoint import INDEX, CheckpointStore, Kept
 from consilia.core.errors import CheckpointError
 
 
 def save(store: CheckpointStore, version: int, value: float, best: int = 1) -> None:
-    store.save(
-        {"global": (version, {"w": torch.full((3,), value)}), "best": (best, {"w": torch.full((3,), float(best))})},
-        {"version": version},
-    )
+    states = {"global": (version, value), "best": (best, float(best))}
+    models = {name: Kept("state", of, {"w": torch.full((3,), filled)}) for name, (of, filled) in states.items()}
+    store.save(models, {"version": version})
 
 
 def test_round_trip_and_only_the_newest_files_stay(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     assert not store.exists()
     save(store, 1, 1.0)
+    # The same state under two names is one file, which stays when only one of them moves on.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [INDEX, "state-00001.safetensors"]
+    written = (tmp_path / "state-00001.safetensors").stat()
     save(store, 2, 2.0)
+    assert (tmp_path / "state-00001.safetensors").stat() == written
     loaded = store.load()
     assert loaded.state == {"version": 2}
     assert loaded.models["global"]["w"].tolist() == [2.0, 2.0, 2.0]
     assert loaded.models["best"]["w"].tolist() == [1.0, 1.0, 1.0]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "best-00001.safetensors",
         INDEX,
-        "global-00002.safetensors",
+        "state-00001.safetensors",
+        "state-00002.safetensors",
     ]
 
 
@@ -69,12 +72,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         store.load()
     save(store, 1, 1.0)
-    model = tmp_path / "global-00001.safetensors"
-    content = bytearray(model.read_bytes())
-    content[-1] ^= 1
-    model.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"global-00001.safetensors was altered"):
-        store.load()
+    model = tmp_path / "state-00001.safetensors"
+    whole = model.read_bytes()
+    # A bit of a number, a bit of the header, an end that is missing.
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:9] + bytes([whole[9] ^ 1]) + whole[10:], whole[:-4]):
+        model.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"state-00001.safetensors was altered"):
+            store.load()
     model.unlink()
     with pytest.raises(CheckpointError, match="is missing, though"):
         store.load()

@@ -6,16 +6,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError
-from consilia.core.files import sha256_of_file, write_json, write_tensors
+from consilia.core.files import write_json, write_tensors
 
 INDEX = "checkpoint.json"
-SCHEMA = "consilia.checkpoint/1"
+SCHEMA = "consilia.checkpoint/2"
+
+
+class Kept(NamedTuple):
+    """Tensors to keep. Kind and version tell what they are: equal ones are one file.
+
+    Attributes:
+        digest: :func:`consilia.core.determinism.state_digest` of the tensors, where it is known already.
+    """
+
+    kind: str
+    version: int
+    tensors: Mapping[str, Tensor]
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,8 @@ class Checkpoint:
 class CheckpointStore:
     """Keeps the newest checkpoint of one run in a folder.
 
-    Model files carry the version in their name and the index is replaced last, so a process killed at any moment leaves
-    the previous checkpoint whole. Files that the index no longer names are deleted afterwards.
+    A file is written once under its name and the index is replaced last, so a process killed at any moment leaves the
+    previous checkpoint whole. Files that the index no longer names are deleted afterwards.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,19 +55,17 @@ class CheckpointStore:
         """Whether there is a checkpoint to resume from."""
         return (self.folder / INDEX).is_file()
 
-    def save(self, models: Mapping[str, tuple[int, Mapping[str, Tensor]]], state: Mapping[str, Any]) -> None:
-        """Save models, each given as name -> (version, tensors), and the JSON state.
-
-        A model whose file of that version is already named by the index is not written again.
-        """
-        known = self._index()["models"] if self.exists() else {}
+    def save(self, models: Mapping[str, Kept], state: Mapping[str, Any]) -> None:
+        """Save models by name, and the JSON state. A file that the index already has is not written again."""
+        known = self._index()["models"].values() if self.exists() else ()
+        digests = {entry["file"]: entry["digest"] for entry in known}
         entries: dict[str, dict[str, str]] = {}
-        for name, (version, tensors) in models.items():
-            file = f"{name}-{version:05d}.safetensors"
-            if known.get(name, {}).get("file") == file:
-                entries[name] = known[name]
-                continue
-            entries[name] = {"file": file, "sha256": write_tensors(self.folder / file, tensors)}
+        for name, model in models.items():
+            file = f"{model.kind}-{model.version:05d}.safetensors"
+            if file not in digests:
+                write_tensors(self.folder / file, model.tensors)
+                digests[file] = model.digest or state_digest(model.tensors)
+            entries[name] = {"file": file, "digest": digests[file]}
         write_json(self.folder / INDEX, {"schema": SCHEMA, "models": entries, "state": dict(state)}, compact=True)
         keep = {entry["file"] for entry in entries.values()}
         for file_path in self.folder.glob("*.safetensors"):
@@ -77,10 +90,13 @@ class CheckpointStore:
             path = self.folder / entry["file"]
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing, though {self.folder / INDEX} names it")
-            found = sha256_of_file(path)
-            if found != entry["sha256"]:
-                raise CheckpointError(f"{path} was altered: SHA-256 is {found}, expected {entry['sha256']}")
-            models[name] = load_file(path)
+            try:
+                models[name] = load_file(path)
+            except SafetensorError as error:
+                raise CheckpointError(f"{path} was altered: {error}") from error
+            found = state_digest(models[name])
+            if found != entry["digest"]:
+                raise CheckpointError(f"{path} was altered: its tensors' digest is {found}, not {entry['digest']}")
         return Checkpoint(models, index["state"])
 
     def _index(self) -> dict[str, Any]:

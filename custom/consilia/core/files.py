@@ -89,19 +89,10 @@ def write_tensors(
     *,
     durable: bool = True,
     private: bool = False,
-) -> str:
-    """Write named tensors as safetensors, atomically; for the options see :func:`atomic_path`.
-
-    Returns:
-        The file's SHA-256, as hexadecimal digits.
-    """
-    digest = hashlib.sha256()
+) -> None:
+    """Write named tensors as safetensors, atomically; for the options see :func:`atomic_path`."""
     with atomic_path(target, durable=durable, private=private) as temporary, temporary.open("wb") as file:
-        for piece in pieces(tensors, metadata):
-            # While it is in the processor's cache: reading the file again would cost another pass over memory.
-            digest.update(piece)
-            file.write(piece)
-    return digest.hexdigest()
+        file.writelines(pieces(tensors, metadata))
 
 
 def overwrite_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from consilia.core.checkpoint import Kept
 from consilia.core.errors import CheckpointError
 from consilia.federation.config import RunConfig
 from consilia.federation.progress import Progress
@@ -78,11 +79,11 @@ class Acting:
 
     def file_number(self, version: int) -> int:
         """Names a state's file: a method that acts gives a round two states, one after the other."""
-        return version if self._act is None else 2 * version + (self.done == version)
+        return version if self._act is None else 2 * version + (version <= self.done)
 
-    def models(self) -> dict[str, tuple[int, Mapping[str, Tensor]]]:
+    def models(self) -> dict[str, Kept]:
         """Its own tensors, for a checkpoint."""
-        return {} if self._act is None or not self.done else {"act": (self.done, self._act.tensors())}
+        return {} if self._act is None or not self.done else {"act": Kept("act", self.done, self._act.tensors())}
 
     def restore(self, done: int, models: Mapping[str, Mapping[str, Tensor]], report: Injection | None) -> None:
         """Go on from a checkpoint. Raises :class:`CheckpointError` if it lacks the method's own state."""

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from consilia.core.checkpoint import CheckpointStore
+from consilia.core.checkpoint import CheckpointStore, Kept
 from consilia.core.determinism import generator, state_digest
 from consilia.core.errors import CheckpointError, RunFailed
 from consilia.core.robust import clipped
@@ -243,7 +243,7 @@ class Coordinator:
         return FinalModels.model_validate(
             {
                 "version": version,
-                "sha256": state_digest(state),
+                "sha256": self._digest(version) or state_digest(state),
                 "global": {
                     site: reply.received
                     for site, reply in replies.items()
@@ -337,12 +337,16 @@ class Coordinator:
             "best": self.best.to_json(),
             "record": self.keeper.state(),
         }
+        kept = {"global": (self.version, self.state), "best": (self.best.version, self.best.state)}
         models = {
-            "global": (self._acting.file_number(self.version), self.state),
-            "best": (self.best.version, self.best.state),
-            **self._acting.models(),
+            name: Kept("state", self._acting.file_number(version), tensors, self._digest(version))
+            for name, (version, tensors) in kept.items()
         }
-        self.store.save(models, state)
+        self.store.save(models | self._acting.models(), state)
+
+    def _digest(self, version: int) -> str | None:
+        """The digest of the state of a version, as the record has it; of the initial one it has none."""
+        return self.keeper.rounds[version - 1].sha256 if version else None
 
     def _restore(self) -> None:
         checkpoint = self.store.load()

@@ -19,13 +19,13 @@ def exchanged_state(model: nn.Module, dtype: ExchangeType = "float32") -> dict[s
     A buffer (a batch norm's statistics, say) travels if parameters of its own module are trained, or if nothing in the
     model is frozen. ``float16`` halves floating tensors; ``float32`` leaves every tensor as the model has it.
     """
-    return {name: in_type(value.detach(), dtype) for name, value in _exchanged(model).items()}
+    return {name: in_type(value.detach(), dtype, copy=True) for name, value in _exchanged(model).items()}
 
 
-def in_type(tensor: Tensor, dtype: ExchangeType) -> Tensor:
-    """A contiguous copy on the CPU, floating values in the exchange's type."""
+def in_type(tensor: Tensor, dtype: ExchangeType, *, copy: bool = False) -> Tensor:
+    """The tensor, contiguous, on the CPU, floating values in the exchange's type; itself, where it already is so."""
     wanted = torch.float16 if dtype == "float16" and tensor.is_floating_point() else tensor.dtype
-    return tensor.to("cpu", wanted, copy=True).contiguous()
+    return tensor.to("cpu", wanted, copy=copy).contiguous()
 
 
 ADDED = ("prompt_generator.", "lora_")

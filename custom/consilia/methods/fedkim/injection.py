@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilia.core.checkpoint import CheckpointStore
+from consilia.core.checkpoint import CheckpointStore, Kept
 from consilia.core.determinism import generator, seeded
 from consilia.core.errors import RunFailed
 from consilia.methods.fedkim.cases import Cases
@@ -163,7 +163,8 @@ class Injection:
             "losses": self.losses,
             "scaler": self._scaler.state_dict(),
         }
-        store.save({"trained": (self.step, self.model.tensors()), "moments": (self.step, moments)}, state)
+        models = {"trained": self.model.tensors(), "moments": moments}
+        store.save({name: Kept(name, self.step, tensors) for name, tensors in models.items()}, state)
 
     def _restore(self, store: CheckpointStore, key: str) -> None:
         checkpoint = store.load()
