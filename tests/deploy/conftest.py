@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,28 @@ Start = Callable[..., LocalFederation]
 
 WITH_SMALL_DISKS = "hospital-3"
 STATE_DISK, KIT_DISK = "4m", "8m"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failed test, show what NVFlare's processes had to say: their folder may be gone when it is read."""
+    report = yield
+    if report.failed:
+        given = getattr(item, "funcargs", {})
+        folders = [given["tmp_path"] / "federation"] if "tmp_path" in given else []
+        folders += [value.folder for value in given.values() if isinstance(value, LocalFederation)]
+        for log in sorted(file for folder in folders for file in folder.glob("kits/*/console.log")):
+            report.sections.append((f"{log.parent.name}: what is no INFO, and how jobs ended", told(log)))
+    return report
+
+
+def told(log: Path) -> str:
+    kept = ("RC ", "return code", "Failing job")
+    lines = log.read_text(errors="replace").splitlines()
+    lines = [line for line in lines if " - INFO - " not in line or any(words in line for words in kept)]
+    return "\n".join(line[:400] for line in lines[-40:])
 
 
 @pytest.fixture

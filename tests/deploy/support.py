@@ -26,8 +26,10 @@ from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Reply, Task
 from consilia.federation.outputs import PROGRESS, RESULT
+from consilia.federation.progress import no_progress
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import load_study, study_config
+from consilia.flare.following import follow
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.flare.session import open_session
 from consilia.report.record import Record, load_record
@@ -130,6 +132,11 @@ class Run:
                     pause=0.5,
                 )
             )
+
+    def comes_to_its_end(self) -> bool:
+        """Whether ``consilia follow`` calls the run complete. NVFlare may not, if a process fails in ending."""
+        with open_session(self.federation.kit(LEAD)) as session:
+            return follow(session, self.job_id, no_progress).complete
 
     def processes(self, name: str) -> list[psutil.Process]:
         """This job's processes of a participant."""

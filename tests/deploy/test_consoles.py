@@ -13,7 +13,17 @@ import pytest
 from consilia.federation.study import load_study, study_config
 from consilia.report.record import load_record
 from poc.local import LEAD, LocalFederation
-from tests.deploy.support import PATIENCE, Run, export, hashes, in_process, nvflare, own_environment
+from tests.deploy.support import (
+    PATIENCE,
+    Run,
+    export,
+    hashes,
+    in_process,
+    nvflare,
+    own_environment,
+    slow_config,
+    submit,
+)
 
 pytestmark = pytest.mark.deploy
 
@@ -45,14 +55,39 @@ def test_console_and_command_give_the_same_run(three: dict[str, Path], start, tm
     assert submitted is not None
     run = Run(federation, submitted[1])
     assert hashes(run.record()) == expected
-    assert run.wait_end() == "FINISHED:COMPLETED"
+    status = run.wait_end()
     row = next(line for line in console(federation, "list_jobs").splitlines() if submitted[1] in line)
-    assert [cell.strip() for cell in row.split("|")][2:4] == ["tried", "FINISHED:COMPLETED"]
+    assert [cell.strip() for cell in row.split("|")][2:4] == ["tried", status]
+    told = console(federation, "check_status client")
+    assert all(re.search(rf"\| {site} +\|.*\| No Jobs +\|", told) for site in sites), told
 
     kit = ("--startup-kit", str(federation.kit(LEAD)))
     told = json.loads(nvflare(federation, "--format", "json", "job", "submit", "-j", str(job), *kit))
     job_id = told["data"]["job_id"]
-    nvflare(federation, "job", "wait", job_id, "--timeout", str(int(PATIENCE)), *kit)
+    assert f"status: {status}" in nvflare(federation, "job", "monitor", job_id, "--interval", "1", *kit)
     nvflare(federation, "job", "download", job_id, "-o", str(tmp_path / "fetched"), *kit)
     fetched = load_record(tmp_path / "fetched" / job_id / "workspace" / "consilia" / "result.json")
     assert hashes(fetched) == expected
+    row = next(line for line in nvflare(federation, "job", "list", *kit).splitlines() if job_id in line)
+    assert row.split()[1:3] == ["tried", status]
+    # As it should be: sites stream no log.
+    logs = "job", "logs", job_id, "--site"
+    assert "Job logs are not available for site 'hospital-1'" in nvflare(federation, *logs, "hospital-1", *kit)
+    assert "is complete: results in" in nvflare(federation, *logs, "server", *kit)
+
+
+def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(three: dict[str, Path], start, tmp_path: Path) -> None:
+    job = export(slow_config(0, "rounds=2000"), tmp_path / "jobs")
+    federation = start(three, [job])
+    kit = ("--startup-kit", str(federation.kit(LEAD)))
+    run = submit(federation, job)
+    run.wait_for("round", round=2)
+    assert "status: ABORTED" in nvflare(federation, "job", "abort", run.job_id, "--force", *kit)
+    told = nvflare(federation, "job", "wait", run.job_id, "--timeout", str(int(PATIENCE)), *kit)
+    assert f"Job {run.job_id} status: ABORTED (FINISHED:ABORTED)" in told
+    last = run.last_round()
+    told = nvflare(federation, "job", "clone", run.job_id, *kit)
+    assert f"source_job_id: {run.job_id}" in told
+    cloned = re.search(r"new_job_id: (\S+)", told)
+    assert cloned is not None
+    assert Run(federation, cloned[1]).wait_for("round")["round"] == last + 1

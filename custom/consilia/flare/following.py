@@ -9,6 +9,7 @@ from typing import Any
 
 from consilia.core.errors import ConfigError, ConsiliaError
 from consilia.federation.progress import Progress
+from consilia.flare.messages import IS_COMPLETE
 from consilia.flare.session import JobSession, NotPermitted, ServerSilent
 
 POLL_SECONDS = 0.5
@@ -42,7 +43,8 @@ class Ending:
 
     Attributes:
         status: NVFlare's, e.g. ``FINISHED:COMPLETED``.
-        complete: whether the run came to its end; a site lost after that leaves another status than COMPLETED.
+        complete: whether the run came to its end; a site that is lost after that, or a process that fails in ending,
+            leaves another status than COMPLETED.
         reason: in words.
         rounds: full rounds seen; the server keeps the state after the last.
     """
@@ -208,16 +210,18 @@ class _Following:
         if self._last.get("event") == "failed":
             reason = str(self._last["reason"])
         elif not complete:
-            logged = self._logged()
-            reason += f". The server's log says: {logged}" if logged else ""
+            log = self._log()
+            # The job may have ended between two looks, and its last events with it.
+            complete, logged = IS_COMPLETE in log, last_error(log)
+            reason += f". The server's log says: {logged}" if logged and not complete else ""
         return Ending(str(meta["status"]), complete, reason, self._rounds)
 
-    def _logged(self) -> str | None:
-        """Why the job ended, where it could not tell us itself."""
+    def _log(self) -> str:
+        """The log of the job's server process, where we may read it."""
         try:
-            return last_error(self._session.server_log(self._job_id))
+            return self._session.server_log(self._job_id)
         except ConsiliaError:
-            return None
+            return ""
 
 
 def last_error(log: str) -> str | None:

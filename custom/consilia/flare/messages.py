@@ -19,6 +19,9 @@ CONTENT, ERROR = "consilia", "consilia_error"
 PROGRESS_TOPIC = "consilia.progress"
 """The app command by which an administrator asks a running job's server process for its events."""
 
+IS_COMPLETE = "is complete: results in"
+"""In the log of the server's process, when a run has come to its end and its results are written."""
+
 
 def register_tensors() -> None:
     """Let this process send and receive torch tensors. Without it a client waits for ever on its first model."""
