@@ -3,7 +3,7 @@
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
-# make test       set up, then run all tests (about 40 minutes on 2 cores)
+# make test       set up, then run all tests, several at a time (about 30 minutes with WORKERS=2 on 2 cores)
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
 # make jobs       write jobs/ anew from the recipes
@@ -13,6 +13,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 METHOD ?= fedkper
+WORKERS ?= 2
 
 export OMP_NUM_THREADS ?= 1
 
@@ -43,7 +44,7 @@ federation: setup
 	$(BIN)/python -m poc --method $(METHOD)
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: setup
 	$(BIN)/pytest -m 'not sim and not deploy and not slow'

@@ -97,6 +97,12 @@ def test_a_field_of_another_version_is_told_as_unknown(tmp_path: Path) -> None:
     assert "histogram text unknown to this version" in consilia("outgoing", write_job(tmp_path / "job", manifest))
 
 
+def test_no_name_of_a_field_can_hide_itself(tmp_path: Path) -> None:
+    hidden = "received.[black on black]notes: text"
+    manifest = {"roles": ["diagnosis"], "tensors": {}, "fields": {"train": [hidden]}}
+    assert "black on black" in consilia("outgoing", write_job(tmp_path / "job", manifest))
+
+
 def test_approve_and_take_back(job: Path, kit: Path) -> None:
     assert "Not approved at hospital-1. To approve it: consilia site approve" in consilia("outgoing", job, "--kit", kit)
     text = consilia("approve", job, "--kit", kit)

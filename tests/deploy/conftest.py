@@ -14,7 +14,7 @@ from consilia.flare.outgoing import approve
 from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.deploy.disks import small_disk
-from tests.deploy.support import Run, export, state_of, submit, three_sites
+from tests.deploy.support import Run, export, state_of, submit, three_sites, two_sites
 
 Start = Callable[..., LocalFederation]
 
@@ -42,6 +42,12 @@ def told(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     lines = [line for line in lines if " - INFO - " not in line or any(words in line for words in kept)]
     return "\n".join(line[:400] for line in lines[-40:])
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> dict[str, Path]:
+    """Two of the embedded hospitals, where a third would only cost time."""
+    return two_sites(tmp_path / "sites")
 
 
 @pytest.fixture

@@ -56,8 +56,13 @@ def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int 
     return folder / name
 
 
+def two_sites(folder: Path) -> dict[str, Path]:
+    """Two of the embedded hospitals, with folders of their own."""
+    return dict(list(load_federation("wisconsin", folder).items())[:2])
+
+
 def three_sites(folder: Path) -> dict[str, Path]:
-    """Three of the embedded hospitals, with folders of their own."""
+    """The same, with a third."""
     return dict(list(load_federation("wisconsin", folder).items())[:3])
 
 
@@ -288,8 +293,8 @@ def own_environment(federation: LocalFederation, **more: str) -> dict[str, str]:
     return {**os.environ, MARK: str(federation.folder), "HOME": str(federation.folder / "home"), "PATH": beside, **more}
 
 
-def nvflare(federation: LocalFederation, *arguments: str, **environment: str) -> str:
-    """What NVFlare's own command prints; it must succeed."""
+def nvflare(federation: LocalFederation, *arguments: str, status: int = 0, **environment: str) -> str:
+    """What NVFlare's own command prints; it must end with this status."""
     done = subprocess.run(
         [tool("nvflare"), *arguments],
         env=own_environment(federation, **environment),
@@ -298,5 +303,5 @@ def nvflare(federation: LocalFederation, *arguments: str, **environment: str) ->
         text=True,
         timeout=PATIENCE,
     )
-    assert done.returncode == 0, f"{arguments}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
-    return done.stdout
+    assert done.returncode == status, f"{arguments}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return done.stdout + done.stderr if status else done.stdout

@@ -25,7 +25,7 @@ from tests.deploy.support import (
     submit,
 )
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.deploy, pytest.mark.apart]
 
 
 def console(federation: LocalFederation, *commands: str) -> str:
@@ -42,12 +42,11 @@ def console(federation: LocalFederation, *commands: str) -> str:
     return done.stdout
 
 
-def test_console_and_command_give_the_same_run(three: dict[str, Path], start, tmp_path: Path) -> None:
-    sites = dict(list(three.items())[:2])
+def test_console_and_command_give_the_same_run(two: dict[str, Path], start, tmp_path: Path) -> None:
     config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=2"])
     job = export(config, tmp_path / "jobs", "tried")
-    federation = start(sites, [job])
-    expected = hashes(in_process(config, sites, tmp_path / "inprocess"))
+    federation = start(two, [job])
+    expected = hashes(in_process(config, two, tmp_path / "inprocess"))
 
     # The console takes jobs from the kit's transfer folder.
     shutil.copytree(job, federation.kit(LEAD) / "transfer" / "tried")
@@ -59,7 +58,7 @@ def test_console_and_command_give_the_same_run(three: dict[str, Path], start, tm
     row = next(line for line in console(federation, "list_jobs").splitlines() if submitted[1] in line)
     assert [cell.strip() for cell in row.split("|")][2:4] == ["tried", status]
     told = console(federation, "check_status client")
-    assert all(re.search(rf"\| {site} +\|.*\| No Jobs +\|", told) for site in sites), told
+    assert all(re.search(rf"\| {site} +\|.*\| No Jobs +\|", told) for site in two), told
 
     kit = ("--startup-kit", str(federation.kit(LEAD)))
     told = json.loads(nvflare(federation, "--format", "json", "job", "submit", "-j", str(job), *kit))
@@ -72,18 +71,20 @@ def test_console_and_command_give_the_same_run(three: dict[str, Path], start, tm
     assert row.split()[1:3] == ["tried", status]
     # As it should be: sites stream no log.
     logs = "job", "logs", job_id, "--site"
-    assert "Job logs are not available for site 'hospital-1'" in nvflare(federation, *logs, "hospital-1", *kit)
+    assert "Job logs are not available for site 'hospital-1'" in nvflare(
+        federation, *logs, "hospital-1", *kit, status=1
+    )
     assert "is complete: results in" in nvflare(federation, *logs, "server", *kit)
 
 
-def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(three: dict[str, Path], start, tmp_path: Path) -> None:
+def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(two: dict[str, Path], start, tmp_path: Path) -> None:
     job = export(slow_config(0, "rounds=2000"), tmp_path / "jobs")
-    federation = start(three, [job])
+    federation = start(two, [job])
     kit = ("--startup-kit", str(federation.kit(LEAD)))
     run = submit(federation, job)
     run.wait_for("round", round=2)
     assert "status: ABORTED" in nvflare(federation, "job", "abort", run.job_id, "--force", *kit)
-    told = nvflare(federation, "job", "wait", run.job_id, "--timeout", str(int(PATIENCE)), *kit)
+    told = nvflare(federation, "job", "wait", run.job_id, "--timeout", str(int(PATIENCE)), *kit, status=1)
     assert f"Job {run.job_id} status: ABORTED (FINISHED:ABORTED)" in told
     last = run.last_round()
     told = nvflare(federation, "job", "clone", run.job_id, *kit)

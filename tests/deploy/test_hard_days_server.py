@@ -40,12 +40,12 @@ from tests.deploy.support import (
     send,
     slow_config,
     submit,
-    three_sites,
+    two_sites,
     until,
 )
 from tests.federation.clinics import clinics_config, write_clinics
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.deploy, pytest.mark.apart]
 
 SLOWLY = ["rounds=6", "training.local_epochs=40"]
 """Rounds of a second or so: long enough to be hit in the middle."""
@@ -61,12 +61,12 @@ def end_orphans(run: Run) -> None:
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["its job process", "the whole server"])
-def test_the_server_is_killed_in_a_round(whole: bool, three, start, tmp_path) -> None:
+def test_the_server_is_killed_in_a_round(whole: bool, two, start, tmp_path) -> None:
     config = study_config(load_study("wisconsin"), "fedkper", 0, {}, SLOWLY)
-    copies = three_sites(tmp_path / "copies")
+    copies = two_sites(tmp_path / "copies")
     expected = in_process(config, copies, tmp_path / "inprocess")
-    job = export(config, tmp_path / "jobs", min_clients=3)
-    federation = start(three, [job])
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    federation = start(two, [job])
     run = submit(federation, job)
     run.wait_for("reply", task="train", version=2)
     processes = run.running(SERVER)
@@ -74,7 +74,7 @@ def test_the_server_is_killed_in_a_round(whole: bool, three, start, tmp_path) ->
     if whole:
         kill_participant(federation, SERVER)
         federation.start_one(SERVER)
-        federation.wait_for(three)
+        federation.wait_for(two)
         # NVFlare goes on calling the job running, although the new server process knows nothing of it.
         assert run.status() == "RUNNING"
         followed = consilia(federation, "follow", run.job_id)
@@ -90,7 +90,7 @@ def test_the_server_is_killed_in_a_round(whole: bool, three, start, tmp_path) ->
     record = again.record()
     assert hashes(record) == hashes(expected)
     assert not run.folder.exists()
-    assert personal_models(three, config) == personal_models(copies, config)
+    assert personal_models(two, config) == personal_models(copies, config)
     assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
     if whole:
         # Of what has come to its end a clone only does the end once more.
@@ -99,12 +99,12 @@ def test_the_server_is_killed_in_a_round(whole: bool, three, start, tmp_path) ->
         assert not any(event["event"] == "round" for event in ended.events())
 
 
-def test_the_server_is_killed_while_it_writes_a_checkpoint(three, start, tmp_path) -> None:
+def test_the_server_is_killed_while_it_writes_a_checkpoint(two, start, tmp_path) -> None:
     wide = "model.args={in_features: 30, num_classes: 2, hidden: [3000, 3000]}"
     config = study_config(load_study("wisconsin"), "fedavg", 0, {}, ["rounds=4", "training.local_epochs=1", wide])
-    expected = in_process(config, three, tmp_path / "inprocess")
-    job = export(config, tmp_path / "jobs", min_clients=3)
-    federation = start(three, [job])
+    expected = in_process(config, two, tmp_path / "inprocess")
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    federation = start(two, [job])
     run = submit(federation, job)
     run.wait_for("round", round=1)
     processes = run.running(SERVER)
@@ -203,13 +203,13 @@ def test_fedgpl_goes_on_and_its_frozen_backbone_stays_what_it_is(start, tmp_path
 
 
 def test_a_full_disk_at_the_server_fails_the_run_and_it_goes_on_when_there_is_room(
-    mounted, three, start, tmp_path
+    mounted, two, start, tmp_path
 ) -> None:
     config = slow_config(0, "rounds=20")
-    copies = three_sites(tmp_path / "copies")
+    copies = two_sites(tmp_path / "copies")
     expected = in_process(config, copies, tmp_path / "inprocess")
-    job = export(config, tmp_path / "jobs", min_clients=3)
-    federation = start(three, [job], run=False)
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    federation = start(two, [job], run=False)
     disk = federation.server_kit.resolve() / "consilia"
     if not small_disk(disk, "8m"):
         pytest.skip("mounting a tmpfs is not permitted here")
@@ -233,19 +233,19 @@ def test_a_full_disk_at_the_server_fails_the_run_and_it_goes_on_when_there_is_ro
     record = again.record()
     assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
     assert_same(record, expected)
-    assert personal_models(three, config) == personal_models(copies, config)
+    assert personal_models(two, config) == personal_models(copies, config)
 
 
-def test_an_aborted_job_ends_at_once_and_can_be_gone_on_with(three, start, tmp_path) -> None:
+def test_an_aborted_job_ends_at_once_and_can_be_gone_on_with(two, start, tmp_path) -> None:
     config = study_config(load_study("wisconsin"), "fedprox", 0, {}, SLOWLY)
-    expected = in_process(config, three, tmp_path / "inprocess")
-    job = export(config, tmp_path / "jobs", min_clients=3)
-    federation = start(three, [job])
+    expected = in_process(config, two, tmp_path / "inprocess")
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    federation = start(two, [job])
     run = submit(federation, job)
     run.wait_for("round", round=2)
     with open_session(federation.kit(LEAD)) as session:
         session.abort(run.job_id)
-    until(lambda: not any(map(run.processes, (SERVER, *three))), "the end of the job's processes", seconds=60)
+    until(lambda: not any(map(run.processes, (SERVER, *two))), "the end of the job's processes", seconds=60)
     assert run.wait_end() == "FINISHED:ABORTED"
     assert hashes(clone(run).record()) == hashes(expected)
     # Submitted anew, the same job starts anew.

@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
+from nvflare.fuel.hci.proto import ReplyKeyword
 from safetensors.torch import load_file
 
 from consilia import models
@@ -206,6 +207,8 @@ def test_an_installed_site_streams_no_log_and_shows_no_file(seen: Evidence) -> N
     assert MARK.encode() not in seen.late[INSTALLED]
     assert seen.read[INSTALLED].startswith("refused: user not authorized")
     assert "ObjectStreamer.Request" in after(b"sm__tp", seen.late[CAREFREE])
+    # The latest errors of a running job were asked for, too, when both had the installation.
+    assert all(ReplyKeyword.NOT_AUTHORIZED.encode() in sent for sent in seen.sent.values())
 
 
 def slices(content: bytes) -> list[bytes]:

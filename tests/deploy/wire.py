@@ -84,6 +84,7 @@ def gather(root: Path) -> Evidence:
             run.wait_for("prepared")
             for site, ports in evidence.connections.items():
                 ports |= _ports_outside(federation, site)
+            session.flare.show_errors(run.job_id, "client", list(sites))
             run.record()
             evidence.jobs[name] = run.job_id
         _wait_end(session, run)

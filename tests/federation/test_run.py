@@ -225,6 +225,62 @@ def test_a_site_that_is_away_when_the_run_goes_on_is_left_out_and_named(wisconsi
     assert sorted(record.final["last"].personal) == others
 
 
+class Refusing(Federation):
+    """Some sites cannot take part, as one that has not approved the job."""
+
+    away: tuple[str, ...] = ()
+
+    def bend(self, site, task, reply):
+        return Reply(error="OutgoingRefused") if site in self.away else reply
+
+
+def test_sites_that_cannot_take_part_count_against_the_minimum(wisconsin, tmp_path) -> None:
+    federation = Refusing(small(min_sites=3), wisconsin, tmp_path / "run")
+    federation.away = tuple(wisconsin)[:2]
+    told = r"2 site\(s\) with training data can take part, min_sites is 3\. hospital-1: .*OutgoingRefused"
+    with pytest.raises(RunFailed, match=told):
+        federation.run()
+    assert not federation.coordinator.keeper.rounds
+
+
+def test_where_all_who_are_drawn_are_away_the_next_in_line_are_asked(wisconsin, tmp_path) -> None:
+    config = small(participation=0.25, min_sites=1)
+    asked = [item.participants for item in run(config, wisconsin, tmp_path / "whole").rounds]
+    federation = Refusing(config, wisconsin, tmp_path / "run")
+    (away,) = asked[1]
+    before = federation.coordinator._round
+
+    def stop_after_the_first(deliver):
+        if federation.coordinator.version == 1:
+            raise RunFailed("stopped")
+        before(deliver)
+
+    federation.coordinator._round = stop_after_the_first
+    with pytest.raises(RunFailed, match="stopped"):
+        federation.run()
+    again = Refusing(config, wisconsin, tmp_path / "run")
+    again.away = (away,)
+    rounds = again.run().rounds
+    assert rounds[0].participants == asked[0]
+    assert all(len(item.participants) == 1 and item.participants != [away] for item in rounds[1:])
+    # Who is drawn and there is asked as ever.
+    assert [item.participants for item in rounds if asked[item.round - 1] != [away]] == [
+        names for names in asked if names != [away]
+    ]
+
+
+def test_what_the_sites_sent_does_not_stay_behind_when_a_run_ends(wisconsin, tmp_path) -> None:
+    class Leaving(Federation):
+        def bend(self, site, task, reply):
+            return None if task.info.task == "train" and task.info.version == 1 and site != "hospital-1" else reply
+
+    federation = Leaving(small(), wisconsin, tmp_path / "run")
+    with pytest.raises(RunFailed, match="round 2 has 1 accepted updates, needs 2"):
+        federation.run()
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+    assert not (tmp_path / "run" / "spool").exists()
+
+
 def test_the_best_round_adds_nothing_to_the_history(wisconsin, tmp_path) -> None:
     # Accuracy has few values on so few cases: the first version that reaches the best one is chosen, not the last.
     record = run(small(rounds=8, select_by="accuracy"), wisconsin, tmp_path / "r")

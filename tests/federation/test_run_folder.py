@@ -39,19 +39,26 @@ def test_a_folder_is_one_jobs_at_a_time_and_free_again_when_its_process_is_kille
 
 
 def unfinished(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "checkpoint").mkdir()
+    with locked(folder):
+        (folder / "checkpoint").mkdir()
     return folder
 
 
 def test_a_stopped_run_is_taken_over_finished_or_not(tmp_path) -> None:
     earlier = unfinished(tmp_path / "a")
-    assert take_over(earlier, tmp_path / "b")
+    # The job's number may stand anywhere in the path.
+    take_over(earlier, tmp_path / "b" / "state")
     assert not earlier.exists()
-    assert (tmp_path / "b" / "checkpoint").is_dir()
+    assert (tmp_path / "b" / "state" / "checkpoint").is_dir()
     # And the clone's clone takes over from the clone. Of a finished run only its end is left to do.
-    (tmp_path / "b" / RESULT).touch()
-    assert take_over(tmp_path / "b", tmp_path / "c")
+    (tmp_path / "b" / "state" / RESULT).touch()
+    take_over(tmp_path / "b" / "state", tmp_path / "c")
+    assert (tmp_path / "c" / RESULT).is_file()
+    # Of one that was broken before its first full round there is no checkpoint, and nothing to lose.
+    with locked(tmp_path / "early"):
+        pass
+    take_over(tmp_path / "early", tmp_path / "anew")
+    assert (tmp_path / "anew").is_dir()
 
 
 def test_a_running_run_is_waited_for_and_then_refused(tmp_path, monkeypatch) -> None:
@@ -60,16 +67,19 @@ def test_a_running_run_is_waited_for_and_then_refused(tmp_path, monkeypatch) -> 
     with locked(running), pytest.raises(RunFailed, match="in use by another job"):
         take_over(running, tmp_path / "b")
     assert running.is_dir()
-    assert take_over(running, tmp_path / "b")
+    take_over(running, tmp_path / "b")
+    assert (tmp_path / "b" / "checkpoint").is_dir()
 
 
-def test_a_folder_that_holds_no_run_stays_where_it_is(tmp_path) -> None:
-    assert not take_over(tmp_path / "none", tmp_path / "b")
+def test_a_clone_does_not_begin_anew_and_a_folder_that_holds_no_run_stays_where_it_is(tmp_path) -> None:
+    with pytest.raises(RunFailed, match=r"nothing to go on with in .*none: .* or another clone has gone on with it"):
+        take_over(tmp_path / "none", tmp_path / "b")
     (tmp_path / "startup").mkdir()
     (tmp_path / "startup" / "server.key").touch()
-    assert not take_over(tmp_path / "startup", tmp_path / "b")
+    with pytest.raises(RunFailed, match=r"nothing to go on with in .*startup"):
+        take_over(tmp_path / "startup", tmp_path / "b")
     # Nor does a run that has begun already take another's place.
-    assert not take_over(unfinished(tmp_path / "a"), unfinished(tmp_path / "c"))
+    take_over(unfinished(tmp_path / "a"), unfinished(tmp_path / "c"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "startup"]
 
 

@@ -87,6 +87,13 @@ def test_disk_and_memory_are_compared_with_the_jobs_model(site: Kit) -> None:
     assert bad(check_machine(site, None, 2**60)) == [("disk", "FAILED"), ("memory", "warning")]
 
 
+def test_at_the_server_every_site_counts(server: Kit) -> None:
+    disk, memory, *_ = (item.text for item in check_machine(server, None, 2**30))
+    # Eight of its own, or four in memory beside the process itself, and one for each of ten sites.
+    assert disk.endswith("needed 18.0 with 10 sites")
+    assert memory.endswith("a job's process needs about 15.0 with 10 sites")
+
+
 def test_the_state_folder_is_the_owners_alone(site: Kit, tmp_path: Path) -> None:
     config = load_site_config(site.local / "site.yaml")
     assert "will be made" in list(check_machine(site, config, 0))[-1].text

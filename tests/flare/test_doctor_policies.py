@@ -60,10 +60,30 @@ def test_an_allow_list_with_a_hole_fails(site: Kit, change: dict[str, Any]) -> N
     assert set(bad(check_policies(site))) == {("allow-list", "FAILED")}
 
 
-def test_other_classes_of_the_sites_own_are_no_fault(site: Kit) -> None:
+def test_other_classes_of_the_sites_own_are_told(site: Kit) -> None:
     listed = [*ALLOWED_CLASSES, "hospital.Own", "nvflare.app_common.workflows.fedavg.FedAvg"]
     write(site, "resources.json", {**read(site, "resources.json"), "class_allow_list": listed})
-    assert bad(check_policies(site)) == []
+    (finding,) = [item for item in check_policies(site) if item.level != "ok"]
+    assert (finding.check, finding.level) == ("allow-list", "warning")
+    assert finding.text.startswith(
+        "hospital.Own, nvflare.app_common.workflows.fedavg.FedAvg: a job may have these built"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ("nvflare.app_common.executors.client_api_executor.ClientAPIExecutor", "runs a command that the job names"),
+        ("nvflare.app_opt.p2p.", "sends its own messages"),
+    ],
+)
+def test_a_class_that_sends_or_runs_something_of_the_jobs_own_is_a_fault(site: Kit, entry: str, what: str) -> None:
+    listed = [*ALLOWED_CLASSES, entry]
+    write(site, "resources.json", {**read(site, "resources.json"), "class_allow_list": listed})
+    (finding,) = [item for item in check_policies(site) if item.level != "ok"]
+    assert (finding.check, finding.level) == ("allow-list", "FAILED")
+    assert entry in finding.text
+    assert what in finding.text
 
 
 def test_what_nvflare_would_tell_the_server_of_resources_is_named(site: Kit) -> None:

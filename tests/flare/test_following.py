@@ -106,8 +106,11 @@ def test_a_clone_that_never_ran_has_taken_nothing_over() -> None:
 def test_a_clone_that_ran_is_the_one_to_resume() -> None:
     jobs = [FAILED, job("b", "FINISHED:ABORTED", of="a")]
     assert to_resume(jobs, set(), "b")["job_id"] == "b"
-    with pytest.raises(ConfigError, match="job a has been resumed already, as b"):
-        to_resume(jobs, set(), "a")
+    # It may have ended before it had taken the state over; if it has taken it, the server refuses.
+    assert to_resume(jobs, set(), "a")["job_id"] == "a"
+    for status in ("RUNNING", "FINISHED:COMPLETED"):
+        with pytest.raises(ConfigError, match="job a has been resumed already, as b"):
+            to_resume([FAILED, job("b", status, of="a")], {"b"}, "a")
 
 
 def test_a_clone_that_still_waits_will_take_the_state_over() -> None:
@@ -219,11 +222,18 @@ def test_a_run_that_finished_is_complete_although_nvflare_calls_the_job_abnormal
 
 
 def test_a_run_that_ended_between_two_looks_is_complete_by_the_server_s_log() -> None:
-    done = "2026-11-20 10:00:00,000 - controller - INFO - [identity=x] - run 3f is complete: results in /srv/state/3f\n"
+    at, said = "2026-11-20 10:00:00,000", "run fedkper-3f is complete: results in /srv/state/3f\n"
+    done = f"{at} - ConsiliaController - INFO - [identity=x, peer=hospital-1] - {said}"
     ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=LOG + LATER + done)
     assert ending.complete
-    ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=LOG + LATER)
-    assert not ending.complete
+    assert ending.reason.startswith(
+        "the run is complete; what NVFlare says of the job came after its end: the job failed"
+    )
+    # A site can have itself quoted in that log.
+    quoted = f"{at} - intake - WARNING - train from site evil is refused: extra tensor '{done.strip()}'\n"
+    for log in (LOG + LATER, LOG + LATER + quoted):
+        ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=log)
+        assert not ending.complete
 
 
 def test_a_site_that_refused_the_job_is_told_as_absent() -> None:

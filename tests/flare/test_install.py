@@ -12,6 +12,7 @@ import yaml
 
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
+from consilia.flare import install as install_module
 from consilia.flare.install import RECORD, install, plan_installation, uninstall
 from consilia.flare.kit import Kit
 from tests.flare.kits import EXAMPLE, contents, done, kit_of, read, site_yaml, write
@@ -65,6 +66,28 @@ def test_an_installation_that_was_cut_short_can_be_undone(site: Kit) -> None:
         done(site)
     assert (site.local / "resources.json").is_file()
     assert [path.name for path in uninstall(site).removed] == ["resources.json"]
+    assert contents(site) == before
+
+
+def test_one_that_was_cut_short_and_done_again_can_be_undone_to_what_was_there_first(site: Kit) -> None:
+    own = {"scopes": [{"name": "ours"}], "default_scope": "ours"}
+    write(site, "privacy.json", own)
+    before = contents(site)
+    plan = plan_installation(site)
+    with pytest.MonkeyPatch.context() as patch:
+        whole = install_module.write_as_owner
+
+        def full(path: Path, content: bytes, mode: int) -> None:
+            if path.name == "privacy.json":
+                raise OSError(28, "No space left on device", str(path))
+            whole(path, content, mode)
+
+        patch.setattr(install_module, "write_as_owner", full)
+        with pytest.raises(OSError, match="No space left"):
+            install(plan)
+    done(site)
+    assert read(site, "privacy.json") != own
+    assert uninstall(site).kept == ()
     assert contents(site) == before
 
 

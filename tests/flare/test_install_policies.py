@@ -180,7 +180,13 @@ def test_rights_that_the_site_has_given_by_name_stay_and_are_told(site: Kit) -> 
     write(site, "authorization.json", policy)
     notes = done(site)
     lead = read(site, "authorization.json")["permissions"]["lead"]
-    assert lead == {"byoc": "o:consortium", "cat": ["o:site", "not n:bob"], "Operate": "o:site", "view": "any"}
+    assert lead == {
+        "byoc": "o:consortium",
+        "cat": ["o:site", "not n:bob"],
+        "Operate": "o:site",
+        "view": "any",
+        "show_errors": "o:site",
+    }
     assert any("'byoc'" in note and "o:consortium" in note for note in notes)
     assert not allowed(site, "project_admin", "consortium", "ls", site_org="hospital_1")
     assert not allowed(site, "project_admin", "elsewhere", "list_jobs", site_org="hospital_1")

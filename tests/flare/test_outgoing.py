@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,18 @@ def test_nothing_leaves_before_the_site_has_approved_it_and_after_it_took_that_b
     assert is_refusal(place.process(result_of()))
     with pytest.raises(ConfigError, match="is not approved at hospital-1"):
         withdraw(place.kit, place.job)
+
+
+def test_an_approval_can_be_read_by_the_user_who_runs_nvflare_whoever_has_given_it(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    local = place.kit / "local"
+    before = os.umask(0o077)
+    try:
+        path = approve(place.kit, place.job)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700 | stat.S_IMODE(local.stat().st_mode)
 
 
 def test_another_jobs_approval_is_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from consilia.cli.show import console
 from consilia.core.errors import ConfigError
@@ -125,7 +126,8 @@ def _fields(task: str, fields: Mapping[str, str]) -> Table:
     above = ""
     for (name, each, kind), places in rows.items():
         of = ("; ".join(_merged(places)) + each).removeprefix(", ")
-        table.add_row(name, kind.replace("|", " or "), MEANING.get(name, UNKNOWN), '"' if of and of == above else of)
+        cells = (name, kind.replace("|", " or "), MEANING.get(name, UNKNOWN), '"' if of and of == above else of)
+        table.add_row(*map(Text, cells))
         above = of
     return table
 
@@ -173,7 +175,7 @@ def _tensors(tensors: Mapping[str, str]) -> Table:
 
 def _add_sizes(table: Table, name: str, sizes: list[tuple[int, int]]) -> None:
     elements, size = (sum(column) for column in zip(*sizes, strict=True))
-    table.add_row(name, str(len(sizes)), f"{elements:,}", f"{size:,}")
+    table.add_row(Text(name), str(len(sizes)), f"{elements:,}", f"{size:,}")
 
 
 def _size(layout: str) -> tuple[int, int]:

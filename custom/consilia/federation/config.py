@@ -61,7 +61,9 @@ class RunConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     rounds: int = Field(20, ge=1)
     participation: float = Field(1.0, gt=0, le=1, description="fraction of the training sites sampled each round")
-    min_sites: int = Field(2, ge=1, description="accepted updates needed, or all where fewer were asked")
+    min_sites: int = Field(
+        2, ge=1, description="training sites needed to begin; updates needed in a round, or all where fewer were drawn"
+    )
     seed: int = Field(0, ge=0)
     evaluate_every: int = Field(
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"

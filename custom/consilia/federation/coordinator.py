@@ -108,6 +108,13 @@ class Coordinator:
             RunFailed: too few sites or updates, or no class list that most sites share. The last checkpoint stays.
             CheckpointError: the checkpoint to resume from belongs to another run or is damaged.
         """
+        try:
+            return self._run(deliver)
+        finally:
+            # The sites' own models: nobody needs them any more, a resumed run asks for the round's anew.
+            self._spool.remove()
+
+    def _run(self, deliver: Deliver) -> Record:
         if self._resume:
             self._restore()
         self._prepare(deliver)
@@ -115,11 +122,11 @@ class Coordinator:
         while self.version < self.config.rounds and not self._patience_is_over():
             self._round(deliver)
         self._finish(deliver)
-        self._spool.remove()
-        stopped = self.version < self.config.rounds
-        record = self.keeper.record("stopped_early" if stopped else "finished")
+        return self.keeper.record("stopped_early" if self.version < self.config.rounds else "finished")
+
+    def tell_end(self, record: Record) -> None:
+        """Say that the run is complete: the last word, once its results are where they belong."""
         self._progress({"event": "finished", "rounds": self.version, "seconds": record.run.seconds})
-        return record
 
     def receive(self, site: str, reply: Reply) -> None:
         """Take one site's reply to the task that is open for it. Never raises for what a site sends."""
@@ -160,8 +167,11 @@ class Coordinator:
         for site, reason in sorted(absent.items()):
             log.error("site %s cannot take part: %s", site, reason)
             self._progress({"event": "absent", "site": site, "reason": reason})
-        if not self._trainers():
-            raise RunFailed("no site with training data could take part. " + _listed(absent))
+        there, needed = len(self._trainers()), self.config.min_sites
+        if there < needed:
+            raise RunFailed(
+                f"{there} site(s) with training data can take part, min_sites is {needed}. {_listed(absent)}"
+            )
         self._progress({"event": "prepared", "sites": self._present(), "rounds": self.config.rounds})
 
     def _round(self, deliver: Deliver) -> None:
@@ -209,7 +219,7 @@ class Coordinator:
         self._checkpoint()
 
     def _require(self, updates: Mapping[str, TrainReply], participants: Sequence[str], number: int) -> None:
-        needed = max(min(self.config.min_sites, len(participants)), 1)
+        needed = min(self.config.min_sites, self._draws())
         if len(updates) < needed:
             reasons = _listed({site: self.intake.why_absent(site) for site in participants if site not in updates})
             raise RunFailed(f"round {number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
@@ -264,16 +274,24 @@ class Coordinator:
         return [name for name in sorted(self.keeper.sites) if name not in self._absent]
 
     def _trainers(self) -> list[str]:
-        return [name for name in self._present() if not self.keeper.sites[name].evaluator]
+        return [name for name in self._all_trainers() if name not in self._absent]
 
     def _sample(self, number: int) -> list[str]:
         """max(int(K * participation), 1) training sites without replacement, from (seed, round) alone."""
         # Drawn from all sites of the run, so that one that is away does not change who is drawn beside it.
-        trainers = [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
-        count = max(int(len(trainers) * self.config.participation), 1)
-        order = torch.randperm(len(trainers), generator=generator(self.config.seed, "sample", number))
-        drawn = sorted(trainers[int(index)] for index in order[:count])
-        return [name for name in drawn if name not in self._absent]
+        names = self._all_trainers()
+        order = torch.randperm(len(names), generator=generator(self.config.seed, "sample", number))
+        drawn = [names[int(index)] for index in order]
+        there = [name for name in drawn if name not in self._absent]
+        # Where all who are drawn are away, the next in line: the run could never get past this round.
+        asked = [name for name in drawn[: self._draws()] if name in there] or there[: self._draws()]
+        return sorted(asked)
+
+    def _all_trainers(self) -> list[str]:
+        return [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
+
+    def _draws(self) -> int:
+        return max(int(len(self._all_trainers()) * self.config.participation), 1)
 
     def _judge(self) -> None:
         self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global"))

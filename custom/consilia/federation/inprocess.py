@@ -47,6 +47,7 @@ def run_inprocess(
 
         record = coordinator.run(deliver)
         write_outputs(folder, coordinator, record)
+        coordinator.tell_end(record)
     return record
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
-from consilia.federation.acting import FOLDER
-from consilia.federation.coordinator import CHECKPOINT
 from consilia.methods.learner import never
 
 LOCK = ".lock"
@@ -53,24 +51,27 @@ def _take(handle: int) -> bool:
     return True
 
 
-def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = never) -> bool:
+def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = never) -> None:
     """Move a stopped run's state to the folder of the job that goes on with it.
 
     Of a run that had come to its end only that end is left to do: personalising, and writing the outputs.
 
     Args:
         earlier: the folder of the job that this one is a clone of.
-        folder: this job's, which is not there yet.
+        folder: this job's; nothing is moved where it is there already.
         should_stop: polled while waiting for the earlier job's process to end.
 
-    Returns:
-        Whether there was something to go on with.
-
     Raises:
-        RunFailed: the earlier job still runs.
+        RunFailed: the earlier job still runs, or has left nothing. To begin anew instead would look like going on.
     """
-    if folder.exists() or not any((earlier / part).is_dir() for part in (CHECKPOINT, FOLDER)):
-        return False
+    if folder.exists():
+        return
+    # Whatever else may have such a name: where a run has begun there is its lock.
+    if not (earlier / LOCK).is_file():
+        raise RunFailed(
+            f"there is nothing to go on with in {earlier}: that job never began its run, or another clone has gone on "
+            "with it. Resume that clone, or the job that this one was made of; to begin anew, submit the job"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(earlier, ORPHAN_SECONDS, should_stop):
         earlier.rename(folder)
-    return True

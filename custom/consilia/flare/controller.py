@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from consilia.federation.server_settings import SERVER_FILE, ServerSettings, loa
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
 from consilia.methods.learner import TrainingStopped
+from consilia.report.record import Record
 from consilia.report.tensorboard import EventLog
 
 log = logging.getLogger(__name__)
@@ -111,21 +113,26 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
         folder = settings.run_folder(job_id, kit)
         earlier = _cloned_from(Path(workspace.get_job_meta_path(job_id)))
-        if earlier is not None and take_over(settings.run_folder(earlier, kit), folder, self._should_stop):
+        if earlier is not None:
+            take_over(settings.run_folder(earlier, kit), folder, self._should_stop)
             self.info(f"going on with the state of job {earlier}")
         # Administrators download the job's run folder; checkpoints stay where they are.
         published = Path(workspace.get_run_dir(job_id)) / "consilia"
         with locked(folder):
             self._folder = folder
             try:
-                self._lead(config, settings, folder)
+                record = self._lead(config, settings, folder)
+                copy_outputs(folder, published)
             except BaseException:
                 with suppress(OSError):
                     copy_outputs(folder, published)
                 raise
-            copy_outputs(folder, published)
+            self._coordinator.tell_end(record)
+            with suppress(OSError):
+                shutil.copy2(folder / PROGRESS, published)
+            self.info(f"run {config.run_id} {IS_COMPLETE} {folder}")
 
-    def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> None:
+    def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> Record:
         for name in (PROGRESS, RESULT):
             (folder / name).unlink(missing_ok=True)
         self.engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, self._note_arrival)
@@ -151,7 +158,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             self._events.close()
         write_outputs(folder, coordinator, record)
         self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
-        self.info(f"run {config.run_id} {IS_COMPLETE} {folder}")
+        return record
 
     def _deliver(self, tasks: Sequence[Task]) -> None:
         for task in tasks:

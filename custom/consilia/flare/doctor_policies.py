@@ -14,7 +14,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 from consilia.core.errors import ConfigError
 from consilia.flare.doctor_findings import Finding, failed, ok, warning
 from consilia.flare.install import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
-from consilia.flare.install_policies import CODE, Json, covers, doors, has_guard, is_our_filter
+from consilia.flare.install_policies import CODE, LOG_LINES, Json, covers, doors, has_guard, is_our_filter
 from consilia.flare.kit import Kit
 from consilia.flare.recipe import ALLOWED_CLASSES
 
@@ -65,11 +65,19 @@ def check_allow_list(kit: Kit, resources: Json) -> Iterator[Finding]:
     ways = {} if kit.kind == "server" else {key: text for key, text in doors(listed).items() if key not in short}
     for reason in dict.fromkeys(ways.values()):
         named = [entry for entry, text in ways.items() if text == reason]
-        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
         todo = _install(kit) if missing else "take it out of class_allow_list"
-        yield failed(check, f"{', '.join(named[:SHOWN])}{more}: {reason}", todo)
-    if not (missing or short or ways) and mode.value == "enforce":
-        yield ok(check, f"{len(ALLOWED_CLASSES)} classes of Consilia, {len(listed) - len(ALLOWED_CLASSES)} others")
+        yield failed(check, f"{_some(named)}: {reason}", todo)
+    others = [entry for entry in listed if entry not in (*ALLOWED_CLASSES, *short, *ways)]
+    if others and kit.kind == "client":
+        text = f"{_some(others)}: a job may have these built, and Consilia knows nothing of them"
+        yield warning(check, text, "read what they send, or take them out: no job of Consilia needs them")
+    if not (missing or short or ways or others) and mode.value == "enforce":
+        yield ok(check, f"{len(ALLOWED_CLASSES)} classes of Consilia, {len(others)} others")
+
+
+def _some(entries: list[str]) -> str:
+    more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+    return f"{', '.join(entries[:SHOWN])}{more}"
 
 
 def check_streaming(kit: Kit, resources: Json) -> Finding:
@@ -146,9 +154,12 @@ def _followers(kit: Kit, policy: Policy) -> Finding:
 
 def _reaching_in(kit: Kit, policy: Policy) -> Iterator[Finding]:
     good = True
-    for category, text in _REACHING_IN.items():
-        # A right to a single command outdoes that to its category.
-        commands = [command for command, found in COMMAND_CATEGORIES.items() if found == category]
+    # A right to a single command outdoes that to its category.
+    reaching = {
+        text: [command for command, found in COMMAND_CATEGORIES.items() if found == category]
+        for category, text in _REACHING_IN.items()
+    }
+    for text, commands in {**reaching, "see the latest errors of a running job's log": [LOG_LINES]}.items():
         roles = [role for role in policy.get_roles() if any(_strangers(policy, role, right) for right in commands)]
         if roles:
             good = False
@@ -158,7 +169,7 @@ def _reaching_in(kit: Kit, policy: Policy) -> Iterator[Finding]:
         text = f"jobs of {roles} may bring code (BYOC): no allow-list and no filter binds code"
         yield failed("rights", text, _install(kit))
     elif good:
-        yield ok("rights", "nobody from outside operates this site, reads its files or brings code")
+        yield ok("rights", "nobody from outside operates this site, reads its files or logs, or brings code")
 
 
 def _strangers(policy: Policy, role: str, right: str) -> bool:

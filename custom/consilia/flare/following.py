@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,8 +110,9 @@ def to_resume(jobs: Sequence[Mapping[str, Any]], running: Collection[str], job_i
         # It has taken nothing over.
         job = known[str(job["cloned_from"])]
     for later in jobs:
-        waits = not is_over(str(later["status"]))
-        if later.get("cloned_from") == job["job_id"] and (waits or _has_run(later)):
+        # One that failed may have ended before it had taken the state over; if it has, the server says so.
+        failed = is_over(str(later["status"])) and later["status"] != COMPLETED
+        if later.get("cloned_from") == job["job_id"] and not failed:
             raise ConfigError(f"job {job['job_id']} has been resumed already, as {later['job_id']}: resume that one")
     return job
 
@@ -205,16 +207,18 @@ class _Following:
             self._progress(event)
 
     def _ending(self, meta: Mapping[str, Any]) -> Ending:
-        complete = meta["status"] == COMPLETED or self._last.get("event") == "finished"
-        reason = in_words(meta)
+        status, reason = str(meta["status"]), in_words(meta)
+        complete = status == COMPLETED or self._last.get("event") == "finished"
         if self._last.get("event") == "failed":
             reason = str(self._last["reason"])
         elif not complete:
             log = self._log()
             # The job may have ended between two looks, and its last events with it.
-            complete, logged = IS_COMPLETE in log, last_error(log)
-            reason += f". The server's log says: {logged}" if logged and not complete else ""
-        return Ending(str(meta["status"]), complete, reason, self._rounds)
+            complete, logged = bool(COMPLETE_LINE.search(log)), last_error(log)
+            reason += f". The server's log says: {logged}" if logged else ""
+        if complete and status != COMPLETED:
+            reason = f"the run is complete; what NVFlare says of the job came after its end: {reason}"
+        return Ending(status, complete, reason, self._rounds)
 
     def _log(self) -> str:
         """The log of the job's server process, where we may read it."""
@@ -233,6 +237,11 @@ def last_error(log: str) -> str | None:
     told = panics or [text.rpartition("] - ")[2] for text in errors]
     return told[-1][:500] if told else None
 
+
+COMPLETE_LINE = re.compile(
+    rf"^[\d:, -]+ - ConsiliaController - INFO - \[[^]]*\] - run \S+ {IS_COMPLETE} ", re.MULTILINE
+)
+"""As the server's process writes it; what a site sends is quoted in other lines of its log."""
 
 ERROR, PANIC, OWN = " - ERROR - ", "FATAL_SYSTEM_ERROR received: ", "AppCommandProcessor"
 """How NVFlare's log marks an error, a panic of a controller, and a refused app command."""

@@ -115,7 +115,7 @@ def install(plan: Plan) -> None:
         # Before the files: an installation that is cut short can be undone, too.
         write_json(plan.kit.local / RECORD, record, private=True)
     for change in plan.changes:
-        _write(change.path, change.after, change.mode)
+        write_as_owner(change.path, change.after, change.mode)
 
 
 def uninstall(kit: Kit) -> Undone:
@@ -135,13 +135,13 @@ def uninstall(kit: Kit) -> Undone:
         before = None if entry["before"] is None else bytes.fromhex(entry["before"])
         if there == before:
             continue
-        if entry["edited"] or there is None or _digest(there) != entry["after"]:
+        if entry["edited"] or not _ours(there, entry):
             kept.append(path)
         elif before is None:
             path.unlink()
             removed.append(path)
         else:
-            _write(path, before, entry["mode"])
+            write_as_owner(path, before, entry["mode"])
             restored.append(path)
     (kit.local / RECORD).unlink()
     (kit.local / RECORD).parent.rmdir()
@@ -235,9 +235,15 @@ def _entry(earlier: dict[str, Any] | None, change: Change) -> dict[str, Any]:
     if earlier is None:
         mode = None if there is None else _mode(change.path)
         earlier = {"before": None if there is None else there.hex(), "mode": mode, "edited": False}
-    elif there is None or _digest(there) != earlier["after"]:
+    elif not _ours(there, earlier):
         earlier = {**earlier, "edited": True}
     return {**earlier, "after": _digest(change.after)}
+
+
+def _ours(there: bytes | None, entry: dict[str, Any]) -> bool:
+    """Whether a file is as it was before the installation, which may have been cut short, or as that has left it."""
+    before = None if entry["before"] is None else bytes.fromhex(entry["before"])
+    return there == before or (there is not None and _digest(there) == entry["after"])
 
 
 def _stay_inside(kit: Kit, names: Iterable[str]) -> None:
@@ -250,7 +256,7 @@ def _stay_inside(kit: Kit, names: Iterable[str]) -> None:
             raise ConfigError(f"{path} leads to {path.resolve()}, outside {inside}: root does not write there")
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def write_as_owner(path: Path, content: bytes, mode: int) -> None:
     """Replace a file; it belongs to the folder's owner, and is at no moment open to more people than ``mode`` says."""
     target = path.resolve()
     write_bytes(target, content, private=True)

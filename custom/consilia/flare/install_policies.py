@@ -23,6 +23,8 @@ SUBMISSION_GUARD = "consilia.flare.guard.SubmissionGuard"
 _GUARD = {"id": "consilia_submission_guard", "path": SUBMISSION_GUARD}
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
 _OWN_FILTER = "a job's own result filter runs after the site's and changes what it let through"
+_OWN_MESSAGES = "such a job sends its own messages, not the results of tasks"
+_COMMAND = "runs a command that the job names, which no filter binds"
 DOORS = {
     "nvflare.app_common.filters.": _OWN_FILTER,
     "nvflare.app_opt.he.": _OWN_FILTER,
@@ -31,9 +33,18 @@ DOORS = {
     "nvflare.app_common.widgets.convert_to_fed_event.": "sends events of the job, log lines among them, to the server",
     "nvflare.app_opt.tracking.": "sends what a job tracks to the server",
     "nvflare.app_common.ccwf.": "the sites of such a job send models to each other, not to the filter",
-    "nvflare.app_opt.xgboost.": "such a job sends its own messages, not the results of tasks",
+    "nvflare.app_opt.xgboost.": _OWN_MESSAGES,
+    "nvflare.app_opt.p2p.": _OWN_MESSAGES,
+    "nvflare.app_opt.flower.": _OWN_MESSAGES,
+    "nvflare.app_opt.tensor_stream.": _OWN_MESSAGES,
+    "nvflare.app_common.streamers.": _OWN_MESSAGES,
+    "nvflare.app_common.tie.": _OWN_MESSAGES,
+    "nvflare.app_common.widgets.metric_relay.": _OWN_MESSAGES,
+    "nvflare.app_common.executors.client_api_executor.": _COMMAND,
+    "nvflare.app_common.executors.multi_process_executor.": _COMMAND,
 }
-"""Classes of NVFlare by which a job could send something, or change it, past the site's filter; by their package."""
+"""Classes of NVFlare by which a job could send something, or change it, past the site's filter; by their package. They
+are those that were found by reading: of any other class nothing is known."""
 
 RIGHTS = (
     "submit_job",
@@ -51,6 +62,8 @@ RIGHTS = (
 
 OWN_PEOPLE = "o:site"
 CODE = ("byoc", "server-predeployed-flwr")
+LOG_LINES = "show_errors"
+"""NVFlare's command that shows a running job's latest errors, the site's paths among them, to whoever has ``view``."""
 _SITE_ONLY = (CommandCategory.OPERATE, CommandCategory.SHELL_COMMANDS)
 _STORES = {"jobs": ("job_manager", "uri_root"), "snapshots": ("snapshot_persistor", "root_dir")}
 
@@ -169,7 +182,7 @@ def _is(component: Json, path: str) -> bool:
 
 
 def merged_authorization(before: Json) -> Merged:
-    """A site's authorization.json: nobody from outside operates it or reads its files, and no job brings code.
+    """A site's authorization.json: nobody from outside operates it or reads files or logs, and no job brings code.
 
     A right given to ``any`` is narrowed; an expression that names an organisation or a person is the site's own
     decision and stays.
@@ -179,6 +192,8 @@ def merged_authorization(before: Json) -> Merged:
     for role, rights in permissions.items():
         if not isinstance(rights, dict):
             rights = permissions[role] = dict.fromkeys(RIGHTS, rights)
+        if "view" in rights:
+            rights.setdefault(LOG_LINES, rights["view"])
         for right, expression in rights.items():
             limit = _limit(right)
             if limit is None:
@@ -207,7 +222,8 @@ def _limit(right: str) -> str | None:
     right = " ".join(right.lower().split())
     if right in CODE:
         return "none"
-    return OWN_PEOPLE if right in _SITE_ONLY or COMMAND_CATEGORIES.get(right) in _SITE_ONLY else None
+    own = (*_SITE_ONLY, LOG_LINES)
+    return OWN_PEOPLE if right in own or COMMAND_CATEGORIES.get(right) in _SITE_ONLY else None
 
 
 def _narrowed(expression: Any, limit: str) -> Any:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,9 +25,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from consilia.core.errors import ConfigError, OutgoingRefused
-from consilia.core.files import write_json
 from consilia.federation.messages import Reply, payload_bytes
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
+from consilia.flare.install import SHARED_MODE, write_as_owner
 from consilia.flare.kit import Kit, open_kit
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 
@@ -125,8 +126,15 @@ def approve(kit: Path, job: Path) -> Path:
     if already := approved(site.local).get(manifest.digest):
         return already
     short = manifest.digest.removeprefix("sha256:")[:12]
-    path = site.local / APPROVED / f"{name}-{short}.json"
-    write_json(path, manifest.to_json())
+    folder = site.local / APPROVED
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-{short}.json"
+    # Whoever approves, root for one, and with whatever umask: the user who runs NVFlare must be able to read it.
+    if os.geteuid() == 0:
+        owner = site.local.stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+    folder.chmod(folder.stat().st_mode | stat.S_IMODE(site.local.stat().st_mode))
+    write_as_owner(path, json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode() + b"\n", SHARED_MODE)
     return path
 
 
