@@ -88,4 +88,5 @@ def test_half_precision_is_what_numpy_rounds_to() -> None:
     values = torch.tensor([1.0, 1 / 3, 1e-9, -2049.0])
     assert in_type(values, "float16").numpy().tolist() == values.numpy().astype("float16").tolist()
     assert in_type(torch.tensor([3]), "float16").dtype == torch.int64
-    assert in_type(values, "float32") is not values
+    assert in_type(values, "float32") is values
+    assert in_type(values, "float32", copy=True) is not values

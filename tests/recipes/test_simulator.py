@@ -164,7 +164,8 @@ def test_a_run_that_cannot_start_says_why(wisconsin, tmp_path) -> None:
         content = yaml.safe_load(path.read_text())
         path.write_text(yaml.safe_dump({**content, "allow_models": ["consilia.models.cnn.FourLayerCNN"]}))
     with pytest.raises(
-        RunFailed, match=r"(?s)no site with training data could take part.*failed with ConfigError.*is not listed"
+        RunFailed,
+        match=r"(?s)0 site\(s\) with training data can take part, min_sites is 2.*failed with ConfigError.*is not listed",
     ):
         simulate(small(rounds=2), wisconsin, tmp_path / "run")
 

@@ -75,9 +75,13 @@ class Intake:
             self._reference, self._known = reference, known
             self._replies, self.refused, self.bytes_up = {}, {}, {}
             self._spool.clear()
-        deliver([task for task in tasks if task.targets])
+        try:
+            deliver([task for task in tasks if task.targets])
+        finally:
+            # Also of a run that is aborted: what comes later answers nothing.
+            with self._lock:
+                self._open = {}
         with self._lock:
-            self._open = {}
             if self._failure is not None:
                 raise RunFailed(f"the server cannot keep an update: {self._failure}") from self._failure
             return dict(sorted(self._replies.items()))
