@@ -165,7 +165,7 @@ def test_a_run_that_cannot_start_says_why(wisconsin, tmp_path) -> None:
         path.write_text(yaml.safe_dump({**content, "allow_models": ["consilia.models.cnn.FourLayerCNN"]}))
     with pytest.raises(
         RunFailed,
-        match=r"(?s)0 site\(s\) with training data can take part, min_sites is 2.*failed with ConfigError.*is not listed",
+        match=r"(?s)0 site\(s\) with training data .* min_sites is 2.*failed with ConfigError.*is not listed",
     ):
         simulate(small(rounds=2), wisconsin, tmp_path / "run")
 
