@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor
 
 from consilia.core.checkpoint import CheckpointStore, Kept
-from consilia.core.determinism import generator, state_digest
+from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, RunFailed
 from consilia.core.robust import clipped
 from consilia.core.spool import UpdateSpool
@@ -38,6 +37,7 @@ from consilia.federation.messages import (
 )
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.sampling import draws, sample
 from consilia.federation.selection import BestRound, validation_value
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.catalogue import METHODS
@@ -219,7 +219,7 @@ class Coordinator:
         self._checkpoint()
 
     def _require(self, updates: Mapping[str, TrainReply], participants: Sequence[str], number: int) -> None:
-        needed = min(self.config.min_sites, self._draws())
+        needed = min(self.config.min_sites, draws(self._all_trainers(), self.config.participation))
         if len(updates) < needed:
             reasons = _listed({site: self.intake.why_absent(site) for site in participants if site not in updates})
             raise RunFailed(f"round {number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
@@ -277,21 +277,17 @@ class Coordinator:
         return [name for name in self._all_trainers() if name not in self._absent]
 
     def _sample(self, number: int) -> list[str]:
-        """max(int(K * participation), 1) training sites without replacement, from (seed, round) alone."""
-        # Drawn from all sites of the run, so that one that is away does not change who is drawn beside it.
-        names = self._all_trainers()
-        order = torch.randperm(len(names), generator=generator(self.config.seed, "sample", number))
-        drawn = [names[int(index)] for index in order]
-        there = [name for name in drawn if name not in self._absent]
-        # Where all who are drawn are away, the next in line: the run could never get past this round.
-        asked = [name for name in drawn[: self._draws()] if name in there] or there[: self._draws()]
-        return sorted(asked)
+        config = self.config
+        return sample(
+            self._all_trainers(),
+            self._absent,
+            participation=config.participation,
+            seed=config.seed,
+            round_number=number,
+        )
 
     def _all_trainers(self) -> list[str]:
         return [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
-
-    def _draws(self) -> int:
-        return max(int(len(self._all_trainers()) * self.config.participation), 1)
 
     def _judge(self) -> None:
         self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global"))
