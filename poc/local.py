@@ -32,8 +32,8 @@ PORTS = range(20_000, 30_000)
 """Below those that the system hands out for connections, any of which may be taken before a server has started."""
 
 UP_SECONDS = 60
-SERVER_IS_UP = "Server started"
-"""In the log of NVFlare's server."""
+SERVER_IS_UP, SITE_IS_UP = "Server started", "Connected to server:"
+"""In the logs of NVFlare's server and sites."""
 
 
 # Processes that look at the same time should not find the same port.
@@ -149,13 +149,30 @@ class LocalFederation:
             RunFailed: they did not come up; names where their logs are.
         """
         self._guard = start_guard(self.folder)
-        for name in (SERVER, *self.sites):
-            self.start_one(name)
+        self.start_one(SERVER)
+        for name in self.sites:
+            self._launch(name)
         self.wait_for(self.sites)
 
     def start_one(self, name: str) -> None:
-        """Start one participant as a child of this process; wait for the server until it takes logins."""
-        starts = self._server_starts()
+        """Start one participant, and wait until the server takes logins, or the site has logged in.
+
+        NVFlare's server listens shortly before it has its own credentials. Who logs in just then is refused for good,
+        and the server signs wrongly until it is restarted. And for minutes it counts a site as connected that is gone.
+
+        Raises:
+            RunFailed: it did not come up; names where its log is.
+        """
+        log, words = self.kit(name) / "log.txt", SERVER_IS_UP if name == SERVER else SITE_IS_UP
+        before = _count(words, log)
+        self._launch(name)
+        deadline = time.monotonic() + UP_SECONDS
+        while _count(words, log) == before:
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{name} is not up after {UP_SECONDS} s: see {log}")
+            time.sleep(0.05)
+
+    def _launch(self, name: str) -> None:
         with (self.kit(name) / "console.log").open("ab") as output:
             self.participants[name] = subprocess.Popen(
                 [str(self.kit(name) / "startup" / "sub_start.sh"), "--once"],
@@ -165,17 +182,6 @@ class LocalFederation:
                 env={**self._environment(), **self.environment.get(name, {})},
                 start_new_session=True,
             )
-        # NVFlare's server listens shortly before it has its own credentials. Who logs in just then is refused for good,
-        # and the server signs wrongly until it is restarted.
-        deadline = time.monotonic() + UP_SECONDS
-        while name == SERVER and self._server_starts() == starts:
-            if time.monotonic() > deadline:
-                raise RunFailed(f"the server is not up after {UP_SECONDS} s: see {self.server_kit / 'log.txt'}")
-            time.sleep(0.05)
-
-    def _server_starts(self) -> int:
-        log = self.server_kit / "log.txt"
-        return log.read_text().count(SERVER_IS_UP) if log.is_file() else 0
 
     def wait_for(self, sites: Sequence[str] | Mapping[str, Path]) -> None:
         """Wait until these sites are connected."""
@@ -223,6 +229,10 @@ class LocalFederation:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
         }
+
+
+def _count(words: str, log: Path) -> int:
+    return log.read_text(errors="replace").count(words) if log.is_file() else 0
 
 
 def tool(name: str) -> str:

@@ -11,6 +11,8 @@ import torch
 REPOSITORY = Path(__file__).parents[1]
 
 
+# First: pytest-xdist reads the groups in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (``make test``) the tests of a file go to one of them, for they share fixtures."""
     for item in items:

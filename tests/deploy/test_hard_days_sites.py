@@ -165,6 +165,5 @@ def test_a_site_that_vanishes_is_missing_and_is_there_for_the_next_job(hard_days
     assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
     assert run.comes_to_its_end()
     hard_days.start_one(TWO)
-    hard_days.wait_for(hard_days.sites)
     record = begin(slow_config(9, "rounds=1")).record()
     assert set(record.rounds[0].contributions) == {ONE, TWO, THREE}

@@ -160,7 +160,6 @@ def _take_back(federation: LocalFederation, site: str) -> None:
     (local / "authorization.json").unlink()
     kill_participant(federation, site)
     federation.start_one(site)
-    federation.wait_for([site])
 
 
 def replies(sent: bytes) -> list[bytes]:
