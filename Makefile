@@ -44,7 +44,7 @@ federation: setup
 	$(BIN)/python -m poc --method $(METHOD)
 
 test: setup
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test-fast: setup
 	$(BIN)/pytest -m 'not sim and not deploy and not slow'

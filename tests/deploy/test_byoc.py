@@ -21,7 +21,7 @@ from consilia.flare.byoc import add_code
 from poc.local import LEAD, SERVER, LocalFederation
 from tests.deploy.support import export, hashes, in_process, submit
 
-pytestmark = [pytest.mark.deploy, pytest.mark.apart]
+pytestmark = pytest.mark.deploy
 
 RESOURCES = "resources.json"
 

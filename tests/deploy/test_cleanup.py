@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 from tests.deploy.support import export, until
 from tests.federation.support import small
 
-pytestmark = [pytest.mark.deploy, pytest.mark.apart]
+pytestmark = pytest.mark.deploy
 
 NVFLARES_PLACE = Path("/tmp/nvflare")
 JOB_ID = "*-*-*-*-*"

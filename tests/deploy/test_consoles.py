@@ -25,7 +25,7 @@ from tests.deploy.support import (
     submit,
 )
 
-pytestmark = [pytest.mark.deploy, pytest.mark.apart]
+pytestmark = pytest.mark.deploy
 
 
 def console(federation: LocalFederation, *commands: str) -> str:

@@ -45,7 +45,7 @@ from tests.deploy.support import (
 )
 from tests.federation.clinics import clinics_config, write_clinics
 
-pytestmark = [pytest.mark.deploy, pytest.mark.apart]
+pytestmark = pytest.mark.deploy
 
 SLOWLY = ["rounds=6", "training.local_epochs=40"]
 """Rounds of a second or so: long enough to be hit in the middle."""

@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 from tests.deploy.support import export, hashes, in_process, submit
 from tests.federation.clinics import clinics_config, write_clinics
 
-pytestmark = [pytest.mark.deploy, pytest.mark.apart]
+pytestmark = pytest.mark.deploy
 
 
 QUIET = 2.5
