@@ -58,12 +58,16 @@ def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int 
 
 def two_sites(folder: Path) -> dict[str, Path]:
     """Two of the embedded hospitals, with folders of their own."""
-    return dict(list(load_federation("wisconsin", folder).items())[:2])
+    return _first_sites(2, folder)
 
 
 def three_sites(folder: Path) -> dict[str, Path]:
     """The same, with a third."""
-    return dict(list(load_federation("wisconsin", folder).items())[:3])
+    return _first_sites(3, folder)
+
+
+def _first_sites(count: int, folder: Path) -> dict[str, Path]:
+    return dict(list(load_federation("wisconsin", folder).items())[:count])
 
 
 def slow_config(seed: int, *overrides: str, method: str = "fedkper") -> RunConfig:

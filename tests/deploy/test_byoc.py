@@ -14,12 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from consilia.cli.app import app
-from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.study import load_study, study_config
 from consilia.flare.byoc import add_code
 from poc.local import LEAD, SERVER, LocalFederation
-from tests.deploy.support import export, hashes, in_process, submit
+from tests.deploy.support import export, hashes, in_process, submit, two_sites
 
 pytestmark = pytest.mark.deploy
 
@@ -65,7 +64,7 @@ def as_typed(*arguments: object) -> tuple[int, str]:
 
 
 def test_where_consilia_is_not_installed_the_job_brings_it(tmp_path: Path) -> None:
-    sites = dict(list(load_federation("wisconsin", tmp_path / "sites").items())[:2])
+    sites = two_sites(tmp_path / "sites")
     config = short_run(40)
     bringing, bare = two_jobs(config, tmp_path / "jobs", 2)
     federation = LocalFederation(tmp_path / "federation", sites)

@@ -18,10 +18,9 @@ pytestmark = pytest.mark.deploy
 
 
 @pytest.fixture
-def prepared(three: dict[str, Path], tmp_path: Path) -> Iterator[LocalFederation]:
+def prepared(two: dict[str, Path], tmp_path: Path) -> Iterator[LocalFederation]:
     """The startup kits of two hospitals, as ``nvflare poc prepare -i project.yml`` makes them."""
-    sites = dict(list(three.items())[:2])
-    federation = LocalFederation(tmp_path / "federation", sites, server={"engine": "poc"})
+    federation = LocalFederation(tmp_path / "federation", two, server={"engine": "poc"})
     # Writes the project file, of which POC makes kits of its own.
     federation.provision()
     poc(federation, "prepare", "-i", str(federation.folder / "project.yml"))

@@ -75,14 +75,14 @@ def test_one_that_was_cut_short_and_done_again_can_be_undone_to_what_was_there_f
     before = contents(site)
     plan = plan_installation(site)
     with pytest.MonkeyPatch.context() as patch:
-        whole = install_module.write_as_owner
+        whole = install_module._write
 
         def full(path: Path, content: bytes, mode: int) -> None:
             if path.name == "privacy.json":
                 raise OSError(28, "No space left on device", str(path))
             whole(path, content, mode)
 
-        patch.setattr(install_module, "write_as_owner", full)
+        patch.setattr(install_module, "_write", full)
         with pytest.raises(OSError, match="No space left"):
             install(plan)
     done(site)

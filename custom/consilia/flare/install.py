@@ -115,7 +115,7 @@ def install(plan: Plan) -> None:
         # Before the files: an installation that is cut short can be undone, too.
         write_json(plan.kit.local / RECORD, record, private=True)
     for change in plan.changes:
-        write_as_owner(change.path, change.after, change.mode)
+        _write(change.path, change.after, change.mode)
 
 
 def uninstall(kit: Kit) -> Undone:
@@ -132,7 +132,7 @@ def uninstall(kit: Kit) -> Undone:
     for name, entry in sorted(record.items()):
         path = kit.local / name
         there = path.read_bytes() if path.is_file() else None
-        before = None if entry["before"] is None else bytes.fromhex(entry["before"])
+        before = _first(entry)
         if there == before:
             continue
         if entry["edited"] or not _ours(there, entry):
@@ -141,7 +141,7 @@ def uninstall(kit: Kit) -> Undone:
             path.unlink()
             removed.append(path)
         else:
-            write_as_owner(path, before, entry["mode"])
+            _write(path, before, entry["mode"])
             restored.append(path)
     (kit.local / RECORD).unlink()
     (kit.local / RECORD).parent.rmdir()
@@ -242,8 +242,12 @@ def _entry(earlier: dict[str, Any] | None, change: Change) -> dict[str, Any]:
 
 def _ours(there: bytes | None, entry: dict[str, Any]) -> bool:
     """Whether a file is as it was before the installation, which may have been cut short, or as that has left it."""
-    before = None if entry["before"] is None else bytes.fromhex(entry["before"])
-    return there == before or (there is not None and _digest(there) == entry["after"])
+    return there == _first(entry) or (there is not None and _digest(there) == entry["after"])
+
+
+def _first(entry: dict[str, Any]) -> bytes | None:
+    """What was there before the first installation."""
+    return None if entry["before"] is None else bytes.fromhex(entry["before"])
 
 
 def _stay_inside(kit: Kit, names: Iterable[str]) -> None:
@@ -256,11 +260,16 @@ def _stay_inside(kit: Kit, names: Iterable[str]) -> None:
             raise ConfigError(f"{path} leads to {path.resolve()}, outside {inside}: root does not write there")
 
 
-def write_as_owner(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file; it belongs to the folder's owner, and is at no moment open to more people than ``mode`` says."""
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Replace a file; at no moment is it open to more people than ``mode`` says."""
     target = path.resolve()
     write_bytes(target, content, private=True)
-    owner = target.parent.stat()
+    hand_over(target, mode)
+
+
+def hand_over(path: Path, mode: int) -> None:
+    """Give what root has written to the owner of the folder that it is in, and everybody the rights of ``mode``."""
     if os.geteuid() == 0:
-        os.chown(target, owner.st_uid, owner.st_gid)
-    target.chmod(mode)
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+    path.chmod(mode)

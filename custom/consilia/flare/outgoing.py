@@ -25,9 +25,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from consilia.core.errors import ConfigError, OutgoingRefused
+from consilia.core.files import write_json
 from consilia.federation.messages import Reply, payload_bytes
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
-from consilia.flare.install import SHARED_MODE, write_as_owner
+from consilia.flare.install import SHARED_MODE, hand_over
 from consilia.flare.kit import Kit, open_kit
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 
@@ -130,11 +131,9 @@ def approve(kit: Path, job: Path) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{short}.json"
     # Whoever approves, root for one, and with whatever umask: the user who runs NVFlare must be able to read it.
-    if os.geteuid() == 0:
-        owner = site.local.stat()
-        os.chown(folder, owner.st_uid, owner.st_gid)
-    folder.chmod(folder.stat().st_mode | stat.S_IMODE(site.local.stat().st_mode))
-    write_as_owner(path, json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode() + b"\n", SHARED_MODE)
+    hand_over(folder, stat.S_IMODE(folder.stat().st_mode | site.local.stat().st_mode))
+    write_json(path, manifest.to_json(), private=True)
+    hand_over(path, SHARED_MODE)
     return path
 
 
