@@ -187,18 +187,21 @@ class LocalFederation:
         """Wait until these sites are connected."""
         deadline = time.monotonic() + UP_SECONDS
         connected: set[str] = set()
+        refused: ConsiliaError | None = None
         while time.monotonic() < deadline:
             try:
                 with open_session(self.kit(ADMIN)) as session:
                     while time.monotonic() < deadline and not set(sites) <= connected:
                         connected = set(session.connected())
                         time.sleep(0.2)
-            except ConsiliaError:  # not up yet
+            except ConsiliaError as error:  # not up yet
+                refused = error
                 time.sleep(0.3)
             if set(sites) <= connected:
                 return
         missing = sorted(set(sites) - connected)
-        raise RunFailed(f"{missing} not connected after {UP_SECONDS} s: see console.log and log.txt in {self.kit('')}")
+        logs = f"see console.log and log.txt in {self.kit('')}"
+        raise RunFailed(f"{missing} not connected after {UP_SECONDS} s ({refused or 'the server answers'}): {logs}")
 
     def stop(self) -> None:
         """End every process of the federation."""

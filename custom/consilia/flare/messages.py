@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.utils.decomposers import flare_decomposers
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
@@ -25,6 +26,9 @@ IS_COMPLETE = "is complete: results in"
 
 def register_tensors() -> None:
     """Let this process send and receive torch tensors. Without it a client waits for ever on its first model."""
+    # First NVFlare's own types, as its processes do: a Shareable that is packed before gets a form of its own, and
+    # from then on this process finds nothing in those of others, and cannot log in anywhere.
+    flare_decomposers.register()
     fobs.register(TensorDecomposer)
 
 
