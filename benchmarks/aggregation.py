@@ -27,8 +27,8 @@ from torch import Tensor
 from benchmarks.common import Figure, machine, report
 from consilia.core.aggregation import weighted_mean
 from consilia.core.determinism import generator, single_threaded
-from consilia.core.files import write_tensors
 from consilia.core.spool import SpooledUpdate
+from consilia.core.tensor_files import write_tensors
 
 FEW, MANY = 8, 64
 TIME_BOUND = 3.0

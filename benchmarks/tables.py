@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from consilia.core.files import write_json
-from consilia.data.dataset import Task
+from consilia.data.task import Task
 from consilia.evaluation.compare import comparison_table, to_markdown
 from consilia.evaluation.figures import UNDEFINED, Unit, show_spread
 from consilia.evaluation.summary import summarise

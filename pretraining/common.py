@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from consilia.core.files import write_json, write_tensors
+from consilia.core.files import write_json
+from consilia.core.tensor_files import write_tensors
 from pretraining.corpus import FIRST_SCANNER, PER_SCANNER, PHANTOMS, SEED, Images, busbra, phantoms, pneumonia, vqa_rad
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_help_teaches_by_example(command: list[str]) -> None:
     assert "consilia " + " ".join(command) in consilia(*command, "--help").replace("Usage: consilia", "", 1)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    heavy = "{'torch', 'nvflare', 'pandas', 'scipy'} & set(sys.modules)"
+    code = f"import sys; from consilia.cli.app import app; sys.exit(str({heavy}) if {heavy} else 0)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_run_prints_figures_and_where_the_report_is(tmp_path) -> None:

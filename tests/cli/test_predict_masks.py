@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from consilia.cli.app import app
-from consilia.core.files import write_tensors
+from consilia.core.tensor_files import write_tensors
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.site import model_card

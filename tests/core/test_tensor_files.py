@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from consilia.core.errors import ConfigError
-from consilia.core.files import DTYPES, overwrite_tensors, write_tensors
+from consilia.core.tensor_files import DTYPES, overwrite_tensors, write_tensors
 
 TENSORS = {
     **{f"of {name}": torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in DTYPES.items()},

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 import consilia
+from consilia.cli.console import console, errors
 from consilia.cli.friendly import friendly
-from consilia.cli.show import console, errors
 from consilia.cli.site_app import site_app
 
 app = typer.Typer(

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from consilia.cli.console import console
 from consilia.cli.masks import write_csv
-from consilia.cli.show import console
 from consilia.core.errors import ConfigError
 from consilia.data.loading import NewCases, load_new_cases
 from consilia.data.site import SiteConfig, load_site_config

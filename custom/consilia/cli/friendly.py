@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from consilia.cli.show import errors
+from consilia.cli.console import errors
 from consilia.core.errors import ConsiliaError
 
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.text import Text
 
-from consilia.cli.show import console, errors
+from consilia.cli.console import console, errors
 from consilia.flare.doctor import examine
 from consilia.flare.install import Plan, Undone, install, plan_installation, uninstall
 from consilia.flare.kit import Kit, open_kit

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from consilia.cli.show import console
+from consilia.cli.console import console
 from consilia.core.errors import ConfigError
 from consilia.federation.outgoing import Manifest, read_manifest
 from consilia.federation.outgoing_fields import NOTHING

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from consilia.cli.console import console
 from consilia.cli.masks import write_csv, write_segmentations
-from consilia.cli.show import console
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config

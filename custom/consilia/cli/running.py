@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from consilia.cli.show import Follower, answers, comparison, console, progress_bar
+from consilia.cli.console import console
+from consilia.cli.show import Follower, answers, comparison, progress_bar
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
 from consilia.federation.config import RunConfig

@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from consilia.cli.console import console
 from consilia.evaluation.compare import comparison_table
 from consilia.evaluation.figures import UNDEFINED
 from consilia.federation.progress import Progress as Told
 from consilia.report.record import Record
 from consilia.report.record_injection import Answerer
-
-console = Console(width=None if Console().is_terminal else 110)  # in a file or pipe nothing may be cut off at 80
-errors = Console(stderr=True)
 
 COLUMNS = {
     "classification": {

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from consilia.cli.console import console, errors
 from consilia.cli.friendly import friendly
-from consilia.cli.show import console, errors
 
 site_app = typer.Typer(
     help="What a site's people type: is the data right, is the site ready, what does a job send.",

@@ -8,8 +8,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from consilia.cli.console import console
 from consilia.cli.running import show_records
-from consilia.cli.show import console, job_view, printable
+from consilia.cli.show import job_view, printable
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.federation.outputs import RESULT
 from consilia.flare.following import Ending, is_over, to_resume

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError
-from consilia.core.files import write_json, write_tensors
+from consilia.core.files import write_json
+from consilia.core.tensor_files import write_tensors
 
 INDEX = "checkpoint.json"
 SCHEMA = "consilia.checkpoint/2"

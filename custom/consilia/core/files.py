@@ -6,41 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from consilia.core.determinism import Buffer, tensor_bytes
-from consilia.core.errors import ConfigError
-
 # The mask can only be read by setting it. Once, at import: later, other threads may be creating files meanwhile.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
-
-DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "C64": torch.complex64,
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-}
-"""The dtype names of the safetensors format; in a file the last of these come first."""
-
-_NAMES = list(DTYPES)
-_RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
 
 @contextmanager
@@ -80,61 +53,6 @@ def write_json(target: Path, content: Any, *, private: bool = False, compact: bo
     indent = None if compact else 1
     text = json.dumps(content, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_bytes(target, (text + "\n").encode(), private=private)
-
-
-def write_tensors(
-    target: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-    *,
-    durable: bool = True,
-    private: bool = False,
-) -> None:
-    """Write named tensors as safetensors, atomically; for the options see :func:`atomic_path`."""
-    with atomic_path(target, durable=durable, private=private) as temporary, temporary.open("wb") as file:
-        file.writelines(pieces(tensors, metadata))
-
-
-def overwrite_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors over a private file in place, for what is written every round and may be lost in a crash.
-
-    Giving an old file's blocks back and taking new ones costs more than the writing itself.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.writelines(pieces(tensors, metadata))
-        file.truncate()
-
-
-def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[Buffer]:
-    """A safetensors file's bytes, piece by piece: the header, then every tensor as it lies in memory.
-
-    The same bytes as safetensors' own ``save`` makes, which needs them all in memory once more.
-
-    Raises:
-        ConfigError: a tensor's dtype has no name in the format.
-    """
-    order = sorted(tensors, key=lambda name: (-_rank(name, tensors[name]), name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    start = 0
-    for name in order:
-        stop = start + tensors[name].nbytes
-        shape, dtype = list(tensors[name].shape), _NAMES[_rank(name, tensors[name])]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name in order:
-        yield tensor_bytes(tensors[name])
-
-
-def _rank(name: str, tensor: Tensor) -> int:
-    # Wide types come first in the file, so that every tensor is aligned.
-    if tensor.dtype not in _RANKS:
-        raise ConfigError(f"tensor {name!r} is {tensor.dtype}, which a safetensors file does not hold")
-    return _RANKS[tensor.dtype]
 
 
 def sha256_of_file(path: Path) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import AggregationError, ConfigError
-from consilia.core.files import DTYPES, overwrite_tensors
+from consilia.core.tensor_files import DTYPES, overwrite_tensors
 
 
 class SpooledUpdate(Mapping[str, Tensor]):

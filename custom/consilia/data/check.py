@@ -12,7 +12,7 @@ import numpy as np
 
 from consilia.core.errors import DataError
 from consilia.data.cases import UNKNOWN, Cases
-from consilia.data.dataset import SPLITS, Task
+from consilia.data.dataset import SPLITS
 from consilia.data.loading import empty_splits, fitted_on_test
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
@@ -22,6 +22,7 @@ from consilia.data.readers.base import Reader
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import DatasetSpec, QuestionsSpec
 from consilia.data.splits import UNUSED, limit_training, shared_patients, site_splits, splits_file
+from consilia.data.task import Task
 
 OPEN = "(other words)"
 T = TypeVar("T")

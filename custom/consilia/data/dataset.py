@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Task = Literal["classification", "segmentation"]
+from consilia.data.task import Task
+
 SPLITS = ("train", "validation", "test")
 
 

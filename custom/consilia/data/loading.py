@@ -16,7 +16,7 @@ from torch import Tensor
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
 from consilia.data.cases import Cases
-from consilia.data.dataset import SPLITS, SiteData, Split, Task, empty_split
+from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.readers import reader_for
@@ -24,6 +24,7 @@ from consilia.data.readers.base import Fitted, Reader, Source
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
 from consilia.data.splits import UNUSED, limit_training, site_splits, splits_file
+from consilia.data.task import Task
 
 PREPROCESSING = "preprocessing.json"
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from consilia.data.base_spec import (
     SplitSpec,
     pattern_columns,
 )
-from consilia.data.dataset import Task
 from consilia.data.question_spec import QuestionsSpec
+from consilia.data.task import Task
 from consilia.data.yaml_file import AbsolutePath, Model, Text
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from consilia.core.files import write_tensors
+from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.site import model_card
 from consilia.report.answers_page import ANSWERS

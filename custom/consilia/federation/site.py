@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.core.errors import ConfigError
-from consilia.core.files import overwrite_tensors, write_bytes, write_json, write_tensors
+from consilia.core.files import write_bytes, write_json
+from consilia.core.tensor_files import overwrite_tensors, write_tensors
 from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
 from consilia.evaluation.forgetting import flips

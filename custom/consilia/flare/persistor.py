@@ -10,7 +10,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 
-from consilia.core.files import write_tensors
+from consilia.core.tensor_files import write_tensors
 from consilia.federation.config import ModelConfig
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import register_tensors

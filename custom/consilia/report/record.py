@@ -23,7 +23,7 @@ from pydantic import (
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
-from consilia.data.dataset import Task
+from consilia.data.task import Task
 from consilia.report.record_injection import Injection
 from consilia.report.record_part import Cases, Fraction, NonNegative, Part
 

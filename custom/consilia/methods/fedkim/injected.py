@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from consilia.core.determinism import seeded
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.core.files import write_tensors
+from consilia.core.tensor_files import write_tensors
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.server import CARD
