@@ -68,7 +68,7 @@ class LocalFederation:
     """A server and some sites, each a process of its own with its own startup kit.
 
     Args:
-        folder: everything lies below here, also the home folder that NVFlare's tools write to.
+        folder: everything lies below here, also the home folder that NVFlare's tools write to, and temporary files.
         sites: each site's site.yaml.
         server: keys of the server's server.yaml.
         port: of the server; a free one by default.
@@ -221,13 +221,16 @@ class LocalFederation:
         self.stop()
 
     def _environment(self) -> dict[str, str]:
-        home = self.folder / "home"
-        home.mkdir(parents=True, exist_ok=True)
+        home, temporary = self.folder / "home", self.folder / "temporary"
+        for place in (home, temporary):
+            place.mkdir(parents=True, exist_ok=True)
         return {
             **os.environ,
             MARK: str(self.folder),
             # NVFlare's tools keep a configuration there, and must not touch the user's.
             "HOME": str(home),
+            # A process that is ended leaves its temporary files; NVFlare's server also those of jobs that it refuses.
+            "TMPDIR": str(temporary),
             # The startup scripts take python3 from the path.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from consilia import models
 from consilia.data.loading import load_site
 from consilia.models.exchange import exchanged_state
+from poc.local import SERVER
 from tests.deploy.private_sites import MARK, ROWS, all_methods
 from tests.deploy.wire import CAREFREE, INSTALLED, Evidence, after, gather, replies
 
@@ -202,6 +203,7 @@ def test_an_installed_site_streams_no_log_and_shows_no_file(seen: Evidence) -> N
     assert log in seen.late[CAREFREE]
     assert log not in seen.late[INSTALLED]
     settings = (seen.kit(CAREFREE) / "local" / "privacy.json").read_text()[:60]
+    assert {place.name for place in (seen.kit(SERVER) / "storage" / "logs").glob("*/*")} == {CAREFREE}
     assert settings.encode() in seen.late[CAREFREE]
     assert settings in seen.read[CAREFREE]
     assert MARK.encode() not in seen.late[INSTALLED]

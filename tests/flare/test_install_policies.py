@@ -199,6 +199,7 @@ def test_the_server_keeps_its_jobs_in_its_kit_and_lets_submitters_follow(server:
     content = read(server, "resources.json")
     places = {item["id"]: item.get("args", {}) for item in content["components"]}
     assert places["job_manager"]["uri_root"] == str(server.folder / "storage" / "jobs")
+    assert places["log_receiver"] == {"dest_dir": str(server.folder / "storage" / "logs")}
     assert content["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] == str(
         server.folder / "storage" / "snapshots"
     )
@@ -214,7 +215,9 @@ def test_the_server_keeps_its_jobs_in_its_kit_and_lets_submitters_follow(server:
 def test_the_servers_own_place_of_jobs_stays(server: Kit) -> None:
     own = json.loads((server.local / "resources.json.default").read_text())
     next(item for item in own["components"] if item["id"] == "job_manager")["args"]["uri_root"] = "/srv/jobs"
+    next(item for item in own["components"] if item["id"] == "log_receiver")["args"] = {"dest_dir": "/srv/logs"}
     write(server, "resources.json", own)
     done(server)
     places = {item["id"]: item.get("args", {}) for item in read(server, "resources.json")["components"]}
     assert places["job_manager"]["uri_root"] == "/srv/jobs"
+    assert places["log_receiver"]["dest_dir"] == "/srv/logs"

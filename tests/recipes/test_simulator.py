@@ -116,13 +116,16 @@ def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wiscon
     assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
 
 
-def test_ctrl_c_leaves_a_resumable_run_and_no_process(wisconsin, tmp_path) -> None:
+def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsin, tmp_path) -> None:
     arguments = ["--rounds", "12", "--set", "training.local_epochs=2"]
     command = [sys.executable, "-m", "consilia.cli", "run", "fedkper", *arguments]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--engine", "inprocess", "--out", str(whole)], check=True, stdout=subprocess.DEVNULL)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         [*command, "--out", str(broken)],
+        env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,6 +140,8 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process(wisconsin, tmp_path) -> No
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command goes on" in " ".join(text.split())
+    # But for the folder that importing torch makes.
+    assert [place for place in temporary.iterdir() if not place.name.startswith("torchinductor_")] == []
     assert not (broken / RESULT).exists()
     assert (broken / "checkpoint" / "checkpoint.json").is_file()
     resumed = subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, text=True)

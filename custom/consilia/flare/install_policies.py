@@ -22,6 +22,7 @@ OUTGOING_FILTER = "consilia.flare.outgoing.OutgoingFilter"
 SUBMISSION_GUARD = "consilia.flare.guard.SubmissionGuard"
 _GUARD = {"id": "consilia_submission_guard", "path": SUBMISSION_GUARD}
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
+LOG_RECEIVER = "nvflare.app_common.logging.job_log_receiver.JobLogReceiver"
 _OWN_FILTER = "a job's own result filter runs after the site's and changes what it let through"
 _OWN_MESSAGES = "such a job sends its own messages, not the results of tasks"
 _COMMAND = "runs a command that the job names, which no filter binds"
@@ -109,7 +110,8 @@ def merged_resources(before: Json, *, own: bool) -> Merged:
 def merged_server_resources(before: Json, default: Json, storage: Path, *, own: bool) -> Merged:
     """The server's resources.json: our classes allowed, submissions guarded, and jobs kept in ``storage``.
 
-    NVFlare's default keeps them in a place that all servers of a machine share.
+    NVFlare's default keeps them in a place that all servers of a machine share, and puts the logs of sites that stream
+    theirs where every user of the machine can read them.
 
     Args:
         before: the server's own file, or NVFlare's default.
@@ -124,6 +126,9 @@ def merged_server_resources(before: Json, default: Json, storage: Path, *, own: 
             place[key] = str(storage / name)
             if Path(usual).is_dir() and any(Path(usual).iterdir()):
                 notes.append(f"{name} were kept in {usual}, which is not empty: they stay there")
+    for item in _listed(after, "components", ()):
+        if _is(item, LOG_RECEIVER):
+            item["args"] = {"dest_dir": str(storage / "logs"), **item.get("args", {})}
     if not has_guard(after):
         after["components"] = [*_listed(after, "components", ()), dict(_GUARD)]
     return after, notes

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,18 +65,20 @@ def run_simulator(
         raise ConfigError(f"NVFlare's simulator cannot work in a folder with spaces in its path: {folder}")
     _prepare(config, site_files, folder, server)
     log = folder / LOG
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "consilia.recipes.simulate", str(folder)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "MALLOC_ARENA_MAX": "2"},
-        )
-    try:
-        _follow(process, folder, progress)
-    finally:
-        stop_tree(process.pid)
-        process.wait()
+    # The simulator leaves temporary files, all the more when it is stopped.
+    with tempfile.TemporaryDirectory(prefix="consilia-", ignore_cleanup_errors=True) as scratch:
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "consilia.recipes.simulate", str(folder)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "MALLOC_ARENA_MAX": "2", "TMPDIR": scratch},
+            )
+        try:
+            _follow(process, folder, progress)
+        finally:
+            stop_tree(process.pid)
+            process.wait()
     if not (folder / RESULT).is_file():
         raise RunFailed(
             f"the simulated run ended without a result. {_why(folder, site_files)}\nFull logs: {folder / SIMULATOR}"
