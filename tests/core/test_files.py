@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from consilia.core import files
+from consilia.core import files, tensor_files
 
 
 def mode(path: Path) -> int:
@@ -27,7 +27,7 @@ def test_the_umask_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umas
     monkeypatch.setattr(files, "_UMASK", umask)
     files.write_bytes(tmp_path / "bytes", b"x")
     files.write_json(tmp_path / "json", {})
-    files.write_tensors(tmp_path / "tensors", {"w": torch.zeros(1)}, durable=False)
+    tensor_files.write_tensors(tmp_path / "tensors", {"w": torch.zeros(1)}, durable=False)
     assert {mode(path) for path in tmp_path.iterdir()} == {expected}
 
 
@@ -42,5 +42,5 @@ def test_private_files_are_never_open(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (mode(target), target.read_text()) == (0o600, "new")
     files.write_bytes(tmp_path / "bytes", b"x", private=True)
     files.write_json(tmp_path / "json", {}, private=True)
-    files.write_tensors(tmp_path / "tensors", {"w": torch.zeros(1)}, private=True)
+    tensor_files.write_tensors(tmp_path / "tensors", {"w": torch.zeros(1)}, private=True)
     assert {mode(path) for path in tmp_path.iterdir()} == {0o600}

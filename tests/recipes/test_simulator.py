@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,13 +117,18 @@ def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wiscon
     assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
 
 
-def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsin, tmp_path) -> None:
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a short name: the simulator's sockets lie in it, and their paths have 107 characters at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsin, temporary, tmp_path) -> None:
     arguments = ["--rounds", "12", "--set", "training.local_epochs=2"]
     command = [sys.executable, "-m", "consilia.cli", "run", "fedkper", *arguments]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--engine", "inprocess", "--out", str(whole)], check=True, stdout=subprocess.DEVNULL)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     process = subprocess.Popen(
         [*command, "--out", str(broken)],
         env={**os.environ, "TMPDIR": str(temporary)},

@@ -65,8 +65,8 @@ def run_simulator(
         raise ConfigError(f"NVFlare's simulator cannot work in a folder with spaces in its path: {folder}")
     _prepare(config, site_files, folder, server)
     log = folder / LOG
-    # The simulator leaves temporary files, all the more when it is stopped.
-    with tempfile.TemporaryDirectory(prefix="consilia-", ignore_cleanup_errors=True) as scratch:
+    # The simulator leaves temporary files, all the more when it is stopped. Its sockets are among them: a short name.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "consilia.recipes.simulate", str(folder)],
