@@ -160,6 +160,37 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsi
     assert one.plain()["final"] == other.plain()["final"]
 
 
+TAKEN_ONCE = """
+import multiprocessing.connection, os, socket
+from pathlib import Path
+
+class Listener(multiprocessing.connection.Listener):
+    def __init__(self, address=None, *arguments, **options):
+        if isinstance(address, tuple) and not (mark := Path(os.environ["TAKEN_ONCE"])).exists():
+            mark.touch()
+            self.other = socket.create_server(address)
+        super().__init__(address, *arguments, **options)
+
+multiprocessing.connection.Listener = Listener
+"""
+
+
+def test_where_a_port_was_taken_the_simulator_is_started_again(wisconsin, tmp_path, monkeypatch) -> None:
+    config = small(rounds=2)
+    expected = run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(TAKEN_ONCE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
+    monkeypatch.setenv("TAKEN_ONCE", str(tmp_path / "taken"))
+    events: list[dict] = []
+    record = simulate(config, wisconsin, tmp_path / "run", progress=events.append)
+    assert (tmp_path / "taken").exists()
+    assert [event for event in events if event["event"] == "notice"] == [
+        {"event": "notice", "reason": "a port was taken by another program: starting again"}
+    ]
+    assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
+
+
 def test_a_site_without_its_data_is_named_and_the_others_go_on(wisconsin, tmp_path) -> None:
     for path in wisconsin["hospital-2"].parent.glob("*.csv"):
         path.unlink()

@@ -39,6 +39,10 @@ POLL_SECONDS = 0.1
 ENDED_GRACE_SECONDS = 60
 """Once the result is written, the simulator has this long to shut its processes down by itself."""
 
+PORT_TAKEN, STARTS = "Address already in use", 3
+"""NVFlare chooses ports seconds before its processes listen there. If another process has come first, a site never
+joins, and all the others wait for it: the run is started again, this many times in all."""
+
 
 def run_simulator(
     config: RunConfig,
@@ -63,11 +67,24 @@ def run_simulator(
     folder = folder.absolute()
     if re.search(r"\s", str(folder)):
         raise ConfigError(f"NVFlare's simulator cannot work in a folder with spaces in its path: {folder}")
-    _prepare(config, site_files, folder, server)
-    log = folder / LOG
+    for start in range(STARTS):
+        if start:
+            progress({"event": "notice", "reason": "a port was taken by another program: starting again"})
+        _prepare(config, site_files, folder, server)
+        _simulate(folder, progress)
+        if (folder / RESULT).is_file() or not _port_taken(folder):
+            break
+    if not (folder / RESULT).is_file():
+        raise RunFailed(
+            f"the simulated run ended without a result. {_why(folder, site_files)}\nFull logs: {folder / SIMULATOR}"
+        )
+    return load_record(folder / RESULT)
+
+
+def _simulate(folder: Path, progress: Progress) -> None:
     # The simulator leaves temporary files, all the more when it is stopped. Its sockets are among them: a short name.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        with log.open("w") as output:
+        with (folder / LOG).open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "consilia.recipes.simulate", str(folder)],
                 stdout=output,
@@ -79,11 +96,10 @@ def run_simulator(
         finally:
             stop_tree(process.pid)
             process.wait()
-    if not (folder / RESULT).is_file():
-        raise RunFailed(
-            f"the simulated run ended without a result. {_why(folder, site_files)}\nFull logs: {folder / SIMULATOR}"
-        )
-    return load_record(folder / RESULT)
+
+
+def _port_taken(folder: Path) -> bool:
+    return PORT_TAKEN in (folder / LOG).read_text(errors="replace")
 
 
 def stop_tree(pid: int, grace: float = 5.0) -> None:
@@ -121,6 +137,7 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, se
 
 def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
     seen = 0
+    begun = False
     ended: float | None = None
     while True:
         running = process.poll() is None
@@ -129,8 +146,12 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) 
         for line in lines[seen:]:
             if not line.endswith("\n"):
                 break
-            progress(json.loads(line))
+            event = json.loads(line)
+            begun = begun or event["event"] == "round"
+            progress(event)
             seen += 1
+        if not begun and _port_taken(folder):
+            return
         if (folder / RESULT).is_file() and ended is None:
             ended = time.monotonic()
         if not running or (ended is not None and time.monotonic() - ended > ENDED_GRACE_SECONDS):
