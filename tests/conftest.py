@@ -31,3 +31,8 @@ def wisconsin(tmp_path: Path) -> dict[str, Path]:
     from consilia.data.federation import load_federation
 
     return load_federation("wisconsin", tmp_path / "sites")
+
+
+def not_torchs(temporary: Path) -> list[Path]:
+    """What is left in a folder for temporary files, but for the cache folder that importing torch makes."""
+    return [path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]

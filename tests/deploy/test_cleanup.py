@@ -18,7 +18,7 @@ import yaml
 
 from poc.local import SERVER
 from poc.processes import end_all, processes_of
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, not_torchs
 from tests.deploy.support import export, until
 from tests.federation.support import small
 
@@ -112,11 +112,6 @@ def assert_no_trace(tmp_path: Path, folder: Path) -> None:
     assert not (tmp_path / "user" / ".nvflare").exists()
     assert not_torchs(tmp_path / "temporary") == []
     assert left_elsewhere(folder) == []
-
-
-def not_torchs(temporary: Path) -> list[Path]:
-    """What is left in a folder for temporary files, but for the cache folder that importing torch makes."""
-    return [path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]
 
 
 def left_elsewhere(folder: Path) -> list[Path]:

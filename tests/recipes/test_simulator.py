@@ -23,7 +23,7 @@ from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import write_allow_list
 from consilia.recipes.simulate import SIMULATOR, run_simulator, stop_tree
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, not_torchs
 from tests.federation.support import MLP, small
 from tests.federation.test_run import figures
 
@@ -146,8 +146,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsi
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command goes on" in " ".join(text.split())
-    # But for the folder that importing torch makes.
-    assert [place for place in temporary.iterdir() if not place.name.startswith("torchinductor_")] == []
+    assert not_torchs(temporary) == []
     assert not (broken / RESULT).exists()
     assert (broken / "checkpoint" / "checkpoint.json").is_file()
     resumed = subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, text=True)
