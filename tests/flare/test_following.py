@@ -244,6 +244,16 @@ def test_a_site_that_refused_the_job_is_told_as_absent() -> None:
     ]
 
 
+def test_sites_that_kept_a_job_from_starting_are_named_although_nvflare_notes_them_after_its_end(monkeypatch) -> None:
+    monkeypatch.setattr(following, "REASONS_SECONDS", 0.0)
+    failed = {"status": "FINISHED:FAILED_TO_RUN"}
+    ending, _, _ = followed([(failed, []), ({**failed, "job_deploy_detail": DENIED}, [])])
+    assert ending.reason == "the job could not be started; hospital-2: not authorized to deploy: BYOC"
+    # Waited for once: there may be nothing to say.
+    ending, _, _ = followed([(failed, []), (failed, [])], log=LOG + LATER)
+    assert ending.reason == "the job could not be started. The server's log says: cannot load the model"
+
+
 def test_without_the_right_to_see_progress_the_end_is_still_waited_for() -> None:
     ending, told, _ = followed([(RUNNING, NotPermitted("no")), ({"status": "FINISHED:COMPLETED"}, [])])
     assert ending.complete

@@ -19,7 +19,10 @@ PATIENCE_SECONDS = 60.0
 LOST_SECONDS = 20.0
 """How long a job may be RUNNING without a process at the server; for a moment after its end every job is."""
 
-RUNNING, COMPLETED = "RUNNING", "FINISHED:COMPLETED"
+REASONS_SECONDS = 2.0
+"""NVFlare notes that a job could not be started, and a moment later (two writes of a file) which sites would not."""
+
+RUNNING, COMPLETED, NOT_STARTED = "RUNNING", "FINISHED:COMPLETED", "FINISHED:FAILED_TO_RUN"
 ENDINGS = {
     COMPLETED: "the job is complete",
     "FINISHED:ABORTED": "the job was aborted by an administrator",
@@ -27,10 +30,13 @@ ENDINGS = {
     "FINISHED:ABNORMAL": "the job ended irregularly: a site was lost, or refused what the job would run (Consilia is "
     "not installed there, or its class_allow_list lacks it; that site's log.txt says)",
     "FINISHED:CAN_NOT_SCHEDULE": "the job was never started: too few sites were connected or had room for it",
-    "FINISHED:FAILED_TO_RUN": "the job could not be started",
+    NOT_STARTED: "the job could not be started",
     "FINISHED:ABANDONED": "the job was lost when the server stopped",
 }
 """NVFlare's last states of a job, in words."""
+
+DEPLOYED = "job_deploy_detail"
+"""Where NVFlare notes, site by site, whether a job was taken."""
 
 UNSEEN = (
     "the job runs, its progress cannot be seen: the server's authorization.json does not give your role app_command "
@@ -70,7 +76,7 @@ def in_words(meta: Mapping[str, Any]) -> str:
 
 def not_deployed(meta: Mapping[str, Any]) -> dict[str, str]:
     """Sites (or the server) that would not take the job, with the reason; one may forbid jobs that carry code."""
-    told = [str(entry).partition(": ") for entry in meta.get("job_deploy_detail") or []]
+    told = [str(entry).partition(": ") for entry in meta.get(DEPLOYED) or []]
     return {site: reason.removeprefix("NVFLARE_ERROR: ")[:300] for site, _, reason in told if reason and reason != "OK"}
 
 
@@ -171,6 +177,9 @@ class _Following:
         """Tell what is new; the ending once there is one."""
         meta = self._session.meta(self._job_id)
         status = str(meta["status"])
+        if status == NOT_STARTED and DEPLOYED not in meta:
+            time.sleep(REASONS_SECONDS)
+            meta = self._session.meta(self._job_id)
         if is_over(status):
             return self._ending(meta)
         if status != RUNNING:
