@@ -73,12 +73,12 @@ class Alternation:
 
     def _plain_round(self) -> float:
         # The engine's own settings must not slow the yardstick down. One thread, as the engine sets it, remains.
-        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-        torch.use_deterministic_algorithms(False)
+        mode = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode("default")
         started = time.perf_counter()
         next(self._plain)
         seconds = time.perf_counter() - started
-        torch.use_deterministic_algorithms(True, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(mode)
         return seconds
 
 

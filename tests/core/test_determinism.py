@@ -50,6 +50,12 @@ def test_single_threaded_restores() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_single_threaded_does_not_load_the_compiler() -> None:
+    check = "import sys; from consilia.core.determinism import single_threaded\nwith single_threaded(): pass\n"
+    check += "print({'torch._dynamo', 'torch._inductor'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_digest_sees_names_shapes_dtypes_and_bits_but_not_order() -> None:
     base = {"a": torch.ones(2, 3), "b": torch.zeros(1)}
     digest = state_digest(base)

@@ -12,7 +12,8 @@ import yaml
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.dataset import SPLITS
-from consilia.data.federation import load_federation, server_data
+from consilia.data.federation import load_federation
+from consilia.data.layout import server_data
 from consilia.data.loading import load_site
 from consilia.data.public_pool import image_digest, load_pool
 from consilia.data.questions import load_questions

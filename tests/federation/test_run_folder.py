@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import RunFailed
-from consilia.federation.outputs import RESULT
+from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.run_folder import locked, take_over
 from consilia.federation.server_settings import ServerSettings
 from tests.federation.support import Federation, small
@@ -50,10 +50,11 @@ def test_a_stopped_run_is_taken_over_finished_or_not(tmp_path) -> None:
     take_over(earlier, tmp_path / "b" / "state")
     assert not earlier.exists()
     assert (tmp_path / "b" / "state" / "checkpoint").is_dir()
-    # And the clone's clone takes over from the clone. Of a finished run only its end is left to do.
-    (tmp_path / "b" / "state" / RESULT).touch()
+    # And the clone's clone takes over from the clone, but for what that has told: it would pass for the new one's.
+    for name in (PROGRESS, RESULT):
+        (tmp_path / "b" / "state" / name).touch()
     take_over(tmp_path / "b" / "state", tmp_path / "c")
-    assert (tmp_path / "c" / RESULT).is_file()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [".lock", "checkpoint"]
     # Of one that was broken before its first full round there is no checkpoint, and nothing to lose.
     with locked(tmp_path / "early"):
         pass

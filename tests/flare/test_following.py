@@ -221,6 +221,12 @@ def test_a_run_that_finished_is_complete_although_nvflare_calls_the_job_abnormal
     assert ending.complete
 
 
+def test_a_run_that_has_told_its_end_is_asked_no_more() -> None:
+    looks: list[Look] = [(RUNNING, [{"event": "finished"}]), (RUNNING, []), ({"status": "FINISHED:COMPLETED"}, [])]
+    _, _, session = followed(looks)
+    assert session.asked == [0]
+
+
 def test_a_run_that_ended_between_two_looks_is_complete_by_the_server_s_log() -> None:
     at, said = "2026-11-20 10:00:00,000", "run fedkper-3f is complete: results in /srv/state/3f\n"
     done = f"{at} - ConsiliaController - INFO - [identity=x, peer=hospital-1] - {said}"

@@ -46,14 +46,15 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """One thread and deterministic algorithms inside the block: results must not depend on how many cores are free."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fill = bool(getattr(torch.utils.deterministic, FILL))
     # cuBLAS reads this when its handle is created; without it deterministic matrix products raise on a GPU.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
     # Some GPU operations (backward of bilinear upsampling, for one) have no deterministic form: a warning must do.
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # torch.use_deterministic_algorithms would say the same, and load torch's compiler to tell it, too: a second and
+    # 70 MB in every process, for nothing.
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # Filling fresh memory would show up reads of it, of which there are none here; it costs a pass over every result.
     setattr(torch.utils.deterministic, FILL, False)
     try:
@@ -61,7 +62,7 @@ def single_threaded() -> Iterator[None]:
     finally:
         setattr(torch.utils.deterministic, FILL, fill)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(mode)
 
 
 def tensor_bytes(tensor: Tensor) -> Buffer:

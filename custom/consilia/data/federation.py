@@ -24,7 +24,7 @@ from consilia.models.build import DEFAULT_ALLOWED
 from consilia.models.foundation import FoundationFolder
 
 EVALUATOR = "evaluator"
-__all__ = ["EMBEDDED_DATA", "Embedded", "FederationConfig", "load_federation", "server_data"]
+__all__ = ["EMBEDDED_DATA", "Embedded", "FederationConfig", "load_federation"]
 
 
 @dataclass(frozen=True)

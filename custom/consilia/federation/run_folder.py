@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
+from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.methods.learner import never
 
 LOCK = ".lock"
@@ -74,4 +75,12 @@ def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = nev
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(earlier, ORPHAN_SECONDS, should_stop):
+        # Before anybody who follows the new job looks there.
+        remove_told(earlier)
         earlier.rename(folder)
+
+
+def remove_told(folder: Path) -> None:
+    """Remove what a job's process has told of the run, that it is not taken for what the next one tells."""
+    for name in (PROGRESS, RESULT):
+        (folder / name).unlink(missing_ok=True)

@@ -30,8 +30,8 @@ from consilia.core.errors import ConsiliaError, RunFailed
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Reply, Task
-from consilia.federation.outputs import EVENTS, PROGRESS, RESULT, copy_outputs, write_outputs
-from consilia.federation.run_folder import locked, take_over
+from consilia.federation.outputs import EVENTS, PROGRESS, copy_outputs, write_outputs
+from consilia.federation.run_folder import locked, remove_told, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
@@ -133,8 +133,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             self.info(f"run {config.run_id} {IS_COMPLETE} {folder}")
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> Record:
-        for name in (PROGRESS, RESULT):
-            (folder / name).unlink(missing_ok=True)
+        remove_told(folder)
         self.engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, self._note_arrival)
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()

@@ -35,6 +35,9 @@ ENDINGS = {
 }
 """NVFlare's last states of a job, in words."""
 
+ENDS = ("finished", "failed")
+"""The last event of a run."""
+
 DEPLOYED = "job_deploy_detail"
 """Where NVFlare notes, site by site, whether a job was taken."""
 
@@ -187,6 +190,9 @@ class _Following:
             return None
         for site, reason in not_deployed(meta).items():
             self._once({"event": "absent", "site": site, "reason": reason})
+        if self._last.get("event") in ENDS:
+            # Its process ends, and NVFlare logs every question that it does not answer any more as an error.
+            return self._lost(meta)
         try:
             news, self._next = self._session.events(self._job_id, self._next)
         except NotPermitted:

@@ -27,6 +27,7 @@ from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.progress import Progress, no_progress
+from consilia.federation.run_folder import remove_told
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
@@ -121,8 +122,7 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, se
     workspace = folder / SIMULATOR / config.label / "local"
     shutil.rmtree(folder / SIMULATOR, ignore_errors=True)
     (workspace / "sites").mkdir(parents=True)
-    for stale in (folder / PROGRESS, folder / RESULT):
-        stale.unlink(missing_ok=True)
+    remove_told(folder)
     for path in site_files.values():
         (load_site_config(path).state_dir / ERRORS).unlink(missing_ok=True)
     for name, path in site_files.items():
