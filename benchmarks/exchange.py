@@ -62,6 +62,7 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Watch:
+        self._look()
         self._thread.start()
         return self
 
@@ -77,16 +78,19 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
-            total = 0.0
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    kind = "site" if any(SITE_PROCESS in part for part in process.cmdline()) else "server"
-                    self.peaks[kind] = max(self.peaks[kind], high_water(process.pid))
-                    used = process.cpu_times()
-                    total += used.user + used.system
-                except (psutil.Error, OSError, KeyError):
-                    continue  # It has ended meanwhile.
-            self._processor.append((time.time(), total))
+            self._look()
+
+    def _look(self) -> None:
+        total = 0.0
+        for process in psutil.Process().children(recursive=True):
+            try:
+                kind = "site" if any(SITE_PROCESS in part for part in process.cmdline()) else "server"
+                self.peaks[kind] = max(self.peaks[kind], high_water(process.pid))
+                used = process.cpu_times()
+                total += used.user + used.system
+            except (psutil.Error, OSError, KeyError):
+                continue  # It has ended meanwhile.
+        self._processor.append((time.time(), total))
 
 
 def high_water(pid: int) -> int:

@@ -163,13 +163,13 @@ class LocalFederation:
         Raises:
             RunFailed: it did not come up; names where its log is.
         """
-        log, words = self.kit(name) / "log.txt", SERVER_IS_UP if name == SERVER else SITE_IS_UP
-        before = _count(words, log)
+        kit, words = self.kit(name), SERVER_IS_UP if name == SERVER else SITE_IS_UP
+        before = logged(kit, words)
         self._launch(name)
         deadline = time.monotonic() + UP_SECONDS
-        while _count(words, log) == before:
+        while logged(kit, words) == before:
             if time.monotonic() > deadline:
-                raise RunFailed(f"{name} is not up after {UP_SECONDS} s: see {log}")
+                raise RunFailed(f"{name} is not up after {UP_SECONDS} s: see {kit / 'log.txt'}")
             time.sleep(0.05)
 
     def _launch(self, name: str) -> None:
@@ -237,7 +237,9 @@ class LocalFederation:
         }
 
 
-def _count(words: str, log: Path) -> int:
+def logged(kit: Path, words: str) -> int:
+    """How often a participant's log has these words."""
+    log = kit / "log.txt"
     return log.read_text(errors="replace").count(words) if log.is_file() else 0
 
 

@@ -54,7 +54,7 @@ def test_a_child_s_peak_and_its_processor_time_are_seen() -> None:
     # What has been given back since counts, too.
     assert 200e6 < watch.peaks["site"] < 260e6
     assert watch.peaks["server"] == 0
-    # At the first look it may already have used a tenth of a second.
+    # What it had used before the first look at it is counted as used within a tenth of a second.
     assert 0.15 < watch.processor_seconds(started, ended) < 0.6
 
 

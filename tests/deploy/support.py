@@ -150,10 +150,10 @@ class Run:
     def processes(self, name: str) -> list[psutil.Process]:
         """This job's processes of a participant."""
         found = []
-        for process in processes_of(self.federation.folder):
+        for process in processes_at(self.federation, name):
             # It may have ended meanwhile.
             with contextlib.suppress(psutil.Error):
-                if self.job_id in process.cmdline() and participant_of(self.federation, process) == name:
+                if self.job_id in process.cmdline():
                     found.append(process)
         return found
 
@@ -207,11 +207,22 @@ def participant_of(federation: LocalFederation, process: psutil.Process) -> str 
     return next((name for name in (SERVER, *federation.sites) if name in parts), None)
 
 
+def processes_at(federation: LocalFederation, name: str) -> list[psutil.Process]:
+    """All processes of a participant."""
+    found = []
+    for process in processes_of(federation.folder):
+        # It may have ended meanwhile.
+        with contextlib.suppress(psutil.Error):
+            if participant_of(federation, process) == name:
+                found.append(process)
+    return found
+
+
 def kill_participant(federation: LocalFederation, name: str) -> None:
     """Kill a participant as a power cut does: the parent first, that it starts nothing anew."""
     process = federation.participants[name]
     found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    found += [other for other in processes_of(federation.folder) if participant_of(federation, other) == name]
+    found += processes_at(federation, name)
     for each in found:
         if each.is_running():
             each.kill()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from consilia.federation.study import load_study, study_config
-from poc.local import SERVER, LocalFederation
+from poc.local import SERVER, SERVER_IS_UP, LocalFederation, logged
 from poc.processes import end_all, processes_of
-from tests.deploy.support import export, hashes, in_process, nvflare, submit
+from tests.deploy.support import export, hashes, in_process, nvflare, submit, until
 from tests.deploy.test_cleanup import left_elsewhere, not_torchs
 
 pytestmark = pytest.mark.deploy
@@ -46,7 +46,10 @@ def test_poc_gives_the_same_bytes_and_leaves_nothing(prepared: LocalFederation, 
     config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=2"])
     job = export(config, tmp_path / "jobs")
     prepared.install([job])
-    poc(prepared, "start")
+    # Who logs in while the server starts may be refused for good, and NVFlare tries from the first second on.
+    poc(prepared, "start", "-p", SERVER, "--no-wait")
+    until(lambda: logged(prepared.server_kit, SERVER_IS_UP), "the server's start")
+    poc(prepared, "start", *(word for name in prepared.sites for word in ("-p", name)), "--timeout", "120")
     run = submit(prepared, job)
     record = run.record()
     assert record.run.engine == "poc"

@@ -44,6 +44,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
         fetched = session.download(run.job_id, tmp_path / "fetched")
     federation.stop()
     seconds = time.monotonic() - began
+    load = max(load, os.getloadavg()[0])
     record = load_record(fetched / "workspace" / "consilia" / "result.json")
     assert hashes(record) == hashes(in_process(config, three, tmp_path / "inprocess"))
     assert record.run.engine == "prod"
@@ -60,7 +61,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
     if load < QUIET:
         assert seconds < 60
     else:
-        print(f"{seconds:.0f} s, not judged: the load was {load:.1f} at the start")
+        print(f"{seconds:.0f} s, not judged: the load was {load:.1f}")
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
@@ -90,7 +91,7 @@ def test_fedkim_gives_the_same_extractor_and_the_same_injected_model(start, tmp_
 def test_the_one_command_from_provisioning_to_the_report(tmp_path) -> None:
     out = tmp_path / "federation"
     command = [sys.executable, "-m", "poc", "--method", "fedkper", "--out", str(out)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (result,) = (out / "result").rglob(RESULT)
     assert str(result.with_name(REPORT)) in done.stdout

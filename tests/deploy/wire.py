@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from consilia.federation.outgoing import Manifest, read_manifest
 from consilia.flare.outgoing import AUDIT
 from consilia.flare.session import JobSession, open_session
 from poc.local import ADMIN, LEAD, SERVER, LocalFederation, free_port
-from poc.processes import processes_of
 from tests.deploy.private_sites import MARK, all_methods, break_table, table_of, write_private_sites
-from tests.deploy.support import Run, export, kill_participant, participant_of, until
+from tests.deploy.support import Run, export, kill_participant, processes_at, until
 from tests.deploy.tap import Tap
 
 INSTALLED, CAREFREE = "hospital-1", "hospital-2"
@@ -108,18 +107,14 @@ def _federation(folder: Path, sites: Mapping[str, Path], port: int, taps: Mappin
 
 def _ports_outside(federation: LocalFederation, site: str) -> set[int]:
     """The ports that a site's processes are connected to, but for those at which they listen themselves."""
-    own: set[int] = set()
-    reached: set[int] = set()
-    for process in processes_of(federation.folder):
-        if participant_of(federation, process) == site:
-            for connection in process.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    own.add(connection.laddr.port)
-                elif connection.raddr:
-                    reached.add(connection.raddr.port)
-                    # An accepted connection's other end is one that a process of the site has opened.
-                    own.add(connection.laddr.port)
-    return reached - own
+    connections = []
+    for process in processes_at(federation, site):
+        # One of the job before may end meanwhile.
+        with suppress(psutil.Error):
+            connections += process.net_connections("tcp")
+    own = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+    # Those that a process of the site has accepted are of the site's own opening, or were opened to such a port.
+    return {each.raddr.port for each in connections if each.raddr and each.laddr.port not in own} - own
 
 
 def _wait_end(session: JobSession, run: Run) -> None:
