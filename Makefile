@@ -3,7 +3,8 @@
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
-# make test       set up, then run all tests, several at a time (about 30 minutes with WORKERS=2 on 2 cores)
+# make test       set up, then run all tests, several at a time (about 30 minutes with WORKERS=2 on 2 cores); what fails
+#                 is run once more, one at a time
 # make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
 # make check      formatting, lint and types
 # make jobs       write jobs/ anew from the recipes
@@ -44,7 +45,8 @@ federation: setup
 	$(BIN)/python -m poc --method $(METHOD)
 
 test: setup
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile || { [ $$? -eq 1 ] && \
+		echo "What failed is run once more, one at a time:" && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-fast: setup
 	$(BIN)/pytest -m 'not sim and not deploy and not slow'
