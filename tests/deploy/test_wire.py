@@ -34,7 +34,8 @@ CHANNELS = {
 }
 TOPICS = {
     *("challenge", "register", "heart_beat", "report_job_failure", "train.notify_job_status", "bye", "admin"),
-    *("sm__DATA", "sm__ACK"),
+    # The last: a message has come for a process of the site that has just ended.
+    *("sm__DATA", "sm__ACK", "sm__ERROR"),
 }
 STREAMS = {
     "server_command": "asks for a task, hands in its result",
