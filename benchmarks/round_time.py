@@ -27,7 +27,7 @@ from benchmarks.common import Figure, machine, report
 from benchmarks.stock import stock_recipe
 from benchmarks.workload import MODEL, Workload, plain_rounds, write_sites
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outputs import PROGRESS
+from consilia.federation.run_folder import PROGRESS
 from consilia.federation.server_settings import ServerSettings
 from consilia.recipes.simulate import run_simulator
 

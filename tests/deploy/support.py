@@ -25,8 +25,8 @@ from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Reply, Task
-from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.progress import no_progress
+from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import load_study, study_config
 from consilia.flare.following import follow

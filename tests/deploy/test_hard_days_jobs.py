@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from consilia.core.determinism import single_threaded
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
-from consilia.federation.outputs import RESULT
-from consilia.federation.run_folder import LOCK
+from consilia.federation.run_folder import LOCK, RESULT
 from consilia.federation.site import HISTORY, Site
 from tests.deploy.support import (
     Run,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from psutil import Process
 
-from consilia.federation.outputs import REPORT, RESULT
-from consilia.federation.run_folder import LOCK
+from consilia.federation.outputs import REPORT
+from consilia.federation.run_folder import LOCK, RESULT
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.flare.outgoing import AUDIT
 from poc.local import LocalFederation

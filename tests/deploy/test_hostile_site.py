@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.federation.config import RunConfig
-from consilia.federation.outputs import RESULT
+from consilia.federation.run_folder import RESULT
 from consilia.flare.outgoing import approve
 from consilia.flare.session import open_session
 from poc.local import LEAD, LocalFederation

@@ -13,7 +13,7 @@ from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, RunFailed
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Reply, Task, TaskInfo
-from consilia.federation.outputs import RESULT
+from consilia.federation.run_folder import RESULT
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import HISTORY
 from consilia.report.record import Record, load_record

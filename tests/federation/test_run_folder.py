@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import RunFailed
-from consilia.federation.outputs import PROGRESS, RESULT
-from consilia.federation.run_folder import locked, take_over
+from consilia.federation.run_folder import PROGRESS, RESULT, locked, take_over
 from consilia.federation.server_settings import ServerSettings
 from tests.federation.support import Federation, small
 

@@ -18,7 +18,8 @@ import yaml
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.data.federation import load_federation
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
+from consilia.federation.outputs import EVENTS, REPORT
+from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import write_allow_list

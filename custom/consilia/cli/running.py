@@ -14,7 +14,8 @@ from consilia.core.errors import ConfigError
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outputs import EVENTS, PROGRESS, REPORT, RESULT
+from consilia.federation.outputs import EVENTS, REPORT
+from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import (
     EMBEDDED,

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
+from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.site import model_card
 from consilia.report.answers_page import ANSWERS
 from consilia.report.html import write_report
 from consilia.report.record import Record, save_record
 from consilia.report.tensorboard import write_events
 
-RESULT, REPORT, EVENTS = "result.json", "report.html", "tensorboard"
+REPORT, EVENTS = "report.html", "tensorboard"
 INJECTED = "injected"
 """FedKIM's injected model: adapters, aligner, encoders, and the card that ``consilia ask`` reads."""
-PROGRESS = "progress.jsonl"
 SHARED = (RESULT, REPORT, PROGRESS, EVENTS, INJECTED, "global-last.safetensors", "global-best.safetensors")
 """What administrators may have of a run. Checkpoints stay where the run is."""
 

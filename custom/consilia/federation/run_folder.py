@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
-from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.methods.learner import never
 
 LOCK = ".lock"
+PROGRESS, RESULT = "progress.jsonl", "result.json"
+"""What the run tells while it goes on, and the record when it has come to its end."""
+
 POLL_SECONDS = 0.5
 ORPHAN_SECONDS = 100.0
 """A process whose server or parent was killed may live on for a minute; who goes on with its run waits for that."""

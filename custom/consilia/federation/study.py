@@ -15,8 +15,8 @@ from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.outputs import RESULT
 from consilia.federation.run_data import load_run_data, same_server_data
+from consilia.federation.run_folder import RESULT
 from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
 from consilia.methods.catalogue import METHODS, Method
 from consilia.report.html import write_report

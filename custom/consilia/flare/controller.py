@@ -30,8 +30,8 @@ from consilia.core.errors import ConsiliaError, RunFailed
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Reply, Task
-from consilia.federation.outputs import EVENTS, PROGRESS, copy_outputs, write_outputs
-from consilia.federation.run_folder import locked, remove_told, take_over
+from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
+from consilia.federation.run_folder import PROGRESS, locked, remove_told, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce

@@ -23,15 +23,15 @@ REASONS_SECONDS = 2.0
 """NVFlare notes that a job could not be started, and a moment later (two writes of a file) which sites would not."""
 
 RUNNING, COMPLETED, NOT_STARTED = "RUNNING", "FINISHED:COMPLETED", "FINISHED:FAILED_TO_RUN"
-OR = (
+REFUSED = (
     ", or refused what the job would run (Consilia is not installed there, or its class_allow_list lacks it; the job's "
     "log.txt there says)"
 )
 ENDINGS = {
     COMPLETED: "the job is complete",
     "FINISHED:ABORTED": "the job was aborted by an administrator",
-    "FINISHED:EXECUTION_EXCEPTION": f"the job failed: its process at the server or at a site ended with an error{OR}",
-    "FINISHED:ABNORMAL": f"the job ended irregularly: a site was lost{OR}",
+    "FINISHED:EXECUTION_EXCEPTION": f"the job failed: its process at the server or a site ended with an error{REFUSED}",
+    "FINISHED:ABNORMAL": f"the job ended irregularly: a site was lost{REFUSED}",
     "FINISHED:CAN_NOT_SCHEDULE": "the job was never started: too few sites were connected or had room for it",
     NOT_STARTED: "the job could not be started",
     "FINISHED:ABANDONED": "the job was lost when the server stopped",

@@ -25,9 +25,8 @@ from consilia.core.errors import ConfigError, RunFailed
 from consilia.core.files import write_json
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.outputs import PROGRESS, RESULT
 from consilia.federation.progress import Progress, no_progress
-from consilia.federation.run_folder import remove_told
+from consilia.federation.run_folder import PROGRESS, RESULT, remove_told
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
