@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from consilia import models
 from consilia.data.loading import load_site
+from consilia.flare.ready import TOPIC as READY
 from consilia.models.exchange import exchanged_state
 from poc.local import SERVER
 from tests.deploy.private_sites import MARK, ROWS, all_methods
@@ -34,7 +35,7 @@ CHANNELS = {
 }
 TOPICS = {
     *("challenge", "register", "heart_beat", "report_job_failure", "train.notify_job_status", "bye", "admin"),
-    # The last: a message has come for a process of the site that has just ended.
+    # The last: a message has come for a process of the site that is not up yet, or has just ended.
     *("sm__DATA", "sm__ACK", "sm__ERROR"),
 }
 STREAMS = {
@@ -46,6 +47,8 @@ STREAMS = {
 STREAM_TOPICS = {
     *("get_task", "submit_update", "__job_heartbeat__", "__task_check__", "__sync_runner__"),
     *("download_service__download", "download_service__:download_service__download"),
+    # The server's, in what a site says of a message for a process that is not there.
+    READY,
 }
 
 

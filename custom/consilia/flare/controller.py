@@ -169,7 +169,9 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
                 blocking=False,
                 callback=self._receive,
             )
-            announce(task.targets, self.fl_ctx)
+            if task.info.task != "prepare":
+                # That is what a site asks for unasked, as soon as its process is up.
+                announce(task.targets, self.fl_ctx)
         # A task stands until NVFlare's monitor notices its end; once every site has answered nobody need wait for it.
         while self.get_num_standing_tasks() and self._coordinator.is_waiting():
             self._check_abort()
