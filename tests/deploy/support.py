@@ -237,12 +237,19 @@ def send(number: int, processes: Sequence[psutil.Process]) -> None:
             process.send_signal(number)
 
 
+def _stands(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 @contextlib.contextmanager
 def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
     """Stop processes for a while, as a machine that swaps or sleeps does."""
     send(signal.SIGSTOP, processes)
     try:
-        until(lambda: all(each.status() == psutil.STATUS_STOPPED for each in processes), "the processes' standstill")
+        until(lambda: all(map(_stands, processes)), "the processes' standstill")
         yield
     finally:
         send(signal.SIGCONT, processes)
@@ -308,8 +315,8 @@ def own_environment(federation: LocalFederation, **more: str) -> dict[str, str]:
     return {**os.environ, MARK: str(federation.folder), "HOME": str(federation.folder / "home"), "PATH": beside, **more}
 
 
-def nvflare(federation: LocalFederation, *arguments: str, status: int = 0, **environment: str) -> str:
-    """What NVFlare's own command prints; it must end with this status."""
+def nvflare(federation: LocalFederation, *arguments: str, status: int | None = 0, **environment: str) -> str:
+    """What NVFlare's own command prints; it must end with this status, or None for any."""
     done = subprocess.run(
         [tool("nvflare"), *arguments],
         env=own_environment(federation, **environment),
@@ -318,5 +325,5 @@ def nvflare(federation: LocalFederation, *arguments: str, status: int = 0, **env
         text=True,
         timeout=PATIENCE,
     )
-    assert done.returncode == status, f"{arguments}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
-    return done.stdout + done.stderr if status else done.stdout
+    assert status in (done.returncode, None), f"{arguments}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return done.stdout if status == 0 else done.stdout + done.stderr

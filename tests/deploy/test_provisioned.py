@@ -45,7 +45,6 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
         fetched = session.download(run.job_id, tmp_path / "fetched")
     federation.stop()
     seconds = time.monotonic() - began
-    load = max(load, os.getloadavg()[0])
     record = load_record(fetched / "workspace" / "consilia" / "result.json")
     assert hashes(record) == hashes(in_process(config, three, tmp_path / "inprocess"))
     assert record.run.engine == "prod"
@@ -62,7 +61,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
     if load < QUIET:
         assert seconds < 60
     else:
-        print(f"{seconds:.0f} s, not judged: the load was {load:.1f}")
+        print(f"{seconds:.0f} s, not judged: the load was {load:.1f} at the start")
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])

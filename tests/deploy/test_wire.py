@@ -35,7 +35,7 @@ CHANNELS = {
 }
 TOPICS = {
     *("challenge", "register", "heart_beat", "report_job_failure", "train.notify_job_status", "bye", "admin"),
-    # The last: a message has come for a process of the site that is not up yet, or has just ended.
+    # The last: a message has come for a process of the site that has just ended, or is not up yet.
     *("sm__DATA", "sm__ACK", "sm__ERROR"),
 }
 STREAMS = {

@@ -274,6 +274,19 @@ def test_a_job_whose_server_was_restarted_ends_the_following(monkeypatch) -> Non
     assert ending == Ending("RUNNING", False, "the server has lost the job: it was restarted while the job ran", 1)
 
 
+def test_a_complete_run_is_not_called_lost_while_nvflare_waits_for_a_site_that_vanished(monkeypatch) -> None:
+    monkeypatch.setattr(following, "LOST_SECONDS", 0.0)
+    finished: Look = (RUNNING, [ROUND, {"event": "finished"}])
+    for last, status in (({"status": "FINISHED:COMPLETED"}, "FINISHED:COMPLETED"), (RUNNING, "RUNNING")):
+        session = Scripted([finished, (RUNNING, []), (RUNNING, []), (last, [])])
+        session.alive = set()
+        monkeypatch.setattr(following, "OUTCOMES_SECONDS", 60.0 if last is not RUNNING else 0.005)
+        told: list[dict[str, Any]] = []
+        ending = follow(session, "job", told.append, poll=0.01)
+        assert (ending.status, ending.complete) == (status, True)
+        assert [event["reason"] for event in told if event["event"] == "notice"] == [following.CLOSING]
+
+
 def test_a_short_silence_of_the_server_is_borne_and_a_long_one_is_not(monkeypatch) -> None:
     silent = ServerSilent("cannot look at job: localhost:1 does not answer")
     ending, _, _ = followed([silent, silent, (BROKEN, [])])

@@ -94,13 +94,13 @@ def port_taken_from(command: list[str], home: Path) -> bool:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "HOME": str(home)})
     end = time.monotonic() + 300
     try:
-        while process.poll() is None and PORT_TAKEN not in log.read_text():
+        while process.poll() is None and PORT_TAKEN not in log.read_text(errors="replace"):
             assert time.monotonic() < end, log.read_text()[-2000:]
             time.sleep(0.2)
     finally:
         stop_tree(process.pid)
         process.wait()
-    return PORT_TAKEN in log.read_text()
+    return PORT_TAKEN in log.read_text(errors="replace")
 
 
 def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wisconsin, tmp_path) -> None:

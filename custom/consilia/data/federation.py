@@ -24,7 +24,6 @@ from consilia.models.build import DEFAULT_ALLOWED
 from consilia.models.foundation import FoundationFolder
 
 EVALUATOR = "evaluator"
-__all__ = ["EMBEDDED_DATA", "Embedded", "FederationConfig", "load_federation"]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def _take(handle: int) -> bool:
 def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = never) -> None:
     """Move a stopped run's state to the folder of the job that goes on with it.
 
-    Of a run that had come to its end only that end is left to do: personalising, and writing the outputs.
+    Of a run that had come to its end only that end is left to do: personalising, and writing the outputs. What the
+    earlier job told of itself, :data:`PROGRESS` and :data:`RESULT`, is removed.
 
     Args:
         earlier: the folder of the job that this one is a clone of.

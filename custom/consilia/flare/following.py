@@ -19,13 +19,15 @@ PATIENCE_SECONDS = 60.0
 LOST_SECONDS = 20.0
 """How long a job may be RUNNING without a process at the server; for a moment after its end every job is."""
 
+OUTCOMES_SECONDS = 1000.0
+"""How long NVFlare may take to close a job whose run is complete: it waits 900 s for a site that has vanished."""
 REASONS_SECONDS = 2.0
 """NVFlare notes that a job could not be started, and a moment later (two writes of a file) which sites would not."""
 
 RUNNING, COMPLETED, NOT_STARTED = "RUNNING", "FINISHED:COMPLETED", "FINISHED:FAILED_TO_RUN"
 REFUSED = (
-    ", or refused what the job would run (Consilia is not installed there, or its class_allow_list lacks it; the job's "
-    "log.txt there says)"
+    ", or refused what the job would run (Consilia is not installed there, or its class_allow_list lacks it; at a "
+    "site the job's log.txt says)"
 )
 ENDINGS = {
     COMPLETED: "the job is complete",
@@ -44,6 +46,10 @@ ENDS = ("finished", "failed")
 DEPLOYED = "job_deploy_detail"
 """Where NVFlare notes, site by site, whether a job was taken."""
 
+CLOSING = (
+    "the run is complete; NVFlare has not closed the job: it may wait 15 minutes for a site that has vanished, and "
+    "hands out the result then"
+)
 UNSEEN = (
     "the job runs, its progress cannot be seen: the server's authorization.json does not give your role app_command "
     "(consilia site install at the server does)"
@@ -210,13 +216,17 @@ class _Following:
         return None if news else self._lost(meta)
 
     def _lost(self, meta: Mapping[str, Any]) -> Ending | None:
-        """The ending of a job that the server was restarted under: NVFlare goes on calling it RUNNING."""
+        """The ending of a job that no process works at, and that NVFlare goes on calling RUNNING."""
         if not _is_lost(meta, self._session.running()):
             self._missing_since = None
             return None
         self._missing_since = self._missing_since or time.monotonic()
-        if time.monotonic() - self._missing_since < LOST_SECONDS:
+        missing = time.monotonic() - self._missing_since
+        if missing < LOST_SECONDS:
             return None
+        if self._last.get("event") == "finished":
+            self._once({"event": "notice", "reason": CLOSING})
+            return Ending(RUNNING, True, CLOSING, self._rounds) if missing > OUTCOMES_SECONDS else None
         return Ending(RUNNING, False, "the server has lost the job: it was restarted while the job ran", self._rounds)
 
     def _once(self, event: dict[str, Any]) -> None:
