@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import torch
 from safetensors import safe_open
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 
 from consilia.federation.messages import TaskInfo
 from consilia.federation.site import HISTORY, Site
+from tests.conftest import REPOSITORY
 from tests.federation.support import initial_state, small
 
 
@@ -100,3 +103,27 @@ def test_a_model_that_does_not_fit_the_data_is_found_before_the_first_round(wisc
     model = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 30, "num_classes": 5}}
     node, _ = site(wisconsin, model=model)
     assert node.answer(TaskInfo(task="prepare"), None).error == "ConfigError"
+
+
+FIRST_ROUND = """
+import sys
+from pathlib import Path
+from consilia.federation.messages import TaskInfo
+from consilia.federation.site import Site
+from tests.conftest import REPOSITORY
+from tests.federation.support import initial_state, small
+
+node, state = Site(small(), Path(sys.argv[1])), initial_state(small())
+node.answer(TaskInfo(task="prepare"), None)
+before = set(sys.modules)
+assert node.answer(TaskInfo(task="train", version=0, evaluate=True), state).error is None
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_round_has_to_wait_for_no_library(wisconsin) -> None:
+    command = [sys.executable, "-c", FIRST_ROUND, str(wisconsin["hospital-1"])]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # A whole library has hundreds of modules.
+    assert len(done.stdout.split()) < 10, done.stdout

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class Site:
         write_json(self.folder / "run.json", self.config.to_json())
         data = self.data
         self.learner.check_model()
+        _load_ahead()
         reply = PrepareReply(
             train=len(data.train),
             validation=len(data.validation),
@@ -224,6 +226,13 @@ class Site:
             del history[f"{kind}/{old}"]
         write_tensors(path, history, durable=False, private=True)
         return flips(previous, correct)
+
+
+def _load_ahead() -> None:
+    """Load what a process loads when it first trains and evaluates: the first round has a time limit to keep to."""
+    import_module("sklearn.metrics")
+    # The first optimiser of a process loads torch's compiler.
+    torch.optim.SGD([torch.zeros(1)])
 
 
 def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> dict[str, str]:
