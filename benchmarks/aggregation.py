@@ -137,7 +137,6 @@ def peak_memory(folder: Path, count: int) -> int:
 def child(folder: Path, count: int) -> None:
     """The child process of :func:`peak_memory`."""
     updates, weights = spool(folder, count), weights_of(count)
-    # Torch imports more of itself when first asked to be deterministic: that belongs to the baseline.
     with single_threaded():
         before = _status("VmRSS")
         # Resets the high-water mark, which the imports may have left above what is in use now.

@@ -18,7 +18,6 @@ PATIENCE_SECONDS = 60.0
 """How long the server may be silent before following it ends."""
 LOST_SECONDS = 20.0
 """How long a job may be RUNNING without a process at the server; for a moment after its end every job is."""
-
 OUTCOMES_SECONDS = 1000.0
 """How long NVFlare may take to close a job whose run is complete: it waits 900 s for a site that has vanished."""
 REASONS_SECONDS = 2.0
