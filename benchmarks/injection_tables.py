@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.tables import labels_of
 from consilia.core.files import write_json
-from consilia.report.record import load_record
+from consilia.record.files import load_record
 
 STUDY = "hospitals"
 UNDEFINED = "–"

@@ -38,7 +38,7 @@ from consilia.federation.inprocess import open_run
 from consilia.federation.messages import EvaluateReply, Reply, Task, TaskInfo
 from consilia.federation.record_keeper import versions
 from consilia.federation.server_settings import ServerSettings
-from consilia.report.record import Metrics
+from consilia.record.schema import Metrics
 
 SITES, MIN_CASES = 5, 60
 CULPRIT = "site-3"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from consilia.core.files import write_json
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.evaluation.compare import comparison_table, to_markdown
 from consilia.evaluation.figures import UNDEFINED, Unit, show_spread
 from consilia.evaluation.summary import summarise
 from consilia.federation.study import EMBEDDED, load_study
-from consilia.report.record import load_record
+from consilia.record.files import load_record
 
 LARGE = 20
 STUDIES = Path(__file__).parents[1] / "configs" / "studies"

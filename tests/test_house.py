@@ -14,6 +14,7 @@ from tests.conftest import REPOSITORY
 SOURCE = REPOSITORY / "custom" / "consilia"
 FLOORS = {
     "core": 0,
+    "record": 0.5,
     "data": 1,
     "models": 1,
     "evaluation": 1,

@@ -50,7 +50,7 @@ def test_the_model_from_disk_answers_as_the_one_in_memory_did(ran: Path) -> None
     data = ran / "sites" / "server" / "data.yaml"
     saved = load_injected(ran / "run" / "injected", load_site_config(data))
     test = load_server_cases(data, saved.model.catalogue)["sepsis"].test
-    from consilia.report.record import load_record
+    from consilia.record.files import load_record
 
     told = load_record(ran / "run" / "result.json").injection.test["injected"]["sepsis"].closed
     p = saved.model.probabilities(test)

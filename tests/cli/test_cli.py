@@ -18,7 +18,7 @@ from consilia.cli.app import app
 from consilia.core.determinism import state_digest
 from consilia.data.loading import load_site
 from consilia.models.mlp import MLP
-from consilia.report.record import load_record
+from consilia.record.files import load_record
 
 FAST = ["--engine", "inprocess", "--rounds", "2"]
 

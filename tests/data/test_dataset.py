@@ -7,8 +7,8 @@ import hashlib
 import pytest
 import torch
 
+from consilia.core.task import Task
 from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
-from consilia.data.task import Task
 
 INPUTS = torch.arange(2 * 1 * 3 * 4, dtype=torch.float32).reshape(2, 1, 3, 4)
 MASKS = torch.tensor([[[0, 1, 1, 0]] * 3, [[0] * 4] * 3], dtype=torch.uint8)

@@ -32,7 +32,8 @@ from consilia.federation.study import load_study, study_config
 from consilia.flare.following import follow
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.flare.session import open_session
-from consilia.report.record import Record, load_record
+from consilia.record.files import load_record
+from consilia.record.schema import Record
 from poc.local import LEAD, SERVER, LocalFederation, tool
 from poc.processes import MARK, processes_of
 from tests.federation.support import Federation

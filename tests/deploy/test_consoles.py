@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from consilia.federation.study import load_study, study_config
-from consilia.report.record import load_record
+from consilia.record.files import load_record
 from poc.local import LEAD, LocalFederation
 from tests.deploy.support import (
     PATIENCE,

@@ -20,7 +20,7 @@ from consilia.federation.run_folder import RESULT
 from consilia.federation.study import load_study, study_config
 from consilia.flare.outgoing import AUDIT
 from consilia.flare.session import open_session
-from consilia.report.record import load_record
+from consilia.record.files import load_record
 from poc.local import LEAD
 from poc.processes import processes_of
 from tests.conftest import REPOSITORY

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.evaluation.segmentation import case_figures, segmentation_metrics
-from consilia.report.record import SegmentationMetrics
+from consilia.record.schema import SegmentationMetrics
 
 
 def box(top: int, left: int, bottom: int, right: int, size: int = 12) -> Tensor:

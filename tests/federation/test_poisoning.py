@@ -16,7 +16,7 @@ from consilia.federation.messages import Reply, Task
 from consilia.methods.catalogue import METHODS
 from consilia.methods.config import RobustConfig
 from consilia.methods.server import Claim
-from consilia.report.record import Record
+from consilia.record.schema import Record
 from tests.federation.support import Federation, initial_state, small
 
 GUARDS = [rule for rule in RULES if rule != "mean"]

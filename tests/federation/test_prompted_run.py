@@ -24,7 +24,7 @@ from consilia.federation.study import load_study, study_config
 from consilia.federation.yardsticks import run_yardstick
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
-from consilia.report.record import Record
+from consilia.record.schema import Record
 
 pytestmark = pytest.mark.slow
 FEW = 8

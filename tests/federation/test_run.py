@@ -16,7 +16,8 @@ from consilia.federation.messages import Reply, Task, TaskInfo
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import HISTORY
-from consilia.report.record import Record, load_record
+from consilia.record.files import load_record
+from consilia.record.schema import Record
 from tests.federation.support import MLP, Federation, initial_state, small
 
 

@@ -16,7 +16,7 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.intake import _check_prompts
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
-from consilia.report.record import SiteMetrics
+from consilia.record.schema import SiteMetrics
 from tests.federation.support import small
 
 

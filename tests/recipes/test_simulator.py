@@ -104,7 +104,7 @@ def port_taken_from(command: list[str], home: Path) -> bool:
 
 
 def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wisconsin, tmp_path) -> None:
-    from consilia.report.record import load_record
+    from consilia.record.files import load_record
 
     config = study_config(load_study("wisconsin"), "fedkper", 0, {})
     expected = run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsi
     assert (broken / "checkpoint" / "checkpoint.json").is_file()
     resumed = subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, text=True)
     assert "Resuming after round" in resumed.stdout
-    from consilia.report.record import load_record
+    from consilia.record.files import load_record
 
     one, other = load_record(whole / RESULT), load_record(broken / RESULT)
     assert [item.sha256 for item in one.rounds] == [item.sha256 for item in other.rounds]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from consilia.report.record import Record
+from consilia.record.schema import Record
 
 SITES = ("Ashford", "Bergen", "Cádiz", "Dover")
 EVALUATOR = "Exeter"

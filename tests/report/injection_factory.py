@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from consilia.report.record import Record
+from consilia.record.schema import Record
 from tests.report.factory import SITES, make_record
 
 SEEN = ["opacity", "arrhythmia"]

@@ -14,9 +14,9 @@ from consilia.core.errors import ConfigError
 from consilia.evaluation.figures import show
 from consilia.evaluation.rounds import round_figures
 from consilia.evaluation.summary import summarise
+from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
 from consilia.report.plots import curves, forgetting
-from consilia.report.record import Record
 from tests.report.factory import make_record, make_yardstick
 
 OPEN_ENDED = {"meta", "link", "img", "br", "hr"}

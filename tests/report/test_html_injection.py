@@ -11,11 +11,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consilia.evaluation.figures import show
+from consilia.record.files import load_record, save_record
+from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
 from consilia.report.injection_comparison import answer_tables
 from consilia.report.injection_page import answer_means, answer_rows, few_shot_rows
 from consilia.report.plots_injection import learning, routing
-from consilia.report.record import Record, load_record, save_record
 from consilia.report.tensorboard import write_events
 from tests.report.factory import make_record
 from tests.report.injection_factory import SEEN, make_injection_record, make_tasked_record

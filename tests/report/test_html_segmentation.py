@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from consilia.core.errors import ConfigError
 from consilia.evaluation.figures import show
 from consilia.evaluation.summary import summarise
+from consilia.record.schema import Record
 from consilia.report.html import render_report
-from consilia.report.record import Record
 from consilia.report.tensorboard import write_events
 from tests.report.factory import make_record, make_segmentation_record
 from tests.report.test_html import assert_self_contained, figures, read

@@ -28,8 +28,9 @@ from consilia.federation.study import (
     study_sites,
 )
 from consilia.federation.yardsticks import YARDSTICKS
+from consilia.record.files import load_record
+from consilia.record.schema import Record
 from consilia.report.html import write_report
-from consilia.report.record import Record, load_record
 
 ENGINES = ("sim", "inprocess")
 OUTPUTS = (

@@ -18,8 +18,8 @@ from consilia.cli.console import console
 from consilia.evaluation.compare import comparison_table
 from consilia.evaluation.figures import UNDEFINED
 from consilia.federation.progress import Progress as Told
-from consilia.report.record import Record
-from consilia.report.record_injection import Answerer
+from consilia.record.injection import Answerer
+from consilia.record.schema import Record
 
 COLUMNS = {
     "classification": {

@@ -16,7 +16,7 @@ from consilia.federation.run_folder import RESULT
 from consilia.flare.following import Ending, is_over, to_resume
 from consilia.flare.following import follow as follow_job
 from consilia.flare.session import JobSession, ServerSilent, open_session
-from consilia.report.record import load_record
+from consilia.record.files import load_record
 
 META = "meta.json"
 SERVER_CONFIG = "config/config_fed_server.json"

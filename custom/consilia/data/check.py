@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from consilia.core.errors import DataError
+from consilia.core.task import Task
 from consilia.data.cases import UNKNOWN, Cases
 from consilia.data.dataset import SPLITS
 from consilia.data.loading import empty_splits, fitted_on_test
@@ -22,7 +23,6 @@ from consilia.data.readers.base import Reader
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import DatasetSpec, QuestionsSpec
 from consilia.data.splits import UNUSED, limit_training, shared_patients, site_splits, splits_file
-from consilia.data.task import Task
 
 OPEN = "(other words)"
 T = TypeVar("T")

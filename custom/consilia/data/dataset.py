@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from consilia.data.task import Task
+from consilia.core.task import Task
 
 SPLITS = ("train", "validation", "test")
 

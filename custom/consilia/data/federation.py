@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from consilia.core.errors import ConfigError
+from consilia.core.task import Task
 from consilia.data.cutting import Cut, DirichletCut, cut_pooled
 from consilia.data.layout import SERVER, Roles, fewer, server_data, without, write_layout
 from consilia.data.phantoms import phantom_sites
@@ -17,7 +18,6 @@ from consilia.data.phantoms.clinic import clinic_server, clinic_sites
 from consilia.data.roles import RolesConfig, role_specs
 from consilia.data.site import load_site_config
 from consilia.data.specs import DatasetSpec
-from consilia.data.task import Task
 from consilia.data.wisconsin import wisconsin_sites
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.models.build import DEFAULT_ALLOWED

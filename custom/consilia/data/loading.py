@@ -15,6 +15,7 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
+from consilia.core.task import Task
 from consilia.data.cases import Cases
 from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
 from consilia.data.problems import Problems
@@ -24,7 +25,6 @@ from consilia.data.readers.base import Fitted, Reader, Source
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
 from consilia.data.splits import UNUSED, limit_training, site_splits, splits_file
-from consilia.data.task import Task
 
 PREPROCESSING = "preprocessing.json"
 log = logging.getLogger(__name__)

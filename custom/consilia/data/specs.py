@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from consilia.core.task import Task
 from consilia.data.base_spec import (
     Columns,
     CommonSpec,
@@ -17,7 +18,6 @@ from consilia.data.base_spec import (
     pattern_columns,
 )
 from consilia.data.question_spec import QuestionsSpec
-from consilia.data.task import Task
 from consilia.data.yaml_file import AbsolutePath, Model, Text
 
 __all__ = [

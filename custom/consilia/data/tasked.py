@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consilia.core.errors import ConfigError
+from consilia.core.task import Task
 from consilia.data.dataset import SPLITS, SiteData, Split
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
-from consilia.data.task import Task
 
 
 @dataclass(frozen=True)

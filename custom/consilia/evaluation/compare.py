@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consilia.core.errors import ConfigError
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.evaluation.figures import FIGURES, show, show_spread
 from consilia.evaluation.rounds import task_of
 from consilia.evaluation.summary import summarise

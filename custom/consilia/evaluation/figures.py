@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.evaluation.rounds import TASKS
 
 UNDEFINED = "–"

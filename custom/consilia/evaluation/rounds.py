@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.evaluation.forgetting import backward_transfer
 
 TASKS: tuple[Task, ...] = get_args(Task)

@@ -14,7 +14,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.progress import Progress
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.server import ServerAct, Workplace
-from consilia.report.record_injection import Injection
+from consilia.record.injection import Injection
 
 FOLDER = "act"
 """Where the method keeps checkpoints within its own work, in the run's folder."""

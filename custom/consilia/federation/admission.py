@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from consilia.core.errors import RunFailed
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.report.record import SiteInfo
+from consilia.record.schema import SiteInfo
 
 
 def common_classes(replies: Mapping[str, PrepareReply]) -> list[str]:

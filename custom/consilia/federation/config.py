@@ -13,7 +13,7 @@ from torch import nn
 
 import consilia
 from consilia.core.errors import ConfigError
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.methods.catalogue import METHODS, AnyMethodConfig
 from consilia.methods.config import FoundationConfig, RobustConfig, Settings, TrainingConfig
 from consilia.models.build import build_model

@@ -43,7 +43,7 @@ from consilia.federation.server_settings import ServerSettings
 from consilia.methods.catalogue import METHODS
 from consilia.methods.learner import never
 from consilia.methods.server import Claim
-from consilia.report.record import Contribution, Exchange, FinalModels, Record, RoundRecord
+from consilia.record.schema import Contribution, Exchange, FinalModels, Record, RoundRecord
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from consilia.federation.progress import Progress, no_progress
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.models.exchange import count_elements, exchanged_state
-from consilia.report.record import Record
+from consilia.record.schema import Record
 
 
 def run_inprocess(

@@ -16,7 +16,7 @@ from consilia.federation.messages import REPLIES, Reply, Task, TaskInfo, TrainRe
 from consilia.federation.progress import Progress
 from consilia.methods.segmentation import PROMPTS
 from consilia.methods.server import Claim, Strategy
-from consilia.report.record import SegmentationMetrics, SiteInfo, SiteMetrics
+from consilia.record.schema import SegmentationMetrics, SiteInfo, SiteMetrics
 
 log = logging.getLogger(__name__)
 

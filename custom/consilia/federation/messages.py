@@ -14,7 +14,7 @@ from torch import Tensor
 
 from consilia.methods.config import Settings
 from consilia.methods.server import MAX_SAMPLES
-from consilia.report.record import SiteMetrics
+from consilia.record.schema import SiteMetrics
 
 TaskName = Literal["prepare", "train", "evaluate", "personalise"]
 

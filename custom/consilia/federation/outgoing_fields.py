@@ -12,7 +12,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.messages import REPLIES, TaskName
 from consilia.methods.catalogue import METHODS
 from consilia.methods.learner import FLIPS, OPTIONAL
-from consilia.report.record import Metrics, SegmentationMetrics
+from consilia.record.schema import Metrics, SegmentationMetrics
 
 NOTHING = "nothing"
 """Kind of a field that the schema has and the run never fills."""

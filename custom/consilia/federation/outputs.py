@@ -9,9 +9,10 @@ from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.site import model_card
+from consilia.record.files import save_record
+from consilia.record.schema import Record
 from consilia.report.answers_page import ANSWERS
 from consilia.report.html import write_report
-from consilia.report.record import Record, save_record
 from consilia.report.tensorboard import write_events
 
 REPORT, EVENTS = "report.html", "tensorboard"

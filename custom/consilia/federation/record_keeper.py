@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.report.record import (
+from consilia.record.injection import Injection
+from consilia.record.schema import (
     Evaluation,
     Exchange,
     FinalModels,
@@ -21,7 +22,6 @@ from consilia.report.record import (
     SiteInfo,
     SiteMetrics,
 )
-from consilia.report.record_injection import Injection
 
 PACKAGES = (
     "consilia",

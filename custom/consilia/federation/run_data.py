@@ -12,7 +12,7 @@ from consilia.data.tasked import TaskedData, load_tasks
 from consilia.federation.config import RunConfig
 from consilia.methods.fedkim.cases import fingerprint, load_server_cases
 from consilia.methods.fedkim.config import FedKIMConfig
-from consilia.report.record_injection import Injection
+from consilia.record.injection import Injection
 
 
 def load_run_data(config: RunConfig, site_yaml: Path) -> SiteData | TaskedData:

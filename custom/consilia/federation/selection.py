@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from consilia.report.record import SiteMetrics
+from consilia.record.schema import SiteMetrics
 
 
 def validation_value(figures: Mapping[str, SiteMetrics], metric: str) -> float | None:

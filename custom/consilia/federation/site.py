@@ -40,7 +40,7 @@ from consilia.methods.config import Settings
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.learner import never
 from consilia.models.exchange import in_type
-from consilia.report.record import SiteMetrics
+from consilia.record.schema import SiteMetrics
 
 log = logging.getLogger(__name__)
 

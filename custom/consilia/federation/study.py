@@ -19,8 +19,9 @@ from consilia.federation.run_data import load_run_data, same_server_data
 from consilia.federation.run_folder import RESULT
 from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
 from consilia.methods.catalogue import METHODS, Method
+from consilia.record.files import load_record, save_record
+from consilia.record.schema import Record
 from consilia.report.html import write_report
-from consilia.report.record import Record, load_record, save_record
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 

@@ -29,7 +29,7 @@ from consilia.methods.fedavg.learner import FedAvgLearner
 from consilia.methods.learner import TASKS
 from consilia.methods.task import Answers, Network
 from consilia.models.sam_segmenter import MaskPrompts
-from consilia.report.record import FinalModels, Record, SiteMetrics
+from consilia.record.schema import FinalModels, Record, SiteMetrics
 
 Figures = dict[str, SiteMetrics]
 State = dict[str, Tensor]

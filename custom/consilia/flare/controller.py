@@ -36,7 +36,7 @@ from consilia.federation.server_settings import SERVER_FILE, ServerSettings, loa
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
 from consilia.flare.ready import announce
 from consilia.methods.learner import TrainingStopped
-from consilia.report.record import Record
+from consilia.record.schema import Record
 from consilia.report.tensorboard import EventLog
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from consilia.core.robust import median, trimmed_mean
 from consilia.core.validation import check_update
 from consilia.methods.config import MethodConfig, RobustConfig
 from consilia.models.foundation import FoundationFolder
-from consilia.report.record_injection import Injection
+from consilia.record.injection import Injection
 
 MAX_SAMPLES = 10_000_000
 """More training cases than this at one site is a mistake or a lie."""

@@ -32,7 +32,8 @@ from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
 from consilia.flare.recipe import ConsiliaRecipe, execute_in_simulator
 from consilia.models.foundation import FoundationFolder
-from consilia.report.record import Record, load_record
+from consilia.record.files import load_record
+from consilia.record.schema import Record
 
 CONFIG, SIMULATOR, LOG = "run.json", "simulator", "simulator.log"
 POLL_SECONDS = 0.1

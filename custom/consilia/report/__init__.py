@@ -1,1 +1,1 @@
-"""The record of a run (result.json) and what is made from it: reports, TensorBoard events, a site's own report."""
+"""What is made from the records of runs: reports, TensorBoard events, a site's own report."""

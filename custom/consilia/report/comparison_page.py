@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.evaluation.compare import comparison_table, group_by_label
 from consilia.evaluation.figures import ABLATION, FIGURES, Figure
 from consilia.evaluation.rounds import mean, merit, round_figures, task_of

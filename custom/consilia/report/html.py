@@ -13,8 +13,8 @@ from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.evaluation.compare import figure_text
 from consilia.evaluation.figures import OVER_ROUNDS, UNDEFINED, show
+from consilia.record.schema import Record
 from consilia.report import format as text
-from consilia.report.record import Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment

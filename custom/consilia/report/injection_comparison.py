@@ -9,9 +9,9 @@ from typing import Any
 from consilia.evaluation.compare import group_by_label
 from consilia.evaluation.figures import Figure, show, show_spread
 from consilia.evaluation.rounds import mean
+from consilia.record.injection import Answerer
 from consilia.report.format import plural
 from consilia.report.injection_page import ANSWERERS, COLUMNS, GROUPS
-from consilia.report.record_injection import Answerer
 
 TABLES: tuple[tuple[str, Answerer, str, str], ...] = (
     ("Closed questions, AUROC of the language model", "injected", "closed", "auroc"),

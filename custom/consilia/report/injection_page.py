@@ -7,8 +7,8 @@ from typing import Any
 
 from consilia.evaluation.figures import Figure
 from consilia.evaluation.rounds import mean
+from consilia.record.injection import Answerer
 from consilia.report import plots_injection
-from consilia.report.record_injection import Answerer
 
 ANSWERERS: dict[Answerer, str] = {
     "injected": "injected language model",

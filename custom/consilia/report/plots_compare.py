@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.report.plots import (
     AMBER,
     BLUE,

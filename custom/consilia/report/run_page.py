@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from consilia.data.task import Task
+from consilia.core.task import Task
 from consilia.evaluation.figures import ABLATION, FINAL, Figure
 from consilia.evaluation.rounds import SETTINGS, individuality, merit, round_figures, task_of, training_sites
 from consilia.evaluation.summary import summarise

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from consilia.evaluation.rounds import MERIT, evaluations, merit, round_figures, split_metrics
-from consilia.report.record import Record
+from consilia.record.schema import Record
 
 
 def scalars(record: Record) -> Iterator[tuple[str, int, float]]:

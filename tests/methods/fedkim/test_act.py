@@ -21,7 +21,7 @@ from consilia.methods.fedkim.injected import TRAINED
 from consilia.methods.learner import TrainingStopped, never
 from consilia.methods.server import Workplace
 from consilia.models.exchange import exchanged_state
-from consilia.report.record_injection import Injection
+from consilia.record.injection import Injection
 from tests.methods.fedkim.clinic import ENCODERS, cases, extractor, language_model, opened, settings
 
 QUICK: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "checkpoint_steps": 2, "device": "cpu"}

@@ -24,7 +24,7 @@ from consilia.methods.learner import choose_device
 from consilia.methods.server import CARD, ServerAct, Workplace
 from consilia.models.encoders import SeriesEncoder
 from consilia.models.extractor import ENCODER, KnowledgeExtractor
-from consilia.report import record_injection as record
+from consilia.record import injection as record
 from consilia.report.answers_page import ANSWERS, write_answers
 
 

@@ -22,9 +22,9 @@ from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
 from consilia.methods.learner import TrainingStopped, batches, never
 from consilia.models.extractor import KnowledgeExtractor
+from consilia.record.injection import AnswerFigures, TaskAnswers
 from consilia.report.answers_page import closed_example
 from consilia.report.pictures import picture
-from consilia.report.record_injection import AnswerFigures, TaskAnswers
 
 EXAMPLES = 4
 """Cases of each task that are shown with their answers."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from consilia.report.record_part import Cases, Fraction, NonNegative, Part
+from consilia.record.part import Cases, Fraction, NonNegative, Part
 
 Answerer = Literal["injected", "extractor", "linear", "majority"]
 """The injected language model, the aggregated small model, and what both must beat."""

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
-from consilia.report.record import Metrics, Record, SegmentationMetrics, SiteMetrics, load_record, save_record
+from consilia.record.files import load_record, save_record
+from consilia.record.schema import Metrics, Record, SegmentationMetrics, SiteMetrics
 from tests.report.factory import make_record, make_segmentation_record, segmentation_metrics
 
 

@@ -1,4 +1,4 @@
-"""The record of a run, ``result.json``: its schema, and how it is read and written. See docs/result-schema.md.
+"""The schema of a run's record, ``result.json``. See docs/result-schema.md.
 
 Version r is the global model after round r; version 0 is the initial model. Undefined values are null, never NaN.
 Fields with a default came after the first records of this schema were written; such records still load.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,17 +16,12 @@ from pydantic import (
     JsonValue,
     NonNegativeInt,
     Tag,
-    ValidationError,
     model_validator,
 )
 
-from consilia.core.errors import ConfigError
-from consilia.core.files import write_json
-from consilia.data.task import Task
-from consilia.report.record_injection import Injection
-from consilia.report.record_part import Cases, Fraction, NonNegative, Part
-
-SCHEMA = "consilia.result/1"
+from consilia.core.task import Task
+from consilia.record.injection import Injection
+from consilia.record.part import Cases, Fraction, NonNegative, Part
 
 PromptSetting = Literal["box", "image", "jitter"]
 
@@ -289,34 +283,3 @@ class Record(Part):
         # A record made in memory and the same one read from disk must give the same report to the byte.
         plain: dict[str, Any] = json.loads(json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True))
         return plain
-
-
-def save_record(record: Record, path: Path) -> None:
-    """Write ``result.json`` atomically."""
-    write_json(path, record.plain())
-
-
-def load_record(path: Path) -> Record:
-    """Read a ``result.json``.
-
-    Raises:
-        ConfigError: the file is missing, is not JSON, or does not fit the schema; names the file and the key.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the record of a run ({error.strerror})") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected a result.json, but it is not JSON ({error})") from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ConfigError(f"{path}: key schema: expected {SCHEMA!r}, got {schema!r}")
-    try:
-        return Record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        # For a missing key pydantic reports the surrounding object as the input: too much for a message.
-        got = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{path}: key {key}: {first['msg']}{got}{more}") from error

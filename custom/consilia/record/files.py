@@ -1,0 +1,45 @@
+"""How a record is written to ``result.json`` and read from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from consilia.core.errors import ConfigError
+from consilia.core.files import write_json
+from consilia.record.schema import Record
+
+SCHEMA = "consilia.result/1"
+
+
+def save_record(record: Record, path: Path) -> None:
+    """Write ``result.json`` atomically."""
+    write_json(path, record.plain())
+
+
+def load_record(path: Path) -> Record:
+    """Read a ``result.json``.
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or does not fit the schema; names the file and the key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the record of a run ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected a result.json, but it is not JSON ({error})") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ConfigError(f"{path}: key schema: expected {SCHEMA!r}, got {schema!r}")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        # For a missing key pydantic reports the surrounding object as the input: too much for a message.
+        got = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{path}: key {key}: {first['msg']}{got}{more}") from error
