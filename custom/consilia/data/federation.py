@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from consilia.core.errors import ConfigError
 from consilia.core.task import Task
 from consilia.data.cutting import Cut, DirichletCut, cut_pooled
+from consilia.data.digits import digits_sites
 from consilia.data.layout import SERVER, Roles, fewer, server_data, without, write_layout
 from consilia.data.phantoms import phantom_sites
 from consilia.data.phantoms.clinic import clinic_server, clinic_sites
@@ -51,6 +52,7 @@ def _phantoms(kind: str, task: Task) -> Embedded:
 
 EMBEDDED_DATA = {
     "wisconsin": _one_role("diagnosis", wisconsin_sites),
+    "digits": _one_role("digit", digits_sites),
     "phantom-fundus": _phantoms("fundus", "classification"),
     "phantom-skin": _phantoms("skin", "classification"),
     "phantom-ultrasound": _phantoms("ultrasound", "classification"),
