@@ -1,5 +1,5 @@
-# make demo       set up, then train the embedded default in NVFlare's simulator and print the results (METHOD=fedkper,
-#                 fedprox, fedgpl or fedkim)
+# make demo       set up, then train FedAvg and FedKPer on sites with skewed labels in NVFlare's simulator and print the
+#                 results (METHOD=fedkper, fedprox, fedgpl or fedkim)
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
@@ -37,7 +37,7 @@ ifeq ($(METHOD),fedgpl)
 else ifeq ($(METHOD),fedkim)
 	$(BIN)/consilia compare fedkim --engine sim --out runs/demo-fedkim --only fedkim --only public-only
 else
-	$(BIN)/consilia compare wisconsin --engine sim --out runs/demo-$(METHOD) \
+	$(BIN)/consilia compare label-skew --engine sim --out runs/demo-$(METHOD) \
 		--only fedavg --only $(METHOD) --only centralised --only local-only --only majority
 endif
 

@@ -54,6 +54,22 @@ def test_wisconsin(tmp_path: Path) -> None:
     assert [load_site(path, "diagnosis").fingerprint() for path in again.values()] == [d.fingerprint() for d in data]
 
 
+def test_digits_have_few_classes_at_each_site(tmp_path: Path) -> None:
+    data = [load_site(path, "digit") for path in load_federation("digits", tmp_path).values()]
+    parts = [[site.train, site.validation, site.test] for site in data]
+    # scikit-learn's description of the data: 1797 images of 8 x 8.
+    assert sum(len(part) for site in parts for part in site) == 1797
+    assert {tuple(part.inputs.shape[1:]) for site in parts for part in site} == {(1, 8, 8)}
+    assert [site.site for site in data] == [f"site-{i:02d}" for i in range(1, 9)]
+    largest = []
+    for site in parts:
+        counts = sum(part.labels.bincount(minlength=10) for part in site)
+        assert int(counts.sum()) >= 60
+        largest.append(float(counts.sort(descending=True).values[:3].sum() / counts.sum()))
+    assert all(share > 0.6 for share in largest)  # three of ten classes would be 0.3 without a skew
+    assert {int(label) for site in data for label in site.test.labels} == set(range(10))
+
+
 def test_site_files_are_written_anew_and_what_sites_keep_stays(tmp_path: Path) -> None:
     path = load_federation("wisconsin", tmp_path)["hospital-1"]
     written = path.read_text()

@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 from consilia.cli.app import app
 from consilia.core.errors import ConfigError, UpdateRejected
+from consilia.data import digits
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.intake import _check_prompts
+from consilia.federation.sampling import draws
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
 from consilia.record.schema import SiteMetrics
@@ -120,3 +122,13 @@ def test_every_method_of_the_studies_with_real_hospitals_is_a_valid_run(name: st
         heads = config.model.args["heads"]
         assert heads["kidney-injury"] == {"modalities": ["vitals", "labs", "fluids"], "answers": 2}
         assert sorted(heads) == ["abnormal-ecg", "breast-malignancy", "kidney-injury", "pneumonia"]
+
+
+def test_the_demo_samples_two_of_eight_sites_with_the_paper_s_local_training() -> None:
+    study = load_study("label-skew")
+    for label in ("fedavg", "fedprox", "fedkper"):
+        config = study_config(study, label, 0, {})
+        assert draws(list(digits.CUT.site_names()), config.participation) == 2
+        training = config.training
+        assert (training.local_epochs, training.batch_size, training.learning_rate) == (5, 12, 0.01)
+    assert digits.CUT.alpha == 0.1

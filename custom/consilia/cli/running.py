@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from consilia.cli.console import console
+from consilia.cli.curves import round_curves
 from consilia.cli.show import Follower, answers, comparison, progress_bar
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
@@ -236,6 +237,8 @@ def show_records(records: Sequence[Record], folder: Path) -> None:
         console.print(answers(injected))
     else:
         console.print(comparison(records))
+        if (curves := round_curves(records)) is not None:
+            console.print(curves)
     for record in records:
         troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
         missing = sorted({site for item in record.rounds for site in item.missing})

@@ -1,0 +1,64 @@
+"""The global model round by round, as one line of bars per method: what a table of the last round cannot show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from consilia.core.task import Task
+from consilia.evaluation.compare import group_by_label
+from consilia.evaluation.rounds import round_figures, task_of
+from consilia.record.schema import Record
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 50  # bars in a line
+KEYS: dict[Task, str] = {"classification": "global_accuracy", "segmentation": "global_dice"}
+
+
+def round_curves(records: Sequence[Record]) -> Table | None:
+    """A line per method with its lowest, highest and last value; None where no run has more than one round."""
+    plain = [record.plain() for record in records]
+    key = KEYS[task_of(plain[0])]
+    curves = {label: _by_round(group, key) for label, group in group_by_label(plain).items()}
+    curves = {label: values for label, values in curves.items() if len(values) > 1}
+    if not curves:
+        return None
+    low, high = (pick(value for values in curves.values() for value in values) for pick in (min, max))
+    what = "Accuracy in %" if key == "global_accuracy" else "Dice in %"
+    table = Table(
+        title=f"{what} of the global model after each round, test splits",
+        caption=f"One scale for all: {BARS[0]} is {100 * low:.1f}, {BARS[-1]} is {100 * high:.1f}.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("method", no_wrap=True)
+    table.add_column(f"rounds 1 to {max(map(len, curves.values()))}", no_wrap=True)
+    for heading in ("lowest", "highest", "last"):
+        table.add_column(heading, justify="right")
+    for label, values in curves.items():
+        ends = (min(values), max(values), values[-1])
+        table.add_row(label, bars(values, low, high), *(f"{100 * value:.1f}" for value in ends))
+    return table
+
+
+def bars(values: Sequence[float], low: float, high: float) -> str:
+    """The values as bars between ``low`` and ``high``; beyond ``WIDTH`` values a bar is the mean of some neighbours."""
+    step = math.ceil(len(values) / WIDTH)
+    means = [fmean(values[start : start + step]) for start in range(0, len(values), step)]
+    span = high - low or 1.0
+    return "".join(BARS[min(int((value - low) / span * len(BARS)), len(BARS) - 1)] for value in means)
+
+
+def _by_round(group: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The value after each evaluated round, mean over the seeds that have it; the initial model is left out."""
+    found: dict[int, list[float]] = {}
+    for record in group:
+        for row in round_figures(record) if record["rounds"] else []:
+            if row["version"] >= 1 and row[key] is not None:
+                found.setdefault(row["version"], []).append(row[key])
+    return [fmean(found[version]) for version in sorted(found)]
