@@ -29,12 +29,13 @@ def round_curves(records: Sequence[Record]) -> Table | None:
     if not curves:
         return None
     low, high = (pick(value for values in curves.values() for value in values) for pick in (min, max))
-    what = "Accuracy in %" if key == "global_accuracy" else "Dice in %"
+    what = "accuracy" if key == "global_accuracy" else "Dice"
     table = Table(
-        title=f"{what} of the global model after each round, test splits",
-        caption=f"One scale for all: {BARS[0]} is {100 * low:.1f}, {BARS[-1]} is {100 * high:.1f}.",
+        title=f"Global model, test splits: {what} in % after each round",
+        caption=f"{BARS[0]} is {100 * low:.1f}, {BARS[-1]} is {100 * high:.1f}.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        min_width=84,
     )
     table.add_column("method", no_wrap=True)
     table.add_column(f"rounds 1 to {max(map(len, curves.values()))}", no_wrap=True)

@@ -238,6 +238,7 @@ def show_records(records: Sequence[Record], folder: Path) -> None:
     else:
         console.print(comparison(records))
         if (curves := round_curves(records)) is not None:
+            console.print()
             console.print(curves)
     for record in records:
         troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
