@@ -25,9 +25,9 @@ from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedA
 from torch import Tensor
 
 from benchmarks.common import Figure, machine, report
-from consilia.core.aggregation import weighted_mean
+from consilia.aggregation.mean import weighted_mean
+from consilia.aggregation.store import SpooledUpdate
 from consilia.core.determinism import generator, single_threaded
-from consilia.core.spool import SpooledUpdate
 from consilia.core.tensor_files import write_tensors
 
 FEW, MANY = 8, 64

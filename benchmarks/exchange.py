@@ -31,7 +31,7 @@ from nvflare.apis.workspace import Workspace
 from benchmarks.common import Figure, machine, report
 from benchmarks.stock import CLOCKS, stock_recipe
 from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
-from consilia.federation.messages import Reply, TrainReply
+from consilia.federation.messages import TrainReply, as_reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.flare.messages import reply_to_dxo
 from consilia.flare.outgoing import AUDIT, OutgoingFilter, approve
@@ -148,12 +148,12 @@ def time_gate(work: LargeWorkload, folder: Path, messages: int) -> list[float]:
     context.set_prop(ReservedKey.ENGINE, SimpleNamespace(get_workspace=lambda: workspace), private=True, sticky=True)
     context.set_prop(ReservedKey.RUN_NUM, "job", private=False, sticky=True)
     context.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
-    content = TrainReply(version=1, samples=work.cases, metrics={"train_loss": 2.3}, seconds=1.5)
+    content = TrainReply(round=1, cases=work.cases, fields={"train_loss": 2.3}, seconds=1.5)
     update = exchanged_state(work.model())
     gate, seconds = OutgoingFilter(), []
     # The first message reads the manifest; so does a job's first, which "prepare" is.
     for _ in range(messages + 1):
-        result = reply_to_dxo(Reply(content.model_dump_json(by_alias=True), update)).to_shareable()
+        result = reply_to_dxo(as_reply(content, update)).to_shareable()
         started = time.perf_counter()
         passed = gate.process(result, context)
         seconds.append(time.perf_counter() - started)

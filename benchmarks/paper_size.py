@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks.common import Figure, machine, report
 from benchmarks.prompts import training_step
 from consilia.core.determinism import generator, seeded, single_threaded
-from consilia.methods.task import Network, network_of
+from consilia.methods.tasks import Network, network_of
 from consilia.models.foundation import empty_foundation
 from consilia.models.prompted_sam import PromptedSam
 from consilia.models.prompted_vit import PromptedViT

@@ -35,7 +35,7 @@ from consilia.data.specs import TabularSpec
 from consilia.data.wisconsin import CLASSES, wisconsin_sites
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.inprocess import open_run
-from consilia.federation.messages import EvaluateReply, Reply, Task, TaskInfo
+from consilia.federation.messages import Broadcast, EvaluateReply, Reply, Request
 from consilia.federation.record_keeper import versions
 from consilia.federation.server_settings import ServerSettings
 from consilia.record.schema import Metrics
@@ -78,15 +78,15 @@ class Poison:
     flipped: bool = False
     score: float | None = None
 
-    def bend(self, task: Task, reply: Reply) -> Reply:
+    def bend(self, task: Broadcast, reply: Reply) -> Reply:
         """Its reply to a task."""
-        if task.info.task != "train" or task.tensors is None:
+        if task.request.kind != "train" or task.tensors is None:
             return reply
         if self.attack is not None:
-            reply = dataclasses.replace(reply, tensors=self.attack(reply.tensors, task.tensors, task.info.version))
+            reply = dataclasses.replace(reply, tensors=self.attack(reply.tensors, task.tensors, task.request.round))
         content = json.loads(reply.content)
-        if self.score is not None and content["score"] is not None:
-            reply = dataclasses.replace(reply, content=json.dumps({**content, "score": self.score}))
+        if self.score is not None and content.get("weight") is not None:
+            reply = dataclasses.replace(reply, content=json.dumps({**content, "weight": self.score}))
         return reply
 
 
@@ -137,18 +137,18 @@ def outcome(config: RunConfig, site_files: Mapping[str, Path], folder: Path, poi
     with single_threaded():
         sites, coordinator = open_run(config, site_files, folder, server=ServerSettings())
 
-        def deliver(tasks: Sequence[Task]) -> None:
+        def deliver(tasks: Sequence[Broadcast]) -> None:
             for task in tasks:
                 # Nothing is asked of the personal models, and the sites' own reports take longer than the rounds.
-                for name in [] if task.info.final else task.targets:
-                    reply = sites[name].answer(task.info, task.tensors)
+                for name in [] if task.request.final else task.targets:
+                    reply = sites[name].answer(task.request, task.tensors)
                     coordinator.receive(name, poison.bend(task, reply) if name == CULPRIT else reply)
 
         try:
             coordinator.run(deliver)
         except RunFailed:
             return None
-        last = TaskInfo(task="evaluate", version=coordinator.version)
+        last = Request(kind="evaluate", round=coordinator.version)
         return accuracy([site.answer(last, coordinator.state) for name, site in sites.items() if name != CULPRIT])
 
 

@@ -28,8 +28,7 @@ from consilia.data.loading import load_site
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import Study, load_study, study_config
-from consilia.methods.learner import TASKS
-from consilia.methods.task import Network, network_of
+from consilia.methods.tasks import TASKS, Network, network_of
 
 Step = Callable[[], None]
 

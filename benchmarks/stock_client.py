@@ -13,7 +13,7 @@ from torch import nn
 
 from consilia.core.determinism import generator
 from consilia.data.loading import load_site
-from consilia.methods.learner import batches
+from consilia.methods.fit import shuffled
 from consilia.models.build import build_model
 
 
@@ -40,7 +40,7 @@ def main() -> None:
             momentum=training["momentum"],
             weight_decay=training["weight_decay"],
         )
-        for indices in batches(
+        for indices in shuffled(
             len(split), training["batch_size"], generator(settings["seed"], "batches", name, number)
         ):
             optimiser.zero_grad()

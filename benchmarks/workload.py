@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from consilia.core.determinism import generator
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig, run_config
-from consilia.methods.learner import batches
+from consilia.methods.fit import shuffled
 from consilia.models.build import build_model
 
 ROLE = "diagnosis"
@@ -193,7 +193,7 @@ def plain_rounds(work: Workload, site_files: Mapping[str, Path]) -> Iterator[dic
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
             )
-            for indices in batches(len(split), work.batch, generator(SEED, "batches", site, number)):
+            for indices in shuffled(len(split), work.batch, generator(SEED, "batches", site, number)):
                 optimiser.zero_grad()
                 loss = nn.functional.cross_entropy(model(split.inputs[indices]), split.labels[indices])
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from tests.conftest import REPOSITORY
 SOURCE = REPOSITORY / "custom" / "consilia"
 FLOORS = {
     "core": 0,
+    "aggregation": 0.5,
     "record": 0.5,
     "data": 1,
     "models": 1,
@@ -60,15 +61,6 @@ def test_imports_only_point_down(path: Path) -> None:
 def test_every_room_has_a_floor() -> None:
     rooms = {path.name for path in SOURCE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
     assert rooms == set(FLOORS)
-
-
-def test_every_method_has_the_same_furniture() -> None:
-    from consilia.methods.catalogue import METHODS
-
-    for name, method in METHODS.items():
-        for kind, module in (("config", method.config), ("learner", method.learner), ("server", method.strategy)):
-            assert module.__module__ == f"consilia.methods.{name}.{kind}"
-        assert method.config().method == name
 
 
 def test_every_name_used_of_nvflare_exists() -> None:

@@ -8,7 +8,7 @@ import torch
 from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
 
 from benchmarks.aggregation import FEW, MANY, layout, main, random_update, spool, time_both, weights_of, write_updates
-from consilia.core.aggregation import weighted_mean
+from consilia.aggregation.mean import weighted_mean
 
 SMALL = layout(width=8, depth=1, classes=3)
 

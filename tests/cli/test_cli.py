@@ -118,10 +118,10 @@ def test_fedavg_is_always_in_the_comparison(tmp_path) -> None:
 
 
 def test_settings_reach_the_run(tmp_path) -> None:
-    settings = ["--set", "method.gate_cap=2.5", "--set", "training.batch_size=64"]
+    settings = ["--set", "method.max_kd_weight=2.5", "--set", "training.batch_size=64"]
     consilia("run", "fedkper", *FAST, *settings, "--seed", 3, "--out", tmp_path / "run")
     config = load_record(tmp_path / "run" / "result.json").config
-    assert (config["method"]["gate_cap"], config["training"]["batch_size"], config["seed"]) == (2.5, 64, 3)
+    assert (config["method"]["max_kd_weight"], config["training"]["batch_size"], config["seed"]) == (2.5, 64, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch import nn
 from typer.testing import CliRunner
 
 from consilia.cli.app import app
 from consilia.cli.outgoing import MEANING
 from consilia.federation.outgoing import manifest_of
-from consilia.federation.outgoing_fields import NOTHING
 from consilia.flare.outgoing import approved
+from consilia.methods.contract import TRAIN_LOSS
+from consilia.methods.registry import make_method
 from tests.federation.clinics import clinics_config
-from tests.federation.support import initial_state, small
+from tests.federation.support import model_of, small
 from tests.federation.test_outgoing import write_job
 
 SEGMENTATION = {"task": "segmentation", "model": {"class": "consilia.models.prompted_sam.PromptedSam"}}
@@ -40,37 +42,35 @@ def kit(tmp_path: Path) -> Path:
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
     config = small()
-    return write_job(tmp_path / "job", manifest_of(config, initial_state(config)).to_json())
+    return write_job(tmp_path / "job", manifest_of(config, model_of(config)).to_json())
 
 
 def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
     text = consilia("outgoing", job)
-    manifest = manifest_of(small(), initial_state(small()))
+    manifest = manifest_of(small(), model_of(small()))
     assert manifest.digest in text
     assert "It reads the data of dataset role diagnosis; no other role's." in text
     # 30 x 8 + 8 + 8 x 2 + 2 numbers of four bytes in four tensors.
     assert "layers 4 266 1,064" in text
-    for name in ("train_accuracy", "samples", "negative_flips"):
+    for name in ("train_accuracy", "cases", "negative_flips"):
         assert f"{name} " in text
     assert "the global model on test cases" in text
     sent, _, kept = text.partition("Not sent:")
     for words in ("label counts", "file names, paths", "single cases", "the personal model that the site makes"):
         assert words in kept
-    assert "leave" in kept
-    assert "individuality" in kept
-    assert "individuality" not in sent
+    assert "prompt_diversity" not in sent
 
 
 def several_tasks(folder: Path) -> Path:
     config = clinics_config()
-    return write_job(folder / "job", manifest_of(config, initial_state(config)).to_json(), config=config)
+    return write_job(folder / "job", manifest_of(config, model_of(config)).to_json(), config=config)
 
 
 def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
     text = consilia("outgoing", several_tasks(tmp_path))
     assert "reads the data of dataset role anaemia, sepsis, as far as the site has them; no other role's." in text
-    assert "training cases of each task that the site has for each of anaemia, sepsis" in text
-    assert "personalise:" not in text
+    assert "training cases of each data set that the site has for each of anaemia, sepsis" in text
+    assert "personalize:" not in text
     assert "a personal model: this method makes none" in text
     assert "encoders" in text
     assert "together" in text
@@ -82,11 +82,13 @@ def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
     ids=["fedavg", "fedkper", "fedgpl", "segmentation", "fedkim"],
 )
 def test_every_field_has_a_meaning(config, tmp_path: Path) -> None:
-    manifest = manifest_of(config, {})
+    model = nn.Linear(1, 1)
+    manifest, method = manifest_of(config, model), make_method(config.method)
+    own = {field.name for field in (TRAIN_LOSS, *method.fields(), *filter(None, [method.weight()]))}
     for fields in manifest.fields.values():
-        for path, kind in fields.items():
+        for path in fields:
             name = path.split(".")[-1].removesuffix("[]")
-            assert kind == NOTHING or name in MEANING or path.startswith("tasks.")
+            assert name in MEANING or name in own or path.startswith("datasets.")
     assert "unknown to this version" not in consilia(
         "outgoing", write_job(tmp_path / "job", manifest.to_json(), config=config)
     )

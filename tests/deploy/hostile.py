@@ -44,7 +44,7 @@ class Bent(Filter):
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
-        if task in ("personalise", "evaluate") and self.leak:
+        if task in ("personalize", "evaluate") and self.leak:
             return with_dxo(shareable, data={"w": torch.ones(2)})
         if task != "train":
             return shareable
@@ -101,7 +101,7 @@ def poisoned(shareable: Shareable) -> Shareable:
     """The model turned round, and FedKPer's score at its largest: each by itself within all bounds."""
     content = json.loads(from_shareable(shareable).meta[CONTENT])
     turned = with_data(lambda tensors: {name: -tensor for name, tensor in tensors.items()})(shareable)
-    return with_meta(**{CONTENT: json.dumps({**content, "score": 1.0})})(turned)
+    return with_meta(**{CONTENT: json.dumps({**content, "weight": 1.0})})(turned)
 
 
 class Unknown:

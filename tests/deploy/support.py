@@ -24,7 +24,7 @@ from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.messages import Reply, Task
+from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.progress import no_progress
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
@@ -271,11 +271,11 @@ def with_the_same_replies(record: Record, config: RunConfig, sites: dict[str, Pa
     """The same run in one plain loop, in which the server hears a site only where the record says that it did."""
 
     class Bent(Federation):
-        def bend(self, site: str, task: Task, reply: Reply) -> Reply | None:
-            if task.info.task == "train":
-                heard: Iterable[str] = record.rounds[task.info.version].contributions
-            elif task.info.task == "personalise":
-                heard = record.final["last" if task.info.keep == "last" else "best"].global_
+        def bend(self, site: str, task: Broadcast, reply: Reply) -> Reply | None:
+            if task.request.kind == "train":
+                heard: Iterable[str] = record.rounds[task.request.round].contributions
+            elif task.request.kind == "personalize":
+                heard = record.final["last" if task.request.keep == "last" else "best"].global_
             else:
                 heard = sites
             return reply if site in heard else None

@@ -15,7 +15,8 @@ from consilia.core.determinism import single_threaded
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import LOCK, RESULT
-from consilia.federation.site import HISTORY, Site
+from consilia.federation.site import Site
+from consilia.federation.site_store import HISTORY
 from tests.deploy.support import (
     Run,
     assert_same,

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from consilia.core.checkpoint import INDEX
 from consilia.core.determinism import state_digest
 from consilia.data.federation import load_federation
-from consilia.federation.acting import FOLDER
 from consilia.federation.config import run_config
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.outputs import INJECTED
 from consilia.federation.run_folder import RESULT
+from consilia.federation.server_work import FOLDER
 from consilia.federation.study import load_study, study_config
 from consilia.flare.session import open_session
 from consilia.models.foundation import EMBEDDED_FOLDER, FoundationFolder, foundation_digest

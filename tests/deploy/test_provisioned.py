@@ -53,7 +53,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
     for name in three:
         lines = [json.loads(line) for line in (federation.kit(name) / AUDIT).read_text().splitlines()]
         assert [line["task"] for line in lines].count("train") == 4
-        assert {line["task"] for line in lines} == {"prepare", "train", "personalise"}
+        assert {line["task"] for line in lines} == {"prepare", "train", "personalize"}
         assert all(line["sent"] and line["job"] == run.job_id for line in lines)
     assert processes_of(federation.folder) == []
     listening = {item.laddr.port for item in psutil.net_connections("tcp") if item.status == psutil.CONN_LISTEN}

@@ -110,7 +110,7 @@ def test_every_reply_is_approved_and_written_down(seen: Evidence, job: str, site
         assert line["tensors"] == len(tensors)
         assert line["bytes"] == len(text) + sum(tensor.nbytes for tensor in tensors.values())
     tasks = {line["task"] for _, line in mine}
-    assert tasks == {"prepare", "train", "evaluate" if job == "fedkim" else "personalise"}
+    assert tasks == {"prepare", "train", "evaluate" if job == "fedkim" else "personalize"}
 
 
 @pytest.mark.parametrize("site", SITES)

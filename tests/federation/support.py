@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import Coordinator
-from consilia.federation.messages import Reply, Task
+from consilia.federation.initial import initial_state as start
+from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.models.build import DEFAULT_ALLOWED
-from consilia.models.exchange import exchanged_state
 
 MLP = "consilia.models.mlp.MLP"
 
@@ -28,8 +30,12 @@ def small(method: Any = "fedkper", **settings: Any) -> RunConfig:
     return run_config({**values, **settings})
 
 
+def model_of(config: RunConfig) -> nn.Module:
+    return config.model.build(seed=config.seed, allowed=DEFAULT_ALLOWED, folders={})
+
+
 def initial_state(config: RunConfig) -> dict[str, Any]:
-    return exchanged_state(config.model.build(seed=config.seed, allowed=DEFAULT_ALLOWED, folders={}))
+    return start(config, model_of(config))
 
 
 class Federation:
@@ -52,13 +58,13 @@ class Federation:
     def order(self, targets: Sequence[str]) -> list[str]:
         return list(targets)
 
-    def bend(self, site: str, task: Task, reply: Reply) -> Reply | None:
+    def bend(self, site: str, task: Broadcast, reply: Reply) -> Reply | None:
         return reply
 
-    def deliver(self, tasks: Sequence[Task]) -> None:
+    def deliver(self, tasks: Sequence[Broadcast]) -> None:
         for task in tasks:
             for name in self.order(task.targets):
-                reply = self.bend(name, task, self.sites[name].answer(task.info, task.tensors))
+                reply = self.bend(name, task, self.sites[name].answer(task.request, task.tensors))
                 if reply is not None:
                     self.coordinator.receive(name, reply)
 

@@ -16,18 +16,28 @@ BASE = {
 def test_defaults_are_the_released_method() -> None:
     config = run_config(BASE)
     assert config.label == "fedkper"
-    assert (config.method.gate_cap, config.method.temperature, config.method.gate) == (10.0, 1.0, "batch")
+    assert (config.method.max_kd_weight, config.method.temperature, config.method.kd_weight_mode) == (
+        10.0,
+        1.0,
+        "batch",
+    )
     assert (config.training.local_epochs, config.training.learning_rate, config.training.momentum) == (5, 0.01, 0.9)
     assert (config.training.weight_decay, config.training.learning_rate_decay) == (1e-5, 0.99)
     assert config.training.gradient_clip is None
 
 
 def test_a_job_carries_it_and_gives_it_back() -> None:
-    config = run_config(BASE, ["training.batch_size=12", "method.gate=sample", "rounds=3", "model.args.hidden=[4, 4]"])
+    config = run_config(
+        BASE, ["training.batch_size=12", "method.kd_weight_mode=sample", "rounds=3", "model.args.hidden=[4, 4]"]
+    )
     again = run_config(config.to_json())
     assert again == config
     assert again.run_id == config.run_id
-    assert (again.training.batch_size, again.method.gate, again.model.args["hidden"]) == (12, "sample", [4, 4])
+    assert (again.training.batch_size, again.method.kd_weight_mode, again.model.args["hidden"]) == (
+        12,
+        "sample",
+        [4, 4],
+    )
 
 
 def test_no_key_of_a_job_looks_like_a_component_to_nvflare() -> None:
@@ -42,7 +52,7 @@ def test_no_key_of_a_job_looks_like_a_component_to_nvflare() -> None:
 def test_every_value_is_part_of_the_runs_identity() -> None:
     ids = {
         run_config(BASE, [item]).run_id
-        for item in ("seed=0", "seed=1", "rounds=3", "method.gate_cap=1", "training.momentum=0", "label=x")
+        for item in ("seed=0", "seed=1", "rounds=3", "method.max_kd_weight=1", "training.momentum=0", "label=x")
     }
     assert len(ids) == 6
 
@@ -51,12 +61,12 @@ def test_every_value_is_part_of_the_runs_identity() -> None:
     ("override", "message"),
     [
         ("rounds=0", r"rounds: .*greater than or equal to 1.*got 0"),
-        ("method.gate=client", r"method.gate: .*'batch' or 'sample'.*got 'client'"),
-        ("method.gate_cap=-2", r"method.gate_cap: .*got -2"),
+        ("method.kd_weight_mode=client", r"method.kd_weight_mode: .*'batch' or 'sample'.*got 'client'"),
+        ("method.max_kd_weight=-2", r"method.max_kd_weight: .*got -2"),
         ("training.learning_rate=.nan", r"training.learning_rate"),
         ("trainin.batch_size=3", r"trainin: Extra inputs"),
         ("participation=0", r"participation"),
-        ("method=fedfoo", r"method is 'fedfoo', expected one of .*'fedavg', 'fedgpl', 'fedkim', 'fedkper', 'fedprox'"),
+        ("method=fedfoo", r"no method 'fedfoo' is installed; there are fedavg, fedgpl, fedkim, fedkper, fedprox"),
         ("batch", r"--set takes key=value"),
         ("seed.x=1", r"'seed' is a single value"),
         ("model.class=os.system()", r"model.class"),

@@ -10,14 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, TrainingStopped
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.messages import Reply, Task
+from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.federation.yardsticks import run_yardstick
-from consilia.methods.learner import TrainingStopped
 from consilia.models.exchange import count_elements, exchanged_state
 from consilia.models.torchvision_shim import ensure_torchvision
 from tests.federation.clinics import CATALOGUE, clinics_config, write_clinics
@@ -110,7 +109,7 @@ def test_an_interrupted_injection_goes_on_to_the_same_bytes(
         run_inprocess(config, files, tmp_path / "run", server=own_server(config, files))
     assert steps == 9
     index = json.loads((tmp_path / "run" / "checkpoint" / "checkpoint.json").read_text())["state"]
-    assert (index["version"], index["acted"]) == (2, 1)
+    assert (index["version"], index["server"]["done"]) == (2, 1)
     again = run_inprocess(config, files, tmp_path / "run", server=own_server(config, files))
     # Two of the second injection's six steps had been kept; then come two unseen tasks' few shots of two steps.
     assert steps == 9 + 4 + 2 * 2
@@ -130,11 +129,11 @@ def test_without_pushback_the_sites_get_the_plain_aggregate(done, tmp_path: Path
     )
     sent: dict[str, Reply] = {}
 
-    def deliver(tasks: list[Task]) -> None:
+    def deliver(tasks: list[Broadcast]) -> None:
         for task in tasks:
             for name in task.targets:
-                reply = sites[name].answer(task.info, task.tensors)
-                if task.info.task == "train":
+                reply = sites[name].answer(task.request, task.tensors)
+                if task.request.kind == "train":
                     sent[name] = reply
                 coordinator.receive(name, reply)
 
@@ -157,11 +156,11 @@ def test_an_update_with_a_task_the_site_does_not_have_is_refused(tmp_path: Path)
     initial = exchanged_state(config.model.build(seed=0, allowed=server.allow_models, folders={}))
     coordinator = Coordinator(config, sorted(sites), initial, tmp_path / "run", all_parameters=1, server=server)
 
-    def deliver(tasks: list[Task]) -> None:
+    def deliver(tasks: list[Broadcast]) -> None:
         for task in tasks:
             for name in task.targets:
-                reply = sites[name].answer(task.info, task.tensors)
-                if task.info.task == "train" and name == "south":
+                reply = sites[name].answer(task.request, task.tensors)
+                if task.request.kind == "train" and name == "south":
                     extra = {key: value for key, value in initial.items() if key.startswith("heads.anaemia.")}
                     reply = Reply(reply.content, {**reply.tensors, **extra})
                 coordinator.receive(name, reply)

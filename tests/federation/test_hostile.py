@@ -10,11 +10,12 @@ import re
 import pytest
 import torch
 
+from consilia.aggregation.validation import check_update
 from consilia.core.determinism import state_digest
 from consilia.core.errors import RunFailed, UpdateRejected
-from consilia.core.validation import check_update
 from consilia.federation.admission import why_not
-from consilia.federation.messages import PrepareReply, Reply, Task
+from consilia.federation.messages import Broadcast, PrepareReply, Reply
+from consilia.methods.registry import make_method
 from tests.federation.clinics import clinics_config
 from tests.federation.support import Federation, small
 
@@ -66,18 +67,24 @@ ATTACKS = {
     "extra key": (change_tensors(trojan=torch.ones(2)), "extra tensor 'trojan'"),
     "not a tensor": (change_tensors(**{BIAS: "hello"}), "is a str"),
     "huge change": (change_tensors(**{BIAS: lambda t: t + 1e6}), "norm of the change"),
-    "weight 1e12": (change_content(samples=10**12), "samples: .*10000000, got 1000000000000"),
-    "weight -1": (change_content(samples=-1), "samples: .*got -1"),
-    "weight 10**400": (change_content(samples=10**400), "does not fit its schema"),
-    "more cases than declared": (change_content(samples=9_999_999), "weight is 9999999 cases, the site declared"),
-    "weight NaN": (change_content(samples=math.nan), "samples"),
-    "score 2": (change_content(score=2.0), "score is 2.0"),
-    "score -1": (change_content(score=-1.0), "score is -1.0"),
-    "score NaN": (change_content(score=math.nan), "score is"),
-    "no score": (change_content(score=None), "score is None"),
-    "replayed round": (change_content(version=0), "the task was about version"),
-    "impossible accuracy": (change_content(metrics={"train_accuracy": 2.0}), "metrics.train_accuracy: .*got 2.0"),
-    "unknown metric": (change_content(metrics={"label_entropy": 0.5}), "metrics.label_entropy"),
+    "weight 1e12": (change_content(cases=10**12), "cases: .*10000000, got 1000000000000"),
+    "weight -1": (change_content(cases=-1), "cases: .*got -1"),
+    "weight 10**400": (change_content(cases=10**400), "does not fit its schema"),
+    "more cases than declared": (change_content(cases=9_999_999), "weight is 9999999 cases, the site declared"),
+    "weight NaN": (change_content(cases=math.nan), "cases"),
+    "score 2": (change_content(weight=2.0), "weight is 2.0"),
+    "score -1": (change_content(weight=-1.0), "weight is -1.0"),
+    "score NaN": (change_content(weight=math.nan), "weight is"),
+    "no score": (change_content(weight=None), "weight is None"),
+    "replayed round": (change_content(round=0), "the request was about round"),
+    "impossible accuracy": (
+        change_content(fields={"train_accuracy": 2.0}),
+        "train_accuracy is 2.0",
+    ),
+    "unknown metric": (
+        change_content(fields={"label_entropy": 0.5}),
+        "'label_entropy' is not declared",
+    ),
     "endless seconds": (change_content(seconds=1.7e308), "seconds"),
     "more correct than cases": (change_figures(correct=10**6), "disagree"),
     "accuracy that is not correct / count": (change_figures(accuracy=1.0, correct=0), "disagree"),
@@ -101,8 +108,8 @@ ATTACKS = {
 def attacked(wisconsin, folder, attack, *, first_version: int = 0, **settings) -> Federation:
     federation = Federation(small(max_update_norm=1000.0, **settings), wisconsin, folder)
 
-    def bend(site: str, task: Task, reply: Reply) -> Reply:
-        wrong = site == CULPRIT and task.info.task == "train" and task.info.version >= first_version
+    def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
+        wrong = site == CULPRIT and task.request.kind == "train" and task.request.round >= first_version
         return attack(reply) if wrong else reply
 
     federation.bend = bend
@@ -151,7 +158,7 @@ def test_integers_beyond_float64_are_refused() -> None:
 def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
     federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
     federation.bend = lambda site, task, reply: (
-        change_content(train=0)(reply) if site == CULPRIT and task.info.task == "prepare" else reply
+        change_content(train=0)(reply) if site == CULPRIT and task.request.kind == "prepare" else reply
     )
     record = federation.run()
     assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-4"]
@@ -170,8 +177,8 @@ def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
 )
 def test_a_site_declares_all_its_training_cases_by_tasks_of_the_run(tasks: dict[str, int], fits: bool) -> None:
     config = clinics_config()
-    names = tuple(sorted(config.method.tasks()))
-    reply = PrepareReply(train=9, validation=1, test=1, class_names=names, fingerprint="0" * 64, tasks=tasks)
+    names = tuple(sorted(make_method(config.method).datasets()))
+    reply = PrepareReply(train=9, validation=1, test=1, class_names=names, fingerprint="0" * 64, datasets=tasks)
     reason = why_not("north", reply, config, classes=names, known=None)
     assert reason is None if fits else "expected 9 in all, of ['anaemia', 'sepsis']" in str(reason)
 
@@ -179,12 +186,12 @@ def test_a_site_declares_all_its_training_cases_by_tasks_of_the_run(tasks: dict[
 def test_tasks_are_not_declared_where_the_run_has_one(wisconsin, tmp_path) -> None:
     federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
     federation.bend = lambda site, task, reply: (
-        change_content(tasks={"benign": json.loads(reply.content)["train"]})(reply)
-        if site == CULPRIT and task.info.task == "prepare"
+        change_content(datasets={"benign": json.loads(reply.content)["train"]})(reply)
+        if site == CULPRIT and task.request.kind == "prepare"
         else reply
     )
     record = federation.run()
-    assert "expected 0 in all, of no task" in record.absent[CULPRIT]
+    assert "expected 0 in all, of no data set" in record.absent[CULPRIT]
 
 
 def test_refusals_count_against_the_minimum(wisconsin, tmp_path) -> None:
@@ -203,8 +210,8 @@ def test_a_second_answer_and_an_unasked_one_change_nothing(wisconsin, tmp_path) 
     honest.run()
     twice = Federation(small(rounds=2), wisconsin, tmp_path / "twice")
 
-    def bend(site: str, task: Task, reply: Reply) -> Reply:
-        if task.info.task == "train" and site == CULPRIT:
+    def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
+        if task.request.kind == "train" and site == CULPRIT:
             twice.coordinator.receive(site, reply)
             twice.coordinator.receive("stranger", reply)
         return reply
@@ -218,8 +225,8 @@ def test_a_second_answer_and_an_unasked_one_change_nothing(wisconsin, tmp_path) 
 def test_tensors_in_an_evaluation_are_refused(wisconsin, tmp_path) -> None:
     federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
 
-    def bend(site: str, task: Task, reply: Reply) -> Reply:
-        leak = site == CULPRIT and task.info.task == "personalise"
+    def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
+        leak = site == CULPRIT and task.request.kind == "personalize"
         return dataclasses.replace(reply, tensors={"w": torch.ones(2)}) if leak else reply
 
     federation.bend = bend
@@ -229,15 +236,15 @@ def test_tensors_in_an_evaluation_are_refused(wisconsin, tmp_path) -> None:
 
 def test_a_site_that_fails_once_comes_back(wisconsin, tmp_path) -> None:
     federation = Federation(small(), wisconsin, tmp_path / "run")
-    learner = federation.sites[CULPRIT].learner
-    train = learner.train
+    client = federation.sites[CULPRIT].client
+    train = client.train
 
-    def sometimes(state, round_number, **more):
-        if round_number == 2:
+    def sometimes(round_):
+        if round_.number == 2:
             raise MemoryError
-        return train(state, round_number, **more)
+        return train(round_)
 
-    learner.train = sometimes
+    client.train = sometimes
     record = federation.run()
     assert [CULPRIT in item.contributions for item in record.rounds] == [True, False, True]
     assert "MemoryError" in record.rounds[1].refused[CULPRIT]

@@ -15,15 +15,15 @@ from consilia.core.errors import ConfigError, OutgoingRefused
 from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
-from consilia.federation.messages import Reply, Task, TaskInfo
+from consilia.federation.initial import initial_state as start
+from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.outgoing import Manifest, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.federation.study import load_study, study_config
-from consilia.models.exchange import exchanged_state
 from consilia.models.torchvision_shim import ensure_torchvision
 from tests.federation.clinics import clinics_config, write_clinics
-from tests.federation.support import initial_state, small
+from tests.federation.support import model_of, small
 
 Sent = list[tuple[str, Reply]]
 
@@ -32,22 +32,22 @@ def run_all(config: RunConfig, files: Mapping[str, Path], folder: Path) -> tuple
     """A whole run, in-process: its manifest, and all that its sites answered."""
     server = own_server(config, files)
     model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
-    state, sent = exchanged_state(model, config.exchange_dtype), []
+    state, sent = start(config, model), []
     sites = {name: Site(config, path) for name, path in files.items()}
     coordinator = Coordinator(config, sorted(sites), state, folder, all_parameters=1, server=server)
 
-    def deliver(tasks: list[Task]) -> None:
+    def deliver(tasks: list[Broadcast]) -> None:
         for task in tasks:
             for name in task.targets:
-                reply = sites[name].answer(task.info, task.tensors)
-                sent.append((task.info.task, reply))
+                reply = sites[name].answer(task.request, task.tensors)
+                sent.append((task.request.kind, reply))
                 coordinator.receive(name, reply)
 
     coordinator.run(deliver)
     # What an external test site gets when the rounds are over.
-    info = TaskInfo(task="evaluate", version=config.rounds, final=True)
+    info = Request(kind="evaluate", round=config.rounds, final=True)
     sent.append(("evaluate", next(iter(sites.values())).answer(info, coordinator.state)))
-    return manifest_of(config, state), sent
+    return manifest_of(config, model), sent
 
 
 def filled(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -65,12 +65,11 @@ def filled(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def listed(manifest: Manifest, task: str) -> set[tuple[str, ...]]:
     """Paths that a manifest lets carry something, alternatives written out."""
     found = set()
-    for path, kind in manifest.fields[task].items():
-        if kind != "nothing":
-            places = [()]
-            for part in path.split("."):
-                places = [(*place, choice) for place in places for choice in part.split("|")]
-            found |= set(places)
+    for path in manifest.fields[task]:
+        places = [()]
+        for part in path.split("."):
+            places = [(*place, choice) for place in places for choice in part.split("|")]
+        found |= set(places)
     return found
 
 
@@ -167,17 +166,17 @@ def tensor(name: str, make: Callable[[torch.Tensor], Any]) -> Callable[[dict[str
     [
         ("train", put("label_histogram", [3, 4]), "train: field 'label_histogram' is not in the manifest"),
         ("prepare", put("labels", {"benign": 3}), "prepare: field 'labels' is not in the manifest"),
-        ("prepare", put("tasks", {"biopsy": 3}), "prepare.tasks is an object of 1, approved is nothing"),
+        ("prepare", put("datasets", {"biopsy": 3}), "prepare: field 'datasets' is not in the manifest"),
         ("train", put("received", "test", "cases", ["id-1"]), "train.received.test: field 'cases' is not"),
-        ("train", put("received", "test", "tasks", {"x": 1}), "train.received.test.tasks is an object of 1"),
-        ("train", put("metrics", "individuality", 0.5), "train.metrics.individuality is a number, approved is nothing"),
-        ("evaluate", put("received", "validation", "negative_flips", 1), "negative_flips is an integer, approved is n"),
-        ("train", put("samples", "id-1"), "train.samples is a text of 4 characters, approved is integer"),
-        ("train", put("samples", 3.5), "train.samples is a number, approved is integer"),
-        ("train", put("samples", True), "train.samples is true or false, approved is integer"),
-        ("train", put("samples", 10**30), "train.samples is an integer beyond 2**53, approved is integer"),
-        ("train", put("score", float("nan")), "train.score is not a finite number, approved is number"),
-        ("train", put("metrics", [1, 2]), "train.metrics is a list of 2, approved is an object"),
+        ("train", put("received", "test", "tasks", {"x": 1}), "train.received.test: field 'tasks' is not in"),
+        ("train", put("fields", "prompt_diversity", 0.5), "train.fields: field 'prompt_diversity' is not in the manif"),
+        ("evaluate", put("received", "validation", "negative_flips", 1), "field 'negative_flips' is not in the manif"),
+        ("train", put("cases", "id-1"), "train.cases is a text of 4 characters, approved is integer"),
+        ("train", put("cases", 3.5), "train.cases is a number, approved is integer"),
+        ("train", put("cases", True), "train.cases is true or false, approved is integer"),
+        ("train", put("cases", 10**30), "train.cases is an integer beyond 2**53, approved is integer"),
+        ("train", put("weight", float("nan")), "train.weight is not a finite number, approved is number"),
+        ("train", put("fields", [1, 2]), "train.fields is a list of 2, approved is an object"),
         ("prepare", put("class_names", ["a", "x" * 201]), "prepare.class_names[] is a text of 201 characters"),
         ("prepare", put("class_names", [{"a": 1}]), "prepare.class_names[] is an object of 1, approved is text"),
         ("prepare", put("fingerprint", "/data/patients"), "prepare.fingerprint is a text of 14 characters, approved i"),
@@ -198,7 +197,7 @@ def tensor(name: str, make: Callable[[torch.Tensor], Any]) -> Callable[[dict[str
         ("train", tensor("layers.0.bias", str), "tensor 'layers.0.bias' is a str, approved is float32[8]"),
         ("evaluate", tensor("layers.0.bias", lambda _: torch.zeros(8)), "evaluate: 1 tensor(s), approved are none"),
         ("prepare", tensor("layers.0.bias", lambda _: torch.zeros(8)), "prepare: 1 tensor(s), approved are none"),
-        ("personalise", tensor("layers.0.bias", lambda _: torch.zeros(8)), "personalise: 1 tensor(s), approved are"),
+        ("personalize", tensor("layers.0.bias", lambda _: torch.zeros(8)), "personalize: 1 tensor(s), approved are"),
     ],
 )
 def test_what_is_not_listed_is_refused_by_name(answered, task: str, change, words: str) -> None:
@@ -213,7 +212,7 @@ def test_a_subset_of_the_tensors_and_arrays_of_the_same_layout_pass(answered) ->
     reply = replies["train"]
     some = {name: value.numpy() for name, value in reply.tensors.items() if name.startswith("layers.2")}
     assert len(some) == 2
-    assert "score" in manifest.check("train", reply.content, some, "")
+    assert "weight" in manifest.check("train", reply.content, some, "")
     some["layers.2.bias"] = np.array(["a", "b"], dtype=object)
     with pytest.raises(OutgoingRefused, match=r"layers\.2\.bias' is object\[2\]"):
         manifest.check("train", reply.content, some, "")
@@ -234,53 +233,52 @@ def test_an_error_is_a_class_name_with_nothing_beside_it(answered) -> None:
 def test_text_that_a_reader_would_not_see_is_refused(answered) -> None:
     manifest, replies = answered
     content = replies["train"].content
-    assert content.startswith('{"version":0,')
-    for hidden in ('{"version":"id-1",' + content[1:], content + " []", "[1]", "[" * 5000):
+    assert content.startswith('{"round":0,')
+    for hidden in ('{"round":"id-1",' + content[1:], content + " []", "[1]", "[" * 5000):
         with pytest.raises(OutgoingRefused, match=r"not plain JSON|approved is an object"):
             manifest.check("train", hidden, {}, "")
 
 
 def test_a_task_that_the_job_does_not_have_is_refused() -> None:
     config = clinics_config()
-    manifest = manifest_of(config, initial_state(config))
+    manifest = manifest_of(config, model_of(config))
     # FedKIM makes no personal models.
-    with pytest.raises(OutgoingRefused, match="task 'personalise' is not in the manifest"):
-        manifest.check("personalise", "{}", {}, "")
-    with pytest.raises(OutgoingRefused, match=r"prepare\.tasks: field 'death' is not in the manifest"):
-        manifest.check("prepare", '{"tasks": {"death": 3}}', {}, "")
-    assert manifest.check("prepare", '{"tasks": {"sepsis": 3}}', {}, "") == ("tasks",)
+    with pytest.raises(OutgoingRefused, match="task 'personalize' is not in the manifest"):
+        manifest.check("personalize", "{}", {}, "")
+    with pytest.raises(OutgoingRefused, match=r"prepare\.datasets: field 'death' is not in the manifest"):
+        manifest.check("prepare", '{"datasets": {"death": 3}}', {}, "")
+    assert manifest.check("prepare", '{"datasets": {"sepsis": 3}}', {}, "") == ("datasets",)
 
 
-def test_only_what_a_method_tells_is_listed() -> None:
-    def kinds(config: RunConfig, *paths: str) -> list[str]:
-        fields = manifest_of(config, {}).fields["train"]
-        return [fields[path] for path in paths]
+def test_only_what_a_method_reports_is_listed() -> None:
+    def listed_of(method: Any) -> set[str]:
+        config = small(method)
+        fields = manifest_of(config, model_of(config)).fields["train"]
+        return {path for path in fields if path == "weight" or path.startswith("fields.")}
 
-    told = ("score", "metrics.train_accuracy", "metrics.validation_accuracy")
-    assert kinds(small("fedavg"), *told) == ["nothing"] * 3
-    assert kinds(small("fedkper"), *told) == ["number", "number", "nothing"]
-    assert kinds(small({"method": "fedkper", "reliability": "validation"}), *told) == ["number", "nothing", "number"]
-    assert kinds(small({"method": "fedkper", "weighting": "samples"}), *told) == ["nothing"] * 3
+    loss = "fields.train_loss"
+    assert listed_of("fedavg") == {loss}
+    assert listed_of("fedkper") == {loss, "weight", "fields.train_accuracy"}
+    validation = {"method": "fedkper", "reliability": "validation"}
+    assert listed_of(validation) == {loss, "weight", "fields.validation_accuracy"}
+    assert listed_of({"method": "fedkper", "weighting": "samples"}) == {loss}
 
 
 def test_the_digest_is_of_the_content_and_not_of_its_order() -> None:
     config = small()
-    state = initial_state(config)
-    manifest = manifest_of(config, state)
-    backwards = manifest_of(config, dict(reversed(state.items())))
+    model = model_of(config)
+    manifest = manifest_of(config, model)
     written = manifest.to_json()
     assert written["tensors"][0] == "layers.0.bias: float32[8]"
-    assert "metrics.train_loss: number" in written["fields"]["train"]
+    assert "fields.train_loss: number" in written["fields"]["train"]
     fields = {task: lines[::-1] for task, lines in reversed(written["fields"].items())}
     turned = {"roles": written["roles"], "tensors": written["tensors"][::-1], "fields": fields}
-    assert manifest.digest == backwards.digest == Manifest.model_validate(turned).digest
-    assert manifest.digest != manifest_of(small(exchange_dtype="float16"), state).digest
-    assert manifest.digest != manifest_of(small(role="prognosis"), state).digest
+    assert manifest.digest == Manifest.model_validate(turned).digest
+    assert manifest.digest != manifest_of(small(exchange_dtype="float16"), model).digest
+    assert manifest.digest != manifest_of(small(role="prognosis"), model).digest
     # What an approval does not bind.
-    assert (
-        manifest.digest
-        == manifest_of(small(rounds=300, training={"learning_rate": 9.0, "batch_size": 1}), state).digest
-    )
+    longer = small(rounds=300, training={"learning_rate": 9.0, "batch_size": 1})
+    assert manifest.digest == manifest_of(longer, model).digest
     assert len(manifest.digest) == len("sha256:") + 64
 
 
@@ -300,23 +298,23 @@ def write_job(folder: Path, outgoing: Any, app: str = "app", config: RunConfig |
 
 
 def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) -> None:
-    manifest = manifest_of(small(), {})
+    manifest = manifest_of(small(), model_of(small()))
     job = write_job(tmp_path / "job", manifest.to_json())
-    assert read_manifest(job) == ("heart-job", manifest)
+    assert read_manifest(job)[:2] == ("heart-job", manifest)
     with pytest.raises(ConfigError, match="is no job"):
         read_manifest(tmp_path)
     # Of a name only what any file system and terminal can show.
     (job / "meta.json").write_text(json.dumps({"name": "hе\u202e/../\x1b" + "x" * 99}))
     assert read_manifest(job)[0] == "h---..--" + "x" * 56
-    write_job(job, manifest_of(small("fedavg"), {}).to_json(), "app_other")
+    write_job(job, manifest_of(small("fedavg"), model_of(small())).to_json(), "app_other")
     with pytest.raises(ConfigError, match="unlike manifests"):
         read_manifest(job)
 
 
 def test_the_manifest_names_the_roles_that_the_job_reads(tmp_path: Path) -> None:
-    assert manifest_of(small(role="prognosis"), {}).roles == ("prognosis",)
-    assert manifest_of(clinics_config(), {}).roles == ("anaemia", "sepsis")
-    approved = manifest_of(small(), {})
+    assert manifest_of(small(role="prognosis"), model_of(small())).roles == ("prognosis",)
+    assert manifest_of(clinics_config(), model_of(clinics_config())).roles == ("anaemia", "sepsis")
+    approved = manifest_of(small(), model_of(small()))
     assert approved.roles == ("diagnosis",)
     switched = write_job(tmp_path / "switched", approved.to_json(), config=small(role="psychiatry"))
     with pytest.raises(
@@ -329,7 +327,7 @@ def test_the_manifest_names_the_roles_that_the_job_reads(tmp_path: Path) -> None
 
 
 def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", manifest_of(small(), {}).to_json())
+    job = write_job(tmp_path / "job", manifest_of(small(), model_of(small())).to_json())
     path = job / "app" / "config" / "config_fed_client.json"
     good = json.loads(path.read_text())
     # It would answer train with another role's data, while the first one shows the manifest.
@@ -350,11 +348,11 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
         ({**ROLES, "tensors": {}}, "fields"),
         ({"tensors": {}, "fields": {}}, "roles"),
         ({"roles": ["diagnosis\x1b[2K"], "tensors": {}, "fields": {}}, "roles"),
-        ({**ROLES, "tensors": {}, "fields": {"train": ["score: number", "score: text"]}}, "one line"),
+        ({**ROLES, "tensors": {}, "fields": {"train": ["weight: number", "weight: text"]}}, "one line"),
         ({**ROLES, "tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
         ({**ROLES, "tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
         ({**ROLES, "tensors": {}, "fields": {"steal": {}}}, "fields.steal"),
-        ({**ROLES, "tensors": {}, "fields": {"train": {"version": "anything"}}}, "fields.train.version"),
+        ({**ROLES, "tensors": {}, "fields": {"train": {"round": "anything"}}}, "fields.train.round"),
         ({**ROLES, "tensors": {"w": "float32"}, "fields": {}}, "tensors.w"),
         # What a terminal would not show must not be approved unseen.
         ({**ROLES, "tensors": {"w\x1b[2K": "float32[1]"}, "fields": {}}, "tensors"),

@@ -9,13 +9,10 @@ import pytest
 import torch
 
 from benchmarks.poisoning import CULPRIT, NOISE, POISONS, RULES, Poison, outcome, settings, shown, write_sites
+from consilia.aggregation.validation import change_norm
 from consilia.core.errors import ConfigError
-from consilia.core.validation import change_norm
 from consilia.federation.config import run_config
-from consilia.federation.messages import Reply, Task
-from consilia.methods.catalogue import METHODS
-from consilia.methods.config import RobustConfig
-from consilia.methods.server import Claim
+from consilia.federation.messages import Broadcast, Reply
 from consilia.record.schema import Record
 from tests.federation.support import Federation, initial_state, small
 
@@ -61,17 +58,17 @@ class OneRound:
         self.honest: dict[str, dict[str, torch.Tensor]] = {}
         federation = Federation(config, sites, folder)
 
-        def bend(site: str, task: Task, reply: Reply) -> Reply:
+        def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
             if site == CULPRIT:
                 return poison.bend(task, reply)
-            if task.info.task == "train":
+            if task.request.kind == "train":
                 self.honest[site] = dict(reply.tensors)
             return reply
 
         federation.bend = bend
         # Without the work after the rounds, whose reports take longer than the round.
         self.record: Record = federation.coordinator.run(
-            lambda tasks: federation.deliver([task for task in tasks if not task.info.final])
+            lambda tasks: federation.deliver([task for task in tasks if not task.request.final])
         )
         self.after = dict(federation.coordinator.state)
 
@@ -118,29 +115,7 @@ def test_a_lying_score_is_bounded_by_the_trimmed_mean(alike, tmp_path) -> None:
     assert found["trimmed mean"].beyond_the_honest() == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_goes_by_the_rule_and_its_own_weights(method) -> None:
-    kind = METHODS[method]
-    settings_of = kind.config()
-    tasks = list(settings_of.tasks())
-    name = f"heads.{tasks[0]}.weight" if tasks else "weight"
-    values = {"a": 1.0, "b": 2.0, "c": 9.0, "d": -50.0}
-    weights = {"a": 3, "b": 1, "c": 1, "d": 1}
-    updates = {site: {name: torch.tensor([value])} for site, value in values.items()}
-    claims = {site: Claim(n, n / 6, dict.fromkeys(tasks[:1], n)) for site, n in weights.items()}
-    # In order -50, 1, 2, 9 with weights 1, 3, 1, 1: the mean is -36 / 6; half of the weight is first reached at 1;
-    # of the two in the middle the mean is (3 + 2) / 4.
-    for rule, expected in (
-        (RobustConfig(), -6.0),
-        (RobustConfig(rule="median"), 1.0),
-        (RobustConfig(rule="trimmed_mean", trim=0.25), 1.25),
-    ):
-        found = kind.strategy(settings_of, rule).aggregate(updates, claims, {name: torch.zeros(1)})
-        assert found[name].item() == pytest.approx(expected)
-
-
-def test_a_run_without_guards_is_named_as_before_there_were_any() -> None:
-    assert "robust" not in small().to_json()
+def test_a_run_is_named_by_what_differs_from_the_defaults() -> None:
     assert small(robust={"rule": "mean", "clip_norm": None}).run_id == small().run_id
     guarded = small(robust={"rule": "trimmed_mean", "trim": 0.25, "clip_norm": "median"})
     assert guarded.to_json()["robust"] == {"rule": "trimmed_mean", "trim": 0.25, "clip_norm": "median"}

@@ -17,7 +17,7 @@ from consilia.data.loading import load_site
 from consilia.evaluation.summary import summarise
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.messages import TaskInfo
+from consilia.federation.messages import Request
 from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.federation.site import Site
 from consilia.federation.study import load_study, study_config
@@ -150,7 +150,7 @@ def test_images_of_another_size_are_refused_by_name(sites, tmp_path: Path) -> No
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(content))
     site = Site(config("classification", sites["classification"]), path)
-    assert site.answer(TaskInfo(task="prepare"), None).error == "ConfigError"
+    assert site.answer(Request(kind="prepare"), None).error == "ConfigError"
     assert "does not take inputs of shape (1, 1, 96, 96)" in (tmp_path / "state" / "errors.log").read_text()
 
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, RunFailed
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.messages import Reply, Task, TaskInfo
+from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_settings import ServerSettings
-from consilia.federation.site import HISTORY
+from consilia.federation.site_store import HISTORY
+from consilia.methods import Round
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from tests.federation.support import MLP, Federation, initial_state, small
@@ -41,14 +42,14 @@ def test_one_round_is_the_weighted_mean_of_the_updates(wisconsin, tmp_path) -> N
     federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
     seen: dict[str, Reply] = {}
 
-    def keep(site: str, task: Task, reply: Reply) -> Reply:
-        if task.info.task == "train":
+    def keep(site: str, task: Broadcast, reply: Reply) -> Reply:
+        if task.request.kind == "train":
             seen[site] = reply
         return reply
 
     federation.bend = keep
     record = federation.run()
-    scores = np.array([json.loads(seen[site].content)["score"] for site in sorted(seen)])
+    scores = np.array([json.loads(seen[site].content)["weight"] for site in sorted(seen)])
     shares = scores / scores.sum()
     for name, value in federation.coordinator.state.items():
         stack = np.stack([seen[site].tensors[name].double().numpy() for site in sorted(seen)])
@@ -70,7 +71,7 @@ def test_the_same_seed_gives_the_same_bytes_in_any_order(wisconsin, tmp_path, me
 
 def test_ablation_equals_fedavg_to_the_bit(wisconsin, tmp_path) -> None:
     fedavg = run(small("fedavg"), wisconsin, tmp_path / "a")
-    ablated = run(small({"method": "fedkper", "gate_cap": 0, "weighting": "samples"}), wisconsin, tmp_path / "b")
+    ablated = run(small({"method": "fedkper", "max_kd_weight": 0, "weighting": "samples"}), wisconsin, tmp_path / "b")
     assert [item.sha256 for item in fedavg.rounds] == [item.sha256 for item in ablated.rounds]
 
 
@@ -82,10 +83,14 @@ def test_a_stopped_run_resumes_to_the_same_bytes(wisconsin, tmp_path, stop_after
     history = {s: _kept(path, config, HISTORY) for s, path in wisconsin.items()}
     broken = Federation(config, wisconsin, tmp_path / "broken")
 
-    def stop(site: str, task: Task, reply: Reply) -> Reply:
+    trained: list[str] = []
+
+    def stop(site: str, task: Broadcast, reply: Reply) -> Reply:
         # In the middle of a round, after one site has trained and moved its own state on.
-        if task.info.task == "train" and task.info.version == stop_after and site != task.targets[0]:
-            raise KeyboardInterrupt
+        if task.request.kind == "train" and task.request.round == stop_after:
+            trained.append(site)
+            if len(trained) == 2:
+                raise KeyboardInterrupt
         return reply
 
     broken.bend = stop
@@ -123,7 +128,7 @@ def test_personal_models_come_from_the_final_model_by_the_methods_own_loss(wisco
     federation = Federation(config, wisconsin, tmp_path / "run")
     federation.run()
     site = federation.sites["hospital-1"]
-    expected = site.learner.train(federation.coordinator.state, 3).tensors
+    expected = site.client.train(Round(3, federation.coordinator.state)).state
     kept = load_file(site.folder / "personal-last.safetensors")
     assert state_digest(kept) == state_digest(expected)
 
@@ -183,8 +188,8 @@ def test_sites_sampled_do_not_depend_on_the_method(wisconsin, tmp_path) -> None:
 
 
 def renaming(*sites: str):
-    def rename(site: str, task: Task, reply: Reply) -> Reply:
-        wrong = site in sites and task.info.task == "prepare"
+    def rename(site: str, task: Broadcast, reply: Reply) -> Reply:
+        wrong = site in sites and task.request.kind == "prepare"
         return Reply(reply.content.replace('["', '["other-')) if wrong else reply
 
     return rename
@@ -209,8 +214,8 @@ def test_a_site_that_is_away_when_the_run_goes_on_is_left_out_and_named(wisconsi
     config = small(rounds=3)
     broken = Federation(config, wisconsin, tmp_path / "run")
 
-    def stop(site: str, task: Task, reply: Reply) -> Reply:
-        if task.info.task == "train" and task.info.version == 1:
+    def stop(site: str, task: Broadcast, reply: Reply) -> Reply:
+        if task.request.kind == "train" and task.request.round == 1:
             raise KeyboardInterrupt
         return reply
 
@@ -273,7 +278,7 @@ def test_where_all_who_are_drawn_are_away_the_next_in_line_are_asked(wisconsin, 
 def test_what_the_sites_sent_does_not_stay_behind_when_a_run_ends(wisconsin, tmp_path) -> None:
     class Leaving(Federation):
         def bend(self, site, task, reply):
-            return None if task.info.task == "train" and task.info.version == 1 and site != "hospital-1" else reply
+            return None if task.request.kind == "train" and task.request.round == 1 and site != "hospital-1" else reply
 
     federation = Leaving(small(), wisconsin, tmp_path / "run")
     with pytest.raises(RunFailed, match="round 2 has 1 accepted updates, needs 2"):
@@ -296,5 +301,5 @@ def test_a_new_start_keeps_personal_models_until_new_ones_are_there(wisconsin, t
     kept = wisconsin["hospital-1"].parent / "state" / "runs" / config.run_id / "personal-last.safetensors"
     before = kept.read_bytes()
     federation = Federation(config, wisconsin, tmp_path / "b")
-    federation.sites["hospital-1"].answer(TaskInfo(task="prepare"), None)
+    federation.sites["hospital-1"].answer(Request(kind="prepare"), None)
     assert kept.read_bytes() == before

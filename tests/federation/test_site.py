@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from consilia.federation.messages import TaskInfo
-from consilia.federation.site import HISTORY, Site
+from consilia.federation.messages import Request
+from consilia.federation.site import Site
+from consilia.federation.site_store import HISTORY
 from tests.conftest import REPOSITORY
 from tests.federation.support import initial_state, small
 
@@ -25,33 +26,26 @@ def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
     node, state = site(wisconsin)
     told = {}
     for info in (
-        TaskInfo(task="prepare"),
-        TaskInfo(task="train", version=0, evaluate=True),
-        TaskInfo(task="evaluate", version=1),
-        TaskInfo(task="personalise", version=1),
+        Request(kind="prepare"),
+        Request(kind="train", round=0, evaluate=True),
+        Request(kind="evaluate", round=1),
+        Request(kind="personalize", round=1),
     ):
         reply = node.answer(info, state)
-        told[info.task] = reply
-        assert set(reply.tensors) == (set(state) if info.task == "train" else set())
+        told[info.kind] = reply
+        assert set(reply.tensors) == (set(state) if info.kind == "train" else set())
         for case in node.data.train.case_ids[:5]:
             assert f'"{case}"' not in reply.content
-    metrics = {"count", "correct", "accuracy", "balanced_accuracy", "auroc", "loss", "tasks"}
+    metrics = {"count", "correct", "accuracy", "balanced_accuracy", "auroc", "loss"}
     metrics |= {"negative_flips", "positive_flips"}
     train = json.loads(told["train"].content)
-    assert set(train) == {"version", "samples", "score", "metrics", "received", "trained", "seconds"}
-    assert set(train["metrics"]) == {"train_loss", "train_accuracy", "validation_accuracy", "individuality"}
+    assert set(train) == {"round", "cases", "weight", "fields", "received", "trained", "seconds"}
+    assert set(train["fields"]) == {"train_loss", "train_accuracy"}
     assert set(train["received"]["test"]) == metrics
-    described = {"train", "validation", "test", "class_names", "fingerprint", "tasks"}
+    described = {"train", "validation", "test", "class_names", "fingerprint"}
     assert set(json.loads(told["prepare"].content)) == described
-    assert set(json.loads(told["evaluate"].content)) == {"version", "received", "mean_query", "seconds"}
-    assert set(json.loads(told["personalise"].content)) == {"version", "received", "personal", "mean_query", "seconds"}
-
-
-def test_the_personal_model_of_a_round_is_the_very_update(wisconsin) -> None:
-    node, state = site(wisconsin)
-    update = node.answer(TaskInfo(task="train", version=0), state).tensors
-    kept = load_file(node.folder / "personal-round.safetensors")
-    assert all(torch.equal(kept[name], update[name]) for name in update)
+    assert set(json.loads(told["evaluate"].content)) == {"round", "received", "seconds"}
+    assert set(json.loads(told["personalize"].content)) == {"round", "received", "personal", "seconds"}
 
 
 def test_flips_count_from_the_last_evaluation_by_hand(wisconsin) -> None:
@@ -62,7 +56,7 @@ def test_flips_count_from_the_last_evaluation_by_hand(wisconsin) -> None:
         # A model that always gives one class: zero weights, all of the answer in the last bias.
         constant = {name: torch.zeros_like(value) for name, value in state.items()}
         constant["layers.2.bias"][answer] = 1.0
-        reply = node.answer(TaskInfo(task="evaluate", version=version), constant)
+        reply = node.answer(Request(kind="evaluate", round=version), constant)
         test = json.loads(reply.content)["received"]["test"]
         told.append((test["negative_flips"], test["positive_flips"]))
     zeros, ones = int((labels == 0).sum()), int((labels == 1).sum())
@@ -71,24 +65,24 @@ def test_flips_count_from_the_last_evaluation_by_hand(wisconsin) -> None:
 
 def test_history_stays_small_and_a_repeated_version_counts_from_the_one_before(wisconsin) -> None:
     node, state = site(wisconsin)
-    replies = [node.answer(TaskInfo(task="evaluate", version=version), state) for version in range(6)]
+    replies = [node.answer(Request(kind="evaluate", round=version), state) for version in range(6)]
     assert sorted(load_file(node.folder / HISTORY)) == ["global/3", "global/4", "global/5"]
-    again = node.answer(TaskInfo(task="evaluate", version=5), state)
+    again = node.answer(Request(kind="evaluate", round=5), state)
     assert json.loads(again.content)["received"] == json.loads(replies[5].content)["received"]
 
 
 def test_a_fresh_start_forgets_and_a_resumed_one_does_not(wisconsin) -> None:
     node, state = site(wisconsin)
-    node.answer(TaskInfo(task="evaluate", version=0), state)
-    node.answer(TaskInfo(task="prepare", resume=True), None)
+    node.answer(Request(kind="evaluate", round=0), state)
+    node.answer(Request(kind="prepare", resume=True), None)
     assert (node.folder / HISTORY).is_file()
-    node.answer(TaskInfo(task="prepare"), None)
+    node.answer(Request(kind="prepare"), None)
     assert not (node.folder / HISTORY).exists()
 
 
 def test_personal_models_survive_a_restart_and_say_what_they_are(wisconsin) -> None:
     node, state = site(wisconsin)
-    node.answer(TaskInfo(task="personalise", version=3), state)
+    node.answer(Request(kind="personalize", round=3), state)
     reopened, _ = site(wisconsin)
     with safe_open(str(reopened.folder / "personal-last.safetensors"), framework="pt") as file:
         card = json.loads(file.metadata()["consilia"])
@@ -99,24 +93,24 @@ def test_personal_models_survive_a_restart_and_say_what_they_are(wisconsin) -> N
 def test_a_model_that_does_not_fit_the_data_is_found_before_the_first_round(wisconsin) -> None:
     model = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 7, "num_classes": 2}}
     node, _ = site(wisconsin, model=model)
-    assert node.answer(TaskInfo(task="prepare"), None).error == "ConfigError"
+    assert node.answer(Request(kind="prepare"), None).error == "ConfigError"
     model = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 30, "num_classes": 5}}
     node, _ = site(wisconsin, model=model)
-    assert node.answer(TaskInfo(task="prepare"), None).error == "ConfigError"
+    assert node.answer(Request(kind="prepare"), None).error == "ConfigError"
 
 
 FIRST_ROUND = """
 import sys
 from pathlib import Path
-from consilia.federation.messages import TaskInfo
+from consilia.federation.messages import Request
 from consilia.federation.site import Site
 from tests.conftest import REPOSITORY
 from tests.federation.support import initial_state, small
 
 node, state = Site(small(), Path(sys.argv[1])), initial_state(small())
-node.answer(TaskInfo(task="prepare"), None)
+node.answer(Request(kind="prepare"), None)
 before = set(sys.modules)
-assert node.answer(TaskInfo(task="train", version=0, evaluate=True), state).error is None
+assert node.answer(Request(kind="train", round=0, evaluate=True), state).error is None
 print(*sorted(set(sys.modules) - before))
 """
 

@@ -17,11 +17,11 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 import consilia
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
-from consilia.federation.messages import PrepareReply, Task, TaskInfo, TrainReply
+from consilia.federation.messages import Broadcast, PrepareReply, Request, TrainReply
 from consilia.flare import executor as executor_module
 from consilia.flare import ready
 from consilia.flare.executor import ConsiliaExecutor
-from consilia.flare.messages import CONTENT, ERROR, task_to_model
+from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model
 from tests.federation.support import initial_state, small
 from tests.flare.support import participant, start
 
@@ -40,9 +40,9 @@ def kit(tmp_path: Path, wisconsin: dict[str, Path], place: str = "site.yaml", **
     return folder, context
 
 
-def ask(executor: ConsiliaExecutor, context, info: TaskInfo, tensors=None, name: str | None = None, abort=None):
-    shareable = FLModelUtils.to_shareable(task_to_model(Task(info, [NAME], tensors)))
-    reply = executor.execute(name or info.task, shareable, context, abort or Signal())
+def ask(executor: ConsiliaExecutor, context, info: Request, tensors=None, name: str | None = None, abort=None):
+    shareable = FLModelUtils.to_shareable(broadcast_to_model(Broadcast(info, [NAME], tensors)))
+    reply = executor.execute(name or info.kind, shareable, context, abort or Signal())
     return reply, (from_shareable(reply) if reply.get_return_code() == ReturnCode.OK else None)
 
 
@@ -51,14 +51,14 @@ def test_prepares_and_trains(tmp_path, wisconsin, place) -> None:
     _, context = kit(tmp_path, wisconsin, place)
     config = small()
     executor = start(executor_of(config), context)
-    _, dxo = ask(executor, context, TaskInfo(task="prepare"))
+    _, dxo = ask(executor, context, Request(kind="prepare"))
     kept = (wisconsin[NAME].parent / "state" / "diagnosis" / "splits.csv").read_text()
     assert PrepareReply.model_validate_json(dxo.meta[CONTENT]).train == kept.count(",train\n") > 0
     state = initial_state(config)
-    _, dxo = ask(executor, context, TaskInfo(task="train", version=0, evaluate=True), state)
+    _, dxo = ask(executor, context, Request(kind="train", round=0, evaluate=True), state)
     assert set(dxo.data) == set(state)
     content = TrainReply.model_validate_json(dxo.meta[CONTENT])
-    assert content.samples == kept.count(",train\n")
+    assert content.cases == kept.count(",train\n")
     # A site has one way out, its replies: nothing is sent by events.
     assert context.get_engine().events == []
 
@@ -67,21 +67,21 @@ def test_a_site_without_a_site_file_answers_with_the_error_and_logs_the_reason(t
     _, context = participant(tmp_path, NAME)
     executor = start(executor_of(small()), context)
     with caplog.at_level(logging.ERROR):
-        _, dxo = ask(executor, context, TaskInfo(task="prepare"))
+        _, dxo = ask(executor, context, Request(kind="prepare"))
     assert (dxo.meta[ERROR], dxo.meta[CONTENT]) == ("ConfigError", "")
     assert "site.yaml: write one" in caplog.text
 
 
 def test_another_sites_file_is_refused(tmp_path, wisconsin, caplog) -> None:
     _, context = kit(tmp_path, wisconsin, site="elsewhere")
-    _, dxo = ask(start(executor_of(small()), context), context, TaskInfo(task="prepare"))
+    _, dxo = ask(start(executor_of(small()), context), context, Request(kind="prepare"))
     assert dxo.meta[ERROR] == "ConfigError"
     assert "is for site 'elsewhere'" in caplog.text
 
 
 def test_a_model_class_that_the_site_does_not_list_is_refused(tmp_path, wisconsin, caplog) -> None:
     _, context = kit(tmp_path, wisconsin, allow_models=["consilia.models.cnn.FourLayerCNN"])
-    _, dxo = ask(start(executor_of(small()), context), context, TaskInfo(task="prepare"))
+    _, dxo = ask(start(executor_of(small()), context), context, Request(kind="prepare"))
     assert dxo.meta[ERROR] == "ConfigError"
     assert "'consilia.models.mlp.MLP' is not listed here" in caplog.text
 
@@ -91,7 +91,7 @@ def test_lost_data_do_not_take_the_process_down(tmp_path, wisconsin, caplog) -> 
     for table in wisconsin[NAME].parent.glob("*.csv"):
         table.unlink()
     caplog.set_level(logging.DEBUG)
-    _, dxo = ask(start(executor_of(small()), context), context, TaskInfo(task="prepare"))
+    _, dxo = ask(start(executor_of(small()), context), context, Request(kind="prepare"))
     assert dxo.meta[ERROR] == "DataError"
     # NVFlare may stream its logs to the server: the reason is in a file of the site's own.
     assert "failed with DataError; see" in caplog.text
@@ -104,9 +104,9 @@ def test_lost_data_do_not_take_the_process_down(tmp_path, wisconsin, caplog) -> 
 def test_unknown_and_mislabelled_tasks(tmp_path, wisconsin) -> None:
     _, context = kit(tmp_path, wisconsin)
     executor = start(executor_of(small()), context)
-    reply, _ = ask(executor, context, TaskInfo(task="prepare"), name="dump_data")
+    reply, _ = ask(executor, context, Request(kind="prepare"), name="dump_data")
     assert reply.get_return_code() == ReturnCode.TASK_UNKNOWN
-    _, dxo = ask(executor, context, TaskInfo(task="prepare"), name="train")
+    _, dxo = ask(executor, context, Request(kind="prepare"), name="train")
     assert dxo.meta[ERROR] == "ConfigError"
     assert from_shareable(executor.execute("train", Shareable(), context, Signal())).meta[ERROR] != ""
 
@@ -117,7 +117,7 @@ def test_abort_is_heard_during_training(tmp_path, wisconsin) -> None:
     executor = start(executor_of(config), context)
     signal = Signal()
     signal.trigger(True)
-    reply, _ = ask(executor, context, TaskInfo(task="train"), initial_state(config), abort=signal)
+    reply, _ = ask(executor, context, Request(kind="train"), initial_state(config), abort=signal)
     assert reply.get_return_code() == ReturnCode.TASK_ABORTED
 
 
@@ -139,7 +139,7 @@ def test_between_two_tasks_a_site_waits_for_the_servers_word(tmp_path, monkeypat
 
 def test_a_job_of_another_version_is_refused(tmp_path, wisconsin, caplog) -> None:
     _, context = kit(tmp_path, wisconsin)
-    _, dxo = ask(start(executor_of(small(), "0.0.1"), context), context, TaskInfo(task="prepare"))
+    _, dxo = ask(start(executor_of(small(), "0.0.1"), context), context, Request(kind="prepare"))
     assert dxo.meta[ERROR] == "ConfigError"
     assert f"the job was made by Consilia 0.0.1, here is {consilia.__version__}" in caplog.text
 
@@ -148,10 +148,10 @@ def test_the_same_run_twice_at_a_time_is_refused_until_the_first_has_ended(tmp_p
     monkeypatch.setattr(executor_module, "ORPHAN_SECONDS", 0.1)
     _, context = kit(tmp_path, wisconsin)
     first, second = start(executor_of(small()), context), start(executor_of(small()), context)
-    assert ask(first, context, TaskInfo(task="prepare"))[1].meta[ERROR] == ""
-    assert ask(second, context, TaskInfo(task="prepare"))[1].meta[ERROR] == "RunFailed"
+    assert ask(first, context, Request(kind="prepare"))[1].meta[ERROR] == ""
+    assert ask(second, context, Request(kind="prepare"))[1].meta[ERROR] == "RunFailed"
     other = start(executor_of(small(seed=1)), context)
-    assert ask(other, context, TaskInfo(task="prepare"))[1].meta[ERROR] == ""
+    assert ask(other, context, Request(kind="prepare"))[1].meta[ERROR] == ""
     first.handle_event(EventType.END_RUN, context)
     third = start(executor_of(small()), context)
-    assert ask(third, context, TaskInfo(task="prepare"))[1].meta[ERROR] == ""
+    assert ask(third, context, Request(kind="prepare"))[1].meta[ERROR] == ""

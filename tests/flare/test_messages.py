@@ -10,14 +10,14 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
 from torch import nn
 
-from consilia.federation.messages import Reply, Task, TaskInfo
+from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.flare.messages import (
     CONTENT,
+    broadcast_to_model,
     model_to_reply,
     plain_tensors,
     register_tensors,
     reply_to_dxo,
-    task_to_model,
 )
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool]
@@ -48,9 +48,9 @@ def test_an_error_travels_by_its_name_alone() -> None:
 
 
 def test_a_task_without_tensors_travels_too() -> None:
-    task = Task(TaskInfo(task="prepare", resume=True), ["a"])
-    model = FLModelUtils.from_shareable(over_the_wire(FLModelUtils.to_shareable(task_to_model(task))))
-    assert TaskInfo.model_validate_json(model.meta[CONTENT]) == task.info
+    task = Broadcast(Request(kind="prepare", resume=True), ["a"])
+    model = FLModelUtils.from_shareable(over_the_wire(FLModelUtils.to_shareable(broadcast_to_model(task))))
+    assert Request.model_validate_json(model.meta[CONTENT]) == task.request
     assert model.params == {}
 
 

@@ -24,20 +24,20 @@ from nvflare.app_common.widgets.job_stats_reporter import JobStatsReporter
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
-from consilia.federation.messages import Reply, Task, TaskInfo
+from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.outgoing import Manifest, manifest_of
 from consilia.flare.executor import ConsiliaExecutor
-from consilia.flare.messages import CONTENT, ERROR, model_to_reply, reply_to_dxo, task_to_model
+from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model, model_to_reply, reply_to_dxo
 from consilia.flare.outgoing import AUDIT, CODES, OutgoingFilter, approve, approved, withdraw
-from tests.federation.support import initial_state, small
+from tests.federation.support import initial_state, model_of, small
 from tests.federation.test_outgoing import write_job
 from tests.flare.support import participant
 
 NAME = "hospital-1"
 CONFIG = small()
 STATE = initial_state(CONFIG)
-MANIFEST = manifest_of(CONFIG, STATE)
-GOOD = Reply(json.dumps({"version": 0, "samples": 9, "score": 0.5, "metrics": {"train_loss": 1.5}}), STATE)
+MANIFEST = manifest_of(CONFIG, model_of(CONFIG))
+GOOD = Reply(json.dumps({"round": 0, "cases": 9, "weight": 0.5, "fields": {"train_loss": 1.5}}), STATE)
 
 
 class Place:
@@ -91,7 +91,7 @@ def test_what_is_approved_passes_untouched_and_is_written_down(place: Place) -> 
         "manifest": MANIFEST.digest,
         "bytes": size,
         "tensors": 4,
-        "fields": ["metrics", "samples", "score", "version"],
+        "fields": ["cases", "fields", "round", "weight"],
     }
     assert (place.kit / AUDIT).stat().st_mode & 0o777 == 0o600
     assert is_refusal(place.process(result_of(), task="evaluate"))
@@ -132,7 +132,7 @@ def test_an_approval_can_be_read_by_the_user_who_runs_nvflare_whoever_has_given_
 
 
 def test_another_jobs_approval_is_none(tmp_path: Path) -> None:
-    place = Place(tmp_path / "a", manifest_of(small("fedavg"), STATE))
+    place = Place(tmp_path / "a", manifest_of(small("fedavg"), model_of(CONFIG)))
     approve(place.kit, write_job(tmp_path / "job", MANIFEST.to_json()))
     assert is_refusal(place.process(result_of()))
     assert "is not approved here" in place.lines()[0]["reason"]
@@ -289,16 +289,16 @@ def test_a_real_executors_answers_pass(place: Place, wisconsin) -> None:
     (place.kit / "local" / "site.yaml").write_text(site)
     executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, outgoing=MANIFEST.to_json())
     tasks = (
-        (TaskInfo(task="prepare"), None),
-        (TaskInfo(task="train", evaluate=True), STATE),
-        (TaskInfo(task="personalise", version=1, final=True), STATE),
+        (Request(kind="prepare"), None),
+        (Request(kind="train", evaluate=True), STATE),
+        (Request(kind="personalize", round=1, final=True), STATE),
     )
     for info, tensors in tasks:
-        task = FLModelUtils.to_shareable(task_to_model(Task(info, [NAME], tensors)))
-        result = executor.execute(info.task, task, place.context, Signal())
+        task = FLModelUtils.to_shareable(broadcast_to_model(Broadcast(info, [NAME], tensors)))
+        result = executor.execute(info.kind, task, place.context, Signal())
         # All that is there when the filters run; NVFlare's client runner adds names and ids of task and job later.
         assert result[ReservedHeaderKey.HEADERS] == {"__content_type__": "DXO"}
-        assert place.process(result, info.task) is result
+        assert place.process(result, info.kind) is result
     unknown = executor.execute("dump_data", task, place.context, Signal())
     assert place.process(unknown, "dump_data") is unknown
     assert [line["sent"] for line in place.lines()] == [True] * 4

@@ -41,7 +41,7 @@ def example(seed: int = 0, cases: int = 7, classes: int = 4) -> tuple[torch.Tens
 @pytest.mark.parametrize("cap", [10.0, 0.4, 0.0])
 def test_against_numpy(gate: str, tau: float, cap: float) -> None:
     z, zg, y = example()
-    loss = selective_alignment_loss(z, zg, y, temperature=tau, gate_cap=cap, gate=gate)
+    loss = selective_alignment_loss(z, zg, y, temperature=tau, max_kd_weight=cap, kd_weight_mode=gate)
     assert loss.shape == ()
     assert float(loss) == pytest.approx(reference(z.numpy(), zg.numpy(), y.numpy(), tau, cap, gate), rel=1e-12)
 
@@ -64,7 +64,7 @@ def test_a_uniform_teacher_pulls_with_one_over_ln_c(gate: str) -> None:
     z = torch.zeros(1, 8, dtype=torch.float64)
     z[0, 0] = 20.0
     y = torch.tensor([0])
-    loss = selective_alignment_loss(z, torch.zeros(1, 8, dtype=torch.float64), y, gate=gate)
+    loss = selective_alignment_loss(z, torch.zeros(1, 8, dtype=torch.float64), y, kd_weight_mode=gate)
     fit = math.log1p(7 * math.exp(-20))
     divergence = -math.log(8) + 7 * 20 / 8 + fit
     assert float(loss) == pytest.approx(fit + divergence / math.log(8), rel=1e-7)
@@ -96,8 +96,11 @@ def test_no_gradient_reaches_teacher_or_gate() -> None:
 
 def test_sample_gate_keeps_cases_separable() -> None:
     z, zg, y = example()
-    whole = selective_alignment_loss(z, zg, y, gate="sample")
-    parts = [selective_alignment_loss(z[i : i + 1], zg[i : i + 1], y[i : i + 1], gate="sample") for i in range(len(y))]
+    whole = selective_alignment_loss(z, zg, y, kd_weight_mode="sample")
+    parts = [
+        selective_alignment_loss(z[i : i + 1], zg[i : i + 1], y[i : i + 1], kd_weight_mode="sample")
+        for i in range(len(y))
+    ]
     assert float(whole) == pytest.approx(float(torch.stack(parts).mean()), rel=1e-12)
 
 
@@ -110,8 +113,8 @@ def test_confident_logits_stay_finite() -> None:
     ("arguments", "message"),
     [
         ({"temperature": 0.0}, "temperature > 0"),
-        ({"gate_cap": -1.0}, "gate_cap >= 0"),
-        ({"gate": "client"}, "gate must be"),
+        ({"max_kd_weight": -1.0}, "max_kd_weight >= 0"),
+        ({"kd_weight_mode": "client"}, "kd_weight_mode must be"),
     ],
 )
 def test_bad_options(arguments: dict, message: str) -> None:

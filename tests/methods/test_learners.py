@@ -9,17 +9,16 @@ import torch
 from torch import nn
 
 from consilia.core.determinism import derive_seed, state_digest
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, TrainingStopped
+from consilia.core.stop import never
 from consilia.data.dataset import SiteData, Split, empty_split
-from consilia.methods.catalogue import METHODS
-from consilia.methods.config import TrainingConfig
-from consilia.methods.fedkper.config import FedKPerConfig
-from consilia.methods.fedkper.learner import FedKPerLearner
-from consilia.methods.fedprox.learner import proximal_term
-from consilia.methods.learner import TrainingStopped, batches
+from consilia.methods import Client, Round, TrainingConfig, proximal_term
+from consilia.methods.fit import shuffled
+from consilia.methods.registry import method_class, method_names
 from consilia.models.mlp import MLP
+from tests.methods import support
 
-ANY_MODEL = sorted(set(METHODS) - {"fedgpl", "fedkim"})  # which need models of their own: test_fedgpl.py, fedkim/
+ANY_MODEL = [name for name in method_names() if method_class(name).any_model]
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
 
 
@@ -31,10 +30,23 @@ def site_data(labels: list[int] | None = None, cases: int = 11) -> SiteData:
     return SiteData("a", "diagnosis", ("x", "y", "z"), train, empty_split(inputs), train)
 
 
-def learner(method: str, data: SiteData | None = None, training: TrainingConfig = TRAINING, **options):
+def client_of(
+    method: str,
+    data: SiteData | None = None,
+    training: TrainingConfig = TRAINING,
+    model: nn.Module | None = None,
+    should_stop=never,
+    **options,
+) -> Client:
     torch.manual_seed(0)
-    furniture = METHODS[method]
-    return furniture.learner(MLP(5, 3, hidden=[8]), data or site_data(), training, furniture.config(**options), seed=1)
+    network = model or MLP(5, 3, hidden=[8])
+    return support.client_of(
+        {"method": method, **options}, network, data or site_data(), training, should_stop=should_stop
+    )
+
+
+def train(client: Client, number: int = 1, state=None):
+    return client.train(Round(number, client.state() if state is None else state))
 
 
 def by_hand(data: SiteData, loss_of, rounds: int = 1) -> dict[str, torch.Tensor]:
@@ -60,20 +72,20 @@ def by_hand(data: SiteData, loss_of, rounds: int = 1) -> dict[str, torch.Tensor]
 
 
 def test_fedavg_is_plain_sgd() -> None:
-    node = learner("fedavg")
-    update = node.train(node.state(), 1)
+    node = client_of("fedavg")
+    update = train(node)
     expected = by_hand(site_data(), lambda m, t, x, y: nn.functional.cross_entropy(m(x), y))
-    for name, value in update.tensors.items():
+    for name, value in update.state.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
-    assert update.samples == 11
-    assert update.score is None
+    assert update.cases == 11
+    assert update.weight is None
 
 
 def test_learning_rate_decays_once_per_round() -> None:
-    node = learner("fedavg")
-    update = node.train(node.state(), 3)
+    node = client_of("fedavg")
+    update = train(node, 3)
     expected = by_hand(site_data(), lambda m, t, x, y: nn.functional.cross_entropy(m(x), y), rounds=3)
-    torch.testing.assert_close(update.tensors["layers.0.weight"], expected["layers.0.weight"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(update.state["layers.0.weight"], expected["layers.0.weight"], rtol=1e-5, atol=1e-6)
 
 
 def test_fedprox_adds_the_proximal_term() -> None:
@@ -81,13 +93,20 @@ def test_fedprox_adds_the_proximal_term() -> None:
         drift = sum(((p - q) ** 2).sum() for p, q in zip(model.parameters(), teacher.parameters(), strict=True))
         return nn.functional.cross_entropy(model(x), y) + 0.5 * 0.7 * drift
 
-    node = learner("fedprox", mu=0.7)
-    update = node.train(node.state(), 1)
+    node = client_of("fedprox", mu=0.7)
+    update = train(node)
     expected = by_hand(site_data(), loss)
-    for name, value in update.tensors.items():
+    for name, value in update.state.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     # (0.5 / 2) * (1^2 + 2^2)
-    assert float(proximal_term([torch.tensor([1.0]), torch.tensor([2.0])], [torch.zeros(1)] * 2, 0.5)) == 1.25
+    assert (
+        float(
+            proximal_term(
+                {"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}, {"a": torch.zeros(1), "b": torch.zeros(1)}, 0.5
+            )
+        )
+        == 1.25
+    )
 
 
 def test_fedkper_is_the_gated_loss_and_scores_itself() -> None:
@@ -98,54 +117,54 @@ def test_fedkper_is_the_gated_loss_and_scores_itself() -> None:
         return nn.functional.cross_entropy(z, y) + lam * kl
 
     data = site_data()
-    node = learner("fedkper")
-    update = node.train(node.state(), 1)
+    node = client_of("fedkper")
+    update = train(node)
     expected = by_hand(data, loss)
-    for name, value in update.tensors.items():
+    for name, value in update.state.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     model = MLP(5, 3, hidden=[8])
-    model.load_state_dict(update.tensors)
+    model.load_state_dict(update.state)
     accuracy = round(float((model(data.train.inputs).argmax(1) == data.train.labels).double().mean()), 4)
     share = data.train.labels.bincount(minlength=3).double() / 11
     diversity = float(-(share * (share + 1e-12).log()).sum()) / torch.log(torch.tensor(3.0)).item()
-    assert update.score == pytest.approx(accuracy * (diversity + 1e-6), rel=1e-6)
-    assert update.metrics["train_accuracy"] == accuracy
+    assert update.weight == pytest.approx(accuracy * (diversity + 1e-6), rel=1e-6)
+    assert update.fields["train_accuracy"] == accuracy
 
 
 def test_both_ablations_together_are_fedavg_to_the_bit() -> None:
-    plain, ablated = learner("fedavg"), learner("fedkper", gate_cap=0, weighting="samples")
-    one, other = plain.train(plain.state(), 1), ablated.train(ablated.state(), 1)
-    assert state_digest(one.tensors) == state_digest(other.tensors)
-    assert (one.samples, one.score) == (other.samples, other.score)
+    plain, ablated = client_of("fedavg"), client_of("fedkper", max_kd_weight=0, weighting="samples")
+    one, other = train(plain), train(ablated)
+    assert state_digest(one.state) == state_digest(other.state)
+    assert (one.cases, one.weight) == (other.cases, other.weight)
 
 
 @pytest.mark.parametrize("method", ANY_MODEL)
 def test_training_is_reproducible_and_starts_from_the_given_state(method: str) -> None:
-    node = learner(method)
+    node = client_of(method)
     start = node.state()
-    first = state_digest(node.train(start, 1).tensors)
-    assert state_digest(node.train(start, 1).tensors) == first
-    assert state_digest(node.train(start, 2).tensors) != first
-    assert state_digest(start) == state_digest(learner(method).state())
+    first = state_digest(train(node, 1, start).state)
+    assert state_digest(train(node, 1, start).state) == first
+    assert state_digest(train(node, 2, start).state) != first
+    assert state_digest(start) == state_digest(client_of(method).state())
 
 
 @pytest.mark.parametrize("method", ANY_MODEL)
 def test_a_one_class_site_trains(method: str) -> None:
-    node = learner(method, site_data([2] * 11))
-    update = node.train(node.state(), 1)
-    assert all(bool(value.isfinite().all()) for value in update.tensors.values())
+    node = client_of(method, site_data([2] * 11))
+    update = train(node)
+    assert all(bool(value.isfinite().all()) for value in update.state.values())
     if method == "fedkper":
-        assert 0 < update.score <= 1e-6
+        assert 0 < update.weight <= 1e-6
 
 
 def test_validation_reliability_needs_a_validation_split() -> None:
     data = site_data()
-    node = FedKPerLearner(MLP(5, 3), data, TRAINING, FedKPerConfig(reliability="validation"), seed=0)
+    node = client_of("fedkper", data, reliability="validation")
     with pytest.raises(ConfigError, match="reliability: validation"):
-        node.train(node.state(), 1)
+        train(node)
     whole = SiteData("a", "diagnosis", data.class_names, data.train, data.train, data.test)
-    node = FedKPerLearner(MLP(5, 3), whole, TRAINING, FedKPerConfig(reliability="validation"), seed=0)
-    assert "validation_accuracy" in node.train(node.state(), 1).metrics
+    node = client_of("fedkper", whole, reliability="validation")
+    assert "validation_accuracy" in train(node).fields
 
 
 def test_teacher_is_in_evaluation_mode() -> None:
@@ -157,33 +176,32 @@ def test_teacher_is_in_evaluation_mode() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x)
 
-    node = FedKPerLearner(Noisy(), site_data(), TRAINING, FedKPerConfig(), seed=0)
-    update = node.train(node.state(), 1)
+    node = client_of("fedkper", model=Noisy())
+    update = train(node)
     assert not node._teacher.decode.training
     assert int(node._teacher.decode.net[1].num_batches_tracked) == 0
-    assert int(update.tensors["net.1.num_batches_tracked"]) == 2 * 3
+    assert int(update.state["net.1.num_batches_tracked"]) == 2 * 3
 
 
 def test_gradient_clipping_bounds_each_step() -> None:
     clipped = TRAINING.model_copy(
         update={"gradient_clip": 1e-3, "local_epochs": 1, "momentum": 0.0, "weight_decay": 0.0}
     )
-    node = learner("fedavg", training=clipped)
+    node = client_of("fedavg", training=clipped)
     start = node.state()
-    moved = node.train(start, 1).tensors
+    moved = train(node, 1, start).state
     distance = sum(float((moved[name] - start[name]).square().sum()) for name in start) ** 0.5
     assert distance <= 3 * 0.1 * 1e-3 * 1.001  # three steps of at most lr * clip
 
 
 def test_stop_is_heard_between_batches() -> None:
-    node = learner("fedavg")
-    node.should_stop = lambda: True
+    node = client_of("fedavg", should_stop=lambda: True)
     with pytest.raises(TrainingStopped, match="site 'a'"):
-        node.train(node.state(), 1)
+        train(node)
 
 
 def test_batches_cover_every_case_once_and_never_leave_one_alone() -> None:
     for cases, sizes in ((9, [4, 5]), (8, [4, 4]), (1, [1]), (4, [4]), (10, [4, 4, 2])):
-        pieces = list(batches(cases, 4, torch.Generator().manual_seed(0)))
+        pieces = list(shuffled(cases, 4, torch.Generator().manual_seed(0)))
         assert [len(piece) for piece in pieces] == sizes
         assert sorted(torch.cat(pieces).tolist()) == list(range(cases))

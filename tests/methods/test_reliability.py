@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from consilia.core.aggregation import normalised
+from consilia.aggregation.mean import normalised
 from consilia.core.errors import UpdateRejected
-from consilia.methods.fedkper.config import FedKPerConfig
+from consilia.methods import Server, UpdateMetadata
 from consilia.methods.fedkper.reliability import label_diversity, reliability_diversity_score
-from consilia.methods.fedkper.server import FedKPerStrategy
-from consilia.methods.server import Claim
+from tests.methods.support import server_of
 
 
 def test_diversity_of_known_histograms() -> None:
@@ -51,31 +50,38 @@ def test_bad_accuracy(accuracy: float) -> None:
         reliability_diversity_score(accuracy, [1, 1])
 
 
-def shares(claims: dict[str, Claim], **options: str) -> dict[str, float]:
-    return normalised(FedKPerStrategy(FedKPerConfig(**options)).weights(claims))
+def server(**options: str) -> Server:
+    return server_of({"method": "fedkper", **options})
+
+
+def shares(claims: dict[str, UpdateMetadata], **options: str) -> dict[str, float]:
+    return normalised(server(**options).weights(claims))
 
 
 def test_weights_are_score_shares_whatever_the_sites_sizes() -> None:
     # (.9 * 1, .9 * .5) -> (2/3, 1/3)
     for samples in ((10, 10), (1, 100_000)):
-        claims = {"a": Claim(samples[0], 0.9), "b": Claim(samples[1], 0.45)}
+        claims = {"a": UpdateMetadata(samples[0], 0.9), "b": UpdateMetadata(samples[1], 0.45)}
         assert shares(claims) == pytest.approx({"a": 2 / 3, "b": 1 / 3}, rel=1e-12)
 
 
 def test_all_scores_zero_falls_back_to_samples() -> None:
-    assert shares({"a": Claim(30, 0.0), "b": Claim(10, 0.0)}) == {"a": 0.75, "b": 0.25}
+    assert shares({"a": UpdateMetadata(30, 0.0), "b": UpdateMetadata(10, 0.0)}) == {"a": 0.75, "b": 0.25}
 
 
 def test_one_class_sites_among_themselves_weigh_by_accuracy() -> None:
-    one = {site: Claim(9, reliability_diversity_score(a, [9, 0])) for site, a in (("a", 0.6), ("b", 0.3))}
+    one = {site: UpdateMetadata(9, reliability_diversity_score(a, [9, 0])) for site, a in (("a", 0.6), ("b", 0.3))}
     assert shares(one) == pytest.approx({"a": 2 / 3, "b": 1 / 3}, rel=1e-12)
 
 
 def test_ablation_weighs_by_samples() -> None:
-    assert shares({"a": Claim(30, None), "b": Claim(10, None)}, weighting="samples") == {"a": 0.75, "b": 0.25}
+    assert shares({"a": UpdateMetadata(30, None), "b": UpdateMetadata(10, None)}, weighting="samples") == {
+        "a": 0.75,
+        "b": 0.25,
+    }
 
 
 @pytest.mark.parametrize("score", [None, math.nan, math.inf, -0.1, 1.00001, 1e12])
 def test_a_score_out_of_bounds_is_refused(score: float | None) -> None:
-    with pytest.raises(UpdateRejected, match="score is"):
-        FedKPerStrategy(FedKPerConfig()).check({}, Claim(5, score), reference={}, max_norm=None)
+    with pytest.raises(UpdateRejected, match="weight is"):
+        server().check({}, {}, UpdateMetadata(5, score), reference={}, max_norm=None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.methods.segmentation import jittered, mask_loss, tight_boxes, training_prompts, whole_image
+from consilia.methods.tasks.segmentation import jittered, mask_loss, tight_boxes, training_prompts, whole_image
 
 
 def test_mask_loss_is_bce_plus_dice_per_image() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import empty_foundation
-from consilia.models.prompt_generator import PromptGenerator, individuality
+from consilia.models.prompt_generator import PromptGenerator, prompt_diversity
 from consilia.models.prompted_vit import PromptedViT
 from tests.models.support import SMALL_VIT, small_vit
 
@@ -131,9 +131,9 @@ def test_gradient_reaches_what_is_trained_and_nothing_else(variant: Any) -> None
 def test_individuality() -> None:
     """By hand: two images, prompts (0, 2) and (4, 2): variances across images 4 and 0, overall 2."""
     prompts = torch.tensor([[[[0.0], [2.0]]], [[[4.0], [2.0]]]])
-    assert individuality(prompts) == pytest.approx(math.sqrt((4 + 0) / 2) / math.sqrt(2))
-    assert individuality(prompts[:1]) is None
-    assert individuality(torch.ones(3, 1, 2, 1)) == 0.0
+    assert prompt_diversity(prompts) == pytest.approx(math.sqrt((4 + 0) / 2) / math.sqrt(2))
+    assert prompt_diversity(prompts[:1]) is None
+    assert prompt_diversity(torch.ones(3, 1, 2, 1)) == 0.0
 
 
 def test_prompts_differ_between_images_and_after_a_step() -> None:
@@ -144,7 +144,7 @@ def test_prompts_differ_between_images_and_after_a_step() -> None:
         model = PromptedViT(small_vit(), 2, prompt_length=4, generator=variant)  # type: ignore[arg-type]
         images = torch.randn(8, 3, 32, 32)
         before = model.prompt_generator(model.patches(images)).detach()
-        ratios[variant] = individuality(before)
+        ratios[variant] = prompt_diversity(before)
         optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         nn.functional.cross_entropy(model(images), torch.tensor([0, 1] * 4)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -69,13 +69,14 @@ def test_a_job_is_valid_allowed_and_buildable(job: str) -> None:
 
 
 def test_every_argument_is_exported(tmp_path: Path) -> None:
-    recipe = FedKPerRecipe(**MODEL, name="x", method_args={"gate_cap": 3.0, "gate": "sample"}, rounds=7, seed=5)
+    recipe = FedKPerRecipe(
+        **MODEL, name="x", method_args={"max_kd_weight": 3.0, "kd_weight_mode": "sample"}, rounds=7, seed=5
+    )
     recipe.export(str(tmp_path))
     configs = [json.loads(path.read_text()) for path in (tmp_path / "x" / "app" / "config").glob("*.json")]
     found = {item["path"].rpartition(".")[2]: item for config in configs for item in components(config)}
-    for name in ("ConsiliaController", "ConsiliaExecutor"):
+    for name in ("ConsiliaController", "ConsiliaExecutor", "SafetensorsPersistor"):
         assert found[name]["args"]["config"] == recipe.config.to_json()
-    assert found["SafetensorsPersistor"]["args"]["seed"] == 5
     accepted = inspect.signature(locate(found["ConsiliaController"]["path"]).__init__).parameters
     assert set(found["ConsiliaController"]["args"]) <= set(accepted)
 
@@ -88,7 +89,7 @@ def test_one_recipe_per_method(recipe: type, method: str) -> None:
 
 
 def test_a_recipe_refuses_bad_values() -> None:
-    with pytest.raises(ConfigError, match=r"FedKPerRecipe: method.gate_cap"):
-        FedKPerRecipe(**MODEL, method_args={"gate_cap": -1})
+    with pytest.raises(ConfigError, match=r"FedKPerRecipe: method.max_kd_weight"):
+        FedKPerRecipe(**MODEL, method_args={"max_kd_weight": -1})
     with pytest.raises(ConfigError, match=r"FedAvgRecipe: rouns"):
         FedAvgRecipe(**MODEL, rouns=3)

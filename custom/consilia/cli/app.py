@@ -84,7 +84,7 @@ def run(
     \b
     consilia run fedkper
     consilia run fedavg --engine inprocess --rounds 5
-    consilia run fedkper --data configs/heart-disease.yaml --set method.gate_cap=5 --set role=diagnosis
+    consilia run fedkper --data configs/heart-disease.yaml --set method.max_kd_weight=5 --set role=diagnosis
     consilia run fedkper --study configs/studies/busbra.yaml --seed 1 --out runs/busbra-1
 
     Stopped with Ctrl-C it leaves a checkpoint: the same command goes on after the last full round.

@@ -17,8 +17,8 @@ from consilia.data.cases import read_table, require_columns
 from consilia.data.loading import NewCases
 from consilia.data.readers.base import Source
 from consilia.data.readers.masks import nearest, write_masks
-from consilia.methods.learner import TASKS
-from consilia.methods.segmentation import whole_image
+from consilia.methods.tasks import TASKS
+from consilia.methods.tasks.segmentation import whole_image
 from consilia.models.sam_segmenter import MaskPrompts
 
 CORNERS = ("x1", "y1", "x2", "y2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,24 +15,20 @@ from rich.text import Text
 from consilia.cli.console import console
 from consilia.core.errors import ConfigError
 from consilia.federation.outgoing import Manifest, read_manifest
-from consilia.federation.outgoing_fields import NOTHING
 from consilia.flare.kit import open_kit
 from consilia.flare.outgoing import AUDIT, approve, approved, withdraw
+from consilia.methods.contract import TRAIN_LOSS, ReplyField
+from consilia.methods.registry import make_method
 
 MEANING = {
-    "version": "number of rounds behind the global model that the site was given",
+    "round": "number of rounds behind the global model that the site was given",
     "train": "training cases of the site",
     "validation": "validation cases of the site",
     "test": "test cases of the site",
     "class_names": "names of the classes, as the site's site.yaml has them",
     "fingerprint": "digest of the site's prepared data: tells that they changed, not what they are",
-    "tasks": "training cases of each task that the site has",
-    "samples": "training cases behind this update",
-    "score": "FedKPer: accuracy x evenness of the labels; with the accuracy it tells how even they are, not which",
-    "train_loss": "mean loss over the last epoch",
-    "train_accuracy": "share of training cases that the trained model gets right",
-    "validation_accuracy": "share of validation cases that the trained model gets right",
-    "individuality": "Fed-GPL: how far the generated prompts differ between images, one number",
+    "datasets": "training cases of each data set that the site has",
+    "cases": "training cases behind this update",
     "seconds": "time that the site took",
     "count": "cases evaluated",
     "correct": "cases that the model gets right",
@@ -49,7 +45,7 @@ MEANING = {
     "hd95": "mean 95th percentile of the distance between outlines",
     "missed": "cases with a structure in which the model found none",
 }
-"""Every field by its name, in words."""
+"""The fields of every method by name, in words; a method says itself what its own are."""
 
 UNKNOWN = "unknown to this version of Consilia: ask who made the job before you approve it"
 
@@ -57,15 +53,15 @@ PLACES = {
     "received": "the global model",
     "trained": "the model just trained at the site",
     "personal": "the site's personal model",
-    "mean_query": "the global model with the prompts' personal part taken out",
-    "metrics": "training",
+    "variants": "variants of the global model",
+    "fields": "training",
 }
 
 TASKS = {
     "prepare": "prepare: once, before the first round",
     "train": "train: in every round",
     "evaluate": "evaluate: figures of the global model",
-    "personalise": "personalise: after the last round, figures of the global and of the personal model",
+    "personalize": "personalize: after the last round, figures of the global and of the personal model",
 }
 
 NEVER = (
@@ -80,7 +76,9 @@ NEVER = (
 
 def outgoing_command(job: Path, kit: Path | None) -> None:
     """Print what the sites of a job send, what they do not, and whether a site has approved it."""
-    name, manifest = read_manifest(job)
+    name, manifest, config = read_manifest(job)
+    method = make_method(config.method)
+    own = [*method.fields(), *filter(None, [method.weight()])]
     console.print(f"What a site sends in job {name}", style="bold", markup=False)
     console.print(f"manifest {manifest.digest}", highlight=False)
     several = ", as far as the site has them" if len(manifest.roles) > 1 else ""
@@ -88,7 +86,7 @@ def outgoing_command(job: Path, kit: Path | None) -> None:
         f"It reads the data of dataset role {', '.join(manifest.roles)}{several}; no other role's.", soft_wrap=True
     )
     for task, fields in manifest.fields.items():
-        console.print(_fields(task, fields))
+        console.print(_fields(task, fields, own))
         if task == "train":
             console.print(_tensors(manifest.tensors))
     console.print("Instead of a reply: the class name of an error, or a code of NVFlare's with nothing beside it.")
@@ -99,7 +97,7 @@ def outgoing_command(job: Path, kit: Path | None) -> None:
 
 def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     """Approve what a job sends at a site, or take the approval back."""
-    name, manifest = read_manifest(job)
+    name, manifest, _ = read_manifest(job)
     site = open_kit(kit)
     if withdraw_it:
         for path in withdraw(kit, job):
@@ -113,20 +111,20 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     )
 
 
-def _fields(task: str, fields: Mapping[str, str]) -> Table:
+def _fields(task: str, fields: Mapping[str, str], own: Sequence[ReplyField]) -> Table:
     """A row per field; fields that differ in the evaluated model or split alone share one."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for path, kind in fields.items():
-        if kind != NOTHING:
-            name, where, each = _named(path)
-            rows.setdefault((name, each, kind), []).append(where)
+        name, where, each = _named(path)
+        rows.setdefault((name, each, kind), []).append(where)
+    meaning = MEANING | {field.name: field.meaning for field in (TRAIN_LOSS, *own)}
     table = Table(title=TASKS[task], title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("field", "kind", "what it is", "of"):
         table.add_column(column, overflow="fold")
     above = ""
     for (name, each, kind), places in rows.items():
         of = ("; ".join(_merged(places)) + each).removeprefix(", ")
-        cells = (name, kind.replace("|", " or "), MEANING.get(name, UNKNOWN), '"' if of and of == above else of)
+        cells = (name, kind.replace("|", " or "), meaning.get(name, UNKNOWN), '"' if of and of == above else of)
         table.add_row(*map(Text, cells))
         above = of
     return table
@@ -136,7 +134,7 @@ def _named(path: str) -> tuple[str, str, str]:
     """Name of a field, the model and split it is of, and the tasks or prompts for each of which it is told."""
     parts = path.replace("[]", "").split(".")
     # Of a dictionary (tasks, prompts) the keys stand between its name and the figure's, or after its name.
-    keyed = next((place for place, part in enumerate(parts[:-1]) if part in ("tasks", "prompts")), None)
+    keyed = next((place for place, part in enumerate(parts[:-1]) if part in ("tasks", "prompts", "datasets")), None)
     if keyed is None:
         return parts[-1], ".".join(parts[:-1]), ""
     name = parts[-1] if keyed + 2 < len(parts) else parts[keyed]
@@ -191,15 +189,10 @@ def _size(layout: str) -> tuple[int, int]:
 def _print_never(manifest: Manifest) -> None:
     console.print("\nNot sent:", style="bold")
     kept = list(NEVER)
-    if "personalise" in manifest.fields:
+    if "personalize" in manifest.fields:
         kept.append("the personal model that the site makes after the last round: its figures alone are")
     else:
         kept.append("a personal model: this method makes none")
-    # Beside these, "nothing" stands for flips of other splits and the like: no field of its own.
-    named = [(path, kind) for fields in manifest.fields.values() for path, kind in fields.items()]
-    used = {part.removesuffix("[]") for path, kind in named if kind != NOTHING for part in path.split(".")}
-    if empty := sorted({path.split(".")[-1] for path, kind in named if kind == NOTHING} - used):
-        kept.append(f"fields that other methods use, and this job leaves empty: {', '.join(empty)}")
     for line in kept:
         console.print(f"- {line}", highlight=False, markup=False)
     console.print(

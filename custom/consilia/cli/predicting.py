@@ -16,15 +16,15 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config
 from consilia.federation.config import ModelConfig
-from consilia.methods.catalogue import METHODS
-from consilia.methods.learner import TASKS
+from consilia.methods.registry import method_class, method_names
+from consilia.methods.tasks import TASKS
 from consilia.models.exchange import load_exchanged
 
 
 def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None, boxes: Path | None) -> None:
     """Write the answer for each new case, in the cases' own order: a csv, and for a segmentation masks beside it."""
     card, config, state = _load(model_file)
-    if card["method"] in METHODS and METHODS[card["method"]].config.several_tasks:
+    if card["method"] in method_names() and method_class(card["method"]).several_datasets:
         raise ConfigError(f"{model_file} has heads of several tasks, predict is for one: see consilia ask")
     task = card.get("task", "classification")
     out = out or Path("masks" if task == "segmentation" else "predictions.csv")

@@ -157,7 +157,7 @@ ANSWERED = {
     "prepare": "ready",
     "train": "answered with its update",
     "evaluate": "answered with its figures",
-    "personalise": "answered with its personal model's figures",
+    "personalize": "answered with its personal model's figures",
 }
 
 

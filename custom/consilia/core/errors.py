@@ -29,5 +29,9 @@ class RunFailed(ConsiliaError):
     """A federated run ended without its result (too few updates in a round, a site that could not start, ...)."""
 
 
+class TrainingStopped(ConsiliaError):
+    """Training was told to stop: the job was aborted or the round timed out."""
+
+
 class OutgoingRefused(ConsiliaError):
     """A site's message holds what its hospital has not approved; the message names the task and the tensor or field."""

@@ -24,12 +24,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class SiteConfig(Model):
     """A site's name, where it keeps its state, which models jobs may name, and its data by role.
 
-    ``foundation_models`` are the site's own copies of large pre-trained models, by the name that jobs use.
+    ``allow_methods`` are methods of other packages than Consilia that jobs may name; ``foundation_models`` the site's
+    own copies of large pre-trained models, by the name that jobs use.
     """
 
     site: str
     state_dir: AbsolutePath = Field(default=Path("state"), validate_default=True)
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
+    allow_methods: tuple[str, ...] = ()
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     datasets: dict[str, DatasetSpec] = Field(min_length=1)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from consilia.core.errors import RunFailed
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
+from consilia.methods.registry import make_method
 from consilia.record.schema import SiteInfo
 
 
@@ -44,11 +45,11 @@ def why_not(
     """
     if list(reply.class_names) != list(classes):
         return f"its classes are {list(reply.class_names)}, those of the others {list(classes)}"
-    tasks, evaluators = config.method.tasks(), config.evaluators
-    cases = reply.train if tasks else 0
-    if bool(reply.tasks) != bool(tasks) or set(reply.tasks) - set(tasks) or sum(reply.tasks.values()) != cases:
-        told = str(reply.tasks)[:200]
-        return f"its training cases by task are {told}, expected {cases} in all, of {sorted(tasks) or 'no task'}"
+    datasets, evaluators = make_method(config.method).datasets(), config.evaluators
+    cases, own = reply.train if datasets else 0, reply.datasets
+    if bool(own) != bool(datasets) or set(own) - set(datasets) or sum(own.values()) != cases:
+        names = sorted(datasets) or "no data set"
+        return f"its training cases by data set are {str(own)[:200]}, expected {cases} in all, of {names}"
     if reply.train == 0 and site not in evaluators:
         return "it has no training cases, and the run does not name it among its evaluators"
     if reply.train > 0 and site in evaluators:

@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from torch import nn
 
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.core.task import Task
-from consilia.methods.catalogue import METHODS, AnyMethodConfig
-from consilia.methods.config import FoundationConfig, RobustConfig, Settings, TrainingConfig
+from consilia.methods.config import FoundationConfig, MethodConfig, RobustConfig, Settings, TrainingConfig
+from consilia.methods.registry import make_method, method_config, plugin_digest
 from consilia.models.build import build_model
 from consilia.models.foundation import FoundationFolder, load_foundation
+
+CONFIG_VERSION = 1
+"""Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
 
 
 class ModelConfig(Settings):
@@ -51,12 +54,14 @@ class ModelConfig(Settings):
 class RunConfig(Settings):
     """One federated run."""
 
+    config_version: int = CONFIG_VERSION
     label: str = Field(
         "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
     )
     role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
     task: Task = "classification"
-    method: AnyMethodConfig
+    method: SerializeAsAny[MethodConfig]
+    plugin: str | None = Field(None, description="SHA-256 of the file that the method comes from, if a plugin")
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     rounds: int = Field(20, ge=1)
@@ -84,22 +89,42 @@ class RunConfig(Settings):
     evaluators: tuple[str, ...] = Field((), description="sites that train nothing: external test sites")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 
+    @field_validator("config_version")
+    @classmethod
+    def _this_version(cls, value: int) -> int:
+        if value != CONFIG_VERSION:
+            raise ValueError(
+                f"expected {CONFIG_VERSION}: install the version of Consilia that wrote this configuration, or make it "
+                "anew with this one"
+            )
+        return value
+
     @field_validator("method", mode="before")
     @classmethod
-    def _method_by_name(cls, value: Any) -> Any:
-        return {"method": value} if isinstance(value, str) else value
+    def _method_by_name(cls, value: Any) -> MethodConfig:
+        return value if isinstance(value, MethodConfig) else method_config(value)
 
     @model_validator(mode="after")
     def _complete(self) -> RunConfig:
         choices = ("dice",) if self.task == "segmentation" else ("accuracy", "balanced_accuracy", "auroc", "loss")
         if self.best_figure not in choices:
             raise ValueError(f"select_by of a {self.task} is one of {list(choices)}, got {self.select_by!r}")
-        if self.task not in METHODS[self.method.method].learner.tasks:
-            raise ValueError(f"method {self.method.method} knows no {self.task}")
+        method = make_method(self.method)
+        if self.task not in method.tasks:
+            raise ValueError(f"method {method.name} knows no {self.task}")
+        method.check_training(self.training)
         if self.patience is not None and self.evaluate_every == 0:
             raise ValueError("patience counts evaluations, but evaluate_every is 0")
-        arguments = {**self.method.model_arguments(), **self.model.args}
+        arguments = {**method.model_arguments(), **self.model.args}
         object.__setattr__(self, "model", self.model.model_copy(update={"args": arguments}))
+        digest = plugin_digest(method.name)
+        if self.plugin is None:
+            object.__setattr__(self, "plugin", digest)
+        elif self.plugin != digest:
+            raise ValueError(
+                f"the run's method {method.name} comes from a plugin with SHA-256 {self.plugin}, here it is "
+                f"{digest or 'installed'}: name that very file with --plugin"
+            )
         if not self.label:
             object.__setattr__(self, "label", self.method.method)
         return self
@@ -112,15 +137,14 @@ class RunConfig(Settings):
     @property
     def run_id(self) -> str:
         """Names the run at every participant: the same configuration is the same run, wherever and whenever it runs."""
-        text = json.dumps(self.to_json(), sort_keys=True)
+        # Without what is left at its default: a new key changes no run, and a changed default changes the version.
+        chosen = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        text = json.dumps({**chosen, "config_version": CONFIG_VERSION}, sort_keys=True)
         return f"{self.method.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, as a job carries them."""
-        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"robust"})
-        # Only what is asked for: a run without it keeps the run_id that it had before the key came.
-        if robust := self.robust.model_dump(mode="json", exclude_defaults=True):
-            dumped["robust"] = robust
+        """Every value in plain JSON types, as a job carries them."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         return dumped
 
 
@@ -137,10 +161,12 @@ def run_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sour
             merged["method"] = {"method": merged["method"]}
         if override:
             _apply(merged, override)
-    method = merged.get("method")
-    name = method.get("method") if isinstance(method, dict) else method
-    if name not in METHODS:
-        raise ConfigError(f"{source}: method is {name!r}, expected one of {sorted(METHODS)}")
+    try:
+        merged["method"] = method_config(merged.get("method"))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error, 'method')}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
@@ -157,12 +183,11 @@ def require_version(version: str) -> None:
         raise ConfigError(f"the job was made by Consilia {version or 'unknown'}, here is {consilia.__version__}")
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, *parents: str) -> str:
     """Pydantic's findings in one readable line: key, what was expected, what came."""
     findings = []
     for item in error.errors(include_url=False):
-        # Union tags appear in the location although no user wrote them.
-        key = ".".join(str(part) for part in item["loc"] if part not in METHODS) or "(whole)"
+        key = ".".join(str(part) for part in (*parents, *item["loc"])) or "(whole)"
         came = item.get("input")
         shown = "" if isinstance(came, dict) else f", got {came!r}"
         findings.append(f"{key}: {item['msg']}{shown}")

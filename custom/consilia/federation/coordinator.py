@@ -1,49 +1,49 @@
 """The server's conduct of a run: rounds, checks, aggregation, the choice of the best round, checkpoints, the record.
 
-The coordinator does not know how messages travel. An engine gives it one function that delivers tasks to sites and
+The coordinator does not know how messages travel. An engine gives it one function that delivers requests to sites and
 hands every reply to :meth:`Coordinator.receive` before it returns; a site that does not answer is simply not heard.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from torch import Tensor
 
+from consilia.aggregation import UpdateSpool, clipped, mean_of_updates, rule_of, weighted_mean
 from consilia.core.checkpoint import CheckpointStore, Kept
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, RunFailed
-from consilia.core.robust import clipped
-from consilia.core.spool import UpdateSpool
-from consilia.federation.acting import FOLDER, Acting, workplace
+from consilia.core.stop import StopSignal, never
+from consilia.federation.accepted import AcceptedRounds
 from consilia.federation.admission import common_classes, why_not
 from consilia.federation.config import RunConfig
-from consilia.federation.intake import Deliver, Intake
+from consilia.federation.contributions import contributions, sent_bytes
+from consilia.federation.intake import Deliver, Intake, metadata
 from consilia.federation.messages import (
+    Broadcast,
     EvaluateReply,
-    PersonaliseReply,
+    PersonalizeReply,
     PrepareReply,
     Reply,
-    Task,
-    TaskInfo,
+    Request,
+    RequestKind,
     TrainReply,
-    payload_bytes,
 )
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.sampling import draws, sample
 from consilia.federation.selection import BestRound, validation_value
-from consilia.federation.server_settings import ServerSettings
-from consilia.methods.catalogue import METHODS
-from consilia.methods.learner import never
-from consilia.methods.server import Claim
-from consilia.record.schema import Contribution, Exchange, FinalModels, Record, RoundRecord
+from consilia.federation.server_settings import SERVER_FILE, ServerSettings
+from consilia.federation.server_work import FOLDER, ServerWork, open_server
+from consilia.methods.registry import require_allowed
+from consilia.methods.server import Mean, Weights
+from consilia.record.schema import Exchange, FinalModels, Record, RoundRecord
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Coordinator:
         folder: where the spool lies and the checkpoints are kept.
         server: what the server's administrator decides, and where the server's own data and models are.
         progress: told about every step, as small JSON-able dictionaries.
-        should_stop: polled while the server itself trains.
+        should_stop: polled while the server itself works.
     """
 
     def __init__(
@@ -76,10 +76,15 @@ class Coordinator:
         all_parameters: int,
         server: ServerSettings,
         progress: Progress = no_progress,
-        should_stop: Callable[[], bool] = never,
+        should_stop: StopSignal = never,
     ) -> None:
         self.config = config
-        self.strategy = METHODS[config.method.method].strategy(config.method, config.robust)
+        require_allowed(config.method.method, server.allow_methods, f"the server's {SERVER_FILE}")
+        self.server = open_server(config, server, folder / FOLDER, progress, should_stop)
+        self.method = self.server.method
+        self._rule = rule_of(config.robust.rule, config.robust.trim)
+        self._work = ServerWork(self.server)
+        self._accepted = AcceptedRounds()
         self.keeper = RecordKeeper(config, server.engine)
         self.keeper.exchange = Exchange(
             parameters=sum(tensor.numel() for tensor in initial.values()),
@@ -92,12 +97,10 @@ class Coordinator:
         self.best = BestRound(config.best_figure, initial)
         self._connected = sorted(sites)
         self._spool = UpdateSpool(folder / "spool")
-        self.intake = Intake(self.strategy, self._spool, config.max_update_norm, progress, config.task)
+        self.intake = Intake(self.server, self._spool, config.max_update_norm, progress, config.task)
         self._progress = progress
         self._absent: set[str] = set()
         self._resume = self.store.exists()
-        place = workplace(config, server, folder / FOLDER, progress, should_stop)
-        self._acting = Acting(self.strategy.server_act(place))
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class Coordinator:
         if self._resume:
             self._restore()
         self._prepare(deliver)
-        self._act_on_round()
+        self._work_after_round()
         while self.version < self.config.rounds and not self._patience_is_over():
             self._round(deliver)
         self._finish(deliver)
@@ -129,27 +132,37 @@ class Coordinator:
         self._progress({"event": "finished", "rounds": self.version, "seconds": record.run.seconds})
 
     def receive(self, site: str, reply: Reply) -> None:
-        """Take one site's reply to the task that is open for it. Never raises for what a site sends."""
+        """Take one site's reply to the request that is open for it. Never raises for what a site sends."""
         self.intake.receive(site, reply)
 
     def is_waiting(self) -> bool:
-        """Whether some site has not yet answered the task that is open for it."""
+        """Whether some site has not yet answered the request that is open for it."""
         return self.intake.is_waiting()
 
     def so_far(self) -> Record:
         """The record as far as the run has got."""
         return self.keeper.record("running")
 
-    def save_act(self, folder: Path) -> None:
-        """Leave what the method has made at the server, if anything, in a folder."""
-        self._acting.save(folder)
+    def _ask(self, deliver: Deliver, broadcasts: Sequence[Broadcast]) -> dict[str, BaseModel]:
+        return self.intake.ask(deliver, broadcasts, reference=self.state, known=self.keeper.sites)
 
-    def _ask(self, deliver: Deliver, tasks: Sequence[Task]) -> dict[str, BaseModel]:
-        return self.intake.ask(deliver, tasks, reference=self.state, known=self.keeper.sites)
+    def _requests(
+        self, kind: RequestKind, targets: Sequence[str], state: State, *, of_best: bool = False, **options: Any
+    ) -> list[Broadcast]:
+        """One request for all sites whose client states are of the same rounds."""
+        tensors = {**state, **self.server.payload(self.version + 1)}
+        groups: dict[tuple[int, int], list[str]] = {}
+        for site in targets:
+            last, best = self._accepted.of(site)
+            groups.setdefault((best if of_best else last, best), []).append(site)
+        return [
+            Broadcast(Request(kind=kind, client_round=counts, best_client_round=best, **options), sites, tensors)
+            for (counts, best), sites in sorted(groups.items())
+        ]
 
     def _prepare(self, deliver: Deliver) -> None:
-        info = TaskInfo(task="prepare", version=self.version, resume=self._resume)
-        replies = self._ask(deliver, [Task(info, self._connected)])
+        request = Request(kind="prepare", round=self.version, resume=self._resume)
+        replies = self._ask(deliver, [Broadcast(request, self._connected)])
         told = {site: reply for site, reply in replies.items() if isinstance(reply, PrepareReply)}
         absent = {site: self.intake.why_absent(site) for site in self._connected if site not in told}
         known = dict(self.keeper.sites) if self._resume else None
@@ -180,38 +193,63 @@ class Coordinator:
         participants = self._sample(number)
         evaluate = self.config.evaluate_every > 0 and self.version % self.config.evaluate_every == 0
         others = [site for site in self._present() if site not in participants] if evaluate else []
-        train = Task(TaskInfo(task="train", version=self.version, evaluate=evaluate), participants, self.state)
-        look = Task(TaskInfo(task="evaluate", version=self.version), others, self.state)
-        replies = self._ask(deliver, [train, look])
+        broadcasts = [
+            *self._requests("train", participants, self.state, round=self.version, evaluate=evaluate),
+            *self._requests("evaluate", others, self.state, round=self.version),
+        ]
+        replies = self._ask(deliver, broadcasts)
         answered = time.perf_counter()
         updates = {site: reply for site, reply in replies.items() if isinstance(reply, TrainReply)}
         self._require(updates, participants, number)
-        claims = {
-            site: Claim(reply.samples, reply.score, self.keeper.sites[site].tasks) for site, reply in updates.items()
-        }
-        weights = self.strategy.weights(claims)
-        limit = self.config.robust.clip_norm
-        accepted, factors = (self._spool, {}) if limit is None else clipped(self._spool, self.state, limit)
-        new_state = self.strategy.aggregate(accepted, claims, self.state)
+        weights = self.server.weights(
+            {site: metadata(reply, self.keeper.sites[site]) for site, reply in updates.items()}
+        )
+        new_state, factors = self._aggregate(weights, number)
         self._note_evaluations(replies)
         self._judge()
+        self._accepted.add(number, updates)
         self.state, self.version = new_state, number
         seconds = {
             "aggregate": time.perf_counter() - answered,
             "sites": answered - started,
             "slowest_site": max(reply.seconds for reply in updates.values()),
         }
-        self.keeper.rounds.append(self._round_record(number, [train, look], updates, weights, factors, seconds))
+        self.keeper.rounds.append(
+            RoundRecord(
+                round=number,
+                participants=list(participants),
+                contributions=contributions(updates, weights, factors),
+                refused={site: why for site, why in sorted(self.intake.refused.items()) if site in participants},
+                missing=[site for site in participants if site not in updates and site not in self.intake.refused],
+                bytes_down=sent_bytes(broadcasts),
+                bytes_up=dict(sorted(self.intake.bytes_up.items())),
+                seconds=seconds,
+                sha256=state_digest(self.state),
+            )
+        )
         self._checkpoint()
-        self._act_on_round()
+        self._work_after_round()
         self._tell_round(number, len(updates), len(participants), time.perf_counter() - started)
 
-    def _act_on_round(self) -> None:
+    def _aggregate(self, weights: Weights, number: int) -> tuple[State, dict[str, float]]:
+        """The next global state, and by which factor each update that was clipped was scaled."""
+        limit = self.config.robust.clip_norm
+        updates, factors = (self._spool, {}) if limit is None else clipped(self._spool, self.state, limit)
+        extras, equal = list(self.server.extras), dict.fromkeys(updates, 1.0)
+        mean = Mean(
+            state=mean_of_updates(updates, weights, self.state, self._rule),
+            extras=weighted_mean(updates, equal, self._rule, names=extras) if extras else {},
+            sites=len(updates),
+            trainers=len(self._all_trainers()),
+        )
+        return self.server.step(self.state, mean, number), factors
+
+    def _work_after_round(self) -> None:
         """The method's own work at the server, unless it is done: what the sites sent is safe on disk by now."""
-        if not self._acting.is_due(self.version):
+        if not self._work.is_due(self.version):
             return
-        self.state, took = self._acting.perform(self.state, self.version)
-        self.keeper.injection = self._acting.report()
+        self.state, took = self._work.perform(self.state, self.version)
+        self.keeper.injection = self.server.section()
         last = self.keeper.rounds[-1]
         self.keeper.rounds[-1] = last.model_copy(
             update={"seconds": {**last.seconds, "act": took}, "sha256": state_digest(self.state)}
@@ -225,27 +263,28 @@ class Coordinator:
             raise RunFailed(f"round {number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
 
     def _finish(self, deliver: Deliver) -> None:
-        """Every site personalises from the last and from the best global model, sampled before or not."""
-        self._acting.conclude()
-        self.keeper.injection = self._acting.report()
-        self.keeper.final["last"] = self._personalise(deliver, "last", self.version, self.state)
+        """Every site makes a personal model of the last and of the best global model, sampled before or not."""
+        self.server.finish()
+        self.keeper.injection = self.server.section()
+        self.keeper.final["last"] = self._personalize(deliver, "last", self.version, self.state)
         self._judge()
         if self.best.version in (0, self.version):
             # Nothing was better (or nothing could be judged): the last model is the best one.
             self.best.version, self.best.state = self.version, self.state
             self.keeper.final["best"] = self.keeper.final["last"]
         else:
-            self.keeper.final["best"] = self._personalise(deliver, "best", self.best.version, self.best.state)
+            self.keeper.final["best"] = self._personalize(deliver, "best", self.best.version, self.best.state)
 
-    def _personalise(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
-        trainers = self._trainers() if METHODS[self.config.method.method].learner.personal else []
-        evaluators = [site for site in self._present() if site not in trainers]
+    def _personalize(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
+        trainers = self._trainers() if self.method.personal else []
+        others = [site for site in self._present() if site not in trainers]
         self._progress({"event": "personalise", "keep": keep, "sites": trainers})
+        of_best = keep == "best"
         replies = self._ask(
             deliver,
             [
-                Task(TaskInfo(task="personalise", version=version, keep=keep, final=True), trainers, state),
-                Task(TaskInfo(task="evaluate", version=version, keep=keep, final=True), evaluators, state),
+                *self._requests("personalize", trainers, state, of_best=of_best, round=version, keep=keep, final=True),
+                *self._requests("evaluate", others, state, of_best=of_best, round=version, keep=keep, final=True),
             ],
         )
         if keep == "last":
@@ -257,13 +296,14 @@ class Coordinator:
                 "global": {
                     site: reply.received
                     for site, reply in replies.items()
-                    if isinstance(reply, (EvaluateReply, PersonaliseReply))
+                    if isinstance(reply, (EvaluateReply, PersonalizeReply)) and reply.received is not None
                 },
-                "personal": {s: reply.personal for s, reply in replies.items() if isinstance(reply, PersonaliseReply)},
+                "personal": {s: reply.personal for s, reply in replies.items() if isinstance(reply, PersonalizeReply)},
                 "mean_query": {
-                    site: reply.mean_query
+                    site: metrics
                     for site, reply in replies.items()
-                    if isinstance(reply, (EvaluateReply, PersonaliseReply)) and reply.mean_query is not None
+                    if isinstance(reply, (EvaluateReply, PersonalizeReply))
+                    for metrics in reply.variants.values()
                 },
             }
         )
@@ -290,7 +330,8 @@ class Coordinator:
         return [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
 
     def _judge(self) -> None:
-        self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global"))
+        if self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global")):
+            self._accepted.mark_best()
 
     def _patience_is_over(self) -> bool:
         return self.config.patience is not None and self.best.stale >= self.config.patience
@@ -305,58 +346,22 @@ class Coordinator:
             if isinstance(reply, TrainReply) and reply.trained is not None:
                 self.keeper.add_evaluation(self.version + 1, "personal", site, reply.trained)
 
-    def _round_record(
-        self,
-        number: int,
-        tasks: Sequence[Task],
-        updates: Mapping[str, TrainReply],
-        weights: Mapping[str, float],
-        factors: Mapping[str, float],
-        seconds: dict[str, float],
-    ) -> RoundRecord:
-        total = math.fsum(weights.values())
-        participants = tasks[0].targets
-        return RoundRecord(
-            round=number,
-            participants=list(participants),
-            contributions={
-                site: Contribution(
-                    weight=weights[site] / total,
-                    score=reply.score,
-                    samples=reply.samples,
-                    train_loss=reply.metrics.train_loss,
-                    train_accuracy=reply.metrics.train_accuracy,
-                    individuality=reply.metrics.individuality,
-                    clipped=factors.get(site),
-                )
-                for site, reply in updates.items()
-            },
-            refused={site: reason for site, reason in sorted(self.intake.refused.items()) if site in participants},
-            missing=[site for site in participants if site not in updates and site not in self.intake.refused],
-            bytes_down={
-                site: payload_bytes(task.tensors, task.info.model_dump_json())
-                for task in tasks
-                for site in task.targets
-            },
-            bytes_up=dict(sorted(self.intake.bytes_up.items())),
-            seconds=seconds,
-            sha256=state_digest(self.state),
-        )
-
     def _checkpoint(self) -> None:
+        own, server = self._work.checkpoint(self.version)
         state = {
             "run_id": self.config.run_id,
             "version": self.version,
-            "acted": self._acting.done,
+            "accepted": self._accepted.to_json(),
+            "server": server,
             "best": self.best.to_json(),
             "record": self.keeper.state(),
         }
         kept = {"global": (self.version, self.state), "best": (self.best.version, self.best.state)}
         models = {
-            name: Kept("state", self._acting.file_number(version), tensors, self._digest(version))
+            name: Kept("state", self._work.file_number(version), tensors, self._digest(version))
             for name, (version, tensors) in kept.items()
         }
-        self.store.save(models | self._acting.models(), state)
+        self.store.save(models | own, state)
 
     def _digest(self, version: int) -> str | None:
         """The digest of the state of a version, as the record has it; of the initial one it has none."""
@@ -372,7 +377,8 @@ class Coordinator:
         self.version, self.state = state["version"], checkpoint.models["global"]
         self.best.restore(state["best"], checkpoint.models["best"])
         self.keeper.restore(state["record"])
-        self._acting.restore(state.get("acted", 0), checkpoint.models, self.keeper.injection)
+        self._accepted.restore(state["accepted"])
+        self._work.restore(state["server"], checkpoint.models)
         log.info("resuming run %s after round %d", self.config.run_id, self.version)
 
     def _tell_round(self, number: int, updates: int, participants: int, seconds: float) -> None:

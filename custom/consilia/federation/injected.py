@@ -11,7 +11,7 @@ from consilia.data.site import SiteConfig
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel, frozen_language
-from consilia.methods.server import CARD
+from consilia.methods.server import MODEL_CARD
 from consilia.models.extractor import KnowledgeExtractor
 
 
@@ -33,13 +33,13 @@ def load_injected(folder: Path, settings: SiteConfig) -> Saved:
         CheckpointError: no such model, or its files do not fit together.
         ConfigError: a class or a language model that this participant does not have.
     """
-    config = _card(folder / CARD)
+    config = _card(folder / MODEL_CARD)
     method = config.method
     assert isinstance(method, FedKIMConfig)  # _card has looked
     language = frozen_language(method, settings.foundation_models)
     extractor = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
     if not isinstance(extractor, KnowledgeExtractor):
-        raise ConfigError(f"{folder / CARD}: model.class is {config.model.class_}, expected a KnowledgeExtractor")
+        raise ConfigError(f"{folder / MODEL_CARD}: model.class is {config.model.class_}, expected a KnowledgeExtractor")
     model = InjectedModel(language, extractor, method, config.seed)
     model.load_saved(folder)
     return Saved(model.eval(), config)

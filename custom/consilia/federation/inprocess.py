@@ -8,12 +8,13 @@ from pathlib import Path
 from consilia.core.determinism import single_threaded
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
-from consilia.federation.messages import Task
+from consilia.federation.initial import initial_state
+from consilia.federation.messages import Broadcast
 from consilia.federation.outputs import write_outputs
 from consilia.federation.progress import Progress, no_progress
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
-from consilia.models.exchange import count_elements, exchanged_state
+from consilia.models.exchange import count_elements
 from consilia.record.schema import Record
 
 
@@ -40,10 +41,10 @@ def run_inprocess(
     with single_threaded():
         sites, coordinator = open_run(config, site_files, folder, server=server, progress=progress)
 
-        def deliver(tasks: Sequence[Task]) -> None:
-            for task in tasks:
-                for name in task.targets:
-                    coordinator.receive(name, sites[name].answer(task.info, task.tensors))
+        def deliver(broadcasts: Sequence[Broadcast]) -> None:
+            for item in broadcasts:
+                for name in item.targets:
+                    coordinator.receive(name, sites[name].answer(item.request, item.tensors))
 
         record = coordinator.run(deliver)
         write_outputs(folder, coordinator, record)
@@ -65,7 +66,7 @@ def open_run(
     coordinator = Coordinator(
         config,
         sorted(sites),
-        exchanged_state(model, config.exchange_dtype),
+        initial_state(config, model),
         folder,
         all_parameters=count_elements(model),
         server=server.model_copy(update={"engine": "inprocess"}),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from consilia.aggregation.store import UpdateSpool
 from consilia.core.errors import RunFailed, UpdateRejected
-from consilia.core.spool import UpdateSpool
 from consilia.federation.config import explain
-from consilia.federation.messages import REPLIES, Reply, Task, TaskInfo, TrainReply, payload_bytes
+from consilia.federation.messages import REPLIES, Broadcast, Reply, Request, TrainReply, payload_bytes
 from consilia.federation.progress import Progress
-from consilia.methods.segmentation import PROMPTS
-from consilia.methods.server import Claim, Strategy
+from consilia.methods.server import Server, UpdateMetadata
+from consilia.methods.tasks.segmentation import PROMPTS
 from consilia.record.schema import SegmentationMetrics, SiteInfo, SiteMetrics
 
 log = logging.getLogger(__name__)
@@ -23,23 +24,23 @@ log = logging.getLogger(__name__)
 MAX_CONTENT_BYTES = 64_000
 """Longest JSON of a reply; an honest one has about two thousand bytes, and with several tasks a thousand for each."""
 
-Deliver = Callable[[Sequence[Task]], None]
+Deliver = Callable[[Sequence[Broadcast]], None]
 
 
 class Intake:
-    """Takes the replies to the tasks that are open, one per site, and spools the accepted updates.
+    """Takes the replies to the requests that are open, one per site, and spools the accepted updates.
 
     Args:
-        strategy: checks an update's tensors and claims.
+        server: the method's half, which checks an update's tensors and numbers.
         spool: where accepted updates wait.
         max_norm: largest allowed L2 norm of an update's change, or None.
         progress: told about every reply.
-        task: of the run; figures of another are refused.
+        task: of the run; metrics of another are refused.
     """
 
     def __init__(
         self,
-        strategy: Strategy,  # type: ignore[type-arg]
+        server: Server[Any],
         spool: UpdateSpool,
         max_norm: float | None,
         progress: Progress,
@@ -47,23 +48,28 @@ class Intake:
     ) -> None:
         self.refused: dict[str, str] = {}
         self.bytes_up: dict[str, int] = {}
-        self._strategy, self._spool, self._max_norm, self._progress = strategy, spool, max_norm, progress
+        self._server, self._spool, self._max_norm, self._progress = server, spool, max_norm, progress
         self._task = task
         self._lock = threading.Lock()
-        self._open: dict[str, TaskInfo] = {}
+        self._open: dict[str, Request] = {}
         self._reference: Mapping[str, Tensor] = {}
         self._known: Mapping[str, SiteInfo] = {}
         self._replies: dict[str, BaseModel] = {}
         self._failure: OSError | None = None
 
     def ask(
-        self, deliver: Deliver, tasks: Sequence[Task], *, reference: Mapping[str, Tensor], known: Mapping[str, SiteInfo]
+        self,
+        deliver: Deliver,
+        broadcasts: Sequence[Broadcast],
+        *,
+        reference: Mapping[str, Tensor],
+        known: Mapping[str, SiteInfo],
     ) -> dict[str, BaseModel]:
-        """Deliver tasks and return the accepted replies by site.
+        """Deliver requests and return the accepted replies by site.
 
         Args:
             deliver: the engine; hands every reply to :meth:`receive` before it returns.
-            tasks: at most one for each site.
+            broadcasts: at most one request for each site.
             reference: the global state that updates are compared with.
             known: what the sites said of themselves when the run began.
 
@@ -71,12 +77,12 @@ class Intake:
             RunFailed: the server could not keep what was sent.
         """
         with self._lock:
-            self._open = {site: task.info for task in tasks for site in task.targets}
+            self._open = {site: item.request for item in broadcasts for site in item.targets}
             self._reference, self._known = reference, known
             self._replies, self.refused, self.bytes_up = {}, {}, {}
             self._spool.clear()
         try:
-            deliver([task for task in tasks if task.targets])
+            deliver([item for item in broadcasts if item.targets])
         finally:
             # Also of a run that is aborted: what comes later answers nothing.
             with self._lock:
@@ -87,23 +93,23 @@ class Intake:
             return dict(sorted(self._replies.items()))
 
     def receive(self, site: str, reply: Reply) -> None:
-        """Take one site's reply to the task that is open for it. Never raises for what a site sends."""
+        """Take one site's reply to the request that is open for it. Never raises for what a site sends."""
         with self._lock:
-            info = self._open.get(site)
-            if info is None:
-                log.warning("site %s answered although no task is open for it; the reply is ignored", site)
+            request = self._open.get(site)
+            if request is None:
+                log.warning("site %s answered although no request is open for it; the reply is ignored", site)
                 return
             self.bytes_up.setdefault(site, 0)
             try:
-                self._accept(site, info, reply)
+                self._accept(site, request, reply)
             except UpdateRejected as error:
-                self._refuse(site, info, str(error))
+                self._refuse(site, request, str(error))
             # Whatever else a strange reply brings about is that reply's fault, and must not stop the round.
             except Exception as error:
-                self._refuse(site, info, f"the reply cannot be read ({type(error).__name__})")
+                self._refuse(site, request, f"the reply cannot be read ({type(error).__name__})")
 
     def is_waiting(self) -> bool:
-        """Whether some site has not yet answered the task that is open for it."""
+        """Whether some site has not yet answered the request that is open for it."""
         with self._lock:
             return len(self.bytes_up) < len(self._open)
 
@@ -111,12 +117,12 @@ class Intake:
         """The reason why a site's reply is not among the accepted ones."""
         return self.refused.get(site, "no answer in time")
 
-    def _refuse(self, site: str, info: TaskInfo, reason: str) -> None:
+    def _refuse(self, site: str, request: Request, reason: str) -> None:
         self.refused[site] = reason
-        log.warning("%s from site %s is refused: %s", info.task, site, reason)
-        self._progress({"event": "refused", "task": info.task, "site": site, "reason": reason})
+        log.warning("%s from site %s is refused: %s", request.kind, site, reason)
+        self._progress({"event": "refused", "task": request.kind, "site": site, "reason": reason})
 
-    def _accept(self, site: str, info: TaskInfo, reply: Reply) -> None:
+    def _accept(self, site: str, request: Request, reply: Reply) -> None:
         if site in self._replies:
             raise UpdateRejected("the site has already answered")
         if reply.error is not None:
@@ -127,20 +133,18 @@ class Intake:
             )
         self.bytes_up[site] = payload_bytes(reply.tensors, reply.content)
         try:
-            content = REPLIES[info.task].model_validate_json(reply.content)
+            content = REPLIES[request.kind].model_validate_json(reply.content)
         except ValidationError as error:
             raise UpdateRejected(f"the reply does not fit its schema: {explain(error)[:300]}") from error
-        answered = getattr(content, "version", info.version)
-        if answered != info.version:
-            raise UpdateRejected(f"the reply is to version {answered}, the task was about version {info.version}")
-        for part in ("received", "trained", "personal", "mean_query"):
-            figures = getattr(content, part, None)
-            if isinstance(figures, SiteMetrics):
-                if figures.task not in (None, self._task):
-                    raise UpdateRejected(f"{part} is of a {figures.task}, the run is a {self._task}")
-                _check_counts(part, figures, self._known[site])
-                _check_prompts(part, figures)
-                _check_tasks(part, figures, self._known[site])
+        answered = getattr(content, "round", request.round)
+        if answered != request.round:
+            raise UpdateRejected(f"the reply is to round {answered}, the request was about round {request.round}")
+        for part, metrics in self._metrics(content):
+            if metrics.task not in (None, self._task):
+                raise UpdateRejected(f"{part} is of a {metrics.task}, the run is a {self._task}")
+            _check_counts(part, metrics, self._known[site])
+            _check_prompts(part, metrics)
+            _check_tasks(part, metrics, self._known[site])
         if isinstance(content, TrainReply):
             self._check_update(site, content, reply)
             try:
@@ -150,20 +154,36 @@ class Intake:
                 self._failure = error
                 return
         elif reply.tensors:
-            raise UpdateRejected(f"a reply to {info.task} carries no tensors, got {sorted(reply.tensors)[:3]}")
+            raise UpdateRejected(f"a reply to {request.kind} carries no tensors, got {sorted(reply.tensors)[:3]}")
         self._replies[site] = content
-        self._progress({"event": "reply", "task": info.task, "site": site, "version": info.version})
+        self._progress({"event": "reply", "task": request.kind, "site": site, "version": request.round})
 
     def _check_update(self, site: str, content: TrainReply, reply: Reply) -> None:
-        self._strategy.check(
-            reply.tensors,
-            Claim(content.samples, content.score, self._known[site].tasks),
+        extras = {name: tensor for name, tensor in reply.tensors.items() if name in self._server.extras}
+        self._server.check(
+            {name: tensor for name, tensor in reply.tensors.items() if name not in extras},
+            extras,
+            metadata(content, self._known[site]),
             reference=self._reference,
             max_norm=self._max_norm,
         )
         declared = self._known[site].train
-        if content.samples != declared:
-            raise UpdateRejected(f"weight is {content.samples} cases, the site declared {declared} when the run began")
+        if content.cases != declared:
+            raise UpdateRejected(f"weight is {content.cases} cases, the site declared {declared} when the run began")
+
+    def _metrics(self, content: BaseModel) -> list[tuple[str, SiteMetrics]]:
+        """All metrics of a reply, by the place where they stand."""
+        variants = getattr(content, "variants", {})
+        if unknown := sorted(set(variants) - set(self._server.method.variants())):
+            raise UpdateRejected(f"variants has {unknown[0]!r}, expected {list(self._server.method.variants())}")
+        found = {part: getattr(content, part, None) for part in ("received", "trained", "personal")}
+        found |= {f"variants.{name}": metrics for name, metrics in variants.items()}
+        return [(part, metrics) for part, metrics in found.items() if isinstance(metrics, SiteMetrics)]
+
+
+def metadata(reply: TrainReply, site: SiteInfo) -> UpdateMetadata:
+    """What a site says of its update."""
+    return UpdateMetadata(reply.cases, reply.weight, reply.fields, site.tasks)
 
 
 def _check_prompts(part: str, figures: SiteMetrics) -> None:

@@ -1,6 +1,7 @@
 """What travels between server and site. The content is JSON by these schemas; tensors travel beside it.
 
-A site's reply is input from outside: the server validates it before use and refuses what does not fit.
+A site's reply is input from outside: the server validates it before use and refuses what does not fit. Optional fields
+that a reply does not fill are not in its JSON.
 """
 
 from __future__ import annotations
@@ -13,40 +14,48 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from consilia.methods.config import Settings
-from consilia.methods.server import MAX_SAMPLES
+from consilia.methods.contract import MAX_CASES
 from consilia.record.schema import SiteMetrics
 
-TaskName = Literal["prepare", "train", "evaluate", "personalise"]
+RequestKind = Literal["prepare", "train", "evaluate", "personalize"]
+REQUESTS: tuple[RequestKind, ...] = ("prepare", "train", "evaluate", "personalize")
 
 # What comes from outside is bounded: a number that no site can mean is refused, not computed with.
-Count = Annotated[int, Field(ge=0, le=MAX_SAMPLES)]
+Count = Annotated[int, Field(ge=0, le=MAX_CASES)]
 Seconds = Annotated[float, Field(ge=0, le=1e7)]
+Name = Annotated[str, Field(max_length=200)]
 
 
-class TaskInfo(Settings):
+class Request(Settings):
     """What the server asks of a site.
 
     Attributes:
-        version: number of rounds behind the global state that travels with the task.
+        kind: of the request; also the name of NVFlare's task.
+        round: number of rounds behind the global state that travels with the request.
         evaluate: ``train`` only: also evaluate the received global model and the locally trained one.
         keep: after the rounds: which global model this is, and under which name the site keeps its personal one.
         resume: ``prepare`` only: go on with what the site has kept of this run, instead of starting anew.
-        final: after the rounds: every figure, also what is too slow for every round.
+        final: after the rounds: every metric, also what is too slow for every round.
+        client_round: the round whose client state counts: the site's last accepted one that the global state knows
+            of; 0 = none, the site starts from its initial state.
+        best_client_round: the same for the best global model so far; the site deletes all other states.
     """
 
-    task: TaskName
-    version: int = Field(0, ge=0)
+    kind: RequestKind
+    round: int = Field(0, ge=0)
     evaluate: bool = False
     keep: Literal["last", "best"] = "last"
     resume: bool = False
     final: bool = False
+    client_round: int = Field(0, ge=0)
+    best_client_round: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task for some sites, with the global state where the task needs one."""
+class Broadcast:
+    """A request to some sites, with tensors where it needs them: the global state, and the method's payload."""
 
-    info: TaskInfo
+    request: Request
     targets: Sequence[str]
     tensors: Mapping[str, Tensor] | None = None
 
@@ -54,7 +63,7 @@ class Task:
 class PrepareReply(Settings):
     """A site's self-description: numbers and a digest, no label counts.
 
-    ``tasks``: training cases of each of the run's tasks that the site has, where the run has several.
+    ``datasets``: training cases of each of the run's data sets that the site has, where the run has several.
     """
 
     train: Count
@@ -62,50 +71,41 @@ class PrepareReply(Settings):
     test: Count
     class_names: tuple[str, ...] = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
-    tasks: dict[str, Count] = Field(default_factory=dict)
-
-
-class TrainMetrics(Settings):
-    """What is told of local training: mean loss of the last epoch, accuracy of the trained model at home.
-
-    ``individuality`` is Fed-GPL's: how far the generated prompts differ between images.
-    """
-
-    train_loss: float | None = None
-    train_accuracy: float | None = Field(None, ge=0, le=1)
-    validation_accuracy: float | None = Field(None, ge=0, le=1)
-    individuality: float | None = Field(None, ge=0, le=1e3)
+    datasets: dict[Name, Count] = Field(default_factory=dict)
 
 
 class TrainReply(Settings):
-    """Goes with an update's tensors. ``received`` and ``trained`` are present where evaluation was asked for."""
+    """Goes with an update's tensors. ``received`` and ``trained`` are present where evaluation was asked for.
 
-    version: Count
-    samples: Count
-    # Bounds are checked with the tensors, so that a lying score is refused by the same words as any other bad update.
-    score: float | None = Field(None, allow_inf_nan=True)
-    metrics: TrainMetrics = TrainMetrics()
+    ``weight`` is the method's own aggregation weight, ``fields`` what it reports beside the mean training loss.
+    """
+
+    round: Count
+    cases: Count
+    # Bounds are checked with the tensors, so that a lying number is refused by the same words as any bad update.
+    weight: float | None = Field(None, allow_inf_nan=True)
+    fields: dict[Name, float | None] = Field(default_factory=dict, max_length=100)
     received: SiteMetrics | None = None
     trained: SiteMetrics | None = None
     seconds: Seconds
 
 
 class EvaluateReply(Settings):
-    """Figures of the received global model at one site; ``mean_query`` of Fed-GPL's without its personal touch."""
+    """Metrics of the received global model at one site, none where it cannot be judged there; ``variants`` of it."""
 
-    version: Count
-    received: SiteMetrics
-    mean_query: SiteMetrics | None = None
+    round: Count
+    received: SiteMetrics | None = None
+    variants: dict[Name, SiteMetrics] = Field(default_factory=dict)
     seconds: Seconds
 
 
-class PersonaliseReply(Settings):
-    """Figures of the final global model and of the personal model, which stays at the site."""
+class PersonalizeReply(Settings):
+    """Metrics of the final global model and of the personal model, which stays at the site."""
 
-    version: Count
-    received: SiteMetrics
+    round: Count
+    received: SiteMetrics | None = None
     personal: SiteMetrics
-    mean_query: SiteMetrics | None = None
+    variants: dict[Name, SiteMetrics] = Field(default_factory=dict)
     seconds: Seconds
 
 
@@ -121,12 +121,17 @@ class Reply:
     error: str | None = None
 
 
-REPLIES: dict[TaskName, type[BaseModel]] = {
+REPLIES: dict[RequestKind, type[BaseModel]] = {
     "prepare": PrepareReply,
     "train": TrainReply,
     "evaluate": EvaluateReply,
-    "personalise": PersonaliseReply,
+    "personalize": PersonalizeReply,
 }
+
+
+def as_reply(content: Settings, tensors: Mapping[str, Tensor] | None = None) -> Reply:
+    """A reply as it is sent: optional fields that are not filled are left out."""
+    return Reply(content.model_dump_json(by_alias=True, exclude_defaults=True), tensors or {})
 
 
 def payload_bytes(tensors: Mapping[str, Tensor] | None, content: str) -> int:

@@ -6,8 +6,8 @@ kind. A path's parts are joined by dots; ``box|image`` is either of these keys, 
 free key: a site cannot say anything by naming one.
 
 Kinds: ``integer`` (up to 2**53), ``number`` (finite), ``boolean``, ``text`` (at most 200 characters), ``sha256`` (64
-hexadecimal digits), ``a|b`` (one of these texts), and ``nothing`` for what the schema has but this run never fills.
-null, ``{}`` and ``[]`` may stand for any field, since they carry nothing.
+hexadecimal digits), and ``a|b`` (one of these texts). null, ``{}`` and ``[]`` may stand for any field that is named,
+since they carry nothing. A field that the run never fills is not named, and a reply does not have it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError, OutgoingRefused
 from consilia.federation.config import RunConfig, explain, run_config
-from consilia.federation.messages import TaskName
+from consilia.federation.messages import RequestKind
 from consilia.federation.outgoing_check import Node, check_error, compare, is_nothing, parsed, tree
 from consilia.federation.outgoing_fields import fields_of, roles_of
 from consilia.methods.config import Settings
+from consilia.methods.contract import TensorSpec, transmitted
+from consilia.methods.registry import make_method
 
 CLIENT_CONFIG = "config_fed_client.json"
 
@@ -39,7 +41,7 @@ Place = Annotated[str, Field(max_length=2000, pattern=r"^[\w .|\[\]-]+$")]
 Layout = Annotated[str, Field(pattern=r"^[a-z]+\d*\[(\d+(, \d+)*)?\]$")]
 # As site.yaml has them.
 Role = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")]
-Kind = Annotated[str, Field(pattern=r"^(integer|number|boolean|text|sha256|nothing|[\w.-]+(\|[\w.-]+)+)$")]
+Kind = Annotated[str, Field(pattern=r"^(integer|number|boolean|text|sha256|[\w.-]+(\|[\w.-]+)+)$")]
 
 
 class Manifest(Settings):
@@ -53,7 +55,7 @@ class Manifest(Settings):
 
     roles: tuple[Role, ...]
     tensors: dict[TensorName, Layout]
-    fields: dict[TaskName, dict[Place, Kind]]
+    fields: dict[RequestKind, dict[Place, Kind]]
 
     @field_validator("roles")
     @classmethod
@@ -129,34 +131,34 @@ class Manifest(Settings):
         return {task: tree(fields.items()) for task, fields in self.fields.items()}
 
 
-def manifest_of(config: RunConfig, exchanged: Mapping[str, Tensor]) -> Manifest:
+def manifest_of(config: RunConfig, model: nn.Module) -> Manifest:
     """What the sites of a run send.
 
     Args:
         config: the run.
-        exchanged: what its model exchanges, see :func:`consilia.models.exchange.exchanged_state`.
+        model: its network: the method says which of its tensors are sent, and what beside them.
     """
     half = config.exchange_dtype == "float16"
     tensors = {
-        name: f"float16{list(tensor.shape)}" if half and tensor.is_floating_point() else layout(tensor)
-        for name, tensor in sorted(exchanged.items())
+        name: f"float16{list(spec.shape)}" if half and spec.dtype.is_floating_point else layout(spec)
+        for name, spec in sorted(transmitted(make_method(config.method), model).items())
     }
     return Manifest(roles=roles_of(config), tensors=tensors, fields=fields_of(config))
 
 
-def layout(tensor: Tensor | np.ndarray[Any, Any]) -> str:
+def layout(tensor: Tensor | TensorSpec | np.ndarray[Any, Any]) -> str:
     """Type and shape of a tensor, e.g. ``float32[8, 30]``."""
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
-def read_manifest(place: Path) -> tuple[str, Manifest]:
-    """The name and the manifest of a job.
+def read_manifest(place: Path) -> tuple[str, Manifest, RunConfig]:
+    """The name, the manifest and the configuration of a job.
 
     Args:
         place: an exported job's folder, or the folder of a deployed job in a startup kit.
 
     Returns:
-        The name, made fit for a file's: ASCII, at most 64 characters; and the manifest.
+        The name, made fit for a file's: ASCII, at most 64 characters; the manifest, and the configuration.
 
     Raises:
         ConfigError: the folder is no job, or its manifest is missing, malformed, or at odds with its configuration.
@@ -164,9 +166,8 @@ def read_manifest(place: Path) -> tuple[str, Manifest]:
     found = sorted(place.glob(f"*/config/{CLIENT_CONFIG}"))
     if not found:
         raise ConfigError(f"{place} is no job: expected */config/{CLIENT_CONFIG} in it")
-    manifests = {path: manifest_in(path) for path in found}
-    first, *others = manifests.values()
-    if any(other.digest != first.digest for other in others):
+    (first, config), *others = [job_in(path) for path in found]
+    if any(other.digest != first.digest for other, _ in others):
         raise ConfigError(f"{place}: the apps of this job have unlike manifests: {[str(path) for path in found]}")
     try:
         name = json.loads((place / "meta.json").read_text())["name"]
@@ -174,11 +175,16 @@ def read_manifest(place: Path) -> tuple[str, Manifest]:
         name = None
     if not isinstance(name, str) or not name:
         name = place.resolve().name
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64], first
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64], first, config
 
 
 def manifest_in(path: Path) -> Manifest:
-    """The manifest in a job's ``config_fed_client.json``.
+    """The manifest in a job's ``config_fed_client.json``; raises as :func:`job_in` does."""
+    return job_in(path)[0]
+
+
+def job_in(path: Path) -> tuple[Manifest, RunConfig]:
+    """The manifest and the configuration in a job's ``config_fed_client.json``.
 
     Raises:
         ConfigError: there is none, it is malformed, or the job's configuration reads other roles than it names.
@@ -199,11 +205,12 @@ def manifest_in(path: Path) -> Manifest:
     settings = found[0].get("config")
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: argument config: expected an object, got {type(settings).__name__}")
-    roles = roles_of(run_config(settings, source=str(path)))
+    config = run_config(settings, source=str(path))
+    roles = roles_of(config)
     if roles != manifest.roles:
         text = f"{list(roles)}, its manifest names {list(manifest.roles)}"
         raise ConfigError(f"{path}: the job reads the dataset roles {text}")
-    return manifest
+    return manifest, config
 
 
 def as_manifest(content: Any, source: str) -> Manifest:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from consilia.aggregation.validation import MAX_INTEGER
 from consilia.core.errors import OutgoingRefused
-from consilia.core.validation import MAX_INTEGER
 from consilia.federation.intake import MAX_CONTENT_BYTES
 
 MAX_TEXT = 200

@@ -9,54 +9,59 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 
 from consilia.federation.config import RunConfig
-from consilia.federation.messages import REPLIES, TaskName
-from consilia.methods.catalogue import METHODS
-from consilia.methods.learner import FLIPS, OPTIONAL
+from consilia.federation.messages import REPLIES, RequestKind
+from consilia.methods.contract import TRAIN_LOSS, Method
+from consilia.methods.registry import make_method
 from consilia.record.schema import Metrics, SegmentationMetrics
-
-NOTHING = "nothing"
-"""Kind of a field that the schema has and the run never fills."""
 
 KINDS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
 
 
 def roles_of(config: RunConfig) -> tuple[str, ...]:
     """The dataset roles that a run reads at a site, sorted; of several a site may have some."""
-    return tuple(sorted(config.method.tasks())) or (config.role,)
+    return tuple(sorted(make_method(config.method).datasets())) or (config.role,)
 
 
-def fields_of(config: RunConfig) -> dict[TaskName, dict[str, str]]:
-    """For each task that sites get in a run: the kind of each field of the reply's JSON by its path.
+def fields_of(config: RunConfig) -> dict[RequestKind, dict[str, str]]:
+    """For each request that sites get in a run: the kind of each field of the reply's JSON by its path.
 
     See :mod:`consilia.federation.outgoing` for paths and kinds.
     """
-    method = METHODS[config.method.method].learner
-    fields = {}
-    for task, reply in REPLIES.items():
-        if task != "personalise" or method.personal:
-            run = _Run(task, config.task == "segmentation", tuple(config.method.tasks()), method.tells(config.method))
-            fields[task] = dict(_leaves(reply, (), run))
-    return fields
+    method = make_method(config.method)
+    return {
+        kind: dict(_leaves(reply, (), _Run(kind, config.task == "segmentation", method)))
+        for kind, reply in REPLIES.items()
+        if kind != "personalize" or method.personal
+    }
 
 
 class _Run(NamedTuple):
     """What narrows a reply's schema to one run."""
 
-    task: TaskName
+    kind: RequestKind
     segmentation: bool
-    tasks: tuple[str, ...]
-    tells: frozenset[str]
+    method: Method[Any]
 
     def fills(self, path: tuple[str, ...]) -> bool:
         """Whether a field that may be missing is ever filled."""
         name, part = path[-1], path[0]
-        if name in FLIPS:
-            return name in self.tells and path[1:-1] == ("test",) and part in ("received", "trained")
-        if name == "hd95":  # slow, so after the last round only
-            return self.task != "train" and part != "mean_query"
+        if name in ("negative_flips", "positive_flips"):  # of single classifications, round by round
+            return not self.method.several_datasets and path[1:-1] == ("test",) and part in ("received", "trained")
+        if name == "hd95":  # slow, so after the last round only, and of no variant
+            return self.kind != "train" and part != "variants"
         if name == "tasks":
-            return bool(self.tasks) and name not in path[:-1]
-        return name not in OPTIONAL or name in self.tells
+            return self.method.several_datasets and name not in path[:-1]
+        return {
+            "datasets": self.method.several_datasets,
+            "variants": bool(self.method.variants()),
+            "weight": self.method.weight() is not None,
+        }.get(name, True)
+
+    def keys(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of a dictionary whose schema leaves them open."""
+        if path[-1] == "fields":
+            return tuple(field.name for field in (TRAIN_LOSS, *self.method.fields()))
+        return self.method.variants() if path[-1] == "variants" else tuple(self.method.datasets())
 
 
 def _leaves(annotation: Any, path: tuple[str, ...], run: _Run) -> Iterator[tuple[str, str]]:
@@ -70,15 +75,20 @@ def _leaves(annotation: Any, path: tuple[str, ...], run: _Run) -> Iterator[tuple
         for name, part in kind.model_fields.items():
             below = (*path, part.alias or name)
             if not run.fills(below):
-                yield ".".join(below), NOTHING
-            elif name == "fingerprint":
+                continue
+            if name == "fingerprint":
                 yield ".".join(below), "sha256"
             else:
                 yield from _leaves(part.annotation, below, run)
     elif origin is dict:
         key, value = get_args(kind)
-        keys = run.tasks if key is str else get_args(key)
-        yield from _leaves(value, (*path, "|".join(keys)), run)
+        if get_origin(key) is Literal:
+            yield from _leaves(value, (*path, "|".join(get_args(key))), run)
+        elif path[-1] == "fields":
+            for name in run.keys(path):
+                yield from _leaves(value, (*path, name), run)
+        else:
+            yield from _leaves(value, (*path, "|".join(run.keys(path))), run)
     elif origin is tuple:
         yield from _leaves(get_args(kind)[0], (*path[:-1], f"{path[-1]}[]"), run)
     elif origin is Literal:

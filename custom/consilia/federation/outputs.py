@@ -39,7 +39,7 @@ def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> Non
     for name, state in (("last", coordinator.state), ("best", coordinator.best.state)):
         card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
         write_tensors(folder / f"global-{name}.safetensors", state, card)
-    coordinator.save_act(folder / INJECTED)
+    coordinator.server.save(folder / INJECTED)
     # The record first: what comes after can be made from it again.
     save_record(record, folder / RESULT)
     write_report([record], folder / REPORT)

@@ -1,4 +1,4 @@
-"""The yardstick of a method that acts at the server: the same acts on the server's public data, without any site."""
+"""The baseline of a method that works at the server: the same work on the server's public data, without any site."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from consilia.core.errors import ConfigError
-from consilia.federation.acting import workplace
+from consilia.core.stop import never
 from consilia.federation.config import RunConfig
+from consilia.federation.initial import initial_state
 from consilia.federation.progress import Progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.server_settings import ServerSettings
-from consilia.methods.catalogue import METHODS
-from consilia.methods.learner import never
-from consilia.models.exchange import exchanged_state
+from consilia.federation.server_work import open_server
+from consilia.methods.contract import State
 
 
 def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper, tell: Progress) -> None:
@@ -23,13 +23,12 @@ def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper,
         ConfigError: the method does nothing at the server.
     """
     with TemporaryDirectory() as folder:
-        place = workplace(config, server, Path(folder), tell, never)
-        act = METHODS[config.method.method].strategy(config.method).server_act(place)
-        if act is None:
+        half = open_server(config, server, Path(folder), tell, never)
+        if not half.works_after_rounds():
             raise ConfigError(f"yardstick public-only is for a method that learns at the server, not {config.label}")
-        state = exchanged_state(place.model())
+        state: State = initial_state(config, half.context.model())
         for number in range(1, config.rounds + 1):
-            state = act.act(state, number)
+            state = half.after_round(state, number)
             tell({"event": "round", "round": number, "of": config.rounds})
-        act.conclude()
-        keeper.injection = act.report()
+        half.finish()
+        keeper.injection = half.section()

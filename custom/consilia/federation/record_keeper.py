@@ -64,7 +64,7 @@ class RecordKeeper:
             test=reply.test,
             evaluator=reply.train == 0,
             fingerprint=reply.fingerprint,
-            tasks=reply.tasks,
+            tasks=reply.datasets,
         )
 
     def add_evaluation(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
-from consilia.methods.learner import never
+from consilia.core.stop import never
 
 LOCK = ".lock"
 PROGRESS, RESULT = "progress.jsonl", "result.json"

@@ -39,15 +39,16 @@ class BestRound:
         self.value = -math.inf
         self.stale = 0
 
-    def offer(self, version: int, state: Mapping[str, Tensor], figures: Mapping[str, SiteMetrics]) -> None:
-        """Look at a version's figures and keep it if it is better than all before."""
+    def offer(self, version: int, state: Mapping[str, Tensor], figures: Mapping[str, SiteMetrics]) -> bool:
+        """Whether a version's metrics are better than all before; it is kept then."""
         value = validation_value(figures, self.metric)
         if value is None or version == 0:
-            return
+            return False
         if value > self.value:
             self.version, self.state, self.value, self.stale = version, state, value, 0
-        else:
-            self.stale += 1
+            return True
+        self.stale += 1
+        return False
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the state itself."""

@@ -24,6 +24,7 @@ class ServerSettings(Model):
 
     Attributes:
         allow_models: dotted paths, or ``package.module.*``, that a job may name.
+        allow_methods: methods of other packages than Consilia that a job may name.
         foundation_models: the server's copies of large pre-trained models, by the name that jobs use.
         state_dir: where checkpoints and results go, so that a run can be resumed; every job has a folder of its
             own there, called by its number; ``{job_id}`` puts the number elsewhere in the path. Default: ``consilia``
@@ -34,6 +35,7 @@ class ServerSettings(Model):
     """
 
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
+    allow_methods: tuple[str, ...] = ()
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     state_dir: AbsolutePath | None = None
     data: AbsolutePath | None = None
@@ -76,4 +78,9 @@ def own_server(config: RunConfig, site_files: Mapping[str, Path]) -> ServerSetti
         for path in site_files.values()
         for name, folder in load_site_config(path).foundation_models.items()
     }
-    return ServerSettings(allow_models=(config.model.class_,), foundation_models=folders, data=server_data(site_files))
+    return ServerSettings(
+        allow_models=(config.model.class_,),
+        allow_methods=(config.method.method,),
+        foundation_models=folders,
+        data=server_data(site_files),
+    )

@@ -1,54 +1,48 @@
-"""What a site does with each task. Personal models, correctness histories and per-case figures stay at home."""
+"""What a site does with each request. Personal models, correctness histories and per-case results stay at the site."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.core.errors import ConfigError
-from consilia.core.files import write_bytes, write_json
-from consilia.core.tensor_files import overwrite_tensors, write_tensors
+from consilia.core.files import write_json
+from consilia.core.stop import StopSignal, never
 from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
-from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
-from consilia.federation.local_report import write_local_report, write_task_examples
 from consilia.federation.messages import (
     EvaluateReply,
-    PersonaliseReply,
+    PersonalizeReply,
     PrepareReply,
     Reply,
-    TaskInfo,
-    TrainMetrics,
+    Request,
     TrainReply,
+    as_reply,
     payload_bytes,
 )
 from consilia.federation.run_data import load_run_data
 from consilia.federation.site_errors import note_error
-from consilia.methods.catalogue import METHODS
-from consilia.methods.config import Settings
-from consilia.methods.fedkim.config import FedKIMConfig
-from consilia.methods.learner import never
-from consilia.models.exchange import in_type
+from consilia.federation.site_store import SiteStore
+from consilia.methods.client import CannotEvaluate, ClientContext, Round
+from consilia.methods.contract import State, Update, transmitted
+from consilia.methods.registry import make_method, require_allowed
+from consilia.methods.server import check_tensors
+from consilia.methods.tasks import Predictions
+from consilia.models.exchange import in_type, require_names
 from consilia.record.schema import SiteMetrics
 
 log = logging.getLogger(__name__)
-
-HISTORY = "correctness.safetensors"
-Figures = tuple[SiteMetrics, dict[str, Tensor]]
-"""Metrics of both splits, and the answers to the test split's cases."""
-KEPT_VERSIONS = 3
-"""Correctness vectors kept per model: the last one, and those a resumed run may fall back to."""
 
 
 class Site:
@@ -56,41 +50,46 @@ class Site:
 
     Args:
         config: the run.
-        site_yaml: the site's own file; its data, its list of model classes, its state folder.
+        site_yaml: the site's own file; its data, its lists of model classes and methods, its state folder.
         should_stop: polled during training.
     """
 
-    def __init__(self, config: RunConfig, site_yaml: Path, *, should_stop: Callable[[], bool] = never) -> None:
+    def __init__(self, config: RunConfig, site_yaml: Path, *, should_stop: StopSignal = never) -> None:
         self.config = config
         self.settings = load_site_config(site_yaml)
         self.name = self.settings.site
         self.folder = self.settings.state_dir / RUNS / config.run_id
-        # One role's data or several tasks': the method's learner knows which.
-        self.data: Any = load_run_data(config, site_yaml)
+        self.store = SiteStore(self.folder)
+        require_allowed(config.method.method, self.settings.allow_methods, str(site_yaml))
+        # One data set or several: the method's client knows which.
+        data: Any = load_run_data(config, site_yaml)
+        self.data = data
         if self.data.task != config.task:
             raise ConfigError(f"the run is a {config.task}, role {config.role!r} of {site_yaml} a {self.data.task}")
         model = config.model.build(
             seed=config.seed, allowed=self.settings.allow_models, folders=self.settings.foundation_models
         )
-        learner: Any = METHODS[config.method.method].learner
-        self.learner = learner(
-            model, self.data, config.training, config.method, seed=config.seed, should_stop=should_stop
-        )
+        self.method = make_method(config.method)
+        self.payload_specs = self.method.payload(model)
+        self.transmitted = transmitted(self.method, model)
+        context = ClientContext(model, data, config.training, config.seed, should_stop)
+        self.client = self.method.client(context)
+        self._initial = copy.deepcopy(self.client.state_dict())
 
-    def answer(self, info: TaskInfo, tensors: Mapping[str, Tensor] | None) -> Reply:
-        """Carry out a task. What goes wrong is logged here, at the site; the server learns the error's kind only."""
+    def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
+        """Carry out a request. What goes wrong is logged here, at the site; the server learns the error's kind only."""
         try:
-            handler = {
-                "prepare": self._prepare,
-                "train": self._train,
-                "evaluate": self._evaluate,
-                "personalise": self._personalise,
-            }[info.task]
-            reply = handler(info, tensors or {})
+            if request.kind == "prepare":
+                reply = self._prepare(request)
+            else:
+                state, payload = self._received(tensors or {})
+                self._restore(request)
+                handler = {"train": self._train, "evaluate": self._evaluate, "personalize": self._personalize}
+                reply = handler[request.kind](request, state, payload)
             log.info(
-                "site %s sends for task %s: %d bytes, %d tensors, fields %s",
+                "site %s sends for request %s: %d bytes, %d tensors, fields %s",
                 self.name,
-                info.task,
+                request.kind,
                 payload_bytes(reply.tensors, reply.content),
                 len(reply.tensors),
                 sorted(json.loads(reply.content)),
@@ -98,134 +97,149 @@ class Site:
             return reply
         # Also MemoryError and torch's out-of-memory: a dead process would end the job for every site.
         except Exception as error:
-            kept = note_error(self.settings.state_dir, f"task {info.task}", error)
-            log.error("site %s: task %s failed with %s; see %s", self.name, info.task, type(error).__name__, kept)
+            place = note_error(self.settings.state_dir, f"request {request.kind}", error)
+            log.error(
+                "site %s: request %s failed with %s; see %s", self.name, request.kind, type(error).__name__, place
+            )
             return Reply(error=type(error).__name__)
 
-    def _prepare(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
-        if not info.resume:
-            # The personal models of an earlier run of this configuration stay until new ones take their place.
-            (self.folder / HISTORY).unlink(missing_ok=True)
-        write_json(self.folder / "run.json", self.config.to_json())
-        data = self.data
-        self.learner.check_model()
-        _load_ahead()
-        reply = PrepareReply(
-            train=len(data.train),
-            validation=len(data.validation),
-            test=len(data.test),
-            class_names=data.class_names,
-            fingerprint=data.fingerprint(),
-            tasks=data.training_cases() if self.config.method.tasks() else {},
-        )
-        return _reply(reply)
+    # ---- the four requests -------------------------------------------------------------------------------------
 
-    def _train(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
-        started = time.perf_counter()
-        received = self._figures_of(tensors, "global", info.version)[0] if info.evaluate else None
-        update = self.learner.train(tensors, info.version + 1)
-        card = model_card(self.config, self.data.class_names, "personal-round")
-        overwrite_tensors(self.folder / "personal-round.safetensors", update.tensors, card)
-        trained = self._figures("personal", info.version + 1)[0] if info.evaluate else None
+    def _prepare(self, request: Request) -> Reply:
+        if not request.resume:
+            self.store.begin()
+        write_json(self.folder / "run.json", self.config.to_json())
+        self.client.check_model()
+        _load_ahead()
+        return as_reply(
+            PrepareReply(
+                train=len(self.data.train),
+                validation=len(self.data.validation),
+                test=len(self.data.test),
+                class_names=self.data.class_names,
+                fingerprint=self.data.fingerprint(),
+                datasets=self.data.training_cases() if self.method.several_datasets else {},
+            )
+        )
+
+    def _train(self, request: Request, state: State, payload: State) -> Reply:
+        started, number = time.perf_counter(), request.round + 1
+        received = self._global_metrics(request, state)[0] if request.evaluate else None
+        update = self.client.train(Round(number, state, payload))
+        if self.client.has_state:
+            self.store.save_state(number, self.client.state_dict())
+        trained = None
+        if request.evaluate:
+            self.client.load(self.client.state_for("personal", state))
+            trained = self._metrics("personal", number)[0]
         reply = TrainReply(
-            version=info.version,
-            samples=update.samples,
-            score=update.score,
-            metrics=TrainMetrics.model_validate(finite(update.metrics)),
+            round=request.round,
+            cases=update.cases,
+            weight=update.weight,
+            fields=finite(update.fields),
             received=received,
             trained=trained,
             seconds=time.perf_counter() - started,
         )
-        dtype = self.config.exchange_dtype
-        return _reply(reply, {name: in_type(tensor, dtype) for name, tensor in update.tensors.items()})
+        return as_reply(reply, self._outgoing(update))
 
-    def _evaluate(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
+    def _evaluate(self, request: Request, state: State, payload: State) -> Reply:
         started = time.perf_counter()
-        received, answers = self._received(info, tensors)
-        if info.final and isinstance(self.config.method, FedKIMConfig):
-            path = self.folder / f"report-{info.keep}.html"
-            write_task_examples(path, self.data, answers, self.config.method.catalogue)
-        reply = EvaluateReply(
-            version=info.version,
-            received=received,
-            mean_query=self._ablated(info),
-            seconds=time.perf_counter() - started,
-        )
-        return _reply(reply)
+        received, predictions = self._global_metrics(request, state)
+        variants = self._variants(request) if received is not None else {}
+        if request.final and received is not None:
+            self.client.report(self.folder / f"report-{request.keep}.html", {"global": predictions}, None)
+        seconds = time.perf_counter() - started
+        return as_reply(EvaluateReply(round=request.round, received=received, variants=variants, seconds=seconds))
 
-    def _personalise(self, info: TaskInfo, tensors: Mapping[str, Tensor]) -> Reply:
-        """Train once more from the final global model with the method's own loss; the result never leaves."""
+    def _personalize(self, request: Request, state: State, payload: State) -> Reply:
+        """Make the personal model from the final global one; it never leaves."""
         started = time.perf_counter()
-        received, before = self._received(info, tensors)
-        mean_query = self._ablated(info)
-        attention = self.learner.attention(self.data.test)
-        self.learner.train(tensors, info.version + 1, epochs=self.config.training.personalise_epochs)
-        self._keep(f"personal-{info.keep}", self.learner.state())
-        fitted = preprocessing_file(self.settings, self.config.role).read_bytes()
-        write_bytes(self.folder / PREPROCESSING, fitted, private=True)
+        received, before = self._global_metrics(request, state)
+        variants = self._variants(request) if received is not None else {}
+        attention = self.client.attention(self.data.test)
+        epochs = self.config.training.personalise_epochs
+        personal_state = self.client.personalize(Round(request.round + 1, state, payload, epochs))
+        name = f"personal-{request.keep}"
+        self.store.save_model(name, personal_state, model_card(self.config, self.data.class_names, name))
+        self.store.save_bytes(PREPROCESSING, preprocessing_file(self.settings, self.config.role).read_bytes())
+        self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
-        personal, after = self._figures("personal", version=None, thorough=True)
-        answers = {"global": before, "personal": after}
-        write_local_report(self.folder / f"report-{info.keep}.html", self.data, answers, attention)
-        reply = PersonaliseReply(
-            version=info.version,
-            received=received,
-            personal=personal,
-            mean_query=mean_query,
-            seconds=time.perf_counter() - started,
+        personal, after = self._metrics("personal", version=None, slow=True)
+        predictions = {"global": before, "personal": after}
+        self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention)
+        return as_reply(
+            PersonalizeReply(
+                round=request.round,
+                received=received,
+                personal=personal,
+                variants=variants,
+                seconds=time.perf_counter() - started,
+            )
         )
-        return _reply(reply)
 
-    def _keep(self, name: str, state: Mapping[str, Tensor]) -> None:
-        card = model_card(self.config, self.data.class_names, name)
-        write_tensors(self.folder / f"{name}.safetensors", state, card, private=True)
+    # ---- what comes and goes -----------------------------------------------------------------------------------
 
-    def _received(self, info: TaskInfo, state: Mapping[str, Tensor]) -> Figures:
+    def _received(self, tensors: State) -> tuple[State, State]:
+        """The global state and the method's payload, as the method declares them."""
+        payload = {name: tensors[name] for name in self.payload_specs if name in tensors}
+        state = {name: tensor for name, tensor in tensors.items() if name not in payload}
+        require_names(state, self.client.shared)
+        check_tensors(payload, self.payload_specs)
+        return state, payload
+
+    def _outgoing(self, update: Update) -> State:
+        """The update's tensors in the exchange's type; refuses one that the method has not declared."""
+        sent = {**update.state, **update.extras}
+        if unknown := sorted(set(sent) - set(self.transmitted)):
+            raise ConfigError(f"method {self.method.name} sends tensor {unknown[0]!r}, which it has not declared")
+        declared = {field.name for field in self.method.fields()} | {"train_loss"}
+        if undeclared := sorted(set(update.fields) - declared):
+            raise ConfigError(f"method {self.method.name} reports {undeclared[0]!r}, which it has not declared")
+        return {name: in_type(tensor, self.config.exchange_dtype) for name, tensor in sent.items()}
+
+    def _restore(self, request: Request) -> None:
+        """Put the client state in place that counts for a request, and delete those that no request can name again."""
+        self.store.keep_states({request.client_round, request.best_client_round})
+        if self.client.has_state:
+            number = request.client_round
+            self.client.load_state_dict(self.store.load_state(number) if number else copy.deepcopy(self._initial))
+
+    # ---- evaluation --------------------------------------------------------------------------------------------
+
+    def _global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, Predictions]:
+        """Metrics of the received global model and its predictions on the test cases, if it can be judged here."""
+        try:
+            self.client.load(self.client.state_for("global", state))
+        except CannotEvaluate as reason:
+            log.warning("site %s does not evaluate the global model: %s", self.name, reason)
+            return None, {}
         # The best round was evaluated when it was the newest: coming back to it is no news for the history.
-        version = info.version if info.keep == "last" else None
-        return self._figures_of(state, "global", version, thorough=info.final)
+        version = request.round if request.keep == "last" else None
+        return self._metrics("global", version, slow=request.final)
 
-    def _ablated(self, info: TaskInfo) -> SiteMetrics | None:
-        """Figures of the final global model, just received, without the method's personal touch."""
-        touchless = self.learner.ablated() if info.final else None
-        if touchless is None:
-            return None
-        with touchless:
-            return self._figures("ablated", version=None)[0]
+    def _variants(self, request: Request) -> dict[str, SiteMetrics]:
+        """Metrics of the final global model, just received, as each of the method's variants has it."""
+        found = {}
+        for name in self.method.variants() if request.final else ():
+            with self.client.variant(name):
+                found[name] = self._metrics(name, version=None)[0]
+        return found
 
-    def _figures_of(
-        self, state: Mapping[str, Tensor], kind: str, version: int | None, *, thorough: bool = False
-    ) -> Figures:
-        self.learner.load(state)
-        return self._figures(kind, version, thorough=thorough)
-
-    def _figures(self, kind: str, version: int | None, *, thorough: bool = False) -> Figures:
+    def _metrics(self, kind: str, version: int | None, *, slow: bool = False) -> tuple[SiteMetrics, Predictions]:
         """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
-        figures: dict[str, dict[str, Any] | None] = {}
-        answers: dict[str, Tensor] = {}
+        found: dict[str, dict[str, Any] | None] = {}
+        predictions: Predictions = {}
         for name in ("validation", "test"):
             split = self.data.split(name)
-            answers = self.learner.answers(split)
-            metrics = self.learner.measure(answers, split, thorough=thorough)
-            right = self.learner.right(answers, split)
-            if metrics is not None and right is not None and name == "test" and version is not None:
-                negative, positive = self._flips(kind, version, right)
+            predictions = self.client.predict(split)
+            metrics = self.client.evaluate(predictions, split, slow=slow)
+            correct = self.client.is_correct(predictions, split)
+            if metrics is not None and correct is not None and name == "test" and version is not None:
+                negative, positive = self.store.count_flips(kind, version, correct)
                 metrics |= {"negative_flips": negative, "positive_flips": positive}
-            figures[name] = metrics
-        return SiteMetrics.model_validate(figures), answers
-
-    def _flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
-        path = self.folder / HISTORY
-        history = load_file(path) if path.is_file() else {}
-        versions = sorted(int(key.rpartition("/")[2]) for key in history if key.startswith(f"{kind}/"))
-        earlier = [then for then in versions if then < version]
-        # The history starts at all wrong, so a first evaluation forgets nothing (specification 6.1).
-        previous = history[f"{kind}/{earlier[-1]}"] if earlier else torch.zeros_like(correct)
-        history[f"{kind}/{version}"] = correct
-        for old in earlier[: -(KEPT_VERSIONS - 1)]:
-            del history[f"{kind}/{old}"]
-        write_tensors(path, history, durable=False, private=True)
-        return flips(previous, correct)
+            found[name] = metrics
+        return SiteMetrics.model_validate(found), predictions
 
 
 def _load_ahead() -> None:
@@ -252,7 +266,3 @@ def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> di
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Metrics with what is not a finite number undefined."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _reply(content: Settings, tensors: Mapping[str, Tensor] | None = None) -> Reply:
-    return Reply(content.model_dump_json(by_alias=True), tensors or {})

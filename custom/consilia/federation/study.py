@@ -11,14 +11,16 @@ from pydantic import Field, PositiveInt, field_validator
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import SiteData
 from consilia.data.federation import load_federation
+from consilia.data.layout import server_data
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.run_data import load_run_data, same_server_data
+from consilia.federation.run_data import load_run_data
 from consilia.federation.run_folder import RESULT
 from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
-from consilia.methods.catalogue import METHODS, Method
+from consilia.methods.contract import Method
+from consilia.methods.registry import make_method, method_class, method_names
 from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
@@ -89,10 +91,11 @@ def study_config(
 
     What the study leaves open of role, evaluators, task and model is read from the site files, where there are any.
     """
-    if label not in study.methods and label not in METHODS and label not in YARDSTICKS:
-        raise ConfigError(f"no method {label!r} here: there is {', '.join(dict.fromkeys([*study.methods, *METHODS]))}")
+    if label not in study.methods and label not in method_names() and label not in YARDSTICKS:
+        known = dict.fromkeys([*study.methods, *method_names()])
+        raise ConfigError(f"no method {label!r} here: there is {', '.join(known)}")
     values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
-    several = _named(values).config.several_tasks
+    several = _named(values).several_datasets
     if several and site_files:
         values.setdefault("evaluators", _evaluators(site_files, None))
     for first in [] if several else list(site_files.values())[:1]:
@@ -183,24 +186,25 @@ def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
     federated = [label for label in labels if label not in YARDSTICKS]
     chosen = [{**study.run, **study.methods.get(label, {"method": label})} for label in federated]
     # A method of several tasks has yardsticks of its own.
-    there = any(values.get("method") == "fedavg" or _named(values).config.several_tasks for values in chosen)
+    there = any(values.get("method") == "fedavg" or _named(values).several_datasets for values in chosen)
     return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
 
 
 def stands_alone(study: Study, label: str) -> bool:
     """Whether a run's configuration can be made without a look at the study's data."""
-    several = _named(merged(study.run, _method_of(study, label))).config.several_tasks
+    several = _named(merged(study.run, _method_of(study, label))).several_datasets
     return several or {"role", "model"} <= study.run.keys()
 
 
 def _method_of(study: Study, label: str) -> dict[str, Any]:
-    return study.methods.get(label, {"method": label if label in METHODS else "fedavg"})
+    return study.methods.get(label, {"method": label if label in method_names() else "fedavg"})
 
 
-def _named(values: Mapping[str, Any]) -> Method:
-    """The method of a configuration that names it alone, or among its parameters; an unknown one is told of later."""
+def _named(values: Mapping[str, Any]) -> type[Method[Any]]:
+    """The method of a configuration that names it alone, or among its parameters; an unknown one is refused later."""
     method = values.get("method")
-    return METHODS.get(str(method.get("method") if isinstance(method, Mapping) else method), METHODS["fedavg"])
+    name = method.get("method") if isinstance(method, Mapping) else method
+    return method_class(name) if name in method_names() else Method
 
 
 def finished(
@@ -226,7 +230,8 @@ def finished(
             f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
             "choose another folder with --out, or run it anew with --overwrite"
         )
-    if record.injection is not None and not same_server_data(record.injection, config, site_files):
+    own = None if record.injection is None else record.injection.fingerprint
+    if own is not None and own != make_method(config.method).server_fingerprint(server_data(site_files)):
         raise ConfigError(
             f"{path}: the server's own data have changed since: choose another folder with --out, or run it anew with "
             "--overwrite"

@@ -23,11 +23,12 @@ from consilia.federation.public_only import public_only
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound
 from consilia.federation.server_settings import ServerSettings, own_server
-from consilia.methods.classification import LOGITS
-from consilia.methods.fedavg.config import FedAvgConfig
-from consilia.methods.fedavg.learner import FedAvgLearner
-from consilia.methods.learner import TASKS
-from consilia.methods.task import Answers, Network
+from consilia.methods.client import Client, ClientContext, Round
+from consilia.methods.config import MethodConfig
+from consilia.methods.contract import Method
+from consilia.methods.registry import make_method
+from consilia.methods.tasks import TASKS, Network, Predictions
+from consilia.methods.tasks.classification import LOGITS
 from consilia.models.sam_segmenter import MaskPrompts
 from consilia.record.schema import FinalModels, Record, SiteMetrics
 
@@ -58,7 +59,7 @@ def run_yardstick(
     """
     if name not in YARDSTICKS:
         raise ConfigError(f"yardstick must be one of {sorted(YARDSTICKS)}, got {name!r}")
-    if name != PUBLIC_ONLY and config.method.several_tasks:
+    if name != PUBLIC_ONLY and make_method(config.method).several_datasets:
         raise ConfigError(f"yardstick {name} is for methods that train one task, {config.method.method} trains several")
     if config.task != TASK_OF.get(name, config.task):
         raise ConfigError(f"yardstick {name} is for {TASK_OF[name]}, the run is a {config.task}")
@@ -171,20 +172,21 @@ def _describe(site: SiteData) -> PrepareReply:
     )
 
 
-def _learner(setting: Setting, data: SiteData) -> FedAvgLearner:
+def _learner(setting: Setting, data: SiteData) -> Client[MethodConfig]:
     config, server = setting.config, setting.server
     model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
-    return FedAvgLearner(model, data, config.training, FedAvgConfig(), seed=config.seed)
+    plain = Method(MethodConfig(method="none"))
+    return plain.client(ClientContext(model, data, config.training, config.seed))
 
 
-def _train(learner: FedAvgLearner, state: State, number: int, config: RunConfig) -> State:
+def _train(learner: Client[MethodConfig], state: State, number: int, config: RunConfig) -> State:
     """Round ``number`` with as many passes over the data as a site makes on average: local_epochs x participation.
 
     Where that is a fraction, whole passes are spread evenly over the rounds, and a round may have none.
     """
     per_round = config.training.local_epochs * config.participation
     passes = round(number * per_round) - round((number - 1) * per_round)
-    return dict(learner.train(state, number, epochs=passes).tensors) if passes else state
+    return dict(learner.train(Round(number, state, epochs=passes)).state) if passes else state
 
 
 def _looks(config: RunConfig, number: int) -> bool:
@@ -200,9 +202,9 @@ def _union(sites: list[SiteData]) -> Split:
     )
 
 
-def _figures(learner: FedAvgLearner, state: State, site: SiteData, *, thorough: bool = False) -> SiteMetrics:
+def _figures(learner: Client[MethodConfig], state: State, site: SiteData, *, thorough: bool = False) -> SiteMetrics:
     learner.load(state)
-    return _metrics(site, learner.answers, thorough=thorough)
+    return _metrics(site, learner.predict, thorough=thorough)
 
 
 def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
@@ -211,7 +213,7 @@ def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
     return _metrics(site, lambda split: {LOGITS: logits.expand(len(split), -1)})
 
 
-def _filled(split: Split) -> Answers:
+def _filled(split: Split) -> Predictions:
     height, width = split.labels.shape[1:]
     down, across = torch.arange(height)[:, None], torch.arange(width)
 
@@ -219,16 +221,16 @@ def _filled(split: Split) -> Answers:
         x1, y1, x2, y2 = prompts.boxes[:, :, None, None].unbind(dim=1)
         return ((across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)).float()
 
-    return TASKS["segmentation"].answer(
+    return TASKS["segmentation"].predict(
         Network(lambda inputs: inputs, fill), split.inputs, split.labels, split.case_ids
     )
 
 
-def _metrics(site: SiteData, answer: Callable[[Split], Answers], *, thorough: bool = True) -> SiteMetrics:
+def _metrics(site: SiteData, answer: Callable[[Split], Predictions], *, thorough: bool = True) -> SiteMetrics:
     found = {}
     for name in ("validation", "test"):
         split = site.split(name)
-        found[name] = TASKS[site.task].figures(answer(split), split, thorough=thorough) if len(split) else None
+        found[name] = TASKS[site.task].metrics(answer(split), split, slow=thorough) if len(split) else None
     return SiteMetrics.model_validate(found)
 
 

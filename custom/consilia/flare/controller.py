@@ -26,16 +26,15 @@ from nvflare.private.defs import CellMessageHeaderKeys
 from nvflare.private.fed.server.server_commands import ServerCommandNames
 
 from consilia.core.determinism import single_threaded
-from consilia.core.errors import ConsiliaError, RunFailed
+from consilia.core.errors import ConsiliaError, RunFailed, TrainingStopped
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
-from consilia.federation.messages import Reply, Task
+from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
 from consilia.federation.run_folder import PROGRESS, locked, remove_told, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
-from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, model_to_reply, register_tensors, task_to_model
+from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
 from consilia.flare.ready import announce
-from consilia.methods.learner import TrainingStopped
 from consilia.record.schema import Record
 from consilia.report.tensorboard import EventLog
 
@@ -55,7 +54,7 @@ class RunAborted(ConsiliaError):
 
 
 class ConsiliaController(ModelController):  # type: ignore[misc]
-    """Leads a run: hands the coordinator's tasks to NVFlare and the sites' replies back.
+    """Leads a run: hands the coordinator's requests to NVFlare and the sites' replies back.
 
     Checkpoints and results go to ``state_dir`` of the server's ``local/server.yaml``; results also to ``consilia/`` in
     the job's run folder, which NVFlare keeps with the job. A clone of a job goes on after that job's last full round; a
@@ -159,29 +158,29 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         self.save_model(FLModel(params_type=ParamsType.FULL, params=dict(coordinator.state)))
         return record
 
-    def _deliver(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
+    def _deliver(self, broadcasts: Sequence[Broadcast]) -> None:
+        for item in broadcasts:
             self.broadcast_model(
-                task_to_model(task),
-                task_name=task.info.task,
-                targets=list(task.targets),
-                timeout=self._timeout(task),
+                broadcast_to_model(item),
+                task_name=item.request.kind,
+                targets=list(item.targets),
+                timeout=self._timeout(item),
                 blocking=False,
                 callback=self._receive,
             )
-            if task.info.task != "prepare":
+            if item.request.kind != "prepare":
                 # That is what a site asks for unasked, as soon as its process is up.
-                announce(task.targets, self.fl_ctx)
+                announce(item.targets, self.fl_ctx)
         # A task stands until NVFlare's monitor notices its end; once every site has answered nobody need wait for it.
         while self.get_num_standing_tasks() and self._coordinator.is_waiting():
             self._check_abort()
             time.sleep(self.task_check_period)
         self._check_abort()
 
-    def _timeout(self, task: Task) -> int:
-        """Seconds a site has for a task; to prepare it always has the same, for its process has to start first."""
+    def _timeout(self, item: Broadcast) -> int:
+        """Seconds a site has for a request; to prepare it always has the same, for its process has to start first."""
         limit: int = self._coordinator.config.round_timeout
-        return PREPARE_SECONDS if task.info.task == "prepare" else limit
+        return PREPARE_SECONDS if item.request.kind == "prepare" else limit
 
     def _should_stop(self) -> bool:
         return bool(self.abort_signal.triggered)

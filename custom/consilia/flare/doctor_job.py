@@ -14,13 +14,14 @@ import torch
 
 import consilia
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.federation.config import RunConfig, run_config
+from consilia.federation.config import RunConfig
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, read_manifest
 from consilia.flare.doctor_findings import Finding, failed, ok, warning
 from consilia.flare.kit import Kit
 from consilia.flare.outgoing import approved
 from consilia.methods.config import FoundationConfig
 from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.registry import make_method
 from consilia.models.build import is_allowed
 from consilia.models.foundation import FoundationFolder, foundation_place, verify_foundation
 
@@ -41,7 +42,7 @@ class Job:
 
     def roles(self, there: Sequence[str]) -> list[str]:
         """The dataset roles that the job looks for at a site with the roles ``there``."""
-        tasks = self.config.method.tasks()
+        tasks = make_method(self.config.method).datasets()
         return [role for role in there if role in tasks] if tasks else [self.config.role]
 
 
@@ -52,14 +53,13 @@ def read_job(place: Path) -> Job:
         ConfigError: it is no job of Consilia.
     """
     try:
-        name, manifest = read_manifest(place)
+        name, manifest, config = read_manifest(place)
     except ConfigError as error:
         version = str(_arguments(place).get("version", consilia.__version__))
         if version == consilia.__version__:
             raise
         raise ConfigError(f"{_made_by(place.name, version)}, and its configuration cannot be read: {error}") from error
     arguments = _arguments(place)
-    config = run_config(arguments["config"], source=str(place))
     return Job(name, config, str(arguments.get("version", "")), manifest)
 
 
@@ -135,14 +135,14 @@ def check_roles(job: Job, there: Sequence[str]) -> Iterator[Finding]:
     """Whether the site has data for the job at all."""
     check, wanted = "data", job.roles(there)
     if not wanted:
-        tasks = sorted(job.config.method.tasks())
+        tasks = sorted(make_method(job.config.method).datasets())
         yield failed(check, f"{job.name} trains {tasks}, here are {sorted(there)}", "write one of these roles")
     for role in wanted:
         if role not in there:
             todo = f"write a dataset role {role!r} in site.yaml"
             yield failed(check, f"{job.name} needs role {role!r}, here are {sorted(there)}", todo)
-    if wanted and job.config.method.tasks():
-        away = sorted(set(job.config.method.tasks()) - set(wanted))
+    if wanted and make_method(job.config.method).datasets():
+        away = sorted(set(make_method(job.config.method).datasets()) - set(wanted))
         if away:
             yield warning(check, f"no data here for the tasks {away} of {job.name}: the site trains the others only")
 

@@ -19,19 +19,18 @@ from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, require_version, run_config
-from consilia.federation.messages import Reply, TaskInfo
+from consilia.federation.messages import REQUESTS, Reply, Request
 from consilia.federation.run_folder import ORPHAN_SECONDS, locked
 from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
 from consilia.flare.ready import ReadySignal
 
-TASKS = ("prepare", "train", "evaluate", "personalise")
 SITE_FILE = "site.yaml"
 
 
 class ConsiliaExecutor(Executor):  # type: ignore[misc]
-    """Carries out prepare, train, evaluate and personalise with this site's data.
+    """Carries out prepare, train, evaluate and personalize with this site's data.
 
     The site's data are named by ``local/site.yaml`` of its startup kit (in the simulator, where all sites share one
     local folder, by ``local/sites/<site>.yaml``).
@@ -60,7 +59,7 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Answer one task. A failure is answered too, by its kind; its reason stays in this site's log."""
-        if task_name not in TASKS:
+        if task_name not in REQUESTS:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         self._ready.task_began()
         self._abort = abort_signal
@@ -73,13 +72,13 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
     def _answer(self, task_name: str, shareable: Shareable, fl_ctx: FLContext) -> Reply:
         try:
             dxo = from_shareable(shareable)
-            info = TaskInfo.model_validate_json(dxo.get_meta_prop(CONTENT, ""))
-            if info.task != task_name:
-                raise ConfigError(f"task {task_name!r} carries the content of task {info.task!r}")
+            request = Request.model_validate_json(dxo.get_meta_prop(CONTENT, ""))
+            if request.kind != task_name:
+                raise ConfigError(f"task {task_name!r} carries the content of request {request.kind!r}")
             with single_threaded():
                 if self._site is None:
                     self._site = self._open_site(fl_ctx)
-                return self._site.answer(info, dxo.data)
+                return self._site.answer(request, dxo.data)
         except (Exception, SystemExit) as error:
             kind = type(error).__name__
             # A configuration error speaks of no case; any other may, and NVFlare's log may be streamed to the server.

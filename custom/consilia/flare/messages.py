@@ -1,4 +1,4 @@
-"""Tasks and replies as NVFlare models: tensors as parameters, our JSON as one meta field."""
+"""Requests and replies as NVFlare models: tensors as parameters, our JSON as one meta field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 from torch import Tensor
 
-from consilia.federation.messages import Reply, Task
+from consilia.federation.messages import Broadcast, Reply
 
 CONTENT, ERROR = "consilia", "consilia_error"
 
@@ -32,13 +32,13 @@ def register_tensors() -> None:
     fobs.register(TensorDecomposer)
 
 
-def task_to_model(task: Task) -> FLModel:
-    """A task as the server's controller sends it."""
+def broadcast_to_model(broadcast: Broadcast) -> FLModel:
+    """A request as the server's controller sends it."""
     return FLModel(
         params_type=ParamsType.FULL,
-        params=plain_tensors(task.tensors or {}),
-        current_round=task.info.version,
-        meta={CONTENT: task.info.model_dump_json()},
+        params=plain_tensors(broadcast.tensors or {}),
+        current_round=broadcast.request.round,
+        meta={CONTENT: broadcast.request.model_dump_json()},
     )
 
 

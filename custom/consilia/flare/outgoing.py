@@ -123,7 +123,7 @@ def approve(kit: Path, job: Path) -> Path:
         ConfigError: the kit is no site's, or the folder is no job with a manifest.
     """
     site = _site(kit)
-    name, manifest = read_manifest(job)
+    name, manifest, _ = read_manifest(job)
     if already := approved(site.local).get(manifest.digest):
         return already
     short = manifest.digest.removeprefix("sha256:")[:12]
@@ -144,7 +144,7 @@ def withdraw(kit: Path, job: Path) -> tuple[Path, ...]:
         ConfigError: the kit is no site's, the folder no job, or its manifest is not approved.
     """
     site = _site(kit)
-    name, manifest = read_manifest(job)
+    name, manifest, _ = read_manifest(job)
     paths = tuple(path for digest, path in _approvals(site.local) if digest == manifest.digest)
     if not paths:
         raise ConfigError(f"the manifest of job {name} ({manifest.digest}) is not approved at {site.name}")

@@ -11,10 +11,12 @@ from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey,
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 
 from consilia.core.tensor_files import write_tensors
-from consilia.federation.config import ModelConfig
+from consilia.federation.config import run_config
+from consilia.federation.initial import initial_state
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import register_tensors
-from consilia.models.exchange import ExchangeType, count_elements, exchanged_state
+from consilia.methods.registry import require_allowed
+from consilia.models.exchange import count_elements
 
 FILE = "global_model.safetensors"
 
@@ -23,27 +25,13 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
     """Builds the initial global model from a class that the server lists, and saves global models as safetensors.
 
     Args:
-        model_class: dotted path of the model class.
-        model_args: its keyword arguments.
-        foundation: the pre-trained model it builds on, as the run's ``model.foundation`` has it.
-        exchange_dtype: ``float16`` halves the floating tensors.
-        seed: the run's seed, which decides the initial weights.
+        config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
     """
 
-    def __init__(
-        self,
-        model_class: str,
-        model_args: dict[str, Any],
-        foundation: dict[str, Any] | None = None,
-        exchange_dtype: ExchangeType = "float32",
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        self.model_class, self.model_args, self.seed = model_class, model_args, seed
-        self.foundation, self.exchange_dtype = foundation, exchange_dtype
+        self.config = config
         self.all_parameters = 0
-        # NVFlare leaves defaults out of an exported job; a seed should stand there to be read.
-        self._always_serialize_args = ["seed"]
         self._file = Path(FILE)
         self._settings = ServerSettings()
         register_tensors()
@@ -57,13 +45,11 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The initial global state, what is exchanged of the model, as torch tensors."""
-        config = ModelConfig.model_validate(
-            {"class": self.model_class, "args": self.model_args, "foundation": self.foundation}
-        )
-        settings = self._settings
-        model = config.build(seed=self.seed, allowed=settings.allow_models, folders=settings.foundation_models)
+        config, settings = run_config(self.config, source="this job"), self._settings
+        require_allowed(config.method.method, settings.allow_methods, f"the server's {SERVER_FILE}")
+        model = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
         self.all_parameters = count_elements(model)
-        return make_model_learnable(exchanged_state(model, self.exchange_dtype), {})
+        return make_model_learnable(initial_state(config, model), {})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the global model, atomically, as app_server/global_model.safetensors."""

@@ -14,11 +14,11 @@ from nvflare.recipe.spec import ExecEnv, Recipe
 
 import consilia
 from consilia.federation.config import RunConfig
+from consilia.federation.messages import REQUESTS
 from consilia.federation.outgoing import manifest_of
 from consilia.flare.controller import ConsiliaController
-from consilia.flare.executor import TASKS, ConsiliaExecutor
+from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.persistor import SafetensorsPersistor
-from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import FoundationFolder
 
 ALLOWED_CLASSES = (
@@ -59,21 +59,12 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
         job.set_app_packages(["consilia"])
         settings = config.to_json()
         job.to_server(ConsiliaController(config=settings, version=consilia.__version__), id="controller")
-        job.to_server(
-            SafetensorsPersistor(
-                model_class=config.model.class_,
-                model_args=config.model.args,
-                foundation=settings["model"]["foundation"],
-                exchange_dtype=config.exchange_dtype,
-                seed=config.seed,
-            ),
-            id="persistor",
-        )
+        job.to_server(SafetensorsPersistor(config=settings), id="persistor")
         job.to_server({"server": {"task_request_interval": POLLING_SECONDS}})
         executor = ConsiliaExecutor(
             config=settings, version=consilia.__version__, outgoing=_outgoing(config, foundation_models or {})
         )
-        job.to_clients(executor, tasks=list(TASKS))
+        job.to_clients(executor, tasks=list(REQUESTS))
         super().__init__(job)
         self.config = config
         self.name: str = job.name
@@ -86,7 +77,7 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
 
 def _outgoing(config: RunConfig, folders: Mapping[str, FoundationFolder]) -> dict[str, Any]:
     model = config.model.build(seed=config.seed, allowed=(config.model.class_,), folders=folders)
-    return manifest_of(config, exchanged_state(model, config.exchange_dtype)).to_json()
+    return manifest_of(config, model).to_json()
 
 
 def write_allow_list(local: Path) -> None:

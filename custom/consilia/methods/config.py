@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -55,6 +55,9 @@ class TrainingConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+TRIM = 0.2
+
+
 class RobustConfig(Settings):
     """How the server guards a round against what single sites may send (docs/robust.md). The default guards nothing.
 
@@ -63,32 +66,18 @@ class RobustConfig(Settings):
     """
 
     rule: Literal["mean", "median", "trimmed_mean"] = "mean"
-    trim: float = Field(0.2, gt=0, lt=0.5)
+    trim: float = Field(TRIM, gt=0, lt=0.5)
     clip_norm: Annotated[float, Field(gt=0)] | Literal["median"] | None = None
 
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> RobustConfig:
         # Who sets trim believes to be guarded by it.
-        if "trim" in self.model_fields_set and self.rule != "trimmed_mean":
+        if self.trim != TRIM and self.rule != "trimmed_mean":
             raise ValueError(f"trim is of rule trimmed_mean, the rule is {self.rule}")
         return self
 
 
 class MethodConfig(Settings):
-    """Base of the methods' own parameters; ``method`` tells them apart."""
-
-    several_tasks: ClassVar[bool] = False
-    """Whether sites train several tasks together, each with a dataset role of its own."""
+    """Base of the methods' own parameters; ``method`` is the name by which the method is registered."""
 
     method: str
-
-    def tasks(self) -> dict[str, int]:
-        """The tasks that sites train together, each a dataset role, and how many classes each has.
-
-        Empty for a method that trains one: the run's own role.
-        """
-        return {}
-
-    def model_arguments(self) -> dict[str, Any]:
-        """Arguments of the model that follow from the method's own."""
-        return {}

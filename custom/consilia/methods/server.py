@@ -1,56 +1,73 @@
-"""The server's half of a method: what an update may claim, and how a round's updates become the next global state."""
+"""The half of a method that acts at the server. The defaults are FedAvg: the mean weighted by training cases."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from consilia.core.aggregation import Rule, mean, weighted_mean
-from consilia.core.robust import median, trimmed_mean
-from consilia.core.validation import check_update
-from consilia.methods.config import MethodConfig, RobustConfig
+from consilia.aggregation import check_update
+from consilia.core.errors import UpdateRejected
+from consilia.core.stop import StopSignal
+from consilia.methods.contract import MAX_CASES, TRAIN_LOSS, C, Method, ReplyField, State, TensorSpec
 from consilia.models.foundation import FoundationFolder
-from consilia.record.injection import Injection
 
-MAX_SAMPLES = 10_000_000
-"""More training cases than this at one site is a mistake or a lie."""
-
-UNGUARDED = RobustConfig()
-"""Every update counts by its weight alone."""
-
-C = TypeVar("C", bound=MethodConfig)
+MODEL_CARD = "card.json"
+"""Beside a model that a server half has saved: the configuration of the run that made it."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What a site says of its own update: n_k training cases, in some methods a score, and its cases by task."""
+class UpdateMetadata:
+    """What a site says of its update.
 
-    samples: int
-    score: float | None
-    tasks: Mapping[str, int] = field(default_factory=dict)
+    Attributes:
+        cases: training cases n_k.
+        weight: where the method declares one.
+        fields: reported numbers by name.
+        datasets: training cases by data set, where the run has several; as the site declared them when it began.
+    """
 
-
-CARD = "card.json"
-"""Beside a model that a :class:`ServerAct` has saved: the configuration of the run that made it."""
+    cases: int
+    weight: float | None = None
+    fields: Mapping[str, float | None] = field(default_factory=dict)
+    datasets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """What a strategy may use that acts at the server between two rounds.
+class Mean:
+    """The aggregate of a round.
+
+    Attributes:
+        state: the weighted mean of the exchanged tensors.
+        extras: the plain mean of each tensor beside them.
+        sites: number of sites whose updates it is of.
+        trainers: number of training sites in the run.
+    """
+
+    state: State
+    extras: State
+    sites: int
+    trainers: int
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """What the server half may use.
 
     Attributes:
         run: the run's configuration as a job carries it; goes into the card of what is saved.
         model: builds the network that is exchanged, with its initial weights.
         foundation_models: the server's own copies of large pre-trained models.
         data: the server's own public data, a file of site.yaml's form; None where it has none.
-        folder: for checkpoints within an act.
-        seed: run seed.
-        tell: progress.
+        folder: for checkpoints within long work.
+        seed: of the run.
+        progress: told what long work is doing.
         should_stop: whether the run was aborted.
     """
 
@@ -60,74 +77,122 @@ class Workplace:
     data: Path | None
     folder: Path
     seed: int
-    tell: Callable[[dict[str, Any]], None]
-    should_stop: Callable[[], bool]
+    progress: Callable[[dict[str, Any]], None]
+    should_stop: StopSignal
 
 
-class ServerAct(ABC):
-    """What a method does at the server after each round's aggregation, with a state of its own that outlives rounds."""
+Weights = Mapping[str, float | Mapping[str, float]]
+"""Raw aggregation weights by site; or for a site by tensor."""
 
-    @abstractmethod
-    def act(self, state: Mapping[str, Tensor], round_number: int) -> dict[str, Tensor]:
-        """What becomes of the aggregated state of a round: the next global state."""
 
-    @abstractmethod
-    def conclude(self) -> None:
-        """When the rounds are over: the final figures."""
+class Server(Generic[C]):
+    """Federated averaging: theta = sum_k (n_k / sum n) theta_k (McMahan et al. 2017). Methods override what differs."""
 
-    @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """Tensors of its own state, for a checkpoint."""
+    def __init__(self, method: Method[C], context: ServerContext) -> None:
+        self.method, self.config, self.context = method, method.config, context
 
-    @abstractmethod
-    def restore(self, tensors: Mapping[str, Tensor], report: Injection) -> None:
-        """Go on from a checkpoint's tensors and report."""
+    # What a method may override ---------------------------------------------------------------------------------
 
-    @abstractmethod
-    def report(self) -> Injection:
-        """What the record tells of it."""
+    def payload(self, round_number: int) -> State:
+        """Tensors that travel to the sites beside the global state, as :meth:`Method.payload` declares them."""
+        return {}
 
-    @abstractmethod
+    def expected(self, names: Collection[str], datasets: Mapping[str, int]) -> Collection[str]:
+        """Which of the exchanged tensors a site must send that has training cases of these data sets."""
+        return names
+
+    def weights(self, updates: Mapping[str, UpdateMetadata]) -> Weights:
+        """Raw aggregation weights by site, or for each site by tensor; they need not sum to one."""
+        return {
+            site: float(update.cases) if update.weight is None else update.weight for site, update in updates.items()
+        }
+
+    def step(self, previous: State, mean: Mean, round_number: int) -> State:
+        """The next global state from the previous one and the round's mean."""
+        return mean.state
+
+    def after_round(self, state: State, round_number: int) -> State:
+        """Long work at the server on a round's state. A checkpoint is made before and after; it may be repeated."""
+        return state
+
+    def finish(self) -> None:
+        """When the rounds are over: the final evaluation of what the server itself has made."""
+
     def save(self, folder: Path) -> None:
-        """Leave what it has made, ready for use, in a folder."""
+        """Leave what the server itself has made, ready for use, in a folder."""
 
+    def section(self) -> Any:
+        """The method's own part of the record; None: it has none."""
+        return None
 
-class Strategy(Generic[C]):
-    """Federated averaging: theta = sum_k (n_k / sum n) theta_k (McMahan et al. 2017). Methods override what differs.
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must find: tensors and JSON values by name."""
+        return {}
 
-    Args:
-        config: the method's own parameters.
-        robust: of the run; every method's :meth:`aggregate` goes by :attr:`rule`.
-    """
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
 
-    def __init__(self, config: C, robust: RobustConfig = UNGUARDED) -> None:
-        self.config = config
-        self.rule: Rule = {"mean": mean, "median": median, "trimmed_mean": trimmed_mean(robust.trim)}[robust.rule]
+        Raises:
+            CheckpointError: the state is of another model or of other data.
+        """
+
+    # What every method shares -----------------------------------------------------------------------------------
+
+    @cached_property
+    def extras(self) -> dict[str, TensorSpec]:
+        """What :meth:`Method.extras` declares for the run's model."""
+        overridden = type(self.method).extras is not Method.extras
+        return self.method.extras(self.context.model()) if overridden else {}
+
+    def works_after_rounds(self) -> bool:
+        """Whether the method has work of its own between two rounds."""
+        return type(self).after_round is not Server.after_round
 
     def check(
-        self,
-        tensors: Mapping[str, Tensor],
-        claim: Claim,
-        *,
-        reference: Mapping[str, Tensor],
-        max_norm: float | None,
+        self, state: State, extras: State, update: UpdateMetadata, *, reference: State, max_norm: float | None
     ) -> None:
-        """Refuse an update that does not fit the reference or claims too much; raises UpdateRejected."""
-        check_update(tensors, claim.samples, reference=reference, max_norm=max_norm, max_weight=MAX_SAMPLES)
+        """Refuse an update that does not fit the global state or the method's declarations.
 
-    def weights(self, claims: Mapping[str, Claim]) -> dict[str, float]:
-        """Raw aggregation weights by site; they need not sum to one."""
-        return {site: float(claim.samples) for site, claim in claims.items()}
+        Raises:
+            UpdateRejected: names the tensor or the number, what was expected and what came.
+        """
+        for declared, value in self._numbers(update):
+            check_number(declared, value)
+        names = self.expected(reference.keys(), update.datasets)
+        wanted = {name: tensor for name, tensor in reference.items() if name in names}
+        check_update(state, update.cases, reference=wanted, max_norm=max_norm, max_weight=MAX_CASES)
+        check_tensors(extras, self.extras)
 
-    def aggregate(
-        self,
-        updates: Mapping[str, Mapping[str, Tensor]],
-        claims: Mapping[str, Claim],
-        previous: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """The next global state from the updates and claims by site, and the previous one."""
-        return weighted_mean(updates, self.weights(claims), self.rule)
+    def _numbers(self, update: UpdateMetadata) -> list[tuple[ReplyField, float | None]]:
+        declared = {field.name: field for field in (TRAIN_LOSS, *self.method.fields())}
+        if unknown := sorted(set(update.fields) - set(declared)):
+            raise UpdateRejected(f"field {unknown[0][:60]!r} is not declared by method {self.method.name}")
+        weight = self.method.weight()
+        if weight is None and update.weight is not None:
+            raise UpdateRejected(f"a weight of {update.weight}, but method {self.method.name} weighs by training cases")
+        numbers: list[tuple[ReplyField, float | None]] = [
+            (declared[name], value) for name, value in update.fields.items() if value is not None
+        ]
+        return numbers if weight is None else [*numbers, (weight, update.weight)]
 
-    def server_act(self, workplace: Workplace) -> ServerAct | None:
-        """What the method does at the server after every round; None for nothing."""
-        return None
+
+def check_number(declared: ReplyField, value: float | None) -> None:
+    """Raise :class:`UpdateRejected` unless a reported number is within its bounds."""
+    if value is None or not math.isfinite(value) or not declared.low <= value <= declared.high:
+        raise UpdateRejected(
+            f"{declared.name} is {value}, expected a finite number in [{declared.low:g}, {declared.high:.7g}]"
+        )
+
+
+def check_tensors(tensors: State, specs: Mapping[str, TensorSpec]) -> None:
+    """Refuse tensors beside the model's own that are not as declared.
+
+    Raises:
+        UpdateRejected: names the tensor, what was declared and what came.
+    """
+    layout = {name: torch.empty(spec.shape, dtype=spec.dtype, device="meta") for name, spec in specs.items()}
+    check_update(tensors, 0, reference=layout, max_norm=None, max_weight=0)
+    for name, spec in specs.items():
+        norm = float(torch.linalg.vector_norm(tensors[name], dtype=torch.float64))
+        if not norm <= spec.max_norm:
+            raise UpdateRejected(f"norm of tensor {name!r} is {norm:.6g}, allowed is at most {spec.max_norm:.6g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,13 +13,25 @@ from consilia.core.errors import CheckpointError
 ExchangeType = Literal["float32", "float16"]
 
 
-def exchanged_state(model: nn.Module, dtype: ExchangeType = "float32") -> dict[str, Tensor]:
-    """Copies, on the CPU, of the trained parameters and of the buffers that go with them.
+def exchanged_names(model: nn.Module) -> list[str]:
+    """Names of the trained parameters and of the buffers that go with them, in the model's order.
 
-    A buffer (a batch norm's statistics, say) travels if parameters of its own module are trained, or if nothing in the
-    model is frozen. ``float16`` halves floating tensors; ``float32`` leaves every tensor as the model has it.
+    A buffer (a batch norm's statistics, say) goes with them if parameters of its own module are trained, or if nothing
+    in the model is frozen.
     """
-    return {name: in_type(value.detach(), dtype, copy=True) for name, value in _exchanged(model).items()}
+    return list(_exchanged(model))
+
+
+def exchanged_state(
+    model: nn.Module, dtype: ExchangeType = "float32", names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Copies, on the CPU, of the named tensors; by default of :func:`exchanged_names`.
+
+    ``float16`` halves floating tensors; ``float32`` leaves every tensor as the model has it.
+    """
+    found = model.state_dict(keep_vars=True)
+    chosen = exchanged_names(model) if names is None else names
+    return {name: in_type(found[name].detach(), dtype, copy=True) for name in chosen}
 
 
 def in_type(tensor: Tensor, dtype: ExchangeType, *, copy: bool = False) -> Tensor:
@@ -44,21 +56,38 @@ def load_exchanged(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: a tensor is missing, unknown or of another shape; names the first of them.
     """
-    places = _exchanged(model)
-    missing, unknown = sorted(set(places) - set(state)), sorted(set(state) - set(places))
+    require_names(state, exchanged_names(model))
+    copy_into(model, state)
+
+
+def require_names(state: Mapping[str, Tensor], names: Collection[str]) -> None:
+    """Raise :class:`CheckpointError` unless a state has exactly the named tensors."""
+    missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
     if missing or unknown:
         raise CheckpointError(
             f"the state does not fit the model: {len(missing)} tensor(s) missing{_first(missing)}, "
             f"{len(unknown)} unknown{_first(unknown)}"
         )
-    for name, place in places.items():
+
+
+def copy_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Overwrite the named tensors of a model; the others stay.
+
+    Raises:
+        CheckpointError: the model lacks a tensor, or has it in another shape; names the first of them.
+    """
+    places = model.state_dict(keep_vars=True)
+    if unknown := sorted(set(state) - set(places)):
+        raise CheckpointError(f"the model has no tensor {unknown[0]!r}")
+    for name in state:
+        place = places[name]
         if place.shape != state[name].shape:
             raise CheckpointError(
                 f"tensor {name!r} has shape {tuple(state[name].shape)}, the model expects {tuple(place.shape)}"
             )
     with torch.no_grad():
-        for name, place in places.items():
-            place.copy_(state[name])
+        for name, tensor in state.items():
+            places[name].copy_(tensor)
 
 
 def _exchanged(model: nn.Module) -> dict[str, Tensor]:

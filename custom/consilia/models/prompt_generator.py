@@ -92,7 +92,7 @@ class PromptGenerator(nn.Module):
         return tokens.reshape(*tokens.shape[:-1], self.heads, -1).transpose(-3, -2)
 
 
-def individuality(prompts: Tensor) -> float | None:
+def prompt_diversity(prompts: Tensor) -> float | None:
     """How far generated prompts (N, ...) differ between images: across-image standard deviation over the overall one.
 
     The root mean square, over the prompt's entries, of the deviation across images, divided by the standard deviation

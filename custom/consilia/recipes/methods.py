@@ -58,7 +58,7 @@ class FedProxRecipe(_MethodRecipe):
 
 
 class FedKPerRecipe(_MethodRecipe):
-    """FedKPer; arguments as for :class:`FedAvgRecipe`, ``method_args={"gate_cap": 10.0, "gate": "batch"}``."""
+    """FedKPer; arguments as for :class:`FedAvgRecipe`, ``method_args={"max_kd_weight": 10.0}``."""
 
     method = "fedkper"
 

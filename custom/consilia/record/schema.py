@@ -131,7 +131,7 @@ class PromptFigures(Part):
 
     dice: Fraction | None
     iou: Fraction | None
-    hd95: Annotated[float, Field(ge=0, le=1e6)] | None
+    hd95: Annotated[float, Field(ge=0, le=1e6)] | None = None
     missed: NonNegativeInt
 
 

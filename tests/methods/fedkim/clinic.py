@@ -15,6 +15,7 @@ from consilia.methods.fedkim.cases import OPEN, Cases
 from consilia.methods.fedkim.catalogue import Catalogue
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
+from consilia.methods.fedkim.method import FedKIM
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.models.foundation import EMBEDDED_FOLDER
 from consilia.models.language import LanguageModel
@@ -50,12 +51,14 @@ def catalogue(**changed: dict[str, Any]) -> Catalogue:
 
 
 def settings(**changed: Any) -> FedKIMConfig:
-    return FedKIMConfig(**{"catalogue": catalogue(), "experts": 3, "rank": 2, **changed})
+    return FedKIMConfig(**{"method": "fedkim", "catalogue": catalogue(), "experts": 3, "rank": 2, **changed})
 
 
 def extractor(seed: int = 0, **changed: Any) -> KnowledgeExtractor:
     with seeded(seed, "extractor"):
-        return KnowledgeExtractor(**{"encoders": ENCODERS, "width": WIDTH, **settings().model_arguments(), **changed})
+        return KnowledgeExtractor(
+            **{"encoders": ENCODERS, "width": WIDTH, **FedKIM(settings()).model_arguments(), **changed}
+        )
 
 
 @cache

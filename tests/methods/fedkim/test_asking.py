@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from consilia.core.determinism import state_digest
+from consilia.core.errors import TrainingStopped
+from consilia.core.stop import never
 from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, few_shot, pieces
 from consilia.methods.fedkim.cases import Cases, some
 from consilia.methods.fedkim.estimate import estimate, injection_bytes
-from consilia.methods.learner import TrainingStopped, never
 from tests.methods.fedkim.clinic import cases, extractor, injected, opened, settings
 
 NOTHING = torch.zeros(0, dtype=torch.int64)

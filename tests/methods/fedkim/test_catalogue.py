@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from consilia.core.errors import ConfigError
 from consilia.methods.fedkim.catalogue import Catalogue, load_catalogue
 from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.method import FedKIM
 from tests.methods.fedkim.clinic import catalogue, tokenizer
 
 
@@ -89,12 +90,12 @@ def test_a_file_that_is_no_catalogue(tmp_path: Path) -> None:
 
 
 def test_settings_by_name_and_the_arguments_of_the_model() -> None:
-    config = FedKIMConfig.model_validate({"catalogue": "phantom"})
+    config = FedKIMConfig.model_validate({"method": "fedkim", "catalogue": "phantom"})
     assert config.catalogue == load_catalogue("phantom")
-    own = FedKIMConfig(catalogue=catalogue())
-    assert own.tasks() == {"kidney": 2, "mass": 2, "size": 2}
+    own = FedKIM(FedKIMConfig(method="fedkim", catalogue=catalogue()))
+    assert own.datasets() == {"kidney": 2, "mass": 2, "size": 2}
     assert own.model_arguments()["heads"]["kidney"] == {"modalities": ["vitals", "labs"], "answers": 2}
-    assert FedKIMConfig.model_validate(own.model_dump(mode="json")) == own
+    assert FedKIMConfig.model_validate(own.config.model_dump(mode="json")) == own.config
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from consilia.aggregation import mean_of_updates
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError, UpdateRejected
 from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.data.tasked import TaskedData
 from consilia.evaluation.classification import classification_metrics
-from consilia.methods.config import TrainingConfig
-from consilia.methods.fedkim.learner import FedKIMLearner, combined, owners
-from consilia.methods.fedkim.server import FedKIMStrategy
-from consilia.methods.server import Claim
+from consilia.methods import Batch, ClientContext, Round, TrainingConfig, UpdateMetadata
+from consilia.methods.fedkim import injected
+from consilia.methods.fedkim import server as module
+from consilia.methods.fedkim.client import FedKIMClient, combined
+from consilia.methods.fedkim.method import FedKIM
+from consilia.methods.fedkim.owners import owners
+from consilia.methods.fedkim.server import FedKIMServer
 from consilia.models.exchange import exchanged_state
-from tests.methods.fedkim.clinic import cases, catalogue, extractor, settings
+from tests.methods.fedkim.clinic import cases, catalogue, extractor, language_model, settings
+from tests.methods.fedkim.test_act import context, server_cases
 
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
 SEEN = ("kidney", "mass", "size")
@@ -40,8 +46,15 @@ def data(**training: int) -> TaskedData:
     return TaskedData("a", SEEN, tasks)
 
 
-def learner(site: TaskedData, training: TrainingConfig = TRAINING, **changed: Any) -> FedKIMLearner:
-    return FedKIMLearner(extractor(), site, training, settings(**changed), seed=1)
+def learner(site: Any, training: TrainingConfig = TRAINING, **changed: Any) -> FedKIMClient:
+    return FedKIM(settings(**changed)).client(ClientContext(extractor(), site, training, 1))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FedKIMServer:
+    monkeypatch.setattr(module, "load_server_cases", lambda path, catalogue: server_cases())
+    monkeypatch.setattr(injected, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
+    return FedKIMServer(FedKIM(settings()), context(tmp_path))
 
 
 def start() -> dict[str, torch.Tensor]:
@@ -56,28 +69,28 @@ def parts(names: Any) -> set[str]:
 
 
 def test_an_update_holds_encoders_and_heads_of_the_sites_tasks_alone() -> None:
-    update = learner(data(mass=6)).train(start(), 1)
-    assert parts(update.tensors) == {"encoders.image", "heads.mass"}
-    assert update.samples == 6
-    both = learner(data(mass=6, kidney=5)).train(start(), 1)
-    assert parts(both.tensors) == {"encoders.image", "encoders.vitals", "encoders.labs", "heads.mass", "heads.kidney"}
-    assert both.samples == 11
+    update = learner(data(mass=6)).train(Round(1, start()))
+    assert parts(update.state) == {"encoders.image", "heads.mass"}
+    assert update.cases == 6
+    both = learner(data(mass=6, kidney=5)).train(Round(1, start()))
+    assert parts(both.state) == {"encoders.image", "encoders.vitals", "encoders.labs", "heads.mass", "heads.kidney"}
+    assert both.cases == 11
     reference = start()
-    assert not [name for name, tensor in both.tensors.items() if tensor.shape != reference[name].shape]
+    assert not [name for name, tensor in both.state.items() if tensor.shape != reference[name].shape]
 
 
-def test_a_task_without_training_cases_is_not_sent() -> None:
+def test_a_task_without_training_cases_is_not_sent(server) -> None:
     """It is tested at this site alone; the server expects nothing of it."""
     site = data(mass=6, kidney=0)
-    update = learner(site).train(start(), 1)
-    assert parts(update.tensors) == {"encoders.image", "heads.mass"}
-    claim = Claim(update.samples, None, site.training_cases())
-    FedKIMStrategy(settings()).check(update.tensors, claim, reference=start(), max_norm=None)
+    update = learner(site).train(Round(1, start()))
+    assert parts(update.state) == {"encoders.image", "heads.mass"}
+    claim = UpdateMetadata(update.cases, datasets=site.training_cases())
+    server.check(update.state, {}, claim, reference=start(), max_norm=None)
 
 
 def test_what_other_sites_train_is_left_untouched() -> None:
     own = learner(data(mass=6))
-    own.train(start(), 1)
+    own.train(Round(1, start()))
     after, before = own.model.state_dict(), start()
     changed = {name for name in before if not torch.equal(after[name], before[name])}
     assert parts(changed) == {"encoders.image", "heads.mass"}
@@ -88,14 +101,16 @@ def test_what_other_sites_train_is_left_untouched() -> None:
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_the_same_round_gives_the_same_bytes(optimiser: Any) -> None:
     training = TRAINING.model_copy(update={"optimiser": optimiser})
-    digests = [state_digest(learner(data(mass=6, kidney=5), training).train(start(), r).tensors) for r in (1, 1, 2)]
+    digests = [
+        state_digest(learner(data(mass=6, kidney=5), training).train(Round(r, start())).state) for r in (1, 1, 2)
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_one_batch_is_cross_entropy_and_the_proximal_term() -> None:
     own = learner(data(mass=4), mu=0.5)
     own.load(start())
-    own.begin()
+    own._anchor = own.copy_of_parameters()
     found = split("mass", 4)
     with torch.no_grad():
         names = [name for name, _ in own.model.named_parameters() if parts([name]) <= {"encoders.image", "heads.mass"}]
@@ -105,15 +120,15 @@ def test_one_batch_is_cross_entropy_and_the_proximal_term() -> None:
         changed["heads.kidney.0.bias"].add_(100.0)  # of no task of this site
         moved = sum(changed[name].numel() for name in names) * 0.01
         own.model.eval()
-        loss = own.task_loss(found.inputs, found.labels, "mass")
+        loss = own.loss(Batch(found.inputs, found.labels, "mass"))
         plain = functional.cross_entropy(own.model(found.inputs, "mass"), found.labels)
     assert float(loss - plain) == pytest.approx(0.25 * moved, rel=1e-4)
 
 
 def test_the_proximal_term_pulls_towards_the_global_model() -> None:
     def moved(mu: float) -> float:
-        update = learner(data(mass=8, kidney=6), mu=mu).train(start(), 1)
-        return float(sum((t - start()[name]).square().sum() for name, t in update.tensors.items()))
+        update = learner(data(mass=8, kidney=6), mu=mu).train(Round(1, start()))
+        return float(sum((t - start()[name]).square().sum() for name, t in update.state.items()))
 
     assert moved(5.0) < 0.5 * moved(0.0)
 
@@ -124,9 +139,9 @@ def test_training_learns_several_tasks_at_once() -> None:
         train = site.tasks[task].train
         train.inputs.add_(2.0 * (train.labels * 2 - 1)[:, None, None, None])
     own = learner(site, TRAINING.model_copy(update={"local_epochs": 25}))
-    update = own.train(start(), 1)
-    assert update.metrics["train_loss"] < 0.2
-    figures = own.measure(own.answers(site.train), site.train)
+    update = own.train(Round(1, start()))
+    assert update.fields["train_loss"] < 0.2
+    figures = own.evaluate(own.predict(site.train), site.train)
     assert figures is not None
     assert figures["accuracy"] == 1.0
 
@@ -135,11 +150,11 @@ def test_an_epochs_loss_is_the_mean_over_cases() -> None:
     slow = TRAINING.model_copy(update={"local_epochs": 1, "learning_rate": 1e-12})
     site = data(mass=6, kidney=3)
     own = learner(site, slow)
-    reported = own.train(start(), 1).metrics["train_loss"]
+    reported = own.train(Round(1, start())).fields["train_loss"]
     twin = extractor()
     twin.load_state_dict(start(), strict=False)
     # In training mode the series encoders have dropout: look at the image task alone, and bound the other.
-    alone = learner(data(mass=6), slow).train(start(), 1).metrics["train_loss"]
+    alone = learner(data(mass=6), slow).train(Round(1, start())).fields["train_loss"]
     found = split("mass", 6)
     with torch.no_grad():
         expected = float(functional.cross_entropy(twin(found.inputs, "mass"), found.labels))
@@ -151,16 +166,16 @@ def test_an_epochs_loss_is_the_mean_over_cases() -> None:
 def test_figures_of_a_split() -> None:
     site = data(mass=6, kidney=5)
     own = learner(site)
-    answers = own.answers(site.test)
+    answers = own.predict(site.test)
     assert {task: tuple(logits.shape) for task, logits in answers.items()} == {"mass": (3, 2), "kidney": (3, 2)}
-    figures = own.measure(answers, site.test)
+    figures = own.evaluate(answers, site.test)
     assert figures is not None
     single = {task: classification_metrics(answers[task], site.tasks[task].test.labels) for task in answers}
     assert figures["tasks"] == single
     assert figures["count"] == 6
-    none = own.answers(site.validation)
+    none = own.predict(site.validation)
     assert {tuple(logits.shape) for logits in none.values()} == {(0, 2)}
-    assert own.measure(none, site.validation) is None
+    assert own.evaluate(none, site.validation) is None
 
 
 def test_several_tasks_as_one_by_hand() -> None:
@@ -207,47 +222,47 @@ def test_owners(name: str, expected: tuple[str, ...]) -> None:
 
 # ---- the server ----------------------------------------------------------------------------------------------------
 
-CLAIM = Claim(6, None, {"mass": 6})
+CLAIM = UpdateMetadata(6, datasets={"mass": 6})
 
 
 def sent(*wanted: str) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in start().items() if parts([name]) <= set(wanted)}
 
 
-def test_an_update_must_hold_what_the_sites_tasks_train() -> None:
-    strategy, reference = FedKIMStrategy(settings()), start()
+def test_an_update_must_hold_what_the_sites_tasks_train(server) -> None:
+    reference = start()
     good = sent("encoders.image", "heads.mass")
-    strategy.check(good, CLAIM, reference=reference, max_norm=0.0)
+    server.check(good, {}, CLAIM, reference=reference, max_norm=0.0)
     with pytest.raises(UpdateRejected, match=r"missing tensor 'heads\.mass\.0\.bias'"):
-        strategy.check(sent("encoders.image"), CLAIM, reference=reference, max_norm=None)
+        server.check(sent("encoders.image"), {}, CLAIM, reference=reference, max_norm=None)
     with pytest.raises(UpdateRejected, match=r"extra tensor 'heads\.size"):
-        strategy.check({**good, **sent("heads.size")}, CLAIM, reference=reference, max_norm=None)
+        server.check({**good, **sent("heads.size")}, {}, CLAIM, reference=reference, max_norm=None)
     with pytest.raises(UpdateRejected, match=r"extra tensor 'encoders\.labs"):
-        strategy.check({**good, **sent("encoders.labs")}, CLAIM, reference=reference, max_norm=None)
+        server.check({**good, **sent("encoders.labs")}, {}, CLAIM, reference=reference, max_norm=None)
     moved = {**good, "heads.mass.2.bias": good["heads.mass.2.bias"] + 3.0}
     with pytest.raises(UpdateRejected, match="norm of the change"):
-        strategy.check(moved, CLAIM, reference=reference, max_norm=4.0)  # 3 sqrt 2
+        server.check(moved, {}, CLAIM, reference=reference, max_norm=4.0)  # 3 sqrt 2
     with pytest.raises(UpdateRejected, match="extra tensor"):
-        strategy.check(good, Claim(6, None, {}), reference=reference, max_norm=None)
+        server.check(good, {}, UpdateMetadata(6), reference=reference, max_norm=None)
 
 
-def test_each_tensor_is_weighed_by_the_cases_of_the_tasks_that_read_it() -> None:
-    strategy, previous = FedKIMStrategy(settings()), start()
+def test_each_tensor_is_weighed_by_the_cases_of_the_tasks_that_read_it(server) -> None:
+    previous = start()
     claims = {
-        "a": Claim(40, None, {"mass": 10, "size": 20, "kidney": 10}),
-        "b": Claim(20, None, {"mass": 10, "kidney": 10}),
-        "c": Claim(90, None, {"size": 90}),
+        "a": UpdateMetadata(40, datasets={"mass": 10, "size": 20, "kidney": 10}),
+        "b": UpdateMetadata(20, datasets={"mass": 10, "kidney": 10}),
+        "c": UpdateMetadata(90, datasets={"size": 90}),
     }
     values = {"a": 1.0, "b": 2.0, "c": 4.0}
     updates = {
         site: {
             name: torch.full_like(tensor, values[site])
             for name, tensor in previous.items()
-            if set(owners(name, catalogue())) & set(claim.tasks)
+            if set(owners(name, catalogue())) & set(claim.datasets)
         }
         for site, claim in claims.items()
     }
-    found = strategy.aggregate(updates, claims, previous)
+    found = mean_of_updates(updates, server.weights(claims), previous)
     expected = {
         "encoders.image": (30 * 1 + 10 * 2 + 90 * 4) / 130,
         "encoders.vitals": 1.5,
@@ -261,10 +276,10 @@ def test_each_tensor_is_weighed_by_the_cases_of_the_tasks_that_read_it() -> None
         torch.testing.assert_close(tensor, torch.full_like(tensor, expected[next(iter(parts([name])))]))
 
 
-def test_what_no_site_of_the_round_trains_stays() -> None:
+def test_what_no_site_of_the_round_trains_stays(server) -> None:
     previous = start()
     mass = sent("encoders.image", "heads.mass")
     update = {name: tensor + 1 for name, tensor in mass.items()}
-    found = FedKIMStrategy(settings()).aggregate({"a": update}, {"a": CLAIM}, previous)
+    found = mean_of_updates({"a": update}, server.weights({"a": CLAIM}), previous)
     for name, tensor in previous.items():
         assert torch.equal(found[name], tensor + 1 if name in mass else tensor)

@@ -11,10 +11,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from consilia.core.determinism import seeded
 from consilia.core.errors import ConfigError
+from consilia.core.stop import never
 from consilia.methods.fedkim.config import InjectionConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Injection, plan
-from consilia.methods.learner import never
 from consilia.models.language import LanguageModel
 from tests.methods.fedkim.clinic import cases, extractor, language_model, settings, tokenizer
 

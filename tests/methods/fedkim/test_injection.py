@@ -10,12 +10,12 @@ import torch
 
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import seeded, state_digest
-from consilia.core.errors import RunFailed
+from consilia.core.errors import RunFailed, TrainingStopped
+from consilia.core.stop import never
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import InjectionConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Injection, injection_store, plan
-from consilia.methods.learner import TrainingStopped, never
 from tests.methods.fedkim.clinic import cases, gradients, injected
 
 PUBLIC = {"mass": cases("mass", 7), "kidney": cases("kidney", 5)}

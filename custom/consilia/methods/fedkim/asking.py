@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from consilia.core.determinism import derive_seed, generator
+from consilia.core.errors import TrainingStopped
+from consilia.core.stop import never
 from consilia.evaluation.answers import closed_figures
 from consilia.evaluation.linear import (
     linear_probabilities,
@@ -20,7 +22,7 @@ from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
-from consilia.methods.learner import TrainingStopped, batches, never
+from consilia.methods.fit import shuffled
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.record.injection import AnswerFigures, TaskAnswers
 from consilia.report.answers_page import closed_example
@@ -133,7 +135,7 @@ def _repeated(task: str, cases: int, config: FedKIMConfig, seed: int) -> list[Ba
     order = generator(seed, "shots", task, cases)
     planned: list[Batch] = []
     while len(planned) < config.asking.shot_steps:
-        planned += [(task, indices) for indices in batches(cases, config.injection.batch_size, order)]
+        planned += [(task, indices) for indices in shuffled(cases, config.injection.batch_size, order)]
     return planned[: config.asking.shot_steps]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -59,9 +59,6 @@ class FedKIMConfig(MethodConfig):
         mu: strength of the proximal term in the sites' training.
     """
 
-    several_tasks: ClassVar[bool] = True
-
-    method: Literal["fedkim"] = "fedkim"
     catalogue: Catalogue = Field(default_factory=lambda: load_catalogue("medical"))
     language_model: FoundationConfig = Field(default_factory=lambda: FoundationConfig(model="consilia-lm"))
     adapter: Literal["m3oe", "none"] = "m3oe"
@@ -78,13 +75,3 @@ class FedKIMConfig(MethodConfig):
     @classmethod
     def _embedded(cls, value: Any) -> Any:
         return load_catalogue(value) if isinstance(value, str) else value
-
-    def tasks(self) -> dict[str, int]:
-        """The seen tasks and the number of their answers."""
-        return {name: len(self.catalogue.tasks[name].answers) for name in self.catalogue.seen}
-
-    def model_arguments(self) -> dict[str, Any]:
-        """The extractor's heads."""
-        seen = {name: self.catalogue.tasks[name] for name in self.catalogue.seen}
-        heads = {name: {"modalities": list(task.encoded), "answers": len(task.answers)} for name, task in seen.items()}
-        return {"heads": heads}

@@ -19,7 +19,7 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.tensor_files import write_tensors
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import FedKIMConfig
-from consilia.methods.server import CARD
+from consilia.methods.server import MODEL_CARD
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.models.foundation import FoundationFolder
 from consilia.models.language import LanguageModel, load_language_model, prompt_text
@@ -113,7 +113,7 @@ class InjectedModel(nn.Module):
             places = {name: place for name, place in self.trained().items() if not name.startswith(LANGUAGE)}
             if set(own) != set(places):
                 odd = sorted(set(own) ^ set(places))
-                raise CheckpointError(f"{folder / TRAINED}: does not fit the model of {CARD}: {odd[0]!r}")
+                raise CheckpointError(f"{folder / TRAINED}: does not fit the model of {MODEL_CARD}: {odd[0]!r}")
             for name, place in places.items():
                 place.copy_(own[name])
         except (OSError, SafetensorError, RuntimeError) as error:

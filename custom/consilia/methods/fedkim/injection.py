@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from consilia.core.checkpoint import CheckpointStore, Kept
 from consilia.core.determinism import generator, seeded
-from consilia.core.errors import RunFailed
+from consilia.core.errors import RunFailed, TrainingStopped
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import InjectionConfig
 from consilia.methods.fedkim.injected import PRECISION, InjectedModel
-from consilia.methods.learner import TrainingStopped, batches
+from consilia.methods.fit import shuffled
 
 Batch = tuple[str, Tensor]
 """A task, and which of its cases."""
@@ -44,7 +44,7 @@ def _drawn(cases: int, config: InjectionConfig, order: torch.Generator) -> Seque
     if cases == 0:
         return []
     if config.cases is None or cases <= config.cases:
-        return list(batches(cases, config.batch_size, order))
+        return list(shuffled(cases, config.batch_size, order))
     chosen = torch.randperm(cases, generator=order)[: config.cases]
     return list(torch.split(chosen, config.batch_size))
 

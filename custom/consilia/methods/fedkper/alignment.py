@@ -17,22 +17,22 @@ def selective_alignment_loss(
     targets: Tensor,
     *,
     temperature: float = 1.0,
-    gate_cap: float = 10.0,
-    gate: Literal["batch", "sample"] = "batch",
+    max_kd_weight: float = 10.0,
+    kd_weight_mode: Literal["batch", "sample"] = "batch",
 ) -> Tensor:
     """FedKPer's local loss, L(B) = CE(z) + lambda * tau^2 KL(softmax(z_g / tau) || softmax(z / tau)).
 
-    lambda = min(1 / (CE(z_g) + 1e-8), gate_cap): the pull is strong where the global model is right on the site's
-    labels and weak where it is wrong (paper Eq. 3, specification 2.1). No gradient reaches the teacher or the gate.
+    lambda = min(1 / (CE(z_g) + 1e-8), max_kd_weight): the pull is strong where the global model is right on the site's
+    labels and weak where it is wrong (paper Eq. 3, specification 2.1). No gradient reaches the teacher or lambda.
 
     Args:
         student_logits: z (B, C) of the model in training.
         teacher_logits: z_g (B, C) of the frozen global model.
         targets: class indices (B,).
         temperature: tau > 0.
-        gate_cap: lambda_max >= 0; 0 leaves the cross-entropy alone.
-        gate: ``batch`` = one lambda from the mean cross-entropy of the batch (the released method); ``sample`` = one
-            lambda per case, so that cases stay separable (as per-example clipping needs).
+        max_kd_weight: lambda_max >= 0; 0 leaves the cross-entropy alone.
+        kd_weight_mode: ``batch`` = one lambda from the mean cross-entropy of the batch (the released method);
+            ``sample`` = one lambda per case, so that cases stay separable (as per-example clipping needs).
 
     Returns:
         Scalar loss.
@@ -45,10 +45,10 @@ def selective_alignment_loss(
             f"expected student and teacher logits (B, C) and targets (B,), got {tuple(student_logits.shape)}, "
             f"{tuple(teacher_logits.shape)} and {tuple(targets.shape)}"
         )
-    if not temperature > 0 or not gate_cap >= 0:
-        raise ValueError(f"expected temperature > 0 and gate_cap >= 0, got {temperature} and {gate_cap}")
-    if gate not in ("batch", "sample"):
-        raise ValueError(f"gate must be 'batch' or 'sample', got {gate!r}")
+    if not temperature > 0 or not max_kd_weight >= 0:
+        raise ValueError(f"expected temperature > 0 and max_kd_weight >= 0, got {temperature} and {max_kd_weight}")
+    if kd_weight_mode not in ("batch", "sample"):
+        raise ValueError(f"kd_weight_mode must be 'batch' or 'sample', got {kd_weight_mode!r}")
     teacher_logits = teacher_logits.detach()
     fit = functional.cross_entropy(student_logits, targets)
     error = functional.cross_entropy(teacher_logits, targets, reduction="none")  # (B,)
@@ -58,7 +58,7 @@ def selective_alignment_loss(
         reduction="none",
         log_target=True,
     ).sum(dim=1)  # (B,)
-    if gate == "batch":
+    if kd_weight_mode == "batch":
         error = error.mean()
-    strength = torch.clamp(1 / (error + EPSILON), max=gate_cap)
+    strength = torch.clamp(1 / (error + EPSILON), max=max_kd_weight)
     return fit + temperature**2 * (strength * divergence).mean()

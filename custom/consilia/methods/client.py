@@ -1,0 +1,313 @@
+"""The half of a method that runs at a site. The defaults are FedAvg's local training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from consilia.core.determinism import generator, seeded
+from consilia.core.errors import ConfigError
+from consilia.core.stop import StopSignal, never
+from consilia.data.dataset import SiteData, Split
+from consilia.methods.config import TrainingConfig
+from consilia.methods.contract import C, Method, State, Update
+from consilia.methods.fit import Batch, FitResult, fit, shuffled
+from consilia.methods.local_report import write_local_report
+from consilia.methods.tasks import TASKS, Network, Predictions, network_of
+from consilia.models.exchange import copy_into, exchanged_names, exchanged_state
+
+T = TypeVar("T")
+
+
+class CannotEvaluate(Exception):
+    """A model cannot be judged at this site; the message says why."""
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """What a client works with.
+
+    Attributes:
+        model: the network, with its initial weights.
+        data: this site's cases.
+        training: local optimisation.
+        seed: of the run; batches of round r come from (seed, site, r) alone.
+        should_stop: polled between batches.
+    """
+
+    model: nn.Module
+    data: SiteData
+    training: TrainingConfig
+    seed: int
+    should_stop: StopSignal = never
+
+
+@dataclass(frozen=True)
+class Round:
+    """One request to train.
+
+    Attributes:
+        number: 1-based; decides batches and learning rate.
+        state: the global model's exchanged tensors.
+        payload: what the method's server sends beside them.
+        epochs: passes over the training cases; None: ``training.local_epochs``.
+    """
+
+    number: int
+    state: State
+    payload: State = field(default_factory=dict)
+    epochs: int | None = None
+
+
+class Client(Generic[C]):
+    """Trains and evaluates one site's model. A method overrides :meth:`loss` or :meth:`train`, and what it needs.
+
+    A model whose image encoder is frozen and reads nothing that is trained says so by ``encoder_is_frozen``; what its
+    ``encode`` gives is then computed once per case and kept, and training runs its ``decode`` alone.
+    """
+
+    def __init__(self, method: Method[C], context: ClientContext) -> None:
+        method.check_training(context.training)
+        self.method, self.config = method, method.config
+        self.data, self.training = context.data, context.training
+        self.seed, self.should_stop = context.seed, context.should_stop
+        self.device = choose_device(self.training.device)
+        # Its forward, encode and decode are its own: torch types none of them.
+        self.model: Any = context.model.to(self.device)
+        self.task = TASKS[self.data.task]
+        self.task.require()
+        self.shared = method.exchanged(self.model)
+        self.private = [name for name in exchanged_names(self.model) if name not in set(self.shared)]
+        self.parameters = {
+            name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
+        self.samples = torch.Generator()
+        """For what the task samples in its loss; seeded by every fit."""
+        self._encoded: dict[int, tuple[Split, Tensor]] = {}
+
+    # What a method may override ---------------------------------------------------------------------------------
+
+    def train(self, round_: Round) -> Update:
+        """Train on the site's training cases from the given global state."""
+        self.load(round_.state)
+        return self.update(self.fit(round_))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of one batch: scalar, the mean over its cases, to be minimised."""
+        return self.task.loss(self.network, batch.inputs, batch.labels, self.samples)
+
+    def personalize(self, round_: Round) -> State:
+        """The personal model after the rounds; by default the global model is trained once more, as in a round."""
+        self.train(round_)
+        return self.state()
+
+    def state_for(self, kind: str, global_state: State) -> State:
+        """The tensors to load before an evaluation: of the ``global`` model, or of the site's ``personal`` one.
+
+        Called with the client state of the request in place, ``personal`` right after :meth:`train`.
+
+        Raises:
+            CannotEvaluate: this site lacks what the model needs; the message says what.
+        """
+        return global_state if kind == "global" else self.state()
+
+    def variant(self, name: str) -> AbstractContextManager[None]:
+        """The model as one of :meth:`Method.variants` has it, inside the block."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next request must find at this site: tensors and JSON values by name; never sent.
+
+        By default the trained tensors that are not exchanged. Saved after every round, readable by its owner alone.
+        """
+        return self.state(self.private) if self.private else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved client state; what :meth:`state_dict` gave before the first round begins anew."""
+        if self.private:
+            self.load(state)
+
+    def report(self, path: Path, predictions: Mapping[str, Predictions], attention: Tensor | None) -> None:
+        """Write the site's own report on its test cases, which never leaves it.
+
+        Args:
+            path: the HTML file.
+            predictions: of the ``global`` model, and of the ``personal`` one where there is one.
+            attention: of :meth:`attention` with the global model.
+        """
+        if "personal" in predictions:
+            write_local_report(path, self.data, predictions, attention)
+
+    def attention(self, split: Split) -> Tensor | None:
+        """A map (N, h, w) per case for the site's own report; None: the method has none."""
+        return None
+
+    # What every method uses -------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        round_: Round,
+        *,
+        epochs: int | None = None,
+        purpose: str = "",
+        penalty: Callable[[], Tensor] | None = None,
+        after_backward: Callable[[], None] | None = None,
+    ) -> FitResult:
+        """Train the model as it is on the site's training cases, with :meth:`loss`.
+
+        Args:
+            round_: decides batches and learning rate.
+            epochs: passes over the training cases; None: the round's.
+            purpose: tells the random numbers of several fits of one round apart.
+            penalty: added to the loss of every batch (a proximal term).
+            after_backward: called between the gradient and the step (a correction of the gradient).
+        """
+        purposes = (*((purpose,) if purpose else ()), self.data.site, round_.number)
+        order = generator(self.seed, "batches", *purposes)
+        self.samples = generator(self.seed, "draw", *purposes)
+        epochs = round_.epochs if epochs is None else epochs
+        # Dropout and stochastic depth draw from torch's global generator.
+        with seeded(self.seed, "noise", *purposes):
+            return fit(
+                self.model,
+                list(self.parameters.values()),
+                (self.batches(order) for _ in range(self.training.local_epochs if epochs is None else epochs)),
+                self.loss,
+                training=self.training,
+                rate=self.training.learning_rate * self.training.learning_rate_decay ** (round_.number - 1),
+                penalty=penalty,
+                after_backward=after_backward,
+                should_stop=self.should_stop,
+                where=f"site {self.data.site!r}",
+            )
+
+    def batches(self, order: torch.Generator) -> Iterator[Batch]:
+        """One pass over the training cases in a fresh order."""
+        inputs, labels = self.inputs(self.data.train), self.data.train.labels
+        return (
+            Batch(inputs[indices].to(self.device), labels[indices].to(self.device))
+            for indices in shuffled(len(labels), self.training.batch_size, order)
+        )
+
+    def update(
+        self,
+        result: FitResult,
+        *,
+        weight: float | None = None,
+        extras: State | None = None,
+        fields: Mapping[str, float] | None = None,
+    ) -> Update:
+        """The update that sends the model as it is now."""
+        fields = {"train_loss": result.loss, **(fields or {})}
+        return Update(self.state(self.shared), len(self.data.train), weight, extras or {}, fields)
+
+    def load(self, state: State) -> None:
+        """Overwrite the named tensors of the model; the others stay."""
+        copy_into(self.model, state)
+
+    def state(self, names: list[str] | None = None) -> dict[str, Tensor]:
+        """Copies, on the CPU, of what is trained (with its buffers), or of the named tensors."""
+        return exchanged_state(self.model, names=names)
+
+    def copy_of_parameters(self) -> dict[str, Tensor]:
+        """Detached copies of the trained parameters, on the device: an anchor, or a control variate's start."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the method keeps anything at the site from one round to the next."""
+        return bool(self.private) or type(self).state_dict is not Client.state_dict
+
+    @property
+    def network(self) -> Network:
+        """The model as it is called on :meth:`inputs`."""
+        return network_of(self.model, encoded=self.encoder_is_frozen)
+
+    def frozen_copy(self) -> Network:
+        """A copy of the model as it is, in evaluation mode and without gradients: a teacher."""
+        return network_of(copy.deepcopy(self.model).eval().requires_grad_(False), encoded=self.encoder_is_frozen)
+
+    @torch.no_grad()
+    def predict(self, split: Split) -> dict[str, Tensor]:
+        """The model's predictions on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.task`."""
+        self.model.eval()
+        labels, size = split.labels, self.task.at_once(split.inputs)
+        pieces = [
+            self.task.predict(
+                self.network, piece, labels[start : start + size].to(self.device), split.case_ids[start : start + size]
+            )
+            for start, piece in self.pieces(split, self.inputs(split))
+        ]
+        if not pieces:
+            return self.task.empty_predictions(split, self.data.num_classes)
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def evaluate(self, predictions: Predictions, split: Split, *, slow: bool = False) -> dict[str, Any] | None:
+        """Metrics of predictions on a split, None where it has no case; ``slow`` adds what is too slow for a round."""
+        return self.task.metrics(predictions, split, slow=slow)
+
+    def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
+        """Which cases of a split are classified correctly, (N,) bool, where that makes sense."""
+        return self.task.is_correct(predictions, split)
+
+    def pieces(self, split: Split, inputs: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """As many of a split's inputs (or of what was made of them) as fit at once, on the device, from which on."""
+        inputs, size = split.inputs if inputs is None else inputs, self.task.at_once(split.inputs)
+        for start in range(0, len(split), size):
+            yield start, inputs[start : start + size].to(self.device)
+
+    def check_model(self) -> None:
+        """Raise :class:`ConfigError` unless the model takes this site's inputs and gives as many classes."""
+        split = self.data.test if self.data.is_evaluator else self.data.train
+        probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
+        for prediction in try_inputs(lambda: self.predict(probe), self.model, probe).values():
+            expected = (1, self.data.num_classes) if self.data.task == "classification" else probe.labels.shape
+            if prediction.shape != expected:
+                raise ConfigError(f"the model gives {tuple(prediction.shape)}, the data need {tuple(expected)}")
+
+    @torch.no_grad()
+    def inputs(self, split: Split) -> Tensor:
+        """What :attr:`network` takes for a split's cases: its inputs, or what the frozen encoder made of them."""
+        if not self.encoder_is_frozen:
+            return split.inputs
+        if id(split) not in self._encoded:
+            self.model.eval()
+            pieces = [self.model.encode(piece).cpu() for _, piece in self.pieces(split)]
+            # The split is kept beside its codes, so that no other object can get its id.
+            self._encoded[id(split)] = (split, torch.cat(pieces) if pieces else split.inputs)
+        return self._encoded[id(split)][1]
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether the encoder's output depends on nothing that is trained."""
+        return bool(getattr(self.model, "encoder_is_frozen", False))
+
+
+def proximal_term(parameters: Mapping[str, Tensor], anchors: State, mu: float) -> Tensor:
+    """(mu / 2) ||theta - theta_g||^2 over the named parameters: Li et al. 2020, Eq. 2. Scalar."""
+    squares = [(parameter - anchors[name]).square().sum() for name, parameter in parameters.items()]
+    return 0.5 * mu * torch.stack(squares).sum()
+
+
+def try_inputs(predict: Callable[[], T], model: nn.Module, probe: Split) -> T:
+    """What a model predicts for a probe; raises :class:`ConfigError` if it does not take such inputs."""
+    try:
+        return predict()
+    # Models of other libraries say what does not fit in many ways; timm asserts.
+    except (RuntimeError, ValueError, AssertionError) as error:
+        shape = tuple(probe.inputs.shape)
+        raise ConfigError(f"model {type(model).__name__} does not take inputs of shape {shape}: {error}") from error
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes the GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)

@@ -1,0 +1,187 @@
+"""The method contract: what a federated method declares, and the two halves that it brings along.
+
+A method is one class with a name and a configuration. It says which tensors of the model are exchanged, what else
+travels beside them in either direction, and which numbers a site reports. :class:`~consilia.methods.client.Client`
+trains at a site, :class:`~consilia.methods.server.Server` acts at the server; the defaults of both are FedAvg, so that
+a method overrides only what differs. docs/methods.md walks through an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from consilia.core.errors import ConfigError
+from consilia.methods.config import MethodConfig, TrainingConfig
+from consilia.models.exchange import exchanged_names
+
+if TYPE_CHECKING:
+    from consilia.methods.client import Client, ClientContext
+    from consilia.methods.server import Server, ServerContext
+
+State = Mapping[str, Tensor]
+"""Tensors by name."""
+
+MAX_CASES = 10_000_000
+"""More training cases than this at one site is a mistake or a lie."""
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that travels beside the model's own: its layout, and the largest L2 norm that is accepted."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    max_norm: float = 1000.0
+
+    @classmethod
+    def like(cls, tensor: Tensor, max_norm: float = 1000.0) -> TensorSpec:
+        """The layout of a tensor."""
+        return cls(tuple(tensor.shape), tensor.dtype, max_norm)
+
+
+@dataclass(frozen=True)
+class ReplyField:
+    """A number that a site reports with its update. Everything else that shows it follows from this declaration.
+
+    Attributes:
+        name: its key in the reply, in the record and in TensorBoard.
+        meaning: one line, for the person who approves what a site sends.
+        low: smallest value that the server accepts.
+        high: largest value that the server accepts.
+        heading: of a column in a report.
+    """
+
+    name: str
+    meaning: str
+    low: float = 0.0
+    high: float = 1.0
+    heading: str = ""
+
+
+TRAIN_LOSS = ReplyField("train_loss", "mean loss over the last epoch", -1e9, 1e9, "Train loss")
+"""Every method reports it."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's contribution to a round. Everything in here is transmitted, and nothing else is.
+
+    Attributes:
+        state: the exchanged tensors by name; a site may lack some only if the method says so.
+        cases: number of training cases n_k.
+        weight: the aggregation weight, where the method declares one; None: ``cases``.
+        extras: tensors beside the model's own, as :meth:`Method.extras` declares them.
+        fields: numbers by name, as :meth:`Method.fields` declares them.
+    """
+
+    state: State
+    cases: int
+    weight: float | None = None
+    extras: State = field(default_factory=dict)
+    fields: Mapping[str, float] = field(default_factory=dict)
+
+
+class Method(Generic[C]):
+    """A federated method. Register a subclass under the entry point group ``consilia.methods``.
+
+    Args:
+        config: the method's own parameters.
+
+    Attributes:
+        name: by which configurations and commands choose it.
+        Config: the class of its parameters.
+        tasks: the learning tasks that it can train.
+        any_model: whether it trains any network; False where it needs a model of its own.
+        personal: whether every site makes a personal model when the rounds are over.
+        several_datasets: whether sites train several data sets together, each with a head of its own.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    any_model: ClassVar[bool] = True
+    personal: ClassVar[bool] = True
+    several_datasets: ClassVar[bool] = False
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    # What travels -----------------------------------------------------------------------------------------------
+
+    def exchanged(self, model: nn.Module) -> list[str]:
+        """Names of the model's tensors that travel both ways; by default what is trained, with its buffers."""
+        return exchanged_names(model)
+
+    def extras(self, model: nn.Module) -> dict[str, TensorSpec]:
+        """Tensors that a site sends beside the model's own, by name. They are averaged with equal weights."""
+        return {}
+
+    def payload(self, model: nn.Module) -> dict[str, TensorSpec]:
+        """Tensors that the server sends beside the model's own, by name; checked and bounded at the site."""
+        return {}
+
+    def fields(self) -> tuple[ReplyField, ...]:
+        """Numbers that a site reports with its update, beside the mean training loss."""
+        return ()
+
+    def weight(self) -> ReplyField | None:
+        """The aggregation weight that a site claims, with its bounds; None: its number of training cases."""
+        return None
+
+    # How it is run ----------------------------------------------------------------------------------------------
+
+    def variants(self) -> tuple[str, ...]:
+        """More evaluations of the final global model, see :meth:`~consilia.methods.client.Client.variant`."""
+        return ()
+
+    def datasets(self) -> dict[str, int]:
+        """With :attr:`several_datasets`: the data sets that sites train together, and the classes of each."""
+        return {}
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments of the model that follow from the method's own."""
+        return {}
+
+    def server_fingerprint(self, data: Path | None) -> str | None:
+        """Digest of the server's own data that the method uses, as a finished run's record holds it; None: of none."""
+        return None
+
+    def check_training(self, training: TrainingConfig) -> None:
+        """Raise :class:`ConfigError` for local optimisation that the method's mathematics rule out."""
+
+    def client(self, context: ClientContext) -> Client[Any]:
+        """The half that runs at a site."""
+        from consilia.methods.client import Client
+
+        return Client(self, context)
+
+    def server(self, context: ServerContext) -> Server[Any]:
+        """The half that runs at the server."""
+        from consilia.methods.server import Server
+
+        return Server(self, context)
+
+
+def transmitted(method: Method[Any], model: nn.Module) -> dict[str, TensorSpec]:
+    """Every tensor that a site may send, by name: what is exchanged of the model, and the extras.
+
+    Raises:
+        ConfigError: the method exchanges a tensor that the model lacks, or an extra has the name of another tensor.
+    """
+    state, names = model.state_dict(), method.exchanged(model)
+    unknown = sorted(set(names) - set(state))
+    if unknown:
+        raise ConfigError(f"method {method.name} exchanges {unknown[0]!r}, which {type(model).__name__} does not have")
+    found = {name: TensorSpec.like(state[name]) for name in names}
+    for kind, specs in (("sends", method.extras(model)), ("receives", method.payload(model))):
+        if taken := sorted(set(specs) & set(state)):
+            raise ConfigError(f"method {method.name} {kind} {taken[0]!r} beside the model, which has a tensor so named")
+    return {**found, **method.extras(model)}

@@ -1,0 +1,18 @@
+"""FedAvg: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017.
+
+Local training on the task's loss, the mean weighted by training cases, and local fine-tuning as the personal baseline.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from consilia.methods.config import MethodConfig
+from consilia.methods.contract import Method
+
+
+class FedAvg(Method[MethodConfig]):
+    """Every default of the contract. It has no parameters of its own."""
+
+    name = "fedavg"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")

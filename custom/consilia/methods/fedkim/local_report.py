@@ -1,0 +1,27 @@
+"""FedKIM's report at a site: the first test cases of every task with the predictions of the global extractor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from consilia.data.tasked import TaskedData
+from consilia.methods.fedkim.catalogue import Catalogue
+from consilia.methods.tasks import Predictions
+from consilia.report.answers_page import closed_example, write_answers
+from consilia.report.pictures import picture
+
+EXAMPLES = 6
+"""Test cases of each task that a site with several tasks shows."""
+
+
+def write_task_examples(path: Path, data: TaskedData, predictions: Predictions, catalogue: Catalogue) -> None:
+    """Write the first test cases of every task with the answers of the global extractor (logits by task)."""
+    shown = []
+    for name, own in sorted(data.tasks.items()):
+        task = catalogue.tasks[name]
+        for place, row in enumerate(predictions[name][:EXAMPLES].double().softmax(dim=1)):
+            truth = task.answers[int(own.test.labels[place])]
+            likely = dict(zip(task.answers, row.tolist(), strict=True))
+            example = closed_example(name, task.modalities, task.question, truth, likely)
+            shown.append({**example, "picture": picture(own.test.inputs[place])})
+    write_answers(path, shown)

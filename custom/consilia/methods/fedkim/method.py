@@ -1,0 +1,51 @@
+"""FedKIM as a method: several tasks at the sites, knowledge injection at the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilia.methods.client import ClientContext
+from consilia.methods.contract import Method
+from consilia.methods.fedkim.cases import fingerprint, load_server_cases
+from consilia.methods.fedkim.client import FedKIMClient
+from consilia.methods.fedkim.config import FedKIMConfig
+
+if TYPE_CHECKING:
+    from consilia.methods.fedkim.server import FedKIMServer
+    from consilia.methods.server import ServerContext
+
+
+class FedKIM(Method[FedKIMConfig]):
+    """Sites train light encoders and heads; the server injects what they know into a frozen language model."""
+
+    name = "fedkim"
+    Config = FedKIMConfig
+    any_model = False
+    personal = False
+    several_datasets = True
+
+    def datasets(self) -> dict[str, int]:
+        """The seen tasks, each a data set, and the number of their answers."""
+        catalogue = self.config.catalogue
+        return {name: len(catalogue.tasks[name].answers) for name in catalogue.seen}
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The extractor's heads."""
+        seen = {name: self.config.catalogue.tasks[name] for name in self.config.catalogue.seen}
+        heads = {name: {"modalities": list(task.encoded), "answers": len(task.answers)} for name, task in seen.items()}
+        return {"heads": heads}
+
+    def server_fingerprint(self, data: Path | None) -> str | None:
+        """Of the public data that the server injects with."""
+        return None if data is None else fingerprint(load_server_cases(data, self.config.catalogue))
+
+    def client(self, context: ClientContext) -> FedKIMClient:
+        """The site's half."""
+        return FedKIMClient(self, context)
+
+    def server(self, context: ServerContext) -> FedKIMServer:
+        """The server's half; the language model's libraries are needed there alone."""
+        from consilia.methods.fedkim.server import FedKIMServer
+
+        return FedKIMServer(self, context)

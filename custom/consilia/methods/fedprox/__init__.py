@@ -1,1 +1,0 @@
-"""FedProx: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020."""

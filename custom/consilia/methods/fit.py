@@ -1,0 +1,101 @@
+"""Local optimisation: batches in a seeded order, and the loop over them that every method shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from consilia.core.errors import TrainingStopped
+from consilia.core.stop import StopSignal, never
+from consilia.methods.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases of one step, on the device: inputs (B, ...), labels (B,) or masks (B, H, W), and their data set's name."""
+
+    inputs: Tensor
+    labels: Tensor
+    dataset: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit came to: mean loss of the last epoch, steps of the optimiser, and its learning rate."""
+
+    loss: float
+    steps: int
+    rate: float
+
+
+def fit(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    epochs: Iterable[Iterable[Batch]],
+    loss: Callable[[Batch], Tensor],
+    *,
+    training: TrainingConfig,
+    rate: float,
+    penalty: Callable[[], Tensor] | None = None,
+    after_backward: Callable[[], None] | None = None,
+    should_stop: StopSignal = never,
+    where: str = "",
+) -> FitResult:
+    """Minimise a loss over batches with a fresh optimiser.
+
+    Args:
+        model: put into training mode for every epoch.
+        parameters: what the optimiser changes.
+        epochs: the batches of each pass.
+        loss: scalar of a batch, the mean over its cases.
+        training: kind and settings of the optimiser, gradient clipping.
+        rate: learning rate.
+        penalty: a scalar that is added to the loss of every batch.
+        after_backward: called when the gradients are there, before they are clipped and used.
+        should_stop: polled before every step.
+        where: for the message of :class:`TrainingStopped`.
+
+    Raises:
+        TrainingStopped: ``should_stop`` said so.
+    """
+    optimiser = make_optimiser(parameters, training, rate)
+    mean, steps = 0.0, 0
+    for batches in epochs:
+        model.train()
+        total, cases = torch.zeros((), device=parameters[0].device), 0
+        for batch in batches:
+            if should_stop():
+                raise TrainingStopped(f"training at {where} was told to stop")
+            value = loss(batch) if penalty is None else loss(batch) + penalty()
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            if after_backward is not None:
+                after_backward()
+            if training.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+            optimiser.step()
+            total += value.detach() * len(batch)
+            cases, steps = cases + len(batch), steps + 1
+        mean = float(total) / cases
+    return FitResult(mean, steps, rate)
+
+
+def make_optimiser(parameters: Sequence[nn.Parameter], training: TrainingConfig, rate: float) -> torch.optim.Optimizer:
+    """The configured optimiser; its state begins anew with every fit."""
+    if training.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
+
+
+def shuffled(cases: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled case indices in batches; a last batch of one joins its neighbour, since BatchNorm cannot train on it."""
+    pieces = list(torch.split(torch.randperm(cases, generator=order), size))
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    yield from pieces

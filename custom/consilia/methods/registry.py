@@ -1,0 +1,162 @@
+"""Methods by name, found when they are asked for.
+
+A method is registered by an installed package under the entry point group ``consilia.methods``, Consilia's own like any
+other; or, on one machine, by a Python file (``--plugin``), whose SHA-256 becomes part of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from consilia.core.errors import ConfigError
+from consilia.methods.config import MethodConfig
+from consilia.methods.contract import Method
+
+GROUP = "consilia.methods"
+
+PLUGIN = "CONSILIA_PLUGIN"
+"""Environment variable by which the simulator's processes find the plugin file of the run that started them."""
+
+
+def method_names() -> list[str]:
+    """Names of all methods that are installed or came with a plugin."""
+    return sorted({*_installed(), *_plugins()})
+
+
+def method_class(name: object) -> type[Method[Any]]:
+    """The method of a name.
+
+    Raises:
+        ConfigError: there is none, or it cannot be imported.
+    """
+    plugins, installed = _plugins(), _installed()
+    if name in plugins:
+        return plugins[str(name)][0]
+    if name not in installed:
+        raise ConfigError(
+            f"no method {name!r} is installed; there are {', '.join(method_names())}. A method of your own: --plugin "
+            "FILE.py, or a package with an entry point in the group consilia.methods"
+        )
+    entry = installed[str(name)]
+    try:
+        found = entry.load()
+    # Whatever a stranger's package raises when it is imported.
+    except Exception as error:
+        raise ConfigError(
+            f"method {name} ({entry.value}) cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not _is_method(found) or found.name != name:
+        raise ConfigError(f"entry point {name} = {entry.value} is no Method whose name is {name!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def method_config(value: Any) -> MethodConfig:
+    """A method's parameters from a name, or from a mapping with the key ``method``."""
+    values = {"method": value} if isinstance(value, str) else value
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"method is {value!r}, expected a name, or a mapping with the key method")
+    return method_class(values.get("method")).Config.model_validate(dict(values))
+
+
+def make_method(config: MethodConfig) -> Method[Any]:
+    """The method that a configuration describes."""
+    return method_class(config.method)(config)
+
+
+def plugin_digest(name: str) -> str | None:
+    """SHA-256 of the plugin file that a method came from; None for an installed one."""
+    found = _plugins().get(name)
+    return None if found is None else found[1]
+
+
+def plugin_file() -> Path | None:
+    """The plugin file that this process has loaded."""
+    given = os.environ.get(PLUGIN)
+    return None if given is None else Path(given)
+
+
+def load_plugin(path: Path) -> None:
+    """Register the methods that a Python file defines, in this process and those that it starts.
+
+    Raises:
+        ConfigError: the file cannot be imported, defines no method, or one whose name is taken.
+    """
+    os.environ[PLUGIN] = str(path.resolve())
+    _plugins.cache_clear()
+    try:
+        _plugins()
+    except ConfigError:
+        del os.environ[PLUGIN]
+        _plugins.cache_clear()
+        raise
+
+
+def require_allowed(name: str, allowed: Sequence[str], where: str) -> None:
+    """Refuse a method that is neither Consilia's own nor listed by this participant.
+
+    A plugin needs no listing: whoever starts a run on one machine names the file.
+
+    Raises:
+        ConfigError: says what to list, and where.
+    """
+    entry = _installed().get(name)
+    if entry is None or name in allowed or (entry.dist is not None and entry.dist.name == "consilia"):
+        return
+    package = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    raise ConfigError(
+        f"method {name!r} is of the package {package} and not listed here: to allow it, add it to allow_methods in "
+        f"{where}"
+    )
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise ConfigError(f"two installed packages register a method {entry.name!r}: {other.value}, {entry.value}")
+    return found
+
+
+@cache
+def _plugins() -> dict[str, tuple[type[Method[Any]], str]]:
+    path = plugin_file()
+    if path is None:
+        return {}
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"plugin {path} cannot be read: {error.strerror}") from error
+    module = ModuleType(f"consilia_plugin_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    try:
+        # These very bytes, and not what the file holds a moment later.
+        exec(compile(content, str(path), "exec"), vars(module))
+    # Whatever a stranger's file raises when it is imported.
+    except Exception as error:
+        raise ConfigError(f"plugin {path} cannot be imported: {type(error).__name__}: {error}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    found: dict[str, tuple[type[Method[Any]], str]] = {}
+    for value in vars(module).values():
+        if not _is_method(value) or value.__module__ != module.__name__:
+            continue
+        if value.name in found or value.name in _installed():
+            raise ConfigError(f"plugin {path}: a method {value.name!r} is there already: choose another name")
+        found[value.name] = (value, digest)
+    if not found:
+        raise ConfigError(f"plugin {path} defines no subclass of consilia.methods.Method with a name")
+    return found
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Method) and isinstance(getattr(value, "name", None), str)

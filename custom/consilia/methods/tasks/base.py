@@ -1,0 +1,84 @@
+"""What a learning task means to a method: the loss of a batch, the predictions of a model, and their metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consilia.data.dataset import Split
+
+Predictions = Mapping[str, Tensor]
+"""A model's predictions on a split: ``{"logits": (N, C)}``, or a mask (N, H, W) for each prompt setting."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as a task calls it: ``decode(encode(inputs), ...)``.
+
+    A model without such halves is all decoder; where a frozen encoder's output is kept, there is nothing to encode.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[..., Tensor]
+
+    def __call__(self, inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """The model's output."""
+        return self.decode(self.encode(inputs), *arguments, **options)
+
+
+def network_of(model: Any, *, encoded: bool = False) -> Network:
+    """The model in two halves; with ``encoded`` it is called on what its encoder made of the inputs."""
+    if encoded:
+        return Network(_as_it_is, model.decode)
+    if hasattr(model, "encode") and hasattr(model, "decode"):
+        return Network(model.encode, model.decode)
+    return Network(_as_it_is, model)
+
+
+def _as_it_is(inputs: Tensor) -> Tensor:
+    return inputs
+
+
+SMALL = 128
+"""Side, in pixels, of an image of which :attr:`Task.most` are evaluated at once."""
+
+
+class Task(ABC):
+    """Stateless; :data:`consilia.methods.tasks.TASKS` holds one of each."""
+
+    most: int
+    """Cases that are evaluated at once, if they are small."""
+
+    def at_once(self, inputs: Tensor) -> int:
+        """How many of the cases (N, ...) are evaluated at once: fewer of large images, for their memory."""
+        pixels = inputs.shape[-1] * inputs.shape[-2] if inputs.ndim > 3 else 1
+        return max(1, min(self.most, self.most * SMALL**2 // pixels))
+
+    def require(self) -> None:
+        """Raise ConfigError where a package is missing that the task will need: better now than after the rounds."""
+        return
+
+    @abstractmethod
+    def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+        """The loss of one batch: scalar, to be minimised. ``draw`` is for what the task samples."""
+
+    @abstractmethod
+    def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:
+        """Predictions for one batch, on the CPU."""
+
+    @abstractmethod
+    def empty_predictions(self, split: Split, classes: int) -> dict[str, Tensor]:
+        """The predictions on a split without cases."""
+
+    @abstractmethod
+    def metrics(self, predictions: Predictions, split: Split, *, slow: bool) -> dict[str, Any] | None:
+        """Metrics of predictions, None for an empty split; ``slow`` adds what is too slow for every round."""
+
+    def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
+        """Which cases are classified correctly, (N,) bool, where that makes sense."""
+        return None
