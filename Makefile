@@ -3,9 +3,9 @@
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
-# make test       set up, then run all tests, several at a time (about 30 minutes with WORKERS=2 on 2 cores); what fails
-#                 is run once more, one at a time
-# make test-fast  the tests without NVFlare's processes (about 2 minutes): for daily use
+# make test       set up, then run the tests, two at a time (WORKERS=2): 12 minutes at most on 2 cores
+# make test-fast  the tests without NVFlare's processes: 90 seconds at most, for daily use
+# make test-long  the rest: further cases with real processes of what make test covers
 # make check      formatting, lint and types
 # make jobs       write jobs/ anew from the recipes
 # make setup      the virtual environment only; make clean removes it
@@ -15,10 +15,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 METHOD ?= fedkper
 WORKERS ?= 2
+# The tests of a file share fixtures, and the files with real processes come first: see tests/conftest.py.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo federation test test-fast check format jobs clean
+.PHONY: setup demo federation test test-fast test-long check format jobs clean
 
 setup: $(VENV)/.ready
 
@@ -45,11 +47,13 @@ federation: setup
 	$(BIN)/python -m poc --method $(METHOD)
 
 test: setup
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile || { [ $$? -eq 1 ] && \
-		echo "What failed is run once more, one at a time:" && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+	$(BIN)/pytest -m 'not long' $(PARALLEL)
 
 test-fast: setup
-	$(BIN)/pytest -m 'not sim and not deploy and not slow'
+	$(BIN)/pytest -m 'not sim and not deploy and not slow and not long' $(PARALLEL)
+
+test-long: setup
+	$(BIN)/pytest -m long $(PARALLEL)
 
 check: setup
 	$(BIN)/ruff format --check .

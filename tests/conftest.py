@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real data are, and one thread so that tests neither fight for cores nor vary."""
+"""Shared fixtures, the order of the tests, and which of them may run again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test that is marked ``nvflare_race`` runs once more when it fails; no other does."""
+    race = item.get_closest_marker("nvflare_race")
+    if race is not None:
+        if not race.kwargs.get("reason"):
+            raise pytest.UsageError(f"{item.nodeid}: nvflare_race needs a reason")
+        item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real processes come first: a file of them at the end would keep one worker busy alone."""
+    ranks = ("deploy", "sim")
+    items.sort(key=lambda item: next((at for at, mark in enumerate(ranks) if item.get_closest_marker(mark)), 2))
 
 
 @pytest.fixture(autouse=True)

@@ -114,6 +114,7 @@ def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.sim
+@pytest.mark.long
 def test_simulator_and_stock_recipe_run(tmp_path: Path) -> None:
     out = tmp_path / "round_time.json"
     main(["--rounds", "10", "--steps", "1", "--repeats", "1", "--stock", "--out", str(out)])

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from consilia.federation.config import RunConfig
-from consilia.flare.outgoing import approve
 from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.deploy.disks import small_disk
-from tests.deploy.support import Run, export, state_of, submit, three_sites, two_sites
+from tests.deploy.support import Run, approve_everywhere, export, state_of, submit, three_sites, two_sites
 
 Start = Callable[..., LocalFederation]
 
@@ -85,6 +84,19 @@ def start(tmp_path: Path) -> Iterator[Start]:
         assert processes_of(federation.folder) == []
 
 
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """Two sites, started once for all tests that only submit jobs: each has a seed, and so a run folder, of its own."""
+    folder = tmp_path_factory.mktemp("pair")
+    federation = LocalFederation(folder / "federation", two_sites(folder / "sites"))
+    with federation:
+        federation.provision()
+        federation.install()
+        federation.start()
+        yield federation
+    assert processes_of(federation.folder) == []
+
+
 @pytest.fixture(scope="module")
 def disks() -> list[Path]:
     """The small disks that could be mounted."""
@@ -118,8 +130,7 @@ def begin(hard_days: LocalFederation, tmp_path: Path) -> Callable[..., Run]:
 
     def submitted(config: RunConfig, name: str = "job") -> Run:
         job = export(config, tmp_path / "jobs", name, min_clients=2)
-        for site in hard_days.sites:
-            approve(hard_days.kit(site), job)
+        approve_everywhere(hard_days, job)
         return submit(hard_days, job)
 
     return submitted

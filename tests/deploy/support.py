@@ -30,6 +30,7 @@ from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import load_study, study_config
 from consilia.flare.following import follow
+from consilia.flare.outgoing import approve
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.flare.session import open_session
 from consilia.record.files import load_record
@@ -168,6 +169,12 @@ class Run:
         """The last full round, after which a clone goes on. Its event may be missing, as it is told after."""
         version: int = CheckpointStore(self.folder / CHECKPOINT).load().state["version"]
         return version
+
+
+def approve_everywhere(federation: LocalFederation, job: Path) -> None:
+    """Approve a job at every site of a running federation."""
+    for site in federation.sites:
+        approve(federation.kit(site), job)
 
 
 def submit(federation: LocalFederation, job: Path) -> Run:

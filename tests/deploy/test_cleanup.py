@@ -130,9 +130,20 @@ def test_a_federation_ends_with_the_process_that_started_it_even_if_that_is_kill
     assert_no_trace(tmp_path, folder)
 
 
+def test_a_federation_that_is_interrupted_while_it_starts_leaves_nothing(child, tmp_path) -> None:
+    folder = tmp_path / "federation"
+    job = export(small(min_sites=1), tmp_path / "jobs", min_clients=1)
+    process = child("-c", CHILD, str(folder), str(job))
+    until((folder / "kits" / SERVER / "console.log").is_file, "the server's start")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
+    assert_no_trace(tmp_path, folder)
+
+
 @pytest.mark.parametrize(
     ("number", "job"), [(signal.SIGINT, False), (signal.SIGTERM, True)], ids=["SIGINT-starting", "SIGTERM-with-a-job"]
 )
+@pytest.mark.long
 def test_an_interrupted_make_federation_leaves_nothing(number: int, job: bool, child, tmp_path) -> None:
     folder = tmp_path / "federation"
     process = child("-m", "poc", "--method", "fedavg", "--out", str(folder))
@@ -161,6 +172,7 @@ def test_that_fails(three, start, tmp_path):
 """
 
 
+@pytest.mark.long
 def test_a_failing_test_leaves_nothing(child, tmp_path) -> None:
     (tmp_path / "test_failing.py").write_text(FAILING)
     own = (

@@ -16,6 +16,7 @@ from poc.local import LEAD, LocalFederation
 from tests.deploy.support import (
     PATIENCE,
     Run,
+    approve_everywhere,
     export,
     hashes,
     in_process,
@@ -23,6 +24,7 @@ from tests.deploy.support import (
     own_environment,
     slow_config,
     submit,
+    two_sites,
 )
 
 pytestmark = pytest.mark.deploy
@@ -42,11 +44,11 @@ def console(federation: LocalFederation, *commands: str) -> str:
     return done.stdout
 
 
-def test_console_and_command_give_the_same_run(two: dict[str, Path], start, tmp_path: Path) -> None:
-    config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=2"])
+def test_console_and_command_give_the_same_run(pair: LocalFederation, tmp_path: Path) -> None:
+    federation, config = pair, study_config(load_study("wisconsin"), "fedkper", 20, {}, ["rounds=2"])
     job = export(config, tmp_path / "jobs", "tried")
-    federation = start(two, [job])
-    expected = hashes(in_process(config, two, tmp_path / "inprocess"))
+    approve_everywhere(federation, job)
+    expected = hashes(in_process(config, two_sites(tmp_path / "sites"), tmp_path / "inprocess"))
 
     # The console takes jobs from the kit's transfer folder.
     shutil.copytree(job, federation.kit(LEAD) / "transfer" / "tried")
@@ -58,7 +60,7 @@ def test_console_and_command_give_the_same_run(two: dict[str, Path], start, tmp_
     row = next(line for line in console(federation, "list_jobs").splitlines() if submitted[1] in line)
     assert [cell.strip() for cell in row.split("|")][2:4] == ["tried", status]
     told = console(federation, "check_status client")
-    assert all(re.search(rf"\| {site} +\|.*\| No Jobs +\|", told) for site in two), told
+    assert all(re.search(rf"\| {site} +\|.*\| No Jobs +\|", told) for site in federation.sites), told
 
     kit = ("--startup-kit", str(federation.kit(LEAD)))
     told = json.loads(nvflare(federation, "--format", "json", "job", "submit", "-j", str(job), *kit))
@@ -81,9 +83,10 @@ def test_console_and_command_give_the_same_run(two: dict[str, Path], start, tmp_
     assert "is complete: results in" in nvflare(federation, *logs, "server", *kit)
 
 
-def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(two: dict[str, Path], start, tmp_path: Path) -> None:
-    job = export(slow_config(0, "rounds=2000"), tmp_path / "jobs")
-    federation = start(two, [job])
+@pytest.mark.long
+def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(pair: LocalFederation, tmp_path: Path) -> None:
+    federation, job = pair, export(slow_config(24, "rounds=2000"), tmp_path / "jobs")
+    approve_everywhere(federation, job)
     kit = ("--startup-kit", str(federation.kit(LEAD)))
     run = submit(federation, job)
     run.wait_for("round", round=2)
@@ -95,4 +98,6 @@ def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(two: dict[str, Path], 
     assert f"source_job_id: {run.job_id}" in told
     cloned = re.search(r"new_job_id: (\S+)", told)
     assert cloned is not None
-    assert Run(federation, cloned[1]).wait_for("round")["round"] == last + 1
+    again = Run(federation, cloned[1])
+    assert again.wait_for("round")["round"] == last + 1
+    nvflare(federation, "job", "abort", again.job_id, "--force", *kit)

@@ -12,7 +12,7 @@ from consilia.core.errors import ConsiliaError
 from consilia.core.files import sha256_of_file
 from consilia.federation.study import load_study, study_config
 from poc.local import LocalFederation
-from tests.deploy.support import export, submit
+from tests.deploy.support import approve_everywhere, export, submit
 
 pytestmark = pytest.mark.deploy
 
@@ -25,19 +25,18 @@ def locals_of(federation: LocalFederation) -> dict[str, str]:
 
 
 def test_a_forged_meta_json_is_refused_and_no_sites_local_folder_is_touched(
-    three: dict[str, Path], start, tmp_path: Path
+    pair: LocalFederation, tmp_path: Path
 ) -> None:
-    sites = dict(list(three.items())[:2])
-    job = export(study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=1"]), tmp_path / "jobs")
-    federation = start(sites, [job])
-    before = locals_of(federation)
-    assert sum("/local/outgoing/" in path for path in before) == 2
+    job = export(study_config(load_study("wisconsin"), "fedkper", 23, {}, ["rounds=1"]), tmp_path / "jobs")
+    approve_everywhere(pair, job)
+    before = locals_of(pair)
+    assert sum("/local/outgoing/" in path for path in before) >= 2
     for key, value in (("job_id", "local"), ("cloned_from", "another-job")):
         forged = shutil.copytree(job, tmp_path / key / "job")
         meta = json.loads((job / "meta.json").read_text())
         (forged / "meta.json").write_text(json.dumps({**meta, key: value}))
         with pytest.raises(ConsiliaError, match=rf"meta\.json holds \['{key}'\], which the server alone sets"):
-            submit(federation, forged)
+            submit(pair, forged)
     # Nothing of it is kept, and nothing was deployed.
-    assert list((federation.server_kit / "storage").rglob("local")) == []
-    assert locals_of(federation) == before
+    assert list((pair.server_kit / "storage").rglob("local")) == []
+    assert locals_of(pair) == before

@@ -71,6 +71,7 @@ def test_a_killed_job_process_ends_the_job_and_a_clone_goes_on(hard_days, begin,
     assert personal_models(hard_days.sites, config) == personal_models(copies, config)
 
 
+@pytest.mark.long
 def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remembers(hard_days, begin, tmp_path) -> None:
     config = slow_config(5)
     copies = three_sites(tmp_path / "sites")
@@ -119,6 +120,7 @@ def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remember
         assert (test.negative_flips, test.positive_flips) == flips(before, now)
 
 
+@pytest.mark.long
 def test_a_site_with_other_splits_cannot_go_on_with_a_run(hard_days, begin, tmp_path) -> None:
     config = slow_config(6)
     run = begin(config)

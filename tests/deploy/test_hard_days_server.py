@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from consilia.core.checkpoint import INDEX
 from consilia.core.determinism import state_digest
 from consilia.data.federation import load_federation
-from consilia.federation.config import run_config
+from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.outputs import INJECTED
 from consilia.federation.run_folder import RESULT
@@ -24,10 +24,11 @@ from consilia.federation.server_work import FOLDER
 from consilia.federation.study import load_study, study_config
 from consilia.flare.session import open_session
 from consilia.models.foundation import EMBEDDED_FOLDER, FoundationFolder, foundation_digest
-from poc.local import LEAD, SERVER
+from poc.local import LEAD, SERVER, LocalFederation
 from tests.deploy.disks import fill, small_disk
 from tests.deploy.support import (
     Run,
+    approve_everywhere,
     assert_same,
     clone,
     consilia,
@@ -62,47 +63,62 @@ def end_orphans(run: Run) -> None:
         send(signal.SIGKILL, run.processes(site))
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["its job process", "the whole server"])
-def test_the_server_is_killed_in_a_round(whole: bool, two, start, tmp_path) -> None:
-    config = study_config(load_study("wisconsin"), "fedkper", 0, {}, SLOWLY)
-    copies = two_sites(tmp_path / "copies")
-    expected = in_process(config, copies, tmp_path / "inprocess")
-    job = export(config, tmp_path / "jobs", min_clients=2)
-    federation = start(two, [job])
+def in_its_fourth_round(federation: LocalFederation, config: RunConfig, folder: Path) -> tuple[Run, list[Process]]:
+    """Submit a job and wait for its fourth round: the run, and the job's processes at the server."""
+    job = export(config, folder / "jobs", min_clients=2)
+    approve_everywhere(federation, job)
     run = submit(federation, job)
     run.wait_for("reply", task="train", version=2)
     processes = run.running(SERVER)
     run.wait_for("reply", task="train", version=3)
-    if whole:
-        kill_participant(federation, SERVER)
-        # NVFlare's server may sign wrongly for good if a site finds it in the first moment: see LocalFederation.
-        with paused([process for name in two for process in processes_at(federation, name)]):
-            federation.start_one(SERVER)
-        federation.wait_for(two)
-        # NVFlare goes on calling the job running, although the new server process knows nothing of it.
-        assert run.status() == "RUNNING"
-        followed = consilia(federation, "follow", run.job_id)
-        assert followed.returncode == 1
-        assert "the server has lost the job: it was restarted while the job ran" in followed.stdout + followed.stderr
-    else:
-        send(signal.SIGKILL, processes)
-        assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    return run, processes
+
+
+def goes_on_to_the_same_bytes(run: Run, config: RunConfig, folder: Path) -> Run:
+    """Resume a run whose server was killed."""
     assert not (run.folder / RESULT).exists()
+    copies = two_sites(folder / "copies")
+    expected = in_process(config, copies, folder / "inprocess")
     last = run.last_round()
-    # The sites' processes of the broken job live on for a minute. The clone waits for them: both use one folder.
+    end_orphans(run)
     again = resume(run)
-    record = again.record()
-    assert hashes(record) == hashes(expected)
+    assert hashes(again.record()) == hashes(expected)
     assert not run.folder.exists()
-    assert personal_models(two, config) == personal_models(copies, config)
+    assert personal_models(run.federation.sites, config) == personal_models(copies, config)
     assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
-    if whole:
-        # Of what has come to its end a clone only does the end once more.
-        ended = clone(again)
-        assert hashes(ended.record()) == hashes(expected)
-        assert not any(event["event"] == "round" for event in ended.events())
+    return again
 
 
+def test_the_server_s_job_process_is_killed_in_a_round(pair, tmp_path) -> None:
+    config = study_config(load_study("wisconsin"), "fedkper", 21, {}, SLOWLY)
+    run, processes = in_its_fourth_round(pair, config, tmp_path)
+    send(signal.SIGKILL, processes)
+    assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    goes_on_to_the_same_bytes(run, config, tmp_path)
+
+
+def test_the_whole_server_is_killed_in_a_round(two, start, tmp_path) -> None:
+    config = study_config(load_study("wisconsin"), "fedkper", 0, {}, SLOWLY)
+    federation = start(two, [])
+    run, _ = in_its_fourth_round(federation, config, tmp_path)
+    kill_participant(federation, SERVER)
+    # NVFlare's server may sign wrongly for good if a site finds it in the first moment: see LocalFederation.
+    with paused([process for name in two for process in processes_at(federation, name)]):
+        federation.start_one(SERVER)
+    federation.wait_for(two)
+    # NVFlare goes on calling the job running, although the new server process knows nothing of it.
+    assert run.status() == "RUNNING"
+    followed = consilia(federation, "follow", run.job_id)
+    assert followed.returncode == 1
+    assert "the server has lost the job: it was restarted while the job ran" in followed.stdout + followed.stderr
+    again = goes_on_to_the_same_bytes(run, config, tmp_path)
+    # Of what has come to its end a clone only does the end once more.
+    ended = clone(again)
+    assert hashes(ended.record()) == hashes(again.record())
+    assert not any(event["event"] == "round" for event in ended.events())
+
+
+@pytest.mark.long
 def test_the_server_is_killed_while_it_writes_a_checkpoint(two, start, tmp_path) -> None:
     wide = "model.args={in_features: 30, num_classes: 2, hidden: [3000, 3000]}"
     config = study_config(load_study("wisconsin"), "fedavg", 0, {}, ["rounds=4", "training.local_epochs=1", wide])
@@ -133,6 +149,7 @@ def killed_at(processes: Sequence[Process], folder: Path) -> Path | None:
         return unfinished
 
 
+@pytest.mark.long
 def test_the_server_is_killed_in_an_injection(start, tmp_path) -> None:
     config = clinics_config(("method.asking.shots=[]", "method.injection.epochs=6"))
     sites = write_clinics(tmp_path / "sites")
@@ -172,6 +189,7 @@ def with_own_backbone(sites: dict[str, Path], place: Path) -> dict[str, Foundati
     return copies
 
 
+@pytest.mark.long
 def test_fedgpl_goes_on_and_its_frozen_backbone_stays_what_it_is(start, tmp_path) -> None:
     study = load_study("fedgpl-classification")
     folders = {kind: tmp_path / kind for kind in ("sites", "copies")}
@@ -206,6 +224,7 @@ def test_fedgpl_goes_on_and_its_frozen_backbone_stays_what_it_is(start, tmp_path
     )
 
 
+@pytest.mark.long
 def test_a_full_disk_at_the_server_fails_the_run_and_it_goes_on_when_there_is_room(
     mounted, two, start, tmp_path
 ) -> None:
@@ -240,17 +259,12 @@ def test_a_full_disk_at_the_server_fails_the_run_and_it_goes_on_when_there_is_ro
     assert personal_models(two, config) == personal_models(copies, config)
 
 
-def test_an_aborted_job_ends_at_once_and_can_be_gone_on_with(two, start, tmp_path) -> None:
-    config = study_config(load_study("wisconsin"), "fedprox", 0, {}, SLOWLY)
-    expected = in_process(config, two, tmp_path / "inprocess")
-    job = export(config, tmp_path / "jobs", min_clients=2)
-    federation = start(two, [job])
-    run = submit(federation, job)
-    run.wait_for("round", round=2)
-    with open_session(federation.kit(LEAD)) as session:
+def test_an_aborted_job_ends_at_once_and_can_be_gone_on_with(pair, tmp_path) -> None:
+    config = study_config(load_study("wisconsin"), "fedprox", 22, {}, SLOWLY)
+    expected = in_process(config, two_sites(tmp_path / "copies"), tmp_path / "inprocess")
+    run, _ = in_its_fourth_round(pair, config, tmp_path)
+    with open_session(pair.kit(LEAD)) as session:
         session.abort(run.job_id)
-    until(lambda: not any(map(run.processes, (SERVER, *two))), "the end of the job's processes", seconds=60)
+    until(lambda: not any(map(run.processes, (SERVER, *pair.sites))), "the end of the job's processes", seconds=60)
     assert run.wait_end() == "FINISHED:ABORTED"
     assert hashes(clone(run).record()) == hashes(expected)
-    # Submitted anew, the same job starts anew.
-    assert submit(federation, job).wait_for("round")["round"] == 1

@@ -44,6 +44,7 @@ def train_lines(federation: LocalFederation, site: str, run: Run) -> list[dict]:
     return [line for line in lines if line["job"] == run.job_id and line["task"] == "train"]
 
 
+@pytest.mark.long
 def test_a_site_that_raises_is_left_out_and_comes_back(hard_days, begin, tmp_path) -> None:
     config = slow_config(1, "rounds=12")
     state = state_of(hard_days, TWO)
@@ -120,6 +121,7 @@ def short_rounds(run: Run, start: int) -> list[dict]:
     return [event for event in told if event["event"] == "round" and event["updates"] < event["participants"]]
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_only_the_site_that_has_it(hard_days, disks, begin, tmp_path) -> None:
     if len(disks) < 2:
         pytest.skip("mounting a tmpfs is not permitted here")

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import RESULT
-from consilia.flare.outgoing import approve
 from consilia.flare.session import open_session
 from poc.local import LEAD, LocalFederation
 from poc.processes import processes_of
 from tests.deploy import hostile
 from tests.deploy.support import (
     Run,
+    approve_everywhere,
     assert_same,
     clone,
     export,
@@ -95,8 +95,7 @@ def attacked(federation: LocalFederation, tmp_path: Path) -> Callable[..., Run]:
     def submitted(config: RunConfig, attacks: list[str], *, leak: bool = False) -> Run:
         arm(federation, attacks, leak)
         job = export(config, tmp_path / config.run_id)
-        for site in federation.sites:
-            approve(federation.kit(site), job)
+        approve_everywhere(federation, job)
         return submit(federation, job)
 
     return submitted
@@ -133,6 +132,7 @@ def test_whatever_it_sends_is_refused_by_name_and_the_model_is_untouched(attacke
     assert run.comes_to_its_end()
 
 
+@pytest.mark.long
 def test_a_lying_score_within_its_bounds_is_not_seen_but_limited_by_a_trimmed_mean(federation, attacked) -> None:
     robust = {"rule": "trimmed_mean", "trim": 0.34}
     configs = {"mean": config_of(2, 1), "trimmed mean": config_of(3, 1, robust=robust)}
@@ -165,7 +165,9 @@ def share_outside(model: dict[str, Tensor], honest: list[dict[str, Tensor]]) -> 
     ("seed", "attack", "told"),
     [
         (4, "parameter", "failed to decode streamed submit_update"),
-        (5, "fatal code", f"due to fatal return code TASK_UNKNOWN from client {CULPRIT}"),
+        pytest.param(
+            5, "fatal code", f"due to fatal return code TASK_UNKNOWN from client {CULPRIT}", marks=pytest.mark.long
+        ),
     ],
 )
 def test_what_ends_the_job_names_the_culprit_and_the_run_goes_on_without_him(

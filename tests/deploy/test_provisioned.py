@@ -21,6 +21,7 @@ from consilia.federation.study import load_study, study_config
 from consilia.flare.outgoing import AUDIT
 from consilia.flare.session import open_session
 from consilia.record.files import load_record
+from consilia.record.schema import Record
 from poc.local import LEAD
 from poc.processes import processes_of
 from tests.conftest import REPOSITORY
@@ -34,6 +35,19 @@ QUIET = 2.5
 """Load at which this machine has a core to spare."""
 
 
+def assert_written_down(kits: Path, record: Record) -> None:
+    """Every site noted what it sent: prepare, a training a round, and personalising from the last and best model."""
+    jobs = set()
+    for name in record.sites:
+        lines = [json.loads(line) for line in (kits / name / AUDIT).read_text().splitlines()]
+        assert [line["task"] for line in lines].count("train") == len(record.rounds)
+        assert {line["task"] for line in lines} == {"prepare", "train", "personalize"}
+        assert all(line["sent"] for line in lines)
+        jobs |= {line["job"] for line in lines}
+    assert len(jobs) == 1
+
+
+@pytest.mark.long
 def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> None:
     config = study_config(load_study("wisconsin"), "fedkper", 0, {}, ["rounds=4"])
     job = export(config, tmp_path / "jobs", min_clients=3)
@@ -49,12 +63,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
     assert hashes(record) == hashes(in_process(config, three, tmp_path / "inprocess"))
     assert record.run.engine == "prod"
     assert not list(fetched.rglob("*.pt"))
-    # Every site noted what it sent: prepare, four trainings, and personalising from the last and the best model.
-    for name in three:
-        lines = [json.loads(line) for line in (federation.kit(name) / AUDIT).read_text().splitlines()]
-        assert [line["task"] for line in lines].count("train") == 4
-        assert {line["task"] for line in lines} == {"prepare", "train", "personalize"}
-        assert all(line["sent"] and line["job"] == run.job_id for line in lines)
+    assert_written_down(federation.folder / "kits", record)
     assert processes_of(federation.folder) == []
     listening = {item.laddr.port for item in psutil.net_connections("tcp") if item.status == psutil.CONN_LISTEN}
     assert federation.port not in listening
@@ -65,6 +74,7 @@ def test_three_sites_end_to_end_in_under_a_minute(three, start, tmp_path) -> Non
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
+@pytest.mark.long
 def test_fedgpl_gives_the_same_bytes(task: str, start, tmp_path: Path) -> None:
     study = load_study(f"fedgpl-{task}")
     sites = load_federation(study.data, tmp_path / "sites", train_cases=8)
@@ -74,6 +84,7 @@ def test_fedgpl_gives_the_same_bytes(task: str, start, tmp_path: Path) -> None:
     assert hashes(record) == hashes(in_process(config, sites, tmp_path / "inprocess"))
 
 
+@pytest.mark.long
 def test_fedkim_gives_the_same_extractor_and_the_same_injected_model(start, tmp_path: Path) -> None:
     config = clinics_config(("method.asking.shots=[]",))
     sites = write_clinics(tmp_path / "sites")
@@ -98,5 +109,8 @@ def test_the_one_command_from_provisioning_to_the_report(tmp_path) -> None:
     # The shipped job, handed in by the command line, gives the bytes of the study's run in one plain loop.
     sites = load_federation("wisconsin", tmp_path / "sites")
     config = study_config(load_study("wisconsin"), "fedkper", 0, sites)
-    assert hashes(load_record(result)) == hashes(in_process(config, sites, tmp_path / "inprocess"))
+    record = load_record(result)
+    assert hashes(record) == hashes(in_process(config, sites, tmp_path / "inprocess"))
+    assert record.run.engine == "prod"
+    assert_written_down(out / "kits", record)
     assert processes_of(out.absolute()) == []

@@ -14,11 +14,16 @@ from nvflare.fuel.hci.proto import ReplyKeyword
 from safetensors.torch import load_file
 
 from consilia import models
+from consilia.core.determinism import state_digest
 from consilia.data.loading import load_site
+from consilia.federation.outputs import INJECTED
+from consilia.federation.run_folder import RESULT
 from consilia.flare.ready import TOPIC as READY
 from consilia.models.exchange import exchanged_state
+from consilia.record.files import load_record
 from poc.local import SERVER
-from tests.deploy.private_sites import MARK, ROWS, all_methods
+from tests.deploy.private_sites import MARK, ROWS, all_methods, write_private_sites
+from tests.deploy.support import hashes, in_process
 from tests.deploy.wire import CAREFREE, INSTALLED, Evidence, after, gather, replies
 
 pytestmark = pytest.mark.deploy
@@ -66,6 +71,18 @@ def test_the_tap_sees_the_update(seen: Evidence, job: str, site: str) -> None:
     for name, tensor in update.items():
         assert name.encode() in seen.sent[site]
         assert tensor.numpy().tobytes() in seen.sent[site]
+
+
+@pytest.mark.parametrize("job", METHODS)
+def test_every_method_gives_the_bytes_of_the_plain_loop(seen: Evidence, job: str, tmp_path: Path) -> None:
+    expected = in_process(seen.configs[job], write_private_sites(tmp_path / "sites"), tmp_path / "loop")
+    folder = seen.kit(SERVER) / "consilia" / seen.jobs[job]
+    assert hashes(load_record(folder / RESULT)) == hashes(expected)
+    injected = [path.name for path in (tmp_path / "loop" / INJECTED).glob("*.safetensors")]
+    assert (len(injected) == 2) == (job == "fedkim")
+    for name in injected:
+        here, there = (load_file(place / INJECTED / name) for place in (folder, tmp_path / "loop"))
+        assert state_digest(here) == state_digest(there)
 
 
 @pytest.mark.parametrize("site", SITES)
