@@ -14,7 +14,6 @@ from consilia.federation.initial import initial_state as start
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
-from consilia.models.build import DEFAULT_ALLOWED
 
 MLP = "consilia.models.mlp.MLP"
 
@@ -31,7 +30,7 @@ def small(method: Any = "fedkper", **settings: Any) -> RunConfig:
 
 
 def model_of(config: RunConfig) -> nn.Module:
-    return config.model.build(seed=config.seed, allowed=DEFAULT_ALLOWED, folders={})
+    return config.model.build(seed=config.seed, allowed=(config.model.class_,), folders={})
 
 
 def initial_state(config: RunConfig) -> dict[str, Any]:
@@ -51,7 +50,7 @@ class Federation:
             initial_state(config),
             folder,
             all_parameters=266,
-            server=ServerSettings(engine="inprocess"),
+            server=ServerSettings(engine="inprocess", allow_models=(config.model.class_,)),
             progress=self.events.append,
         )
 

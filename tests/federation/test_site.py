@@ -48,6 +48,13 @@ def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
     assert set(json.loads(told["personalize"].content)) == {"round", "received", "personal", "seconds"}
 
 
+def test_the_personal_model_of_a_round_is_the_very_update(wisconsin) -> None:
+    node, state = site(wisconsin)
+    update = node.answer(Request(kind="train", round=0), state).tensors
+    kept = load_file(node.folder / "personal-round.safetensors")
+    assert all(torch.equal(kept[name], update[name]) for name in update)
+
+
 def test_flips_count_from_the_last_evaluation_by_hand(wisconsin) -> None:
     node, state = site(wisconsin)
     labels = node.data.test.labels

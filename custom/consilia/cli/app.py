@@ -57,15 +57,17 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A configuration value, e.g. training.batch_size=16; may be given several times."),
 ]
+Plugin = Annotated[
+    Path | None,
+    typer.Option(help="A Python file that defines a method of your own; its SHA-256 becomes part of the run."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in the folder.")]
 
 
 @app.command()
 @friendly
 def run(
-    method: Annotated[
-        str, typer.Argument(help="fedkper, fedkim, fedgpl, fedavg, fedprox, or a method of the study file.")
-    ],
+    method: Annotated[str, typer.Argument(help="A method (consilia methods lists them), or one of the study file.")],
     data: Annotated[
         str | None, typer.Option(help="An embedded name, a folder of sites (*/site.yaml), or a federation file.")
     ] = None,
@@ -77,6 +79,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Decides initial weights, batches and sampling.")] = 0,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/METHOD-seedN.")] = None,
+    plugin: Plugin = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one federation with one method, and print what came out.
@@ -86,12 +89,24 @@ def run(
     consilia run fedavg --engine inprocess --rounds 5
     consilia run fedkper --data configs/heart-disease.yaml --set method.max_kd_weight=5 --set role=diagnosis
     consilia run fedkper --study configs/studies/busbra.yaml --seed 1 --out runs/busbra-1
+    consilia run ditto --plugin examples/methods/ditto.py
 
     Stopped with Ctrl-C it leaves a checkpoint: the same command goes on after the last full round.
     """
-    from consilia.cli.running import run_command
+    from consilia.cli.running import load_plugin_file, run_command
 
+    load_plugin_file(plugin)
     run_command(method, data, study, engine, rounds, seed, settings or [], out, overwrite)
+
+
+@app.command()
+@friendly
+def methods(plugin: Plugin = None) -> None:
+    """List the methods that are installed, with what each does."""
+    from consilia.cli.running import load_plugin_file, methods_command
+
+    load_plugin_file(plugin)
+    methods_command()
 
 
 @app.command()
@@ -114,6 +129,7 @@ def compare(
     ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/STUDY.")] = None,
+    plugin: Plugin = None,
 ) -> None:
     """Run a study (methods x seeds), print the table and write the comparison report.
 
@@ -123,8 +139,9 @@ def compare(
 
     Runs whose record is there already are not run again, so a study may take several sittings.
     """
-    from consilia.cli.running import compare_command
+    from consilia.cli.running import compare_command, load_plugin_file
 
+    load_plugin_file(plugin)
     compare_command(study, engine, only or [], seeds, rounds, leave_out, train_cases, settings or [], out)
 
 
@@ -148,9 +165,7 @@ def report(
 @app.command()
 @friendly
 def export(
-    method: Annotated[
-        str, typer.Argument(help="fedkper, fedkim, fedgpl, fedavg, fedprox, or a method of the study file.")
-    ],
+    method: Annotated[str, typer.Argument(help="A method (consilia methods lists them), or one of the study file.")],
     study: Annotated[
         str | None, typer.Option("--study", "--config", help="A study file: data, model, training, methods.")
     ] = None,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rich.table import Table
+
 from consilia.cli.console import console
 from consilia.cli.curves import round_curves
 from consilia.cli.show import Follower, answers, comparison, progress_bar
@@ -29,6 +31,7 @@ from consilia.federation.study import (
     study_sites,
 )
 from consilia.federation.yardsticks import YARDSTICKS
+from consilia.methods.registry import load_plugin, method_class, method_names
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
@@ -145,6 +148,22 @@ def export_command(
     console.print(
         f"{out / recipe.name}: submit it with: consilia submit {out / recipe.name} --kit KIT", highlight=False
     )
+
+
+def load_plugin_file(plugin: Path | None) -> None:
+    """Register the methods of a Python file, where one is given."""
+    if plugin is not None:
+        load_plugin(plugin)
+
+
+def methods_command() -> None:
+    """``consilia methods``."""
+    table = Table("method", "what it does", "tasks", box=None)
+    for name in method_names():
+        method = method_class(name)
+        summary = (method.__doc__ or "").strip().partition("\n")[0]
+        table.add_row(name, summary, ", ".join(method.tasks))
+    console.print(table)
 
 
 def _study(source: str | None, data: str | None) -> Study:

@@ -138,10 +138,12 @@ def manifest_of(config: RunConfig, model: nn.Module) -> Manifest:
         config: the run.
         model: its network: the method says which of its tensors are sent, and what beside them.
     """
-    half = config.exchange_dtype == "float16"
+    method = make_method(config.method)
+    # What travels beside the model keeps the type that the method declares.
+    halved = set(method.exchanged(model)) if config.exchange_dtype == "float16" else set()
     tensors = {
-        name: f"float16{list(spec.shape)}" if half and spec.dtype.is_floating_point else layout(spec)
-        for name, spec in sorted(transmitted(make_method(config.method), model).items())
+        name: f"float16{list(spec.shape)}" if name in halved and spec.dtype.is_floating_point else layout(spec)
+        for name, spec in sorted(transmitted(method, model).items())
     }
     return Manifest(roles=roles_of(config), tensors=tensors, fields=fields_of(config))
 

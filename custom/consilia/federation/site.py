@@ -18,6 +18,7 @@ from torch import Tensor
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
 from consilia.core.stop import StopSignal, never
+from consilia.core.tensor_files import overwrite_tensors
 from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS, load_site_config
 from consilia.federation.config import RunConfig
@@ -128,6 +129,8 @@ class Site:
         update = self.client.train(Round(number, state, payload))
         if self.client.has_state:
             self.store.save_state(number, self.client.state_dict())
+        card = model_card(self.config, self.data.class_names, "personal-round")
+        overwrite_tensors(self.folder / "personal-round.safetensors", update.state, card)
         trained = None
         if request.evaluate:
             self.client.load(self.client.state_for("personal", state))
@@ -190,13 +193,14 @@ class Site:
 
     def _outgoing(self, update: Update) -> State:
         """The update's tensors in the exchange's type; refuses one that the method has not declared."""
-        sent = {**update.state, **update.extras}
+        state = {name: in_type(tensor, self.config.exchange_dtype) for name, tensor in update.state.items()}
+        sent = {**state, **update.extras}
         if unknown := sorted(set(sent) - set(self.transmitted)):
             raise ConfigError(f"method {self.method.name} sends tensor {unknown[0]!r}, which it has not declared")
         declared = {field.name for field in self.method.fields()} | {"train_loss"}
         if undeclared := sorted(set(update.fields) - declared):
             raise ConfigError(f"method {self.method.name} reports {undeclared[0]!r}, which it has not declared")
-        return {name: in_type(tensor, self.config.exchange_dtype) for name, tensor in sent.items()}
+        return sent
 
     def _restore(self, request: Request) -> None:
         """Put the client state in place that counts for a request, and delete those that no request can name again."""

@@ -1,7 +1,8 @@
 """Methods by name, found when they are asked for.
 
-A method is registered by an installed package under the entry point group ``consilia.methods``, Consilia's own like any
-other; or, on one machine, by a Python file (``--plugin``), whose SHA-256 becomes part of the run.
+A method of another package is registered under the entry point group ``consilia.methods``; on one machine a Python file
+will do (``--plugin``), whose SHA-256 becomes part of the run. Consilia's own methods stand in a table here, since a job
+that brings Consilia along has no installed package to ask.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method
 
 GROUP = "consilia.methods"
+
+BUILT_IN = {
+    "fedavg": "consilia.methods.fedavg:FedAvg",
+    "fedgpl": "consilia.methods.fedgpl.method:FedGPL",
+    "fedkim": "consilia.methods.fedkim.method:FedKIM",
+    "fedkper": "consilia.methods.fedkper.method:FedKPer",
+    "fedprox": "consilia.methods.fedprox:FedProx",
+}
 
 PLUGIN = "CONSILIA_PLUGIN"
 """Environment variable by which the simulator's processes find the plugin file of the run that started them."""
@@ -107,9 +116,9 @@ def require_allowed(name: str, allowed: Sequence[str], where: str) -> None:
     Raises:
         ConfigError: says what to list, and where.
     """
-    entry = _installed().get(name)
-    if entry is None or name in allowed or (entry.dist is not None and entry.dist.name == "consilia"):
+    if name in BUILT_IN or name in _plugins() or name in allowed:
         return
+    entry = _installed()[name]
     package = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
     raise ConfigError(
         f"method {name!r} is of the package {package} and not listed here: to allow it, add it to allow_methods in "
@@ -119,11 +128,11 @@ def require_allowed(name: str, allowed: Sequence[str], where: str) -> None:
 
 @cache
 def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    found = {name: EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
     for entry in entry_points(group=GROUP):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
-            raise ConfigError(f"two installed packages register a method {entry.name!r}: {other.value}, {entry.value}")
+            raise ConfigError(f"a method {entry.name!r} is registered twice: by {other.value} and by {entry.value}")
     return found
 
 
