@@ -1,4 +1,4 @@
-"""Before any test of this folder imports peft or transformers."""
+"""Before any test below this folder imports peft or transformers."""
 
 from consilia.models.torchvision_shim import ensure_torchvision
 
