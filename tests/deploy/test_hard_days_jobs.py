@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,8 +16,7 @@ from consilia.core.determinism import single_threaded
 from consilia.evaluation.forgetting import flips
 from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import LOCK, RESULT
-from consilia.federation.site import Site
-from consilia.federation.site_store import HISTORY
+from consilia.federation.site_store import HISTORY, SiteStore
 from tests.deploy.support import (
     Run,
     assert_same,
@@ -77,15 +77,20 @@ def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remember
     copies = three_sites(tmp_path / "sites")
     remembered = {}
 
-    class Noting(Site):
+    class Noting(SiteStore):
         """Notes which test cases every version had right; the history itself keeps the last three."""
 
-        def _flips(self, kind, version, correct):
-            remembered[self.name, kind, version] = correct
-            return super()._flips(kind, version, correct)
+        def __init__(self, site: str, folder: Path) -> None:
+            super().__init__(folder)
+            self.site = site
+
+        def count_flips(self, kind, version, correct):
+            remembered[self.site, kind, version] = correct
+            return super().count_flips(kind, version, correct)
 
     loop = Federation(config, copies, tmp_path / "loop")
-    loop.sites = {name: Noting(config, file) for name, file in copies.items()}
+    for name, site in loop.sites.items():
+        site.store = Noting(name, site.folder)
     with single_threaded():
         expected = loop.run()
     run = begin(config)

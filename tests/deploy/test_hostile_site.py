@@ -56,7 +56,7 @@ REFUSED = {
     "no model": MALFORMED,
     "a round that is none": MALFORMED,
     "a return code": "failed with EXECUTION_EXCEPTION",
-    "the first round's bytes": "the reply is to version 0, the task was about version",
+    "the first round's bytes": "the reply is to round 0, the request was about round",
     **{name: reason for name, (_, reason) in ATTACKS.items() if name not in UNSENDABLE},
 }
 IN_VAIN = ["another's name", "another's name in the header", "the last message again"]

@@ -27,7 +27,7 @@ INSTALLED, CAREFREE = "hospital-1", "hospital-2"
 """The second has our installation taken back at the end, all but the classes and the filter: the test of the tests."""
 
 IN_THE_CLEAR = {"connection_security": "clear"}
-REPLY = re.compile(rb'\{"(?:train|version)":')
+REPLY = re.compile(rb'\{"(?:train|round)":')
 
 
 @dataclass
