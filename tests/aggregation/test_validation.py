@@ -86,3 +86,9 @@ def test_norm_of_the_change_is_bounded() -> None:
 def test_norm_counts_from_the_reference_not_from_zero() -> None:
     reference = {"w": torch.full((4,), 100.0)}
     check_update({"w": torch.full((4,), 100.5)}, 1.0, reference=reference, max_norm=1.01, max_weight=1)
+
+
+def test_a_float64_update_is_as_it_came_after_the_check_of_its_norm() -> None:
+    update = {"w": torch.tensor([2.0, 5.0], dtype=torch.float64)}
+    check_update(update, 1.0, reference={"w": torch.ones(2, dtype=torch.float64)}, max_norm=10.0, max_weight=9)
+    assert update["w"].tolist() == [2.0, 5.0]

@@ -55,7 +55,7 @@ def change_norm(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) 
         if tensors[name].is_floating_point():
             pieces = (torch.split(side[name].reshape(-1), NORM_CHUNK) for side in (tensors, reference))
             for now, then in zip(*pieces, strict=True):
-                change = now.to(torch.float64).sub_(then)
+                change = now.to(torch.float64, copy=True).sub_(then)
                 squares += float(torch.dot(change, change))
     return math.sqrt(squares)
 
