@@ -84,9 +84,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         assert processes_of(federation.folder) == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    """Two sites, started once for all tests that only submit jobs: each has a seed, and so a run folder, of its own."""
+    """Two sites, started once for all tests of this folder that only submit jobs, each with a seed of its own."""
     folder = tmp_path_factory.mktemp("pair")
     federation = LocalFederation(folder / "federation", two_sites(folder / "sites"))
     with federation:
