@@ -3,8 +3,8 @@
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
-# make test       set up, then run the tests, two at a time (WORKERS=2): 12 minutes at most on 2 cores
-# make test-fast  the tests without NVFlare's processes: 90 seconds at most, for daily use
+# make test       set up, then run the tests, two at a time (WORKERS=2): about 25 minutes on 2 cores
+# make test-fast  the tests without NVFlare's processes: a few minutes, for daily use
 # make test-long  the rest: further cases with real processes of what make test covers
 # make check      formatting, lint and types
 # make jobs       write jobs/ anew from the recipes
