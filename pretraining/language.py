@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from consilia.core.determinism import derive_seed, seeded
-from consilia.models.torchvision_shim import ensure_torchvision
 from pretraining.common import Average, learning_rate, ship, to_device
 from pretraining.text_corpus import KINDS, Corpus, Exchange, by_chance, load_corpus
 from pretraining.tokens import BOS, EOS, PAD, VOCABULARY, ship_tokenizer, train_tokenizer
@@ -188,7 +187,6 @@ def alike(model: Any) -> None:
 
 def new_model(seed: int) -> Any:
     """The network with its first weights."""
-    ensure_torchvision()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with seeded(seed, "initialisation"):

@@ -18,10 +18,8 @@ from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.federation.yardsticks import run_yardstick
 from consilia.models.exchange import count_elements, exchanged_state
-from consilia.models.torchvision_shim import ensure_torchvision
 from tests.federation.clinics import CATALOGUE, clinics_config, write_clinics
 
-ensure_torchvision()
 pytest.importorskip("peft")
 
 

@@ -21,7 +21,6 @@ from consilia.federation.outgoing import Manifest, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.federation.study import load_study, study_config
-from consilia.models.torchvision_shim import ensure_torchvision
 from tests.federation.clinics import clinics_config, write_clinics
 from tests.federation.support import model_of, small
 
@@ -77,7 +76,6 @@ def listed(manifest: Manifest, task: str) -> set[tuple[str, ...]]:
 def case(request, wisconsin, tmp_path: Path) -> tuple[RunConfig, Mapping[str, Path]]:
     name = request.param
     if name == "fedkim":
-        ensure_torchvision()
         pytest.importorskip("peft")
         config = clinics_config(("rounds=1", "method.asking.shots=[]", "method.injection.cases=8"))
         return config, write_clinics(tmp_path / "clinics")

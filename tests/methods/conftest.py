@@ -1,5 +1,3 @@
-"""Before any test below this folder imports peft or transformers."""
+"""Imported before any test below this folder asks for peft, which imports torchvision."""
 
-from consilia.models.torchvision_shim import ensure_torchvision
-
-ensure_torchvision()
+import consilia  # noqa: F401

@@ -20,7 +20,6 @@ from consilia.models.foundation import (
     load_foundation,
 )
 from consilia.models.language import load_language_model, prompt_text
-from consilia.models.torchvision_shim import ensure_torchvision
 from tests.models.support import SMALL_VIT, small_vit
 
 pytest.importorskip("transformers")
@@ -39,7 +38,6 @@ SMALL = {
 
 def small(kind: str) -> Any:
     """A Llama with tied embeddings, or a Qwen 2 with an output layer of its own."""
-    ensure_torchvision()
     import transformers
 
     torch.manual_seed(0)

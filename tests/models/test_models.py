@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -88,15 +85,3 @@ def test_timm_and_monai_classes_train_a_step() -> None:
         logits = model(torch.randn(shape))
         assert logits.shape == (2, 3)
         logits.sum().backward()
-
-
-@pytest.mark.slow
-def test_timm_and_peft_import_in_a_fresh_process() -> None:
-    # Not in this process: something here may have imported torchvision already.
-    code = (
-        "from consilia.models.torchvision_shim import ensure_torchvision as ensure\n"
-        "assert ensure() and ensure()\n"
-        "import timm, torchvision.transforms\n"
-        "assert timm.create_model('vit_tiny_patch16_224', num_classes=2) is not None\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,6 @@ from torch import nn
 
 from consilia.core.determinism import seeded
 from consilia.core.errors import ConfigError
-from consilia.models.torchvision_shim import ensure_torchvision
 
 DEFAULT_ALLOWED = (
     "consilia.models.cnn.FourLayerCNN",
@@ -60,8 +59,6 @@ def build_model(
     _refuse_weights(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     module_name, _, attribute = path.rpartition(".")
-    if module_name.split(".")[0] in ("timm", "monai", "torchvision"):
-        ensure_torchvision()
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

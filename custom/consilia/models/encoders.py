@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from consilia.models.torchvision_shim import ensure_torchvision
-
 
 class ImageEncoder(nn.Module):
     """A timm vision transformer (ViT or DeiT); its patch tokens are averaged to a coarse grid, its class token kept.
@@ -157,7 +155,6 @@ def _positions(steps: int, width: int) -> Tensor:
 
 
 def _vision_transformer(arguments: dict[str, Any]) -> nn.Module:
-    ensure_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
     model: nn.Module = VisionTransformer(num_classes=0, **arguments)

@@ -22,7 +22,6 @@ from torch import nn
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import sha256_of_file
 from consilia.data.yaml_file import AbsolutePath, Model
-from consilia.models.torchvision_shim import ensure_torchvision
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED = ("consilia-lm", "consilia-sam", "consilia-vit")
@@ -171,7 +170,6 @@ def empty_foundation(config: Mapping[str, Any]) -> nn.Module:
         ValueError: it describes neither.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    ensure_torchvision()
     if config.get("model_type") == "sam":
         from transformers import SamConfig, SamModel
 

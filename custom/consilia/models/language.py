@@ -22,7 +22,6 @@ from consilia.models.foundation import (
     read_description,
     verify_foundation,
 )
-from consilia.models.torchvision_shim import ensure_torchvision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +80,6 @@ def load_language_model(
     if (folder / ADAPTER).exists():
         raise CheckpointError(f"{folder / ADAPTER}: an adapter would change the model unseen; give the merged model")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    ensure_torchvision()
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 

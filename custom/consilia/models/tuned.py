@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from consilia.models.prompted_vit import Backbone, in_colour
 from consilia.models.sam_segmenter import SamSegmenter
-from consilia.models.torchvision_shim import ensure_torchvision
 
 
 class TunedViT(nn.Module):
@@ -72,7 +71,6 @@ class TunedSam(SamSegmenter):
 
 def with_lora(module: nn.Module, targets: list[str], rank: int) -> nn.Module:
     """The module with LoRA adapters (Hu et al. 2022) in place, scaled by 1; nothing else of it is trained."""
-    ensure_torchvision()  # peft imports transformers, which looks for torchvision
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, lora_dropout=0.0)

@@ -4,19 +4,15 @@ Importing this package makes the type ``M3OE`` known to peft, so that ``get_peft
 ``PeftModel.from_pretrained`` work as for its own adapters.
 """
 
-from consilia.models.torchvision_shim import ensure_torchvision
-
-ensure_torchvision()  # before peft: it imports transformers, which looks for torchvision
-
-from peft.mapping import (  # noqa: E402
+from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
     PEFT_TYPE_TO_PREFIX_MAPPING,
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
 
-from consilia.methods.fedkim.m3oe.config import M3OEConfig, M3OEType  # noqa: E402
-from consilia.methods.fedkim.m3oe.layer import M3OELayer  # noqa: E402
-from consilia.methods.fedkim.m3oe.model import M3OEModel  # noqa: E402
+from consilia.methods.fedkim.m3oe.config import M3OEConfig, M3OEType
+from consilia.methods.fedkim.m3oe.layer import M3OELayer
+from consilia.methods.fedkim.m3oe.model import M3OEModel
 
 # peft's register_peft_method takes only types of its own enumeration.
 PEFT_TYPE_TO_CONFIG_MAPPING[M3OEType.M3OE] = M3OEConfig
