@@ -6,7 +6,7 @@
 # make test       set up, then run the tests, two at a time (WORKERS=2): about 25 minutes on 2 cores
 # make test-fast  the tests without NVFlare's processes: a few minutes, for daily use
 # make test-long  the rest: further cases with real processes of what make test covers
-# make check      formatting, lint and types
+# make check      formatting, lint, types and layers
 # make jobs       write jobs/ anew from the recipes
 # make setup      the virtual environment only; make clean removes it
 
@@ -59,6 +59,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: setup
 	$(BIN)/ruff format .

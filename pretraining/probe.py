@@ -27,13 +27,8 @@ from torch import nn
 
 from consilia.core.determinism import seeded
 from consilia.core.files import write_json
-from consilia.models.foundation import (
-    EMBEDDED_FOLDER,
-    FoundationFolder,
-    empty_foundation,
-    foundation_digest,
-    read_foundation,
-)
+from consilia.data.allowed import FoundationFolder
+from consilia.models.foundation import EMBEDDED_FOLDER, empty_foundation, foundation_digest, read_foundation
 from pretraining.corpus import Images, busbra
 from pretraining.start import structured_start
 from pretraining.vit import GRID, HEADS, PATCH, WIDTH

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from consilia.core.files import write_json
+from consilia.data.allowed import FoundationFolder
 from consilia.data.phantoms import KINDS, draw_phantoms
-from consilia.models.foundation import EMBEDDED_FOLDER, FoundationFolder, foundation_digest, read_foundation
+from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest, read_foundation
 from pretraining.corpus import busbra
 from pretraining.sam import SIZE, tight_boxes
 

@@ -12,9 +12,9 @@ import torch
 from scipy.stats import trim_mean
 
 from consilia.aggregation.mean import CHUNK_ELEMENTS, Rule, partial_mean, weighted_mean
+from consilia.aggregation.norm import change_norm
 from consilia.aggregation.robust import clipped, dropped_sites, median, trimmed_mean
 from consilia.aggregation.store import UpdateSpool
-from consilia.aggregation.validation import change_norm
 from consilia.core.determinism import state_digest
 from consilia.core.errors import AggregationError
 

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from consilia.aggregation.validation import change_norm, check_update
+from consilia.aggregation.norm import CHUNK_ELEMENTS, change_norm
+from consilia.aggregation.store import UpdateSpool
+from consilia.aggregation.validation import check_update
 from consilia.core.errors import UpdateRejected
 
 REFERENCE = {"bias": torch.zeros(3), "count": torch.tensor(4), "weight": torch.zeros(2, 3)}
@@ -81,6 +83,24 @@ def test_norm_of_the_change_is_bounded() -> None:
     check(good(), max_norm=math.sqrt(4.5) * 1.0001)
     with pytest.raises(UpdateRejected, match=r"norm of the change is 2.12132, allowed is at most 2"):
         check(good(), max_norm=2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_check_leaves_the_update_as_it_is(dtype: torch.dtype) -> None:
+    tensors = {"w": torch.full((3,), 2.0, dtype=dtype)}
+    check_update(tensors, 1.0, reference={"w": torch.ones(3, dtype=dtype)}, max_norm=10.0, max_weight=10)
+    assert tensors["w"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_norm_of_an_update_on_disk_is_that_of_the_one_in_memory(tmp_path) -> None:
+    # 3 and 4 in two chunks; the integer, and the name that the reference lacks, do not count.
+    long = torch.ones(CHUNK_ELEMENTS + 10)
+    long[0], long[-1] = 4.0, 5.0
+    tensors = {"w": long, "n": torch.tensor([7]), "extra": torch.ones(2)}
+    spool = UpdateSpool(tmp_path)
+    spool.add("a", tensors)
+    reference = {"w": torch.ones(CHUNK_ELEMENTS + 10), "n": torch.tensor([0])}
+    assert change_norm(spool["a"], reference) == change_norm(tensors, reference) == 5.0
 
 
 def test_norm_counts_from_the_reference_not_from_zero() -> None:

@@ -139,7 +139,7 @@ def test_settings_reach_the_run(tmp_path) -> None:
     [
         (["run", "fedfoo"], "no method 'fedfoo' here: there is fedavg, fedprox, fedkper"),
         (["run", "fedkper", "--engine", "cloud"], "--engine must be one of sim, inprocess; got 'cloud'"),
-        (["run", "fedkper", "--set", "rounds=-1"], "rounds: Input should be greater than or equal to 1, got -1"),
+        (["run", "fedkper", "--set", "rounds=-1"], "rounds: Input should be greater than or equal to 1; got -1"),
         (["run", "fedkper", "--data", "nowhere.yaml"], "nowhere.yaml"),
         (
             ["compare", "nothing"],

@@ -47,7 +47,7 @@ def test_unknown_role_lists_the_roles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("site: cleveland", "sight: cleveland", r"sight: Extra inputs are not permitted; got 'cleveland'"),
+        ("site: cleveland", "sight: cleveland", r"sight: unknown key; did you mean 'site'.; got 'cleveland'"),
         ("site: cleveland", "site: ../etc", r"not '../etc'"),
         ("format: tabular", "format: xlsx", r"datasets.diagnosis: Input tag 'xlsx'"),
         ("numeric: [age]", "numeric: [num]", r"the label column 'num' cannot be a feature"),
@@ -78,7 +78,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         load_site_config(write(tmp_path, text))
     message = str(caught.value)
     assert "diagnosis.tabular.file: Field required; got nothing" in message
-    assert "diagnosis.tabular.fil: Extra inputs" in message
+    assert "diagnosis.tabular.fil: unknown key; did you mean 'file'" in message
     assert "diagnosis.tabular.numeric: Input should be a valid tuple; got 3" in message
 
 

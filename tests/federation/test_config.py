@@ -64,7 +64,7 @@ def test_every_value_is_part_of_the_runs_identity() -> None:
         ("method.kd_weight_mode=client", r"method.kd_weight_mode: .*'batch' or 'sample'.*got 'client'"),
         ("method.max_kd_weight=-2", r"method.max_kd_weight: .*got -2"),
         ("training.learning_rate=.nan", r"training.learning_rate"),
-        ("trainin.batch_size=3", r"trainin: Extra inputs"),
+        ("trainin.batch_size=3", r"trainin: unknown key; did you mean .training."),
         ("participation=0", r"participation"),
         ("method=fedfoo", r"no method 'fedfoo' is installed; there are fedavg, fedgpl, fedkim, fedkper, fedprox"),
         ("batch", r"--set takes key=value"),

@@ -67,7 +67,7 @@ ATTACKS = {
     "extra key": (change_tensors(trojan=torch.ones(2)), "extra tensor 'trojan'"),
     "not a tensor": (change_tensors(**{BIAS: "hello"}), "is a str"),
     "huge change": (change_tensors(**{BIAS: lambda t: t + 1e6}), "norm of the change"),
-    "weight 1e12": (change_content(cases=10**12), "cases: .*10000000, got 1000000000000"),
+    "weight 1e12": (change_content(cases=10**12), "cases: .*10000000; got 1000000000000"),
     "weight -1": (change_content(cases=-1), "cases: .*got -1"),
     "weight 10**400": (change_content(cases=10**400), "does not fit its schema"),
     "more cases than declared": (change_content(cases=9_999_999), "weight is 9999999 cases, the site declared"),

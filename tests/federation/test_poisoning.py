@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.poisoning import CULPRIT, NOISE, POISONS, RULES, Poison, outcome, settings, shown, write_sites
-from consilia.aggregation.validation import change_norm
+from consilia.aggregation.norm import change_norm
 from consilia.core.errors import ConfigError
 from consilia.federation.config import run_config
 from consilia.federation.messages import Broadcast, Reply
@@ -128,9 +128,9 @@ def test_a_run_is_named_by_what_differs_from_the_defaults() -> None:
     ("robust", "message"),
     [
         ({"trim": 0.1}, "trim is of rule trimmed_mean, the rule is mean"),
-        ({"rule": "trimmed_mean", "trim": 0.5}, "robust.trim: .*less than 0.5, got 0.5"),
+        ({"rule": "trimmed_mean", "trim": 0.5}, "robust.trim: .*less than 0.5; got 0.5"),
         ({"rule": "krum"}, "robust.rule: .*got 'krum'"),
-        ({"clip_norm": 0}, "robust.clip_norm.* greater than 0, got 0"),
+        ({"clip_norm": 0}, "robust.clip_norm.* greater than 0; got 0"),
         ({"clip_norm": "mean"}, "robust.clip_norm.*got 'mean'"),
         ({"clip": 3}, "robust.clip: "),
     ],

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import RunFailed
-from consilia.federation.run_folder import PROGRESS, RESULT, locked, take_over
+from consilia.core.lock import locked
+from consilia.federation.run_folder import LOCK, PROGRESS, RESULT, take_over
 from consilia.federation.server_settings import ServerSettings
 from tests.federation.support import Federation, small
 
@@ -23,22 +24,23 @@ def test_where_the_folder_is(tmp_path) -> None:
 
 
 def test_a_folder_is_one_jobs_at_a_time_and_free_again_when_its_process_is_killed(tmp_path) -> None:
-    with locked(tmp_path / "run"), pytest.raises(RunFailed, match="in use by another job"), locked(tmp_path / "run"):
+    lock = tmp_path / "run" / LOCK
+    with locked(lock), pytest.raises(RunFailed, match="in use by another job"), locked(lock):
         pass
-    hold = "import sys,time;from pathlib import Path;from consilia.federation.run_folder import locked\n"
-    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    hold = "import sys,time;from pathlib import Path;from consilia.core.lock import locked\n"
+    hold += "with locked(Path(sys.argv[1]) / '.lock'): print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
-    with pytest.raises(RunFailed), locked(tmp_path / "run"):
+    with pytest.raises(RunFailed), locked(tmp_path / "run" / LOCK):
         pass
     process.kill()
     process.wait()
-    with locked(tmp_path / "run"):
+    with locked(tmp_path / "run" / LOCK):
         pass
 
 
 def unfinished(folder: Path) -> Path:
-    with locked(folder):
+    with locked(folder / LOCK):
         (folder / "checkpoint").mkdir()
     return folder
 
@@ -55,7 +57,7 @@ def test_a_stopped_run_is_taken_over_finished_or_not(tmp_path) -> None:
     take_over(tmp_path / "b" / "state", tmp_path / "c")
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [".lock", "checkpoint"]
     # Of one that was broken before its first full round there is no checkpoint, and nothing to lose.
-    with locked(tmp_path / "early"):
+    with locked(tmp_path / "early" / LOCK):
         pass
     take_over(tmp_path / "early", tmp_path / "anew")
     assert (tmp_path / "anew").is_dir()
@@ -64,7 +66,7 @@ def test_a_stopped_run_is_taken_over_finished_or_not(tmp_path) -> None:
 def test_a_running_run_is_waited_for_and_then_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("consilia.federation.run_folder.ORPHAN_SECONDS", 0.1)
     running = unfinished(tmp_path / "running")
-    with locked(running), pytest.raises(RunFailed, match="in use by another job"):
+    with locked(running / LOCK), pytest.raises(RunFailed, match="in use by another job"):
         take_over(running, tmp_path / "b")
     assert running.is_dir()
     take_over(running, tmp_path / "b")

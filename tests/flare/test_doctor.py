@@ -16,12 +16,12 @@ import pytest
 
 import consilia
 from consilia.core.errors import ConfigError
+from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.data.site import load_site_config
 from consilia.flare.doctor import check_data, check_machine, check_owner, check_versions, examine
 from consilia.flare.doctor_job import check_job, read_job
 from consilia.flare.kit import Kit
 from consilia.flare.outgoing import approve
-from consilia.models.build import DEFAULT_ALLOWED
 from tests.flare.kits import bad, done, kit_of, site_yaml, visits_job
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import ConfigError
+from consilia.federation.config import run_config
 from consilia.methods import registry
 from tests.methods.plugins import plugin
 
@@ -71,11 +72,27 @@ def test_another_packages_method_runs_where_it_is_listed(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     registry._installed.cache_clear()
     try:
-        registry.require_allowed("theirs", ("theirs",), "site.yaml")
-        registry.require_allowed("fedavg", (), "site.yaml")
+        registry.AllowedMethods(("theirs",), Path("site.yaml")).require({"method": "theirs"})
+        nothing = registry.AllowedMethods((), Path("site.yaml"))
+        nothing.require("fedavg")
         with pytest.raises(ConfigError, match=r"'theirs' is of the package unknown .* allow_methods in site\.yaml"):
-            registry.require_allowed("theirs", (), "site.yaml")
+            nothing.require("theirs")
         with pytest.raises(ConfigError, match="is no Method whose name is 'theirs'"):
             registry.method_class("theirs")
+    finally:
+        registry._installed.cache_clear()
+
+
+def test_an_unlisted_method_is_refused_before_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    (tmp_path / "spying.py").write_text("raise SystemExit('the code of an unlisted package runs')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("spy", "spying:Spy", registry.GROUP)])
+    registry._installed.cache_clear()
+    try:
+        nothing = registry.AllowedMethods((), Path("site.yaml"))
+        with pytest.raises(ConfigError, match=r"'spy' .* allow_methods in site\.yaml"):
+            run_config({"method": "spy", "model": {"class": "consilia.models.mlp.MLP"}}, allowed=nothing)
     finally:
         registry._installed.cache_clear()

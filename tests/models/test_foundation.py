@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.models.foundation import FoundationFolder, foundation_digest, load_foundation
+from consilia.data.allowed import FoundationFolder
+from consilia.models.foundation import foundation_digest, load_foundation
 from tests.models.support import SMALL_SAM, SMALL_VIT, small_sam, small_vit
 
 NONE = f"sha256:{'0' * 64}"

@@ -12,13 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.models.foundation import (
-    EMBEDDED_FOLDER,
-    FoundationFolder,
-    embedded_digest,
-    foundation_digest,
-    load_foundation,
-)
+from consilia.data.allowed import FoundationFolder
+from consilia.models.foundation import EMBEDDED_FOLDER, embedded_digest, foundation_digest, load_foundation
 from consilia.models.language import load_language_model, prompt_text
 from tests.models.support import SMALL_VIT, small_vit
 

@@ -7,7 +7,8 @@ import torch
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError
-from consilia.models.build import DEFAULT_ALLOWED, build_model, is_allowed
+from consilia.data.allowed import DEFAULT_ALLOWED
+from consilia.models.build import build_model, is_allowed
 from consilia.models.cnn import FourLayerCNN
 from consilia.models.mlp import MLP
 

@@ -63,7 +63,7 @@ def test_a_wrong_value_is_named_with_its_key(content: dict[str, Any], tmp_path: 
         "weight": -0.5, "score": None, "samples": 3, "train_loss": None, "train_accuracy": None,
     }  # fmt: skip
     message = refuse(content, tmp_path)
-    assert "key rounds.1.contributions.Ashford.weight" in message
+    assert "rounds.1.contributions.Ashford.weight" in message
     assert "got -0.5" in message
 
 
@@ -71,8 +71,8 @@ def test_unknown_and_missing_keys_are_named(content: dict[str, Any], tmp_path: P
     content["run"]["patient"] = "x"
     del content["run"]["seed"]
     message = refuse(content, tmp_path)
-    assert "key run.seed: Field required" in message
-    assert "(and 1 more)" in message
+    assert "run.seed: Field required" in message
+    assert "run.patient: unknown key" in message
 
 
 def test_a_site_that_is_not_listed_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_both_splits_are_of_one_task_and_that_of_the_run(content: dict[str, Any]
 def test_an_error_names_the_key_of_the_task_that_was_meant(content: dict[str, Any], tmp_path: Path) -> None:
     content["evaluations"][0]["sites"]["Ashford"]["test"]["auroc"] = 1.5
     message = refuse(content, tmp_path)
-    assert "key evaluations.0.sites.Ashford.test.classification.auroc" in message
+    assert "evaluations.0.sites.Ashford.test.classification.auroc" in message
     assert "more)" not in message
 
 

@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from consilia.aggregation.mean import CHUNK_ELEMENTS, Rule, mean
+from consilia.aggregation.mean import Rule, mean
+from consilia.aggregation.norm import change_norm
 from consilia.aggregation.store import SpooledUpdate
 from consilia.core.errors import AggregationError
 
@@ -99,7 +100,7 @@ def clipped(
         previous: theta, the global state that they started from; has every tensor of every update.
         limit: c > 0, or "median" for the median of this round's norms.
     """
-    norms = {site: _norm(update, previous) for site, update in updates.items()}
+    norms = {site: change_norm(update, previous) for site, update in updates.items()}
     bound = statistics.median(norms.values()) if limit == "median" else limit
     factors = {site: bound / norm for site, norm in sorted(norms.items()) if norm > bound}
     scaled = {
@@ -123,18 +124,6 @@ class _ClippedUpdate(SpooledUpdate):
             return values
         then = self._previous[name].reshape(-1)[start:stop].to(torch.float64)
         return then + (values.to(torch.float64) - then).mul_(self._factor)
-
-
-def _norm(update: SpooledUpdate, previous: Mapping[str, Tensor]) -> float:
-    squares = 0.0
-    for name in update:
-        if update.dtype(name).is_floating_point and name in previous:
-            flat, size = previous[name].reshape(-1), update.shape(name).numel()
-            for start in range(0, size, CHUNK_ELEMENTS):
-                stop = min(start + CHUNK_ELEMENTS, size)
-                change = update.chunk(name, start, stop).to(torch.float64).sub_(flat[start:stop])
-                squares += float(torch.dot(change, change))
-    return math.sqrt(squares)
 
 
 def _in_order(parts: Iterator[Tensor], shares: Sequence[float]) -> tuple[Tensor, Tensor]:

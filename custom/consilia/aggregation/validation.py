@@ -8,10 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from consilia.aggregation.norm import change_norm
 from consilia.core.errors import UpdateRejected
-
-NORM_CHUNK = 1 << 16
-"""Elements of the change held in float64 at a time: they stay in the processor's cache."""
 
 MAX_INTEGER = 2**53
 """Integers are averaged in float64, which holds every integer up to here."""
@@ -46,18 +44,6 @@ def check_update(
         norm = change_norm(tensors, reference)
         if not norm <= max_norm:
             raise UpdateRejected(f"norm of the change is {norm:.6g}, allowed is at most {max_norm:.6g}")
-
-
-def change_norm(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
-    """L2 norm, in float64, of the change from the reference over all floating tensors."""
-    squares = 0.0
-    for name in sorted(tensors):
-        if tensors[name].is_floating_point():
-            pieces = (torch.split(side[name].reshape(-1), NORM_CHUNK) for side in (tensors, reference))
-            for now, then in zip(*pieces, strict=True):
-                change = now.to(torch.float64, copy=True).sub_(then)
-                squares += float(torch.dot(change, change))
-    return math.sqrt(squares)
 
 
 def _check_weight(weight: float, max_weight: float) -> None:

@@ -58,13 +58,8 @@ def site_foundation(
     \b
     consilia site foundation /models/vit-b16
     """
-    from consilia.models.foundation import (
-        FoundationFolder,
-        foundation_digest,
-        is_language_model,
-        read_description,
-        read_foundation,
-    )
+    from consilia.data.allowed import FoundationFolder
+    from consilia.models.foundation import foundation_digest, is_language_model, read_description, read_foundation
     from consilia.models.language import load_language_model
 
     place = FoundationFolder(folder=folder.absolute(), digest=foundation_digest(folder))

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from consilia.core.errors import ConfigError
 from consilia.core.task import Task
+from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.cutting import Cut, DirichletCut, cut_pooled
 from consilia.data.digits import digits_sites
 from consilia.data.layout import SERVER, Roles, fewer, server_data, without, write_layout
@@ -21,8 +22,6 @@ from consilia.data.site import load_site_config
 from consilia.data.specs import DatasetSpec
 from consilia.data.wisconsin import wisconsin_sites
 from consilia.data.yaml_file import Model, read_yaml, validate
-from consilia.models.build import DEFAULT_ALLOWED
-from consilia.models.foundation import FoundationFolder
 
 EVALUATOR = "evaluator"
 

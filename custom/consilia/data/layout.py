@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consilia.core.errors import ConfigError
+from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import write_site_config
 from consilia.data.specs import DatasetSpec
-from consilia.models.build import DEFAULT_ALLOWED
-from consilia.models.foundation import FoundationFolder
 
 SERVER = "server"
 SERVER_DATA = Path(SERVER) / "data.yaml"

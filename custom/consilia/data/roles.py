@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_bytes
+from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.cases import Cases, canonical
 from consilia.data.cutting import (
     ColumnCut,
@@ -30,8 +31,6 @@ from consilia.data.layout import SERVER, Roles
 from consilia.data.public_pool import load_pool
 from consilia.data.specs import DatasetSpec, MedMnistSpec, QuestionsSpec, SplitSpec
 from consilia.data.yaml_file import Model
-from consilia.models.build import DEFAULT_ALLOWED
-from consilia.models.foundation import FoundationFolder
 
 SITES, PUBLIC, VALIDATION, TEST = "sites", "train", "validation", "test"  # but for the first, the server's splits
 

@@ -11,11 +11,11 @@ from pydantic import Field, field_validator, model_validator
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
+from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
-from consilia.models.build import DEFAULT_ALLOWED
-from consilia.models.foundation import FoundationFolder
 
+SITE_FILE = "site.yaml"
 RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the roles
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -65,6 +65,19 @@ class SiteConfig(Model):
     def role_dir(self, role: str) -> Path:
         """Where the splits and the fitted preprocessing of one role are kept."""
         return self.state_dir / role
+
+
+def own_site_file(local: Path, name: str) -> Path:
+    """The site.yaml of a participant in its local folder; in the simulator ``sites/NAME.yaml``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    candidates = (local / SITE_FILE, local / "sites" / f"{name}.yaml")
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise ConfigError(f"site {name!r} has no {candidates[0]}: write one that says where its data are")
+    return found
 
 
 def load_site_config(path: Path) -> SiteConfig:

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
 from consilia.core.errors import ConfigError
+from consilia.core.schema import Strict, explain
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class Model(BaseModel):
-    """Base of everything written in YAML: unknown keys are errors, so that a misspelt key is not ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Model(Strict):
+    """Base of everything written in YAML."""
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
@@ -75,18 +74,4 @@ def validate(model: type[ModelType], content: Any, file: Path, base: Path | None
     try:
         return model.model_validate(content, context={"base": (base or file.parent).absolute()})
     except ValidationError as error:
-        raise ConfigError(_explain(error, file)) from error
-
-
-def _explain(error: ValidationError, file: Path) -> str:
-    lines = [f"{file}: {error.error_count()} value(s) do not fit"]
-    for item in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        came = "nothing" if item["type"] == "missing" else _short(item["input"])
-        lines.append(f"  - {key}: {item['msg'].removeprefix('Value error, ')}; got {came}")
-    return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+        raise ConfigError(explain(error, file)) from error

@@ -13,17 +13,19 @@ from torch import nn
 
 import consilia
 from consilia.core.errors import ConfigError
+from consilia.core.schema import Strict, explain
 from consilia.core.task import Task
-from consilia.methods.config import FoundationConfig, MethodConfig, RobustConfig, Settings, TrainingConfig
-from consilia.methods.registry import make_method, method_config, plugin_digest
+from consilia.data.allowed import FoundationFolder
+from consilia.methods.config import FoundationConfig, MethodConfig, RobustConfig, TrainingConfig
+from consilia.methods.registry import AllowedMethods, make_method, method_config, plugin_digest
 from consilia.models.build import build_model
-from consilia.models.foundation import FoundationFolder, load_foundation
+from consilia.models.foundation import load_foundation
 
 CONFIG_VERSION = 1
 """Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
 
 
-class ModelConfig(Settings):
+class ModelConfig(Strict):
     """The network, by dotted path and keyword arguments. Every participant must list the path in allow_models.
 
     The key is ``class`` because NVFlare takes a nested ``path`` or ``name`` for a component of its own to build. With
@@ -51,7 +53,7 @@ class ModelConfig(Settings):
         return build_model(self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation)
 
 
-class RunConfig(Settings):
+class RunConfig(Strict):
     """One federated run."""
 
     config_version: int = CONFIG_VERSION
@@ -148,8 +150,20 @@ class RunConfig(Settings):
         return dumped
 
 
-def run_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "configuration") -> RunConfig:
+def run_config(
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    source: str = "configuration",
+    allowed: AllowedMethods | None = None,
+) -> RunConfig:
     """Validate a configuration after applying ``key.sub=value`` overrides (values are read as YAML).
+
+    Args:
+        values: the configuration.
+        overrides: applied in turn.
+        source: named in errors.
+        allowed: of a participant who got the configuration in a job: a method that it does not list is not imported.
 
     Raises:
         ConfigError: names the source, the key, what was expected and what came.
@@ -162,15 +176,17 @@ def run_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sour
         if override:
             _apply(merged, override)
     try:
+        if allowed is not None:
+            allowed.require(merged.get("method"))
         merged["method"] = method_config(merged.get("method"))
     except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(error, 'method')}") from error
+        raise ConfigError(explain(error, source, "method")) from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(error)}") from error
+        raise ConfigError(explain(error, source)) from error
 
 
 def require_version(version: str) -> None:
@@ -181,17 +197,6 @@ def require_version(version: str) -> None:
     """
     if version != consilia.__version__:
         raise ConfigError(f"the job was made by Consilia {version or 'unknown'}, here is {consilia.__version__}")
-
-
-def explain(error: ValidationError, *parents: str) -> str:
-    """Pydantic's findings in one readable line: key, what was expected, what came."""
-    findings = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in (*parents, *item["loc"])) or "(whole)"
-        came = item.get("input")
-        shown = "" if isinstance(came, dict) else f", got {came!r}"
-        findings.append(f"{key}: {item['msg']}{shown}")
-    return "; ".join(findings)
 
 
 def _value(text: str) -> Any:

@@ -41,7 +41,7 @@ from consilia.federation.sampling import draws, sample
 from consilia.federation.selection import BestRound, validation_value
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
 from consilia.federation.server_work import FOLDER, ServerWork, open_server
-from consilia.methods.registry import require_allowed
+from consilia.methods.registry import AllowedMethods
 from consilia.methods.server import Mean, Weights
 from consilia.record.schema import Exchange, FinalModels, Record, RoundRecord
 
@@ -79,7 +79,7 @@ class Coordinator:
         should_stop: StopSignal = never,
     ) -> None:
         self.config = config
-        require_allowed(config.method.method, server.allow_methods, f"the server's {SERVER_FILE}")
+        AllowedMethods(server.allow_methods, Path(SERVER_FILE)).require(config.method.method)
         self.server = open_server(config, server, folder / FOLDER, progress, should_stop)
         self.method = self.server.method
         self._rule = rule_of(config.robust.rule, config.robust.trim)

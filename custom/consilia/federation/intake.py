@@ -12,7 +12,7 @@ from torch import Tensor
 
 from consilia.aggregation.store import UpdateSpool
 from consilia.core.errors import RunFailed, UpdateRejected
-from consilia.federation.config import explain
+from consilia.core.schema import explain
 from consilia.federation.messages import REPLIES, Broadcast, Reply, Request, TrainReply, payload_bytes
 from consilia.federation.progress import Progress
 from consilia.methods.server import Server, UpdateMetadata
@@ -135,7 +135,7 @@ class Intake:
         try:
             content = REPLIES[request.kind].model_validate_json(reply.content)
         except ValidationError as error:
-            raise UpdateRejected(f"the reply does not fit its schema: {explain(error)[:300]}") from error
+            raise UpdateRejected(explain(error, "the reply does not fit its schema")[:300]) from error
         answered = getattr(content, "round", request.round)
         if answered != request.round:
             raise UpdateRejected(f"the reply is to round {answered}, the request was about round {request.round}")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from consilia.methods.config import Settings
+from consilia.core.schema import Strict
 from consilia.methods.contract import MAX_CASES
 from consilia.record.schema import SiteMetrics
 
@@ -26,7 +26,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e7)]
 Name = Annotated[str, Field(max_length=200)]
 
 
-class Request(Settings):
+class Request(Strict):
     """What the server asks of a site.
 
     Attributes:
@@ -60,7 +60,7 @@ class Broadcast:
     tensors: Mapping[str, Tensor] | None = None
 
 
-class PrepareReply(Settings):
+class PrepareReply(Strict):
     """A site's self-description: numbers and a digest, no label counts.
 
     ``datasets``: training cases of each of the run's data sets that the site has, where the run has several.
@@ -74,7 +74,7 @@ class PrepareReply(Settings):
     datasets: dict[Name, Count] = Field(default_factory=dict)
 
 
-class TrainReply(Settings):
+class TrainReply(Strict):
     """Goes with an update's tensors. ``received`` and ``trained`` are present where evaluation was asked for.
 
     ``weight`` is the method's own aggregation weight, ``fields`` what it reports beside the mean training loss.
@@ -90,7 +90,7 @@ class TrainReply(Settings):
     seconds: Seconds
 
 
-class EvaluateReply(Settings):
+class EvaluateReply(Strict):
     """Metrics of the received global model at one site, none where it cannot be judged there; ``variants`` of it."""
 
     round: Count
@@ -99,7 +99,7 @@ class EvaluateReply(Settings):
     seconds: Seconds
 
 
-class PersonalizeReply(Settings):
+class PersonalizeReply(Strict):
     """Metrics of the final global model and of the personal model, which stays at the site."""
 
     round: Count
@@ -129,7 +129,7 @@ REPLIES: dict[RequestKind, type[BaseModel]] = {
 }
 
 
-def as_reply(content: Settings, tensors: Mapping[str, Tensor] | None = None) -> Reply:
+def as_reply(content: Strict, tensors: Mapping[str, Tensor] | None = None) -> Reply:
     """A reply as it is sent: optional fields that are not filled are left out."""
     return Reply(content.model_dump_json(by_alias=True, exclude_defaults=True), tensors or {})
 

@@ -25,13 +25,13 @@ from pydantic import Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError, OutgoingRefused
-from consilia.federation.config import RunConfig, explain, run_config
+from consilia.core.schema import Strict, explain
+from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import RequestKind
 from consilia.federation.outgoing_check import Node, check_error, compare, is_nothing, parsed, tree
 from consilia.federation.outgoing_fields import fields_of, roles_of
-from consilia.methods.config import Settings
 from consilia.methods.contract import TensorSpec, transmitted
-from consilia.methods.registry import make_method
+from consilia.methods.registry import AllowedMethods, make_method
 
 CLIENT_CONFIG = "config_fed_client.json"
 
@@ -44,7 +44,7 @@ Role = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")]
 Kind = Annotated[str, Field(pattern=r"^(integer|number|boolean|text|sha256|[\w.-]+(\|[\w.-]+)+)$")]
 
 
-class Manifest(Settings):
+class Manifest(Strict):
     """What the sites of one job send, and nothing else.
 
     Attributes:
@@ -180,13 +180,17 @@ def read_manifest(place: Path) -> tuple[str, Manifest, RunConfig]:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64], first, config
 
 
-def manifest_in(path: Path) -> Manifest:
+def manifest_in(path: Path, allowed: AllowedMethods) -> Manifest:
     """The manifest in a job's ``config_fed_client.json``; raises as :func:`job_in` does."""
-    return job_in(path)[0]
+    return job_in(path, allowed)[0]
 
 
-def job_in(path: Path) -> tuple[Manifest, RunConfig]:
+def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest, RunConfig]:
     """The manifest and the configuration in a job's ``config_fed_client.json``.
+
+    Args:
+        path: of that file.
+        allowed: the methods that the site lists, of a job that runs there.
 
     Raises:
         ConfigError: there is none, it is malformed, or the job's configuration reads other roles than it names.
@@ -207,7 +211,7 @@ def job_in(path: Path) -> tuple[Manifest, RunConfig]:
     settings = found[0].get("config")
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: argument config: expected an object, got {type(settings).__name__}")
-    config = run_config(settings, source=str(path))
+    config = run_config(settings, source=str(path), allowed=allowed)
     roles = roles_of(config)
     if roles != manifest.roles:
         text = f"{list(roles)}, its manifest names {list(manifest.roles)}"
@@ -220,7 +224,7 @@ def as_manifest(content: Any, source: str) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{source}: the manifest is malformed: {explain(error)}") from error
+        raise ConfigError(explain(error, f"{source}: the manifest is malformed")) from error
 
 
 def _lines(named: Mapping[str, str]) -> list[str]:

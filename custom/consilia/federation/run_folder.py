@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
+from consilia.core.lock import locked
 from consilia.core.stop import never
 
 LOCK = ".lock"
 PROGRESS, RESULT = "progress.jsonl", "result.json"
 """What the run tells while it goes on, and the record when it has come to its end."""
 
-POLL_SECONDS = 0.5
 ORPHAN_SECONDS = 100.0
 """A process whose server or parent was killed may live on for a minute; who goes on with its run waits for that."""
-
-
-@contextlib.contextmanager
-def locked(folder: Path, patience: float = 0.0, should_stop: Callable[[], bool] = never) -> Iterator[None]:
-    """Hold a folder for this process; the lock ends with the process, however that ends.
-
-    Args:
-        folder: made if it is not there.
-        patience: seconds to wait for another process to let go of it.
-        should_stop: polled while waiting.
-
-    Raises:
-        RunFailed: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + patience
-    try:
-        while not _take(handle):
-            if time.monotonic() >= deadline or should_stop():
-                raise RunFailed(f"{folder} is in use by another job that is running")
-            time.sleep(POLL_SECONDS)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _take(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = never) -> None:
@@ -77,7 +40,7 @@ def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = nev
             "with it. Resume that clone, or the job that this one was made of; to begin anew, submit the job"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(earlier, ORPHAN_SECONDS, should_stop):
+    with locked(earlier / LOCK, ORPHAN_SECONDS, should_stop):
         # Before anybody who follows the new job looks there.
         remove_told(earlier)
         earlier.rename(folder)

@@ -37,7 +37,7 @@ from consilia.federation.site_errors import note_error
 from consilia.federation.site_store import SiteStore
 from consilia.methods.client import CannotEvaluate, ClientContext, Round
 from consilia.methods.contract import State, Update, transmitted
-from consilia.methods.registry import make_method, require_allowed
+from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.server import check_tensors
 from consilia.methods.tasks import Predictions
 from consilia.models.exchange import in_type, require_names
@@ -61,7 +61,7 @@ class Site:
         self.name = self.settings.site
         self.folder = self.settings.state_dir / RUNS / config.run_id
         self.store = SiteStore(self.folder)
-        require_allowed(config.method.method, self.settings.allow_methods, str(site_yaml))
+        AllowedMethods(self.settings.allow_methods, site_yaml).require(config.method.method)
         # One data set or several: the method's client knows which.
         data: Any = load_run_data(config, site_yaml)
         self.data = data

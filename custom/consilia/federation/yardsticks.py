@@ -76,8 +76,8 @@ def run_yardstick(
                 keeper.add_site(site.site, _describe(site))
             _ON_SITES[name](Setting(config, server, progress), sites, keeper)
         record = keeper.record("finished")
-    record.run.method = name.replace("-", "_")
-    return record
+    run = record.run.model_copy(update={"method": name.replace("-", "_")})
+    return record.model_copy(update={"run": run})
 
 
 def _centralised(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:

@@ -27,14 +27,16 @@ from nvflare.private.fed.server.server_commands import ServerCommandNames
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed, TrainingStopped
+from consilia.core.lock import locked
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
-from consilia.federation.run_folder import PROGRESS, locked, remove_told, take_over
+from consilia.federation.run_folder import LOCK, PROGRESS, remove_told, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
 from consilia.flare.ready import announce
+from consilia.methods.registry import AllowedMethods
 from consilia.record.schema import Record
 from consilia.report.tensorboard import EventLog
 
@@ -105,11 +107,13 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             announce([client.name for client in self.engine.get_clients()], self.fl_ctx)
 
     def _run(self) -> None:
-        config = run_config(self.config, source="this job")
         require_version(self.version)
         workspace, job_id = self.engine.get_workspace(), self.fl_ctx.get_job_id()
         kit = Path(workspace.get_root_dir())
-        settings = load_server_settings(Path(workspace.get_site_config_dir()) / SERVER_FILE)
+        server_file = Path(workspace.get_site_config_dir()) / SERVER_FILE
+        settings = load_server_settings(server_file)
+        allowed = AllowedMethods(settings.allow_methods, server_file)
+        config = run_config(self.config, source="this job", allowed=allowed)
         folder = settings.run_folder(job_id, kit)
         earlier = _cloned_from(Path(workspace.get_job_meta_path(job_id)))
         if earlier is not None:
@@ -117,7 +121,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
             self.info(f"going on with the state of job {earlier}")
         # Administrators download the job's run folder; checkpoints stay where they are.
         published = Path(workspace.get_run_dir(job_id)) / "consilia"
-        with locked(folder):
+        with locked(folder / LOCK):
             self._folder = folder
             try:
                 record = self._lead(config, settings, folder)

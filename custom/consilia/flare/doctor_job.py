@@ -14,6 +14,7 @@ import torch
 
 import consilia
 from consilia.core.errors import CheckpointError, ConfigError
+from consilia.data.allowed import FoundationFolder
 from consilia.federation.config import RunConfig
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, read_manifest
 from consilia.flare.doctor_findings import Finding, failed, ok, warning
@@ -23,7 +24,7 @@ from consilia.methods.config import FoundationConfig
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.registry import make_method
 from consilia.models.build import is_allowed
-from consilia.models.foundation import FoundationFolder, foundation_place, verify_foundation
+from consilia.models.foundation import foundation_place, verify_foundation
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from nvflare.apis.signal import Signal
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConfigError
-from consilia.data.site import load_site_config
+from consilia.core.lock import locked
+from consilia.data.site import load_site_config, own_site_file
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.messages import REQUESTS, Reply, Request
-from consilia.federation.run_folder import ORPHAN_SECONDS, locked
+from consilia.federation.run_folder import LOCK, ORPHAN_SECONDS
 from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
 from consilia.flare.ready import ReadySignal
-
-SITE_FILE = "site.yaml"
+from consilia.methods.registry import AllowedMethods
 
 
 class ConsiliaExecutor(Executor):  # type: ignore[misc]
@@ -93,20 +93,17 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
 
     def _open_site(self, fl_ctx: FLContext) -> Site:
         require_version(self.version)
-        config: RunConfig = run_config(self.config, source="this job")
         name = fl_ctx.get_identity_name()
-        local = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
-        candidates = (local / SITE_FILE, local / "sites" / f"{name}.yaml")
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is None:
-            raise ConfigError(f"site {name!r} has no {candidates[0]}: write one that says where its data are")
+        found = own_site_file(Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()), name)
         settings = load_site_config(found)
         if settings.site != name:
             raise ConfigError(f"{found} is for site {settings.site!r}, this participant is {name!r}")
         self._state_dir = settings.state_dir
+        allowed = AllowedMethods(settings.allow_methods, found)
+        config: RunConfig = run_config(self.config, source="this job", allowed=allowed)
         site = Site(config, found, should_stop=self._should_stop)
         # The same run twice at a time would mix up what the site keeps of it.
-        self._held.enter_context(locked(site.folder, ORPHAN_SECONDS, self._should_stop))
+        self._held.enter_context(locked(site.folder / LOCK, ORPHAN_SECONDS, self._should_stop))
         self.log_info(
             fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}"
         )

@@ -13,10 +13,9 @@ import yaml
 from pydantic import BaseModel
 
 from consilia.core.errors import ConfigError
-from consilia.data.site import SiteConfig
+from consilia.data.site import SITE_FILE, SiteConfig
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
-from consilia.flare.executor import SITE_FILE
 from consilia.flare.kit import Kit
 
 

@@ -26,11 +26,13 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from consilia.core.errors import ConfigError, OutgoingRefused
 from consilia.core.files import write_json
+from consilia.data.site import load_site_config, own_site_file
 from consilia.federation.messages import Reply, payload_bytes
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
 from consilia.flare.install import SHARED_MODE, hand_over
 from consilia.flare.kit import Kit, open_kit
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
+from consilia.methods.registry import AllowedMethods
 
 AUDIT = "outgoing.jsonl"
 """In the kit: one line of JSON for every message, sent or refused."""
@@ -71,7 +73,7 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
         reason = ""
         try:
             config, local = Path(workspace.get_app_config_dir(job)), Path(workspace.get_site_config_dir())
-            line |= self._checked(shareable, task, job, config / CLIENT_CONFIG, local)
+            line |= self._checked(shareable, task, job, config / CLIENT_CONFIG, local, fl_ctx.get_identity_name())
         except (OutgoingRefused, ConfigError) as error:
             reason = str(error)[:MAX_REASON]
         # A message that the check did not foresee is not sent; the error's text might quote it.
@@ -88,7 +90,9 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
         refused: Shareable = reply_to_dxo(Reply(error=OutgoingRefused.__name__)).to_shareable()
         return refused
 
-    def _checked(self, shareable: Shareable, task: str, job: str, config: Path, local: Path) -> dict[str, Any]:
+    def _checked(
+        self, shareable: Shareable, task: str, job: str, config: Path, local: Path, site: str
+    ) -> dict[str, Any]:
         """What the audit says of a result that may leave; raises OutgoingRefused or ConfigError for any other."""
         headers = shareable.get(HEADERS)
         # NVFlare's way to say that there is no result: a code, and nothing with it.
@@ -96,7 +100,7 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
             return {"sent": True, "code": headers[RC], "bytes": 0, "tensors": 0, "fields": []}
         manifest = self._manifests.get(job)
         if manifest is None:
-            manifest = self._manifests[job] = manifest_in(config)
+            manifest = self._manifests[job] = manifest_in(config, _allowed(local, site))
         if manifest.digest not in approved(local):
             raise OutgoingRefused(
                 f"the manifest of this job ({manifest.digest}) is not approved here: look at it with consilia site "
@@ -107,6 +111,14 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
         size = payload_bytes(tensors, content) + len(error)
         sent = {"sent": True, "manifest": manifest.digest, "bytes": size, "tensors": len(tensors), "fields": list(told)}
         return sent | ({"error": error} if error else {})
+
+
+def _allowed(local: Path, site: str) -> AllowedMethods:
+    try:
+        file = own_site_file(local, site)
+    except ConfigError:
+        return AllowedMethods((), local)
+    return AllowedMethods(load_site_config(file).allow_methods, file)
 
 
 def approve(kit: Path, job: Path) -> Path:
@@ -212,7 +224,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        # Every running job has a process, all write to one file.
+        # Every running job has a process, all write to one file. It is locked itself: filelock would empty it.
         fcntl.flock(handle, fcntl.LOCK_EX)
         before = os.fstat(handle).st_size
         try:

@@ -15,7 +15,7 @@ from consilia.federation.config import run_config
 from consilia.federation.initial import initial_state
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import register_tensors
-from consilia.methods.registry import require_allowed
+from consilia.methods.registry import AllowedMethods
 from consilia.models.exchange import count_elements
 
 FILE = "global_model.safetensors"
@@ -45,8 +45,9 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The initial global state, what is exchanged of the model, as torch tensors."""
-        config, settings = run_config(self.config, source="this job"), self._settings
-        require_allowed(config.method.method, settings.allow_methods, f"the server's {SERVER_FILE}")
+        settings = self._settings
+        allowed = AllowedMethods(settings.allow_methods, Path(SERVER_FILE))
+        config = run_config(self.config, source="this job", allowed=allowed)
         model = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
         self.all_parameters = count_elements(model)
         return make_model_learnable(initial_state(config, model), {})

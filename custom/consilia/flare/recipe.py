@@ -13,13 +13,13 @@ from nvflare.recipe import SimEnv
 from nvflare.recipe.spec import ExecEnv, Recipe
 
 import consilia
+from consilia.data.allowed import FoundationFolder
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import REQUESTS
 from consilia.federation.outgoing import manifest_of
 from consilia.flare.controller import ConsiliaController
 from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.persistor import SafetensorsPersistor
-from consilia.models.foundation import FoundationFolder
 
 ALLOWED_CLASSES = (
     "consilia.flare.controller.ConsiliaController",

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from consilia.models.foundation import DIGEST, EMBEDDED, embedded_digest
-
-
-class Settings(BaseModel):
-    """Base of every configuration object: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from consilia.core.schema import Strict
+from consilia.data.allowed import DIGEST
+from consilia.models.foundation import EMBEDDED, embedded_digest
 
 
-class FoundationConfig(Settings):
+class FoundationConfig(Strict):
     """The pre-trained model that something builds on, by the name under which every participant has it.
 
     ``digest`` pins the files of its folder, so that all start from the same; an embedded model's is filled in.
@@ -36,7 +32,7 @@ class FoundationConfig(Settings):
         return self
 
 
-class TrainingConfig(Settings):
+class TrainingConfig(Strict):
     """Local optimisation. The defaults are those of the FedKPer paper and its released code.
 
     ``optimiser: adamw`` (Loshchilov and Hutter 2019) takes torch's betas and leaves ``momentum`` aside; its state
@@ -58,7 +54,7 @@ class TrainingConfig(Settings):
 TRIM = 0.2
 
 
-class RobustConfig(Settings):
+class RobustConfig(Strict):
     """How the server guards a round against what single sites may send (docs/robust.md). The default guards nothing.
 
     ``trim``: fraction of the sites dropped at either end. ``clip_norm``: largest L2 norm of an update's change, beyond
@@ -77,7 +73,7 @@ class RobustConfig(Settings):
         return self
 
 
-class MethodConfig(Settings):
+class MethodConfig(Strict):
     """Base of the methods' own parameters; ``method`` is the name by which the method is registered."""
 
     method: str

@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -108,22 +109,33 @@ def load_plugin(path: Path) -> None:
         raise
 
 
-def require_allowed(name: str, allowed: Sequence[str], where: str) -> None:
-    """Refuse a method that is neither Consilia's own nor listed by this participant.
+@dataclass(frozen=True)
+class AllowedMethods:
+    """The methods of other packages that one participant lets jobs name, and the file that lists them."""
 
-    A plugin needs no listing: whoever starts a run on one machine names the file.
+    names: Sequence[str]
+    file: Path
 
-    Raises:
-        ConfigError: says what to list, and where.
-    """
-    if name in BUILT_IN or name in _plugins() or name in allowed:
-        return
-    entry = _installed()[name]
-    package = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
-    raise ConfigError(
-        f"method {name!r} is of the package {package} and not listed here: to allow it, add it to allow_methods in "
-        f"{where}"
-    )
+    def require(self, value: Any) -> None:
+        """Refuse a method that is neither Consilia's own nor listed, before anything of it is imported.
+
+        A plugin needs no listing: whoever starts a run on one machine names the file.
+
+        Args:
+            value: as :func:`method_config` takes it.
+
+        Raises:
+            ConfigError: says what to list, and where.
+        """
+        name = value.get("method") if isinstance(value, Mapping) else value
+        if name in BUILT_IN or name in _plugins() or name in self.names or name not in _installed():
+            return
+        entry = _installed()[name]
+        package = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+        raise ConfigError(
+            f"method {name!r} is of the package {package} and not listed here: to allow it, add it to allow_methods in "
+            f"{self.file}"
+        )
 
 
 @cache

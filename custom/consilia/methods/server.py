@@ -15,8 +15,8 @@ from torch import nn
 from consilia.aggregation import check_update
 from consilia.core.errors import UpdateRejected
 from consilia.core.stop import StopSignal
+from consilia.data.allowed import FoundationFolder
 from consilia.methods.contract import MAX_CASES, TRAIN_LOSS, C, Method, ReplyField, State, TensorSpec
-from consilia.models.foundation import FoundationFolder
 
 MODEL_CARD = "card.json"
 """Beside a model that a server half has saved: the configuration of the run that made it."""

@@ -14,16 +14,7 @@ from torch import nn
 
 from consilia.core.determinism import seeded
 from consilia.core.errors import ConfigError
-
-DEFAULT_ALLOWED = (
-    "consilia.models.cnn.FourLayerCNN",
-    "consilia.models.extractor.KnowledgeExtractor",
-    "consilia.models.mlp.MLP",
-    "consilia.models.prompted_sam.PromptedSam",
-    "consilia.models.prompted_vit.PromptedViT",
-    "consilia.models.tuned.TunedSam",
-    "consilia.models.tuned.TunedViT",
-)
+from consilia.data.allowed import DEFAULT_ALLOWED
 
 
 def is_allowed(path: str, allowed: Sequence[str]) -> bool:

@@ -15,19 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from safetensors.torch import load_file
 from torch import nn
 
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import sha256_of_file
-from consilia.data.yaml_file import AbsolutePath, Model
+from consilia.data.allowed import FoundationFolder
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED = ("consilia-lm", "consilia-sam", "consilia-vit")
-DIGEST = r"^sha256:[0-9a-f]{64}$"
-"""How a digest is written. Without the prefix NVFlare takes a job's 64 hexadecimal digits for a leaked secret."""
-
 WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 LANGUAGE_FILES = (
     "*.safetensors",
@@ -40,13 +36,6 @@ LANGUAGE_FILES = (
     "generation_config.json",
 )
 """What makes a language model what it is, beside its description; transformers reads no other file of ours."""
-
-
-class FoundationFolder(Model):
-    """Where a participant keeps a foundation model, and its :func:`foundation_digest`."""
-
-    folder: AbsolutePath
-    digest: str = Field(pattern=DIGEST)
 
 
 @cache

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from consilia.core.errors import CheckpointError
+from consilia.data.allowed import FoundationFolder
 from consilia.models.foundation import (
     DESCRIPTION,
-    FoundationFolder,
     foundation_place,
     is_language_model,
     read_description,

@@ -23,6 +23,7 @@ import yaml
 
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.core.files import write_json
+from consilia.data.allowed import FoundationFolder
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.progress import Progress, no_progress
@@ -31,7 +32,6 @@ from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
 from consilia.flare.recipe import ConsiliaRecipe, execute_in_simulator
-from consilia.models.foundation import FoundationFolder
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
+from consilia.core.schema import explain
 from consilia.record.schema import Record
 
 SCHEMA = "consilia.result/1"
@@ -37,9 +38,4 @@ def load_record(path: Path) -> Record:
     try:
         return Record.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        # For a missing key pydantic reports the surrounding object as the input: too much for a message.
-        got = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{path}: key {key}: {first['msg']}{got}{more}") from error
+        raise ConfigError(explain(error, path)) from error

@@ -88,7 +88,7 @@ def baselines(learnt: Cases, asked: Cases, candidates: int, *, series: bool, see
     ``series``: inputs are (N, steps, features), not (N, channels, samples).
     """
     public, test = (cases.take(torch.nonzero(cases.closed)[:, 0]) for cases in (learnt, asked))
-    found = {"linear": TaskAnswers(), "majority": TaskAnswers()}
+    closed, opened = {}, {}
     if len(public) and len(test):
         labels = public.truth
         majority = majority_probabilities(labels, len(test), candidates)
@@ -97,13 +97,15 @@ def baselines(learnt: Cases, asked: Cases, candidates: int, *, series: bool, see
             linear = linear_probabilities(seen, labels, new, candidates, steps_first=series)
         else:
             linear = text_probabilities(public.questions, labels, test.questions, candidates)
-        for name, probabilities in (("linear", linear), ("majority", majority)):
-            found[name].closed = closed_answers(torch.from_numpy(probabilities), test, seed=seed)
-    opened = asked.take(torch.nonzero(asked.truth == OPEN)[:, 0])
+        closed = {
+            name: closed_answers(torch.from_numpy(probabilities), test, seed=seed)
+            for name, probabilities in (("linear", linear), ("majority", majority))
+        }
+    free = asked.take(torch.nonzero(asked.truth == OPEN)[:, 0])
     known = [answer for answer, truth in zip(learnt.answers, learnt.truth.tolist(), strict=True) if truth == OPEN]
-    if len(opened) and known:
-        found["majority"].open = open_answers([majority_answer(known)] * len(opened), opened, seed=seed)
-    return found
+    if len(free) and known:
+        opened["majority"] = open_answers([majority_answer(known)] * len(free), free, seed=seed)
+    return {name: TaskAnswers(closed=closed.get(name), open=opened.get(name)) for name in ("linear", "majority")}
 
 
 def few_shot(

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from consilia.core.errors import ConfigError
+from consilia.core.schema import Strict
 from consilia.data.yaml_file import read_yaml, validate
-from consilia.methods.config import Settings
 
 EMBEDDED = Path(__file__).parents[2] / "tasks"
 TEXT = "text"
@@ -21,7 +21,7 @@ _TAKEN = ("args", "name", "path")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-class MedicalTask(Settings):
+class MedicalTask(Strict):
     """One task.
 
     Attributes:
@@ -44,7 +44,7 @@ class MedicalTask(Settings):
         return tuple(modality for modality in self.modalities if modality != TEXT)
 
 
-class Catalogue(Settings):
+class Catalogue(Strict):
     """Modalities by name with their descriptions, and the tasks over them."""
 
     modalities: dict[str, str] = Field(min_length=1)

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from consilia.methods.config import FoundationConfig, MethodConfig, Settings
+from consilia.core.schema import Strict
+from consilia.methods.config import FoundationConfig, MethodConfig
 from consilia.methods.fedkim.catalogue import Catalogue, load_catalogue
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-class InjectionConfig(Settings):
+class InjectionConfig(Strict):
     """How the server trains on its public data in every round; AdamW, whose state starts anew every round."""
 
     epochs: int = Field(1, ge=1, description="passes over the public data per round")
@@ -30,7 +31,7 @@ class InjectionConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class AskingConfig(Settings):
+class AskingConfig(Strict):
     """What the server asks the injected model when the rounds are over, and how it is fine-tuned on unseen tasks."""
 
     test_cases: int | None = Field(None, ge=1, description="at most so many test cases per task; null = all")

@@ -17,11 +17,11 @@ from torch.nn import functional
 from consilia.core.determinism import seeded
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.tensor_files import write_tensors
+from consilia.data.allowed import FoundationFolder
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.server import MODEL_CARD
 from consilia.models.extractor import KnowledgeExtractor
-from consilia.models.foundation import FoundationFolder
 from consilia.models.language import LanguageModel, load_language_model, prompt_text
 
 ADAPTER, TRAINED = "adapter_model.safetensors", "injected.safetensors"
