@@ -31,10 +31,10 @@ from nvflare.apis.workspace import Workspace
 from benchmarks.common import Figure, machine, report
 from benchmarks.stock import CLOCKS, stock_recipe
 from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
+from consilia.deploy.outgoing import AUDIT, OutgoingFilter, approve
 from consilia.federation.messages import TrainReply, as_reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.flare.messages import reply_to_dxo
-from consilia.flare.outgoing import AUDIT, OutgoingFilter, approve
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.models.exchange import exchanged_state
 from consilia.recipes.simulate import run_simulator

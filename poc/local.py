@@ -17,10 +17,10 @@ import yaml
 
 from consilia.core.errors import ConsiliaError, RunFailed
 from consilia.data.layout import server_data
-from consilia.flare.install import install, plan_installation
-from consilia.flare.kit import Kit, open_kit
-from consilia.flare.outgoing import approve
-from consilia.flare.session import open_session
+from consilia.deploy.install.plan import install, plan_installation
+from consilia.deploy.kit import Kit, open_kit
+from consilia.deploy.outgoing import approve
+from consilia.deploy.session import open_session
 from poc.processes import MARK, end_all, start_guard
 
 PROJECT = Path(__file__).with_name("project.yml")

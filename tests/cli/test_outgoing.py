@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from consilia.cli.app import app
 from consilia.cli.outgoing import MEANING
+from consilia.deploy.outgoing import approved
 from consilia.federation.outgoing import manifest_of
-from consilia.flare.outgoing import approved
 from consilia.methods.contract import TRAIN_LOSS
 from consilia.methods.registry import make_method
 from tests.federation.clinics import clinics_config

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from consilia.flare.kit import Kit
+from consilia.deploy.kit import Kit
 from tests.cli.test_cli import consilia
-from tests.flare.kits import contents, kit_of, site_yaml, visits_job
-from tests.flare.test_doctor_network import listening
+from tests.deploy_units.doctor.test_network import listening
+from tests.deploy_units.kits import contents, kit_of, site_yaml, visits_job
 
 
 @pytest.fixture

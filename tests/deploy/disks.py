@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from consilia.flare.outgoing import AUDIT
+from consilia.deploy.outgoing import AUDIT
 
 BLOCK = 4096
 

@@ -21,6 +21,9 @@ from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import single_threaded
 from consilia.core.files import sha256_of_file
 from consilia.data.federation import load_federation
+from consilia.deploy.following import follow
+from consilia.deploy.outgoing import approve
+from consilia.deploy.session import open_session
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
@@ -29,10 +32,7 @@ from consilia.federation.progress import no_progress
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import load_study, study_config
-from consilia.flare.following import follow
-from consilia.flare.outgoing import approve
 from consilia.flare.recipe import ConsiliaRecipe
-from consilia.flare.session import open_session
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from poc.local import LEAD, SERVER, LocalFederation, tool

@@ -32,7 +32,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from consilia.data.federation import load_federation
-from consilia.flare.session import open_session
+from consilia.deploy.session import open_session
 from poc.local import LEAD, LocalFederation
 
 folder, job = Path(sys.argv[1]), Path(sys.argv[2])

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from psutil import Process
 
+from consilia.deploy.outgoing import AUDIT
 from consilia.federation.outputs import REPORT
 from consilia.federation.run_folder import LOCK, RESULT
 from consilia.federation.site_errors import FILE as ERRORS
-from consilia.flare.outgoing import AUDIT
 from poc.local import LocalFederation
 from tests.deploy.disks import fill
 from tests.deploy.support import (

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from consilia.deploy.session import open_session
 from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import RESULT
-from consilia.flare.session import open_session
 from poc.local import LEAD, LocalFederation
 from poc.processes import processes_of
 from tests.deploy import hostile

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
 from consilia.data.federation import load_federation
+from consilia.deploy.outgoing import AUDIT
+from consilia.deploy.session import open_session
 from consilia.federation.outputs import INJECTED, REPORT
 from consilia.federation.run_folder import RESULT
 from consilia.federation.study import load_study, study_config
-from consilia.flare.outgoing import AUDIT
-from consilia.flare.session import open_session
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from poc.local import LEAD

@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 from consilia.cli.console import console, errors
-from consilia.flare.doctor import examine
-from consilia.flare.install import Plan, Undone, install, plan_installation, uninstall
-from consilia.flare.kit import Kit, open_kit
+from consilia.deploy.doctor.examine import examine
+from consilia.deploy.install.plan import Plan, Undone, install, plan_installation, uninstall
+from consilia.deploy.kit import Kit, open_kit
 
 
 def install_command(folder: Path, config: Path | None, dry_run: bool, undo: bool) -> None:

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from consilia.cli.console import console
 from consilia.core.errors import ConfigError
+from consilia.deploy.kit import open_kit
+from consilia.deploy.outgoing import AUDIT, approve, approved, withdraw
 from consilia.federation.outgoing import Manifest, read_manifest
-from consilia.flare.kit import open_kit
-from consilia.flare.outgoing import AUDIT, approve, approved, withdraw
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
 

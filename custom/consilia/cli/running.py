@@ -128,7 +128,7 @@ def export_command(
     byoc: bool,
 ) -> None:
     """``consilia export``."""
-    from consilia.flare.byoc import add_code
+    from consilia.deploy.byoc import add_code
     from consilia.flare.recipe import ConsiliaRecipe
 
     _refuse_yardstick(method)

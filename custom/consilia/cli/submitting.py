@@ -12,10 +12,10 @@ from consilia.cli.console import console
 from consilia.cli.running import show_records
 from consilia.cli.show import job_view, printable
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
+from consilia.deploy.following import Ending, is_over, to_resume
+from consilia.deploy.following import follow as follow_job
+from consilia.deploy.session import JobSession, ServerSilent, open_session
 from consilia.federation.run_folder import RESULT
-from consilia.flare.following import Ending, is_over, to_resume
-from consilia.flare.following import follow as follow_job
-from consilia.flare.session import JobSession, ServerSilent, open_session
 from consilia.record.files import load_record
 
 META = "meta.json"

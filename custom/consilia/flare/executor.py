@@ -38,7 +38,7 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
     Args:
         config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
         version: of Consilia, that made the job.
-        outgoing: what the site sends, for :class:`consilia.flare.outgoing.OutgoingFilter` to hold it to.
+        outgoing: what the site sends, for :class:`consilia.deploy.outgoing.OutgoingFilter` to hold it to.
     """
 
     def __init__(self, config: dict[str, Any], version: str, outgoing: dict[str, Any]) -> None:

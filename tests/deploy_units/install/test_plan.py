@@ -12,10 +12,10 @@ import yaml
 
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
-from consilia.flare import install as install_module
-from consilia.flare.install import RECORD, install, plan_installation, uninstall
-from consilia.flare.kit import Kit
-from tests.flare.kits import EXAMPLE, contents, done, kit_of, read, site_yaml, write
+from consilia.deploy.install import plan as install_module
+from consilia.deploy.install.plan import RECORD, install, plan_installation, uninstall
+from consilia.deploy.kit import Kit
+from tests.deploy_units.kits import EXAMPLE, contents, done, kit_of, read, site_yaml, write
 
 POLICIES = ("resources.json", "privacy.json", "authorization.json")
 

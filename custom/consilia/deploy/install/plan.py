@@ -18,8 +18,8 @@ from typing import Any
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes, write_json
-from consilia.flare.install_config import config_file, moved_config
-from consilia.flare.install_policies import (
+from consilia.deploy.install.config import config_file, moved_config
+from consilia.deploy.install.policies import (
     Json,
     Merged,
     merged_authorization,
@@ -28,7 +28,7 @@ from consilia.flare.install_policies import (
     merged_server_authorization,
     merged_server_resources,
 )
-from consilia.flare.kit import Kit
+from consilia.deploy.kit import Kit
 
 RESOURCES, PRIVACY, AUTHORIZATION = "resources.json", "privacy.json", "authorization.json"
 RECORD = Path(".consilia") / "installed.json"

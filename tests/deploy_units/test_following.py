@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from consilia.core.errors import ConfigError, RunFailed
-from consilia.flare import following
-from consilia.flare.following import Ending, follow, in_words, last_error, not_deployed, to_resume, why_waiting
-from consilia.flare.session import JobSession, NotPermitted, ServerSilent
+from consilia.deploy import following
+from consilia.deploy.following import Ending, follow, in_words, last_error, not_deployed, to_resume, why_waiting
+from consilia.deploy.session import JobSession, NotPermitted, ServerSilent
 
 DENIED = ["server: OK", "hospital-1: OK", "hospital-2: not authorized to deploy: BYOC", "num_ok_sites 1 < min 2"]
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from consilia.core.errors import ConfigError
 from consilia.data.site import SITE_FILE, SiteConfig
 from consilia.data.yaml_file import Model, read_yaml, validate
+from consilia.deploy.kit import Kit
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
-from consilia.flare.kit import Kit
 
 
 def config_file(kit: Kit) -> Path:

@@ -18,8 +18,8 @@ Json = dict[str, Any]
 Merged = tuple[Json, list[str]]
 """The new content of a policy, and what the participant should know."""
 
-OUTGOING_FILTER = "consilia.flare.outgoing.OutgoingFilter"
-SUBMISSION_GUARD = "consilia.flare.guard.SubmissionGuard"
+OUTGOING_FILTER = "consilia.deploy.outgoing.OutgoingFilter"
+SUBMISSION_GUARD = "consilia.deploy.guard.SubmissionGuard"
 _GUARD = {"id": "consilia_submission_guard", "path": SUBMISSION_GUARD}
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
 LOG_RECEIVER = "nvflare.app_common.logging.job_log_receiver.JobLogReceiver"

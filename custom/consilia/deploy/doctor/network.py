@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 from nvflare.lighter.utils import load_crt
 
-from consilia.flare.doctor_findings import Finding, failed, ok, warning
-from consilia.flare.install import read_policy
-from consilia.flare.kit import FILES, Kit
-from consilia.flare.tls import handshake
+from consilia.deploy.doctor.findings import Finding, failed, ok, warning
+from consilia.deploy.install.plan import read_policy
+from consilia.deploy.kit import FILES, Kit
+from consilia.deploy.tls import handshake
 
 SECONDS = 5.0
 """How long the server may take to answer."""

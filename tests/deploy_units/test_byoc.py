@@ -14,7 +14,7 @@ import consilia
 from consilia.cli.app import app
 from consilia.core.errors import ConfigError
 from consilia.core.files import sha256_of_file
-from consilia.flare.byoc import add_code
+from consilia.deploy.byoc import add_code
 
 PACKAGE = Path(consilia.__file__).parent
 

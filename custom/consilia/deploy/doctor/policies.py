@@ -12,10 +12,10 @@ from nvflare.private.fed.utils.site_config import project_site_config
 from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
 from consilia.core.errors import ConfigError
-from consilia.flare.doctor_findings import Finding, failed, ok, warning
-from consilia.flare.install import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
-from consilia.flare.install_policies import CODE, LOG_LINES, Json, covers, doors, has_guard, is_our_filter
-from consilia.flare.kit import Kit
+from consilia.deploy.doctor.findings import Finding, failed, ok, warning
+from consilia.deploy.install.plan import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
+from consilia.deploy.install.policies import CODE, LOG_LINES, Json, covers, doors, has_guard, is_our_filter
+from consilia.deploy.kit import Kit
 from consilia.flare.recipe import ALLOWED_CLASSES
 
 INSTALL = "run: consilia site install --kit {kit}"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from consilia.flare.doctor_network import check_certificates, check_port, check_server_reached
-from consilia.flare.kit import Kit, open_kit
-from tests.flare.kits import bad, done, provisioned, site_yaml
+from consilia.deploy.doctor.network import check_certificates, check_port, check_server_reached
+from consilia.deploy.kit import Kit, open_kit
+from tests.deploy_units.kits import bad, done, provisioned, site_yaml
 
 
 @pytest.fixture

@@ -24,11 +24,11 @@ from nvflare.app_common.widgets.job_stats_reporter import JobStatsReporter
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
+from consilia.deploy.outgoing import AUDIT, CODES, OutgoingFilter, approve, approved, withdraw
 from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.outgoing import Manifest, manifest_of
 from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model, model_to_reply, reply_to_dxo
-from consilia.flare.outgoing import AUDIT, CODES, OutgoingFilter, approve, approved, withdraw
 from tests.federation.support import initial_state, model_of, small
 from tests.federation.test_outgoing import write_job
 from tests.flare.support import participant

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import Any
 
-from consilia.flare.kit import Kit
+from consilia.deploy.kit import Kit
 
 _LISTENING_SECONDS = 1.0
 

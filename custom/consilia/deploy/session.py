@@ -29,9 +29,9 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.fuel.utils.config_service import ConfigService
 
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
-from consilia.flare.kit import Kit, open_kit
+from consilia.deploy.kit import Kit, open_kit
+from consilia.deploy.tls import handshake
 from consilia.flare.messages import PROGRESS_TOPIC
-from consilia.flare.tls import handshake
 
 CONNECT_SECONDS = 8.0
 COMMAND_SECONDS = 30.0

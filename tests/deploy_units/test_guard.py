@@ -12,8 +12,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.private.event import fire_event
 from nvflare.private.fed.server.job_cmds import CLONED_META_KEYS
 
-from consilia.flare.guard import OF_THE_SERVER, SubmissionGuard
-from tests.flare.kits import done, kit_of, read
+from consilia.deploy.guard import OF_THE_SERVER, SubmissionGuard
+from tests.deploy_units.kits import done, kit_of, read
 
 META = {"name": "heart", "resource_spec": {}, "min_clients": 2, "deploy_map": {"app": ["@ALL"]}, "study": "default"}
 
@@ -56,7 +56,7 @@ def test_it_is_installed_once_beside_nvflares_components_at_the_server(tmp_path:
     done(server)
     components = read(server, "resources.json")["components"]
     assert {"job_scheduler", "job_manager"} <= {item["id"] for item in components}
-    assert [item["path"] for item in components].count("consilia.flare.guard.SubmissionGuard") == 1
+    assert [item["path"] for item in components].count("consilia.deploy.guard.SubmissionGuard") == 1
     before = components
     done(server)
     assert read(server, "resources.json")["components"] == before

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from consilia.core.errors import ConfigError
-from consilia.flare.kit import open_kit
-from consilia.flare.session import _certificate_problem, open_session
+from consilia.deploy.kit import open_kit
+from consilia.deploy.session import _certificate_problem, open_session
 
 
 def write_admin_kit(folder: Path, port: int) -> Path:

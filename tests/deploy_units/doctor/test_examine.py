@@ -18,11 +18,11 @@ import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.data.site import load_site_config
-from consilia.flare.doctor import check_data, check_machine, check_owner, check_versions, examine
-from consilia.flare.doctor_job import check_job, read_job
-from consilia.flare.kit import Kit
-from consilia.flare.outgoing import approve
-from tests.flare.kits import bad, done, kit_of, site_yaml, visits_job
+from consilia.deploy.doctor.examine import check_data, check_machine, check_owner, check_versions, examine
+from consilia.deploy.doctor.job import check_job, read_job
+from consilia.deploy.kit import Kit
+from consilia.deploy.outgoing import approve
+from tests.deploy_units.kits import bad, done, kit_of, site_yaml, visits_job
 
 
 @pytest.fixture

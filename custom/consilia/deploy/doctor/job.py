@@ -15,11 +15,11 @@ import torch
 import consilia
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.allowed import FoundationFolder
+from consilia.deploy.doctor.findings import Finding, failed, ok, warning
+from consilia.deploy.kit import Kit
+from consilia.deploy.outgoing import approved
 from consilia.federation.config import RunConfig
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, read_manifest
-from consilia.flare.doctor_findings import Finding, failed, ok, warning
-from consilia.flare.kit import Kit
-from consilia.flare.outgoing import approved
 from consilia.methods.config import FoundationConfig
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.registry import make_method

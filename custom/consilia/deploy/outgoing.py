@@ -27,10 +27,10 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from consilia.core.errors import ConfigError, OutgoingRefused
 from consilia.core.files import write_json
 from consilia.data.site import load_site_config, own_site_file
+from consilia.deploy.install.plan import SHARED_MODE, hand_over
+from consilia.deploy.kit import Kit, open_kit
 from consilia.federation.messages import Reply, payload_bytes
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
-from consilia.flare.install import SHARED_MODE, hand_over
-from consilia.flare.kit import Kit, open_kit
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 from consilia.methods.registry import AllowedMethods
 

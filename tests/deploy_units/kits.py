@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from consilia.deploy.doctor.findings import Finding
+from consilia.deploy.install.plan import install, plan_installation
+from consilia.deploy.kit import Kit, open_kit
 from consilia.federation.config import run_config
-from consilia.flare.doctor_findings import Finding
-from consilia.flare.install import install, plan_installation
-from consilia.flare.kit import Kit, open_kit
 from consilia.flare.recipe import ConsiliaRecipe
 from tests.conftest import REPOSITORY
 

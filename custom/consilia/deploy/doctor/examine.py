@@ -21,13 +21,13 @@ import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.check import RoleReport, check_site
 from consilia.data.site import SiteConfig, load_site_config
+from consilia.deploy.doctor.findings import Finding, failed, ok, warning
+from consilia.deploy.doctor.job import Job, check_job, check_roles, read_job
+from consilia.deploy.doctor.network import check_certificates, check_clock, check_port, check_server_reached
+from consilia.deploy.doctor.policies import readable
+from consilia.deploy.install.config import config_file
+from consilia.deploy.kit import Kit
 from consilia.federation.server_settings import ServerSettings, load_server_settings
-from consilia.flare.doctor_findings import Finding, failed, ok, warning
-from consilia.flare.doctor_job import Job, check_job, check_roles, read_job
-from consilia.flare.doctor_network import check_certificates, check_clock, check_port, check_server_reached
-from consilia.flare.doctor_policies import readable
-from consilia.flare.install_config import config_file
-from consilia.flare.kit import Kit
 
 NVFLARE = "2.9"
 GIGABYTE = 1024**3

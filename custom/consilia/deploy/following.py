@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from consilia.core.errors import ConfigError, ConsiliaError
+from consilia.deploy.session import JobSession, NotPermitted, ServerSilent
 from consilia.federation.progress import Progress
 from consilia.flare.messages import IS_COMPLETE
-from consilia.flare.session import JobSession, NotPermitted, ServerSilent
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from consilia.flare.kit import Kit
-from tests.flare.kits import kit_of
+from consilia.deploy.kit import Kit
+from tests.deploy_units.kits import kit_of
 
 
 @pytest.fixture

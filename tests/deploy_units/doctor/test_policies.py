@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from consilia.flare.doctor_policies import check_policies, readable
-from consilia.flare.install import install, plan_installation
-from consilia.flare.install_policies import ALLOWED_CLASSES
-from consilia.flare.kit import Kit
-from tests.flare.kits import bad, done, kit_of, read, site_yaml, write
+from consilia.deploy.doctor.policies import check_policies, readable
+from consilia.deploy.install.plan import install, plan_installation
+from consilia.deploy.install.policies import ALLOWED_CLASSES
+from consilia.deploy.kit import Kit
+from tests.deploy_units.kits import bad, done, kit_of, read, site_yaml, write
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_what_nvflare_would_tell_the_server_of_resources_is_named(site: Kit) -> 
     assert "/data/patients" not in finding.text
 
 
-OURS = {"path": "consilia.flare.outgoing.OutgoingFilter"}
+OURS = {"path": "consilia.deploy.outgoing.OutgoingFilter"}
 OTHER = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars"}
 
 

@@ -19,10 +19,10 @@ from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.security.security import FLAuthorizer
 
-from consilia.flare.install_policies import ALLOWED_CLASSES, covers, doors
-from consilia.flare.kit import Kit
-from consilia.flare.outgoing import OutgoingFilter
-from tests.flare.kits import done, kit_of, read, write
+from consilia.deploy.install.policies import ALLOWED_CLASSES, covers, doors
+from consilia.deploy.kit import Kit
+from consilia.deploy.outgoing import OutgoingFilter
+from tests.deploy_units.kits import done, kit_of, read, write
 
 
 def buildable(kit: Kit, path: str) -> bool:
@@ -45,7 +45,7 @@ def test_a_job_may_build_our_three_classes_and_nothing_else(site: Kit) -> None:
     done(site)
     assert all(buildable(site, path) for path in ALLOWED_CLASSES)
     assert [path for path in DEFAULT_CLASS_ALLOW_LIST if buildable(site, path)] == []
-    assert not buildable(site, "consilia.flare.outgoing.OutgoingFilter")
+    assert not buildable(site, "consilia.deploy.outgoing.OutgoingFilter")
 
 
 def test_a_list_of_the_sites_own_keeps_its_entries_and_hears_which_open_another_way_out(site: Kit) -> None:
@@ -113,7 +113,7 @@ def test_log_streaming_is_off(site: Kit) -> None:
 
 def test_the_filter_is_first_in_every_scope_that_a_job_can_name(site: Kit) -> None:
     exclude = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars", "args": {"exclude_vars": ["x"]}}
-    ours_inward = {"path": "consilia.flare.outgoing.OutgoingFilter", "direction": "in"}
+    ours_inward = {"path": "consilia.deploy.outgoing.OutgoingFilter", "direction": "in"}
     scopes = [
         {"name": "public", "properties": {"a": 1}, "task_result_filters": [exclude, ours_inward]},
         {"name": "private", "task_data_filters": [exclude]},

@@ -1,0 +1,1 @@
+"""Examines an installed kit: findings, each with what to do."""

@@ -1,0 +1,1 @@
+"""Sets the policies of a startup kit, and takes them back."""
