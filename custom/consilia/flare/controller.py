@@ -6,24 +6,16 @@ import json
 import logging
 import re
 import shutil
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.controller_spec import ClientTask
-from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_common.workflows.model_controller import ModelController
-from nvflare.fuel.f3.message import Message
-from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
-from nvflare.private.defs import CellMessageHeaderKeys
-from nvflare.private.fed.server.server_commands import ServerCommandNames
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed, TrainingStopped
@@ -35,6 +27,7 @@ from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
 from consilia.federation.run_folder import LOCK, PROGRESS, remove_told, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
+from consilia.flare.nvflare_internals import EveryAnswerController, watch_arrivals
 from consilia.flare.ready import announce
 from consilia.methods.registry import AllowedMethods
 from consilia.record.schema import Record
@@ -55,7 +48,7 @@ class RunAborted(ConsiliaError):
     """The job was aborted by an administrator or by NVFlare."""
 
 
-class ConsiliaController(ModelController):  # type: ignore[misc]
+class ConsiliaController(EveryAnswerController):
     """Leads a run: hands the coordinator's requests to NVFlare and the sites' replies back.
 
     Checkpoints and results go to ``state_dir`` of the server's ``local/server.yaml``; results also to ``consilia/`` in
@@ -83,8 +76,6 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         self._coordinator: Coordinator
         self._folder: Path | None = None
         self._events: EventLog | None = None
-        # Results are processed in several threads.
-        self._here = threading.local()
         register_tensors()
 
     def run(self) -> None:
@@ -137,7 +128,8 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> Record:
         remove_told(folder)
-        self.engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, self._note_arrival)
+        # Where a result cannot be read, NVFlare ends this process and does not say by whom.
+        watch_arrivals(self.engine, lambda site: log.info("a result of %s has arrived", site))
         sites = [client.name for client in self.engine.get_clients()]
         initial = self.load_model()
         if initial is None:
@@ -170,7 +162,7 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
                 targets=list(item.targets),
                 timeout=self._timeout(item),
                 blocking=False,
-                callback=self._receive,
+                callback=self.receive,
             )
             if item.request.kind != "prepare":
                 # That is what a site asks for unasked, as soon as its process is up.
@@ -194,25 +186,13 @@ class ConsiliaController(ModelController):  # type: ignore[misc]
         if self._should_stop():
             raise RunAborted("the job was aborted; the last full round is in the checkpoint")
 
-    def _receive(self, model: FLModel) -> None:
-        # The name is NVFlare's, of the site that the task was given to; one among the site's own meta is overwritten.
-        self._here.heard = True
-        self._coordinator.receive(model.meta["client_name"], model_to_reply(model))
+    def hear(self, site: str, model: FLModel) -> None:
+        """A site's reply."""
+        self._coordinator.receive(site, model_to_reply(model))
 
-    def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        """NVFlare only logs a result that is no model, or a return code: the site has answered all the same."""
-        self._here.heard, code = False, client_task.result.get_return_code()
-        super()._process_result(client_task, fl_ctx)
-        # Of a job that is being aborted every site says so.
-        if not self._here.heard and not self._should_stop():
-            error = "MalformedReply" if code == ReturnCode.OK else str(code)
-            self._coordinator.receive(client_task.client.name, Reply(error=error))
-
-    def _note_arrival(self, message: Message) -> None:
-        """Log whose result is read next: where it cannot be, NVFlare ends this process and does not say by whom."""
-        ends = message.get_header(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL
-        if ends and message.get_header(StreamHeaderKey.TOPIC) == ServerCommandNames.SUBMIT_UPDATE:
-            log.info("a result of %s has arrived", message.get_header(CellMessageHeaderKeys.CLIENT_NAME))
+    def hear_nothing(self, site: str, error: str) -> None:
+        """A site has answered, with what is no reply."""
+        self._coordinator.receive(site, Reply(error=error))
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Append to progress.jsonl, which the command line follows, and to TensorBoard's events.

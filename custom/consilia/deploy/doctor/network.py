@@ -19,6 +19,7 @@ from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.install.plan import read_policy
 from consilia.deploy.kit import FILES, Kit
 from consilia.deploy.tls import handshake
+from consilia.flare.nvflare_internals import PARTICIPANT
 
 SECONDS = 5.0
 """How long the server may take to answer."""
@@ -134,6 +135,6 @@ def _running(folder: Path) -> int | None:
     """The process of the NVFlare participant with this kit."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any(word.startswith("nvflare.private.fed.app.") for word in words) and str(folder) in words:
+        if any(word.startswith(PARTICIPANT) for word in words) and str(folder) in words:
             return int(process.pid)
     return None

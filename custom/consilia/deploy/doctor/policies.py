@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nvflare.apis.workspace import Workspace
-from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.sec.authz import AuthzContext, Person, Policy, parse_policy_config
-from nvflare.private.fed.app.fl_conf import create_privacy_manager
-from nvflare.private.fed.utils.site_config import project_site_config
 from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
 from consilia.core.errors import ConfigError
@@ -16,6 +12,7 @@ from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.install.plan import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
 from consilia.deploy.install.policies import CODE, LOG_LINES, Json, covers, doors, has_guard, is_our_filter
 from consilia.deploy.kit import Kit
+from consilia.flare.nvflare_internals import advertised_keys, enforces_allow_list, has_default_scope
 from consilia.flare.recipe import ALLOWED_CLASSES
 
 INSTALL = "run: consilia site install --kit {kit}"
@@ -50,7 +47,7 @@ def check_allow_list(kit: Kit, resources: Json) -> Iterator[Finding]:
     check = "allow-list"
     listed = resources.get("class_allow_list", [])
     try:
-        _, mode, _ = ComponentPathAuthorizer()._get_policy_from_resources(resources)
+        enforced = enforces_allow_list(resources)
     except Exception as error:  # NVFlare's own class of errors for what it refuses to read
         yield failed(check, f"NVFlare cannot read class_allow_list: {error}", "correct it in resources.json")
         return
@@ -60,7 +57,7 @@ def check_allow_list(kit: Kit, resources: Json) -> Iterator[Finding]:
         yield failed(check, f"a job of Consilia cannot run, not listed: {', '.join(missing)}", _install(kit))
     if short:
         yield failed(check, f"entries that allow more than they name: {short}", "write whole class names instead")
-    if mode.value != "enforce":
+    if not enforced:
         yield failed(check, "class_list_enforcement_mode is 'warn': the list forbids nothing", "set it to 'enforce'")
     ways = {} if kit.kind == "server" else {key: text for key, text in doors(listed).items() if key not in short}
     for reason in dict.fromkeys(ways.values()):
@@ -71,7 +68,7 @@ def check_allow_list(kit: Kit, resources: Json) -> Iterator[Finding]:
     if others and kit.kind == "client":
         text = f"{_some(others)}: a job may have these built, and Consilia knows nothing of them"
         yield warning(check, text, "read what they send, or take them out: no job of Consilia needs them")
-    if not (missing or short or ways or others) and mode.value == "enforce":
+    if not (missing or short or ways or others) and enforced:
         yield ok(check, f"{len(ALLOWED_CLASSES)} classes of Consilia, {len(others)} others")
 
 
@@ -89,7 +86,7 @@ def check_streaming(kit: Kit, resources: Json) -> Finding:
 
 def check_advertised(resources: Json) -> Iterator[Finding]:
     """Top-level keys of resources.json that NVFlare sends to the server when the site registers."""
-    told = sorted(set(project_site_config(resources)) - ADVERTISED)
+    told = sorted(advertised_keys(resources) - ADVERTISED)
     if told:
         yield warning(
             "registration",
@@ -115,13 +112,13 @@ def check_filter(kit: Kit) -> Finding:
     if not isinstance(scopes, list) or not scopes or not all(isinstance(scope, dict) for scope in scopes):
         return failed(check, f"{PRIVACY} has no scopes: no filter applies", _install(kit))
     try:
-        manager = create_privacy_manager(Workspace(str(kit.folder), kit.name), names_only=False)
+        default_scope = has_default_scope(kit.folder, kit.name)
     except Exception as error:  # a class of the site's own that cannot be built may raise anything
         return failed(check, f"NVFlare cannot read {path}: {type(error).__name__}: {error}", "correct it")
     bad = [scope.get("name") for scope in scopes if not _filtered(scope)]
     if bad:
         return failed(check, f"{PRIVACY}: not the first result filter in scopes {bad}", _install(kit))
-    if manager.default_scope is None:
+    if not default_scope:
         return warning(check, f"{PRIVACY} has no default_scope: jobs that name no scope are refused", "name one")
     return ok(check, f"first in {len(scopes)} scope(s), whatever scope a job names")
 

@@ -1,0 +1,107 @@
+"""Every private name of NVFlare's that Consilia uses: names below ``nvflare.private``, and names that begin with ``_``.
+
+NVFlare promises nothing of these. They are those of NVFlare 2.9 (``nvflare>=2.9,<2.10``); whoever raises that bound
+reads this file. Each use says why no public name will do. tests/test_nvflare_internals.py finds a use elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.app_common.workflows.model_controller import ModelController
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
+from nvflare.private.defs import CellMessageHeaderKeys
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
+from nvflare.private.fed.server.server_commands import ServerCommandNames
+from nvflare.private.fed.utils.site_config import project_site_config
+
+PARTICIPANT = "nvflare.private.fed.app."
+"""How the name of the module begins that a participant's process runs. By it, and the kit in the same command line, the
+process is found: the kit's ``pid.fl`` stays when a participant is killed."""
+
+
+class EveryAnswerController(ModelController):  # type: ignore[misc]
+    """A model controller that hears of every answer of a site.
+
+    ``ModelController`` of NVFlare 2.9 calls a task's callback only for a result that is a model; one that is none, or
+    only a return code, is written to the log and lost, and a round would wait for that site until its time is up. There
+    is no public hook after the callback, so ``_process_result`` is extended.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Results are processed in several threads.
+        self._here = threading.local()
+
+    @abstractmethod
+    def hear(self, site: str, model: FLModel) -> None:
+        """A site's answer that is a model."""
+
+    @abstractmethod
+    def hear_nothing(self, site: str, error: str) -> None:
+        """A site's answer that is none; ``error`` says what it is, as a word."""
+
+    def receive(self, model: FLModel) -> None:
+        """The callback of every task."""
+        self._here.heard = True
+        # The name is NVFlare's, of the site that the task was given to; one among the site's own meta is overwritten.
+        self.hear(model.meta["client_name"], model)
+
+    def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        self._here.heard, code = False, client_task.result.get_return_code()
+        super()._process_result(client_task, fl_ctx)
+        # Of a job that is being aborted every site says so.
+        if not self._here.heard and not self.abort_signal.triggered:
+            self.hear_nothing(client_task.client.name, "MalformedReply" if code == ReturnCode.OK else str(code))
+
+
+def watch_arrivals(engine: Any, note: Callable[[str], None]) -> None:
+    """At the server's job process: call ``note`` with the site's name whenever a site's result has arrived whole.
+
+    Where a result cannot be read, NVFlare 2.9 ends the process in the reading and does not say whose it was; its public
+    events come after. Topic and header of a result are in ``nvflare.private``.
+    """
+
+    def look(message: Message) -> None:
+        ends = message.get_header(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL
+        if ends and message.get_header(StreamHeaderKey.TOPIC) == ServerCommandNames.SUBMIT_UPDATE:
+            note(str(message.get_header(CellMessageHeaderKeys.CLIENT_NAME)))
+
+    engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, look)
+
+
+def enforces_allow_list(resources: Mapping[str, Any]) -> bool:
+    """Whether NVFlare refuses classes that ``class_allow_list`` of a resources.json lacks, or only warns.
+
+    Read by NVFlare's own parser, so that what is reported is what a participant does; 2.9 has no public one.
+
+    Raises:
+        Exception: of a class of NVFlare's, for what it refuses to read.
+    """
+    _, mode, _ = ComponentPathAuthorizer()._get_policy_from_resources(resources)
+    return bool(mode.value == "enforce")
+
+
+def advertised_keys(resources: Mapping[str, Any]) -> set[str]:
+    """Top-level keys of a resources.json that a site sends to the server when it registers; 2.9 alone knows which."""
+    return set(project_site_config(resources))
+
+
+def has_default_scope(folder: Path, name: str) -> bool:
+    """Whether the privacy.json of a kit names a default scope, after all its filters have been built as NVFlare does.
+
+    Raises:
+        Exception: of any class; a filter of the site's own that cannot be built may raise anything.
+    """
+    return create_privacy_manager(Workspace(str(folder), name), names_only=False).default_scope is not None
