@@ -36,8 +36,8 @@ from consilia.federation.messages import TrainReply, as_reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.flare.messages import reply_to_dxo
 from consilia.flare.recipe import ConsiliaRecipe
+from consilia.flare.simulator import run_simulator
 from consilia.models.exchange import exchanged_state
-from consilia.recipes.simulate import run_simulator
 
 NOT_WORSE, BOUND = 1.0, ("seconds", "server")
 GATE_BOUND = 2.0

@@ -29,7 +29,7 @@ from benchmarks.workload import MODEL, Workload, plain_rounds, write_sites
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.run_folder import PROGRESS
 from consilia.federation.server_settings import ServerSettings
-from consilia.recipes.simulate import run_simulator
+from consilia.flare.simulator import run_simulator
 
 BOUNDS = {"inprocess": 1.05, "simulator": 1.5}
 

@@ -17,7 +17,7 @@ from nvflare.recipe import SimEnv
 
 from benchmarks.workload import Workload, per_round
 from consilia.core.files import write_json
-from consilia.recipes.simulate import stop_tree
+from consilia.flare.simulator import stop_tree
 
 SCRIPT = Path(__file__).with_name("stock_client.py")
 SETTINGS, CLOCKS = "settings.json", "clocks"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consilia.recipes import ALLOWED_CLASSES
+from consilia.flare.recipe import ALLOWED_CLASSES
 from tests.conftest import REPOSITORY
 
 SOURCE = REPOSITORY / "custom" / "consilia"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,8 @@ def python_without_consilia(folder: Path) -> Path:
     """The folder of an interpreter that has every package of this one, but for those installed by a link."""
     venv.create(folder, with_pip=False)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (folder / "lib" / version / "site-packages" / "others.pth").write_text(sysconfig.get_path("purelib"))
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (folder / "lib" / version / "site-packages" / "others.pth").write_text("\n".join(others))
     return folder / "bin"
 
 

@@ -187,7 +187,7 @@ def _engine(name: str):  # type: ignore[no-untyped-def]
                 follower = Follower(bar, f"{config.label} seed {config.seed}", config.rounds)
                 if name == "inprocess":
                     return run_inprocess(config, sites, folder, server=server, progress=follower)
-                from consilia.recipes.simulate import run_simulator
+                from consilia.flare.simulator import run_simulator
 
                 return run_simulator(config, sites, folder, server=server, progress=follower)
         except KeyboardInterrupt:

@@ -13,8 +13,9 @@ from nvflare.recipe import SimEnv
 from nvflare.recipe.spec import ExecEnv, Recipe
 
 import consilia
+from consilia.core.errors import ConfigError
 from consilia.data.allowed import FoundationFolder
-from consilia.federation.config import RunConfig
+from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import REQUESTS
 from consilia.federation.outgoing import manifest_of
 from consilia.flare.controller import ConsiliaController
@@ -36,33 +37,45 @@ POLLING_SECONDS = 0.05
 
 
 class ConsiliaRecipe(Recipe):  # type: ignore[misc]
-    """Any configured run as a recipe.
+    """A run of any method as an NVFlare recipe: for the simulator, or exported as a job folder.
+
+    ``ConsiliaRecipe(method="fedprox", model={"class": "consilia.models.mlp.MLP", "args": {...}}, rounds=5)``
 
     Args:
-        config: the run.
+        config: the run. Without it, ``settings`` say what the run is.
         name: the job's name; the run's label by default.
         min_clients: connected sites that NVFlare waits for before it starts the job.
         foundation_models: where models that do not ship with Consilia lie on this machine, if the run builds on one:
             what the sites send is read off the built model.
+        **settings: keys of :class:`~consilia.federation.config.RunConfig`, ``method`` and ``model`` at least. A method
+            with parameters is a mapping, ``{"method": "fedprox", "mu": 0.1}``.
+
+    Raises:
+        ConfigError: a key is unknown, a value is out of range, or there are both a config and settings.
     """
 
     def __init__(
         self,
-        config: RunConfig,
+        config: RunConfig | None = None,
         *,
         name: str | None = None,
         min_clients: int = 2,
         foundation_models: Mapping[str, FoundationFolder] | None = None,
+        **settings: Any,
     ) -> None:
+        if config is None:
+            config = run_config(settings, source=type(self).__name__)
+        elif settings:
+            raise ConfigError(f"ConsiliaRecipe got a whole config and {sorted(settings)}: give one or the other")
         job = FedJob(name=name or config.label, min_clients=min_clients)
         # Keeps the package out of custom/: without code a job needs no BYOC right.
         job.set_app_packages(["consilia"])
-        settings = config.to_json()
-        job.to_server(ConsiliaController(config=settings, version=consilia.__version__), id="controller")
-        job.to_server(SafetensorsPersistor(config=settings), id="persistor")
+        values = config.to_json()
+        job.to_server(ConsiliaController(config=values, version=consilia.__version__), id="controller")
+        job.to_server(SafetensorsPersistor(config=values), id="persistor")
         job.to_server({"server": {"task_request_interval": POLLING_SECONDS}})
         executor = ConsiliaExecutor(
-            config=settings, version=consilia.__version__, outgoing=_outgoing(config, foundation_models or {})
+            config=values, version=consilia.__version__, outgoing=_outgoing(config, foundation_models or {})
         )
         job.to_clients(executor, tasks=list(REQUESTS))
         super().__init__(job)

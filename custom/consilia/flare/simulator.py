@@ -1,6 +1,6 @@
 """Run a federation in NVFlare's simulator, follow it, and leave no process behind.
 
-The simulator runs in a child process (``python -m consilia.recipes.simulate FOLDER``): it puts itself in a session of
+The simulator runs in a child process (``python -m consilia.flare.simulator FOLDER``): it puts itself in a session of
 its own and starts a process per site, so stopping it means stopping its whole tree.
 """
 
@@ -87,7 +87,7 @@ def _simulate(folder: Path, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         with (folder / LOG).open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "consilia.recipes.simulate", str(folder)],
+                [sys.executable, "-m", "consilia.flare.simulator", str(folder)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "MALLOC_ARENA_MAX": "2", "TMPDIR": scratch},

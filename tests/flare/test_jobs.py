@@ -16,12 +16,13 @@ from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from consilia.core.errors import ConfigError
-from consilia.recipes import ALLOWED_CLASSES, FedAvgRecipe, FedKPerRecipe, FedProxRecipe
-from consilia.recipes.jobs import write_jobs
+from consilia.federation.config import run_config
+from consilia.flare.jobs import write_jobs
+from consilia.flare.recipe import ALLOWED_CLASSES, ConsiliaRecipe
 from tests.conftest import REPOSITORY
 
 JOBS = REPOSITORY / "jobs"
-MODEL = {"model": "consilia.models.mlp.MLP", "model_args": {"in_features": 4, "num_classes": 2}}
+MODEL = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 4, "num_classes": 2}}
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -69,9 +70,8 @@ def test_a_job_is_valid_allowed_and_buildable(job: str) -> None:
 
 
 def test_every_argument_is_exported(tmp_path: Path) -> None:
-    recipe = FedKPerRecipe(
-        **MODEL, name="x", method_args={"max_kd_weight": 3.0, "kd_weight_mode": "sample"}, rounds=7, seed=5
-    )
+    method = {"method": "fedkper", "max_kd_weight": 3.0, "kd_weight_mode": "sample"}
+    recipe = ConsiliaRecipe(method=method, model=MODEL, name="x", rounds=7, seed=5)
     recipe.export(str(tmp_path))
     configs = [json.loads(path.read_text()) for path in (tmp_path / "x" / "app" / "config").glob("*.json")]
     found = {item["path"].rpartition(".")[2]: item for config in configs for item in components(config)}
@@ -81,15 +81,18 @@ def test_every_argument_is_exported(tmp_path: Path) -> None:
     assert set(found["ConsiliaController"]["args"]) <= set(accepted)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "method"), [(FedAvgRecipe, "fedavg"), (FedProxRecipe, "fedprox"), (FedKPerRecipe, "fedkper")]
-)
-def test_one_recipe_per_method(recipe: type, method: str) -> None:
-    assert recipe(**MODEL, rounds=2).config.method.method == method
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedkper"])
+def test_a_recipe_of_a_whole_config_is_that_of_its_keys(method: str) -> None:
+    recipe = ConsiliaRecipe(method=method, model=MODEL, rounds=2)
+    assert recipe.config == run_config({"method": method, "model": MODEL, "rounds": 2})
+    assert ConsiliaRecipe(recipe.config).config == recipe.config
+    assert recipe.name == method
 
 
 def test_a_recipe_refuses_bad_values() -> None:
-    with pytest.raises(ConfigError, match=r"FedKPerRecipe: method.max_kd_weight"):
-        FedKPerRecipe(**MODEL, method_args={"max_kd_weight": -1})
-    with pytest.raises(ConfigError, match=r"FedAvgRecipe: rouns"):
-        FedAvgRecipe(**MODEL, rouns=3)
+    with pytest.raises(ConfigError, match=r"ConsiliaRecipe: method.max_kd_weight"):
+        ConsiliaRecipe(method={"method": "fedkper", "max_kd_weight": -1}, model=MODEL)
+    with pytest.raises(ConfigError, match=r"ConsiliaRecipe: rouns"):
+        ConsiliaRecipe(method="fedavg", model=MODEL, rouns=3)
+    with pytest.raises(ConfigError, match=r"a whole config and \['rounds'\]"):
+        ConsiliaRecipe(run_config({"method": "fedavg", "model": MODEL}), rounds=3)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from consilia.core.determinism import state_digest
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
-from consilia.recipes.simulate import run_simulator
+from consilia.flare.simulator import run_simulator
 from tests.federation.clinics import clinics_config, write_clinics
 
 

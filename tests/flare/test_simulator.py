@@ -23,7 +23,7 @@ from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import write_allow_list
-from consilia.recipes.simulate import PORT_TAKEN, SIMULATOR, STARTS, run_simulator, stop_tree
+from consilia.flare.simulator import PORT_TAKEN, SIMULATOR, STARTS, run_simulator, stop_tree
 from tests.conftest import REPOSITORY, not_torchs
 from tests.federation.support import MLP, small
 from tests.federation.test_run import figures

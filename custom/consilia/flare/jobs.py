@@ -1,4 +1,4 @@
-"""``python -m consilia.recipes.jobs FOLDER``: write every shipped job folder from its study."""
+"""``python -m consilia.flare.jobs FOLDER``: write every shipped job folder from its study."""
 
 from __future__ import annotations
 
