@@ -13,32 +13,31 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.tables import labels_of
-from consilia.core.files import write_json
+from benchmarks.tables import keep, labels_of
 from consilia.record.files import load_record
 
 STUDY = "hospitals"
 UNDEFINED = "–"
 OPEN = ("bleu1", "rouge1", "meteor", "exact")
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Compact records by label, one per seed."""
+"""Plain records by label, one per seed."""
 
 
-def compact(record: dict[str, Any]) -> dict[str, Any]:
-    """What stays in the repository of a run: what was run, on what data, and what the server's model answered."""
-    kept = {key: record[key] for key in ("schema", "run", "config", "versions", "sites", "injection")}
+def with_last_round(record: dict[str, Any]) -> dict[str, Any]:
+    """A plain record with its last round; those from before every round was kept have nothing else."""
+    if "last_round" in record:
+        return record
     last = record["rounds"][-1] if record["rounds"] else {"seconds": {}, "bytes_up": {}}
-    digests = {key: chosen["sha256"] for key, chosen in record["final"].items()}
-    return {**kept, "last_round": {key: last[key] for key in ("seconds", "bytes_up")}, "sha256": digests}
+    return {**record, "last_round": last}
 
 
 def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Compact records by label, in the study's order, from a study's folder or a folder of compact records."""
+    """Plain records by label, in the study's order, from a study's folder or a folder of kept records."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*-seed*.json"))]
-    records += [compact(load_record(path).plain()) for path in sorted(folder.glob("*-seed*/result.json"))]
+    records += [load_record(path).plain() for path in sorted(folder.glob("*-seed*/result.json"))]
     found: dict[str, list[dict[str, Any]]] = {label: [] for label in labels_of(STUDY)}
     for record in sorted(records, key=lambda record: int(record["run"]["seed"])):
-        found.setdefault(record["run"]["label"], []).append(record)
+        found.setdefault(record["run"]["label"], []).append(with_last_round(record))
     return {label: runs for label, runs in found.items() if runs}
 
 
@@ -153,14 +152,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--keep", type=Path, help="also write the compact records to this folder")
+    parser.add_argument("--keep", type=Path, help="also copy the records to this folder")
     options = parser.parse_args(arguments)
     runs = load(options.folder)
     if not runs:
         parser.error(f"{options.folder}: no record (*-seed*/result.json or *-seed*.json)")
     if options.keep is not None:
-        for record in (record for records in runs.values() for record in records):
-            write_json(options.keep / f"{record['run']['name']}.json", record)
+        keep(options.folder, options.keep)
     for title, table in tables(runs).items():
         print(f"**{title}**\n\n{table}")
 

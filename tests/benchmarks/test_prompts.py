@@ -23,6 +23,7 @@ from benchmarks.tables import TABLES, labels_of, load, tables
 from consilia.core.errors import ConfigError
 from consilia.federation.study import load_study
 from consilia.models.prompted_vit import PromptedViT
+from tests.evaluation.records import RUN
 from tests.models.support import SMALL_SAM, SMALL_VIT, small_vit
 
 REPOSITORY = Path(__file__).parents[2]
@@ -165,18 +166,21 @@ def test_steps_under_bf16_and_their_memory(size: Size) -> None:
 
 def compact(label: str, seed: int, started: str, summary: dict[str, Any], **run: Any) -> dict[str, Any]:
     named = {"id": f"{label}{seed}", "name": f"{label}-seed{seed}", "method": label, "label": label, "seed": seed}
-    return {"run": {**named, "started": started, **run}, "summary": summary}
+    return {"run": {**RUN, **named, "started": started, **run}, "summary": summary}
 
 
 def segmented(dice: float, sent: float | None, query: float | None) -> dict[str, Any]:
     final = {f"global_dice_{setting}": dice for setting in ("box", "image", "jitter")}
     final |= {"global_iou_box": dice / 2, "global_hd95_box": 3.0, "personal_dice_box": dice + 0.05}
-    mean_query = None if query is None else {"dice_box_difference": query, "dice_image_difference": -query}
+    final |= {"version": 3, "worst_site": None, "worst_site_global": {"site": "a", "dice": dice}}
+    differences = {"dice_box_difference": query, "dice_image_difference": None if query is None else -query}
+    traffic = {"mean": sent, "max": sent, "total": 0}
     return {
-        "last": {**final, "mean_query": mean_query},
+        "last": {**final, "mean_query": None if query is None else {"sites": 1, **differences}},
         "best": final,
-        "over_rounds": {"rounds_to_within_1_percent": None if sent is None else 3},
-        "bytes": {"up": {"max": sent}},
+        "over_rounds": {"versions": 3, "rounds_to_within_1_percent": None if sent is None else 3},
+        "bytes": {"down": traffic, "up": traffic},
+        "seconds": {"run": 1.0},
         "individuality": {"first": None if query is None else 2.5e-5, "last": None if query is None else 0.25},
     }
 
@@ -219,10 +223,10 @@ def test_rows_are_in_the_studys_order(tmp_path: Path) -> None:
         compact(label, 0, f"2026-01-0{day}", segmented(0.5, None, None), task="segmentation")
         for day, label in enumerate(("other", "filled-box", "lora", "fedgpl"), start=1)
     ]
-    by_time = [record["run"]["label"] for record in load(written(tmp_path / "mine", records))]
+    by_time = [run.label for run, _ in load(written(tmp_path / "mine", records))]
     assert by_time == ["other", "filled-box", "lora", "fedgpl"]
     named = load(written(tmp_path / "fedgpl-segmentation", records))
-    assert [record["run"]["label"] for record in named] == ["fedgpl", "lora", "filled-box", "other"]
+    assert [run.label for run, _ in named] == ["fedgpl", "lora", "filled-box", "other"]
     assert load(tmp_path / "mine", "fedgpl-segmentation") == named
     with pytest.raises(ConfigError, match="no study file nothing"):
         load(tmp_path / "mine", "nothing")

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from consilia.core.errors import ConfigError
-from consilia.evaluation.compare import comparison_table, to_markdown
+from consilia.evaluation.compare import Spread, columns, comparison_table, to_markdown
+from consilia.record.schema import Record
+from tests.evaluation.records import whole
 
 
-def run(label: str, seed: int, correct: int, method: str = "m") -> dict[str, Any]:
-    metrics = {"count": 100, "correct": correct, "accuracy": correct / 100, "balanced_accuracy": 0.5, "auroc": None}
-    return {
-        "run": {"id": f"{label}-{seed}", "label": label, "method": method, "seed": seed, "seconds": 1.0},
-        "sites": {"a": {"evaluator": False}},
-        "rounds": [],
-        "evaluations": [],
-        "final": {"last": {"version": 1, "global": {"a": {"validation": None, "test": metrics}}, "personal": {}}},
-    }
+def run(label: str, seed: int, correct: int, method: str = "m", final: bool = True) -> Record:
+    accuracy = {"accuracy": correct / 100, "balanced_accuracy": 0.5, "auroc": None, "loss": None}
+    metrics = {"count": 100, "correct": correct, **accuracy}
+    last = {"version": 1, "sha256": "", "global": {"a": {"validation": None, "test": metrics}}, "personal": {}}
+    return whole(
+        {
+            "run": {"id": f"{label}-{seed}", "label": label, "method": method, "seed": seed, "seconds": 1.0},
+            "sites": {"a": {}},
+            "final": {"last": last} if final else {},
+        }
+    )
 
 
 def test_mean_and_sample_sd() -> None:
     rows = comparison_table([run("B", 1, 60), run("A", 1, 80), run("B", 2, 70), run("B", 3, 80)])
-    assert [(row["label"], row["seeds"]) for row in rows] == [("B", [1, 2, 3]), ("A", [1])]
-    figure = rows[0]["figures"]["last.global_accuracy"]
-    assert figure == {"mean": pytest.approx(0.7), "sd": pytest.approx(0.1), "n": 3}  # sqrt((.01 + 0 + .01) / 2)
-    assert rows[1]["figures"]["last.global_accuracy"] == {"mean": 0.8, "sd": None, "n": 1}
-    assert rows[0]["figures"]["last.global_auroc"] == {"mean": None, "sd": None, "n": 0}
+    assert [(row.label, row.seeds) for row in rows] == [("B", [1, 2, 3]), ("A", [1])]
+    found = rows[0].spread("last", "global_accuracy")
+    assert found == Spread(pytest.approx(0.7), pytest.approx(0.1), 3)  # sqrt((.01 + 0 + .01) / 2)
+    assert rows[1].spread("last", "global_accuracy") == Spread(0.8, None, 1)
+    assert rows[0].spread("last", "global_auroc") == Spread(None, None, 0)
 
 
 def test_markdown() -> None:
     rows = comparison_table([run("A|x", 1, 60), run("A|x", 2, 62)])
-    lines = to_markdown(rows, ["last.global_accuracy", "last.global_auroc", "seconds.run"]).splitlines()
-    assert lines[0] == "| | seeds | Global accuracy,\u00a0G | Global AUROC | seconds.run |"
-    assert lines[2] == "| A\\|x | 2 | 61.0 ± 1.4 % | – | 1.000 ± 0.000 |"
+    lines = to_markdown(rows, columns("classification", "last", ["global_accuracy", "global_auroc"])).splitlines()
+    assert lines[0] == "| | seeds | Global accuracy,\u00a0G | Global AUROC |"
+    assert lines[2] == "| A\\|x | 2 | 61.0 ± 1.4 % | – |"
 
 
 def test_a_value_missing_for_one_seed_is_counted() -> None:
-    second = run("A", 2, 60)
-    second["final"] = {}
-    text = to_markdown(comparison_table([run("A", 1, 60), second]), ["last.global_accuracy"])
+    rows = comparison_table([run("A", 1, 60), run("A", 2, 60, final=False)])
+    text = to_markdown(rows, columns("classification", "last", ["global_accuracy"]))
     assert "60.0 % (n = 1)" in text
 
 

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from consilia.core.errors import ConfigError
 from consilia.evaluation.compare import comparison_table, to_markdown
-from consilia.evaluation.rounds import round_figures, rounds_to_within
-from consilia.evaluation.summary import summarise
+from consilia.evaluation.rounds import Value, rounds_to_within
+from consilia.evaluation.summary import ExchangeCost, ModelSummary, VariantSummary, series, summarise
+from tests.evaluation.records import whole
+
+CONTRIBUTION = {"weight": 0.5, "score": None, "samples": 1, "train_loss": None, "train_accuracy": None}
 
 
 def part(box: float | None, image: float | None = None, hd95: float | None = None, unit: str = "px") -> dict[str, Any]:
     prompts = {"box": {"dice": box, "iou": None if box is None else box / 2, "hd95": hd95, "missed": 0}}
     if image is not None:
         prompts["image"] = {"dice": image, "iou": image / 2, "hd95": None, "missed": 1}
-    return {"validation": None, "test": {"count": 9, "empty": 0, "unit": unit, "prompts": prompts}}
+    return {"validation": None, "test": {"count": 9, "empty": 9 * (box is None), "unit": unit, "prompts": prompts}}
 
 
 def round_of(number: int, ratios: dict[str, float | None]) -> dict[str, Any]:
     return {
         "round": number,
         "participants": list(ratios),
-        "contributions": {site: {"individuality": ratio} for site, ratio in ratios.items()},
-        "bytes_down": {},
-        "bytes_up": {},
-        "seconds": {},
+        "contributions": {site: {**CONTRIBUTION, "individuality": ratio} for site, ratio in ratios.items()},
     }
 
 
@@ -56,93 +57,93 @@ def record() -> dict[str, Any]:
     }
 
 
+def last_of(record: dict[str, Any]) -> ModelSummary:
+    last = summarise(whole(record)).last
+    assert last is not None
+    return last
+
+
 def test_final_figures_are_means_over_sites(record: dict[str, Any]) -> None:
-    last = summarise(record)["last"]
-    assert last["global_dice_box"] == pytest.approx(0.85)
-    assert last["global_dice_image"] == pytest.approx(0.3)
-    assert last["global_dice_jitter"] is None
-    assert last["global_iou_box"] == pytest.approx(0.425)
-    assert (last["global_hd95_box"], last["hd95_unit"]) == (4.0, "px")
-    assert last["global_hd95_image"] is None
-    assert last["personal_dice_box"] == pytest.approx(0.825)
-    assert last["worst_site"] == {"site": "a", "dice": 0.7}
-    assert last["worst_site_global"] == {"site": "a", "dice": 0.8}
-    assert last["balance"] == pytest.approx((0.85 + 0.825) / 2)
+    last = last_of(record)
+    assert last.numbers["global_dice_box"] == pytest.approx(0.85)
+    assert last.numbers["global_dice_image"] == pytest.approx(0.3)
+    assert last.numbers["global_dice_jitter"] is None
+    assert last.numbers["global_iou_box"] == pytest.approx(0.425)
+    assert (last.numbers["global_hd95_box"], last.unit) == (4.0, "px")
+    assert last.numbers["global_hd95_image"] is None
+    assert last.numbers["personal_dice_box"] == pytest.approx(0.825)
+    assert last.metrics["worst_personal_dice"] == Value(0.7, "a")
+    assert last.metrics["worst_global_dice"] == Value(0.8, "a")
+    assert last.numbers["balance"] == pytest.approx((0.85 + 0.825) / 2)
 
 
 def test_hd95_of_different_units_has_no_mean(record: dict[str, Any]) -> None:
     record["final"]["last"]["global"]["b"]["test"]["unit"] = "mm"
-    last = summarise(record)["last"]
-    assert last["global_hd95_box"] is None
-    assert last["hd95_unit"] == "mixed"
-    assert last["global_dice_box"] == pytest.approx(0.85)
+    last = last_of(record)
+    assert last.numbers["global_hd95_box"] is None
+    assert last.unit == "mixed"
+    assert last.numbers["global_dice_box"] == pytest.approx(0.85)
 
 
 def test_a_site_without_a_defined_figure_is_left_out(record: dict[str, Any]) -> None:
     record["final"]["last"]["global"]["a"] = part(None)
-    last = summarise(record)["last"]
-    assert last["global_dice_box"] == 0.9
-    assert last["worst_site_global"] == {"site": "b", "dice": 0.9}
+    last = last_of(record)
+    assert last.numbers["global_dice_box"] == 0.9
+    assert last.metrics["worst_global_dice"] == Value(0.9, "b")
 
 
 def test_over_rounds(record: dict[str, Any]) -> None:
-    figures = summarise(record)["over_rounds"]
-    assert figures["versions"] == 2
+    over_rounds = summarise(whole(record)).over_rounds
+    assert over_rounds.versions == 2
+    figures = over_rounds.metrics
     assert figures["global_dice"] == pytest.approx((0.6 + 0.85) / 2)
     assert figures["personal_dice"] == pytest.approx(0.75)
     assert figures["worst_dice"] == 0.6
     assert figures["rounds_to_within_1_percent"] == 2
-    rows = round_figures(record)
-    assert [row["version"] for row in rows] == [0, 1, 2]
-    assert rows[1]["global_dice_image"] == pytest.approx(0.3)
-    assert [row["individuality"] for row in rows] == [None, pytest.approx(0.2), 0.6]
+    every = series(whole(record))
+    assert list(every["global_dice"]) == [0, 1, 2]
+    assert every["global_dice_image"][1] == pytest.approx(0.3)
+    assert list(every["individuality"].values()) == [None, pytest.approx(0.2), 0.6]
 
 
 def test_individuality_and_exchange(record: dict[str, Any]) -> None:
-    summary = summarise(record)
-    assert summary["individuality"] == {"first": pytest.approx(0.2), "last": 0.6}
-    assert summary["bytes"]["exchange"] == {"parameters": 100, "all_parameters": 1000, "floor": 200, "full": 4000}
-    json.dumps(summary, allow_nan=False)
+    summary = summarise(whole(record))
+    assert summary.individuality == {"first": pytest.approx(0.2), "last": 0.6}
+    assert summary.costs.exchange == ExchangeCost(parameters=100, all_parameters=1000, floor=200, full=4000)
+    json.dumps(asdict(summary), allow_nan=False)
 
 
 def test_the_ablation_is_compared_on_its_own_sites(record: dict[str, Any]) -> None:
     # Site b has no ablation, so its 0.9 plays no part: 0.7 against 0.8.
-    found = summarise(record)["last"]["mean_query"]
-    assert found["sites"] == 1
-    assert found["dice_box"] == 0.7
-    assert found["dice_box_difference"] == pytest.approx(-0.1)
-    assert found["dice_image_difference"] == 0.0
-    assert found["dice_jitter"] is None
+    found = last_of(record).mean_query
+    assert found is not None
+    assert found.sites == 1
+    assert found.metrics["dice_box"] == 0.7
+    assert found.differences["dice_box"] == pytest.approx(-0.1)
+    assert found.differences["dice_image"] == 0.0
+    assert found.metrics["dice_jitter"] is None
     record["final"]["last"]["mean_query"] = {}
-    assert summarise(record)["last"]["mean_query"] is None
+    assert last_of(record).mean_query is None
 
 
 def test_the_ablation_of_a_classification() -> None:
     def metrics(correct: int, count: int, auroc: float | None) -> dict[str, Any]:
-        accuracy = {"accuracy": correct / count, "balanced_accuracy": 0.5, "auroc": auroc}
+        accuracy = {"accuracy": correct / count, "balanced_accuracy": 0.5, "auroc": auroc, "loss": None}
         return {"validation": None, "test": {"count": count, "correct": correct, **accuracy}}
 
     chosen = {
         "version": 1,
+        "sha256": "",
         "global": {"a": metrics(8, 10, 0.9), "b": metrics(15, 30, None), "c": metrics(1, 10, 0.2)},
         "personal": {},
         "mean_query": {"a": metrics(7, 10, 0.8), "b": metrics(18, 30, None)},
     }
-    record = {
-        "run": {"seconds": 1.0},
-        "sites": {site: {"evaluator": site == "c"} for site in "abc"},
-        "rounds": [],
-        "evaluations": [],
-        "final": {"last": chosen},
-    }
-    found = summarise(record)["last"]["mean_query"]
-    assert found == {
-        "sites": 2,
-        "accuracy": 25 / 40,
-        "accuracy_difference": pytest.approx(2 / 40),
-        "auroc": 0.8,
-        "auroc_difference": pytest.approx(-0.1),
-    }
+    record = {"sites": {site: {"evaluator": site == "c"} for site in "abc"}, "final": {"last": chosen}}
+    assert last_of(record).mean_query == VariantSummary(
+        sites=2,
+        metrics={"accuracy": 25 / 40, "auroc": 0.8},
+        differences=pytest.approx({"accuracy": 2 / 40, "auroc": -0.1}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,8 +164,8 @@ def test_rounds_to_within(values: dict[int, float | None], expected: int | None)
 def test_comparison_of_segmentations(record: dict[str, Any]) -> None:
     second = {**record, "run": {**record["run"], "seed": 2}}
     second["final"] = {"last": {**record["final"]["last"], "global": {"a": part(0.89, 0.4)}}}
-    rows = comparison_table([record, second])
-    assert rows[0]["task"] == "segmentation"
+    rows = comparison_table([whole(record), whole(second)])
+    assert rows[0].task == "segmentation"
     lines = to_markdown(rows).splitlines()
     assert lines[0].startswith("| | seeds | Dice, global, true box |")
     assert lines[2].startswith("| X | 2 | 0.870 ± 0.028 |")
@@ -172,8 +173,8 @@ def test_comparison_of_segmentations(record: dict[str, Any]) -> None:
 
 
 def test_runs_of_different_tasks_cannot_be_compared(record: dict[str, Any]) -> None:
-    other = {**record, "run": {**record["run"], "id": "y", "task": "classification"}}
+    other = {"sites": record["sites"], "run": {**record["run"], "id": "y", "task": "classification"}}
     with pytest.raises(
         ConfigError, match="runs x and y cannot be compared: expected one task, got segmentation and cl"
     ):
-        comparison_table([record, other])
+        comparison_table([whole(record), whole(other)])

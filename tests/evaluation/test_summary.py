@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from consilia.evaluation.rounds import round_figures
-from consilia.evaluation.summary import summarise
+from consilia.evaluation.rounds import Value
+from consilia.evaluation.summary import ModelSummary, PhaseCost, Traffic, series, summarise
+from tests.evaluation.records import whole
 
 
 def part(correct: int, count: int, auroc: float | None = None, negative: int | None = None) -> dict[str, Any]:
@@ -62,21 +64,28 @@ def record() -> dict[str, Any]:
     }
 
 
-def test_final_figures(record: dict[str, Any]) -> None:
-    last = summarise(record)["last"]
-    assert last["global_accuracy"] == 28 / 40  # counts pooled, not the mean of 0.4 and 0.8
-    assert last["global_balanced_accuracy"] == pytest.approx(0.3)
-    assert (last["global_auroc"], last["global_auroc_sites"], last["global_sites"]) == (0.6, 1, 2)
-    assert last["personal_accuracy"] == pytest.approx(0.8)  # sites count alike
-    assert last["personal_auroc"] == pytest.approx(0.85)
-    assert last["worst_site"] == {"site": "a", "accuracy": 0.7}
-    assert last["worst_site_global"] == {"site": "a", "accuracy": 0.4}
-    assert last["balance"] == pytest.approx(0.75)
+def last_of(record: dict[str, Any]) -> ModelSummary:
+    last = summarise(whole(record)).last
+    assert last is not None
+    return last
+
+
+def test_metrics_of_the_last_version(record: dict[str, Any]) -> None:
+    last = last_of(record)
+    assert last.numbers["global_accuracy"] == 28 / 40  # counts pooled, not the mean of 0.4 and 0.8
+    assert last.numbers["global_balanced_accuracy"] == pytest.approx(0.3)
+    assert last.metrics["global_auroc"] == Value(0.6, defined=1, of=2)
+    assert last.numbers["personal_accuracy"] == pytest.approx(0.8)  # sites count alike
+    assert last.numbers["personal_auroc"] == pytest.approx(0.85)
+    assert last.metrics["worst_personal_accuracy"] == Value(0.7, "a")
+    assert last.metrics["worst_global_accuracy"] == Value(0.4, "a")
+    assert last.numbers["balance"] == pytest.approx(0.75)
 
 
 def test_over_rounds(record: dict[str, Any]) -> None:
-    figures = summarise(record)["over_rounds"]
-    assert figures["versions"] == 2
+    over_rounds = summarise(whole(record)).over_rounds
+    assert over_rounds.versions == 2
+    figures = over_rounds.metrics
     assert figures["global_accuracy"] == pytest.approx((20 / 40 + 28 / 40) / 2)
     assert figures["personal_accuracy"] == pytest.approx((0.8 + (0.6 + 0.9) / 2) / 2)
     assert figures["worst_accuracy"] == pytest.approx((0.8 + 0.6) / 2)
@@ -96,40 +105,42 @@ def test_convergence_goes_by_the_global_auroc(record: dict[str, Any]) -> None:
     first, second = (record["evaluations"][place]["sites"] for place in (0, 2))
     first["a"]["test"]["auroc"], first["b"]["test"]["auroc"] = 0.80, 0.69  # mean 0.745
     second["a"]["test"]["auroc"], second["b"]["test"]["auroc"] = 0.75, 0.75
-    assert [row["global_auroc"] for row in round_figures(record)] == pytest.approx([0.745, 0.75])
-    assert summarise(record)["over_rounds"]["rounds_to_within_1_percent"] == 1
+    assert series(whole(record))["global_auroc"] == pytest.approx({1: 0.745, 2: 0.75})
+    assert summarise(whole(record)).over_rounds.metrics["rounds_to_within_1_percent"] == 1
 
 
 def test_costs(record: dict[str, Any]) -> None:
-    summary = summarise(record)
-    assert summary["bytes"]["down"] == {"mean": pytest.approx(500 / 3), "max": 200, "total": 500}
-    assert summary["bytes"]["total"] == 1500
-    assert summary["seconds"] == {"run": 42.0, "phases": {"train": {"mean": 4.5, "total": 9.0}}}
+    costs = summarise(whole(record)).costs
+    assert costs.down == Traffic(mean=pytest.approx(500 / 3), max=200, total=500)
+    assert costs.total == 1500
+    assert costs.seconds == 42.0
+    assert costs.phases == {"train": PhaseCost(mean=4.5, total=9.0)}
 
 
 def test_evaluators_decide_the_global_figures_and_have_no_personal_model(record: dict[str, Any]) -> None:
     record["sites"]["x"] = {"evaluator": True}
     record["final"]["last"]["global"]["x"] = part(9, 12, auroc=0.7)
-    last = summarise(record)["last"]
-    assert last["global_accuracy"] == 0.75
-    assert last["global_auroc"] == 0.7
-    assert last["personal_sites"] == 2
-    assert last["worst_site_global"]["site"] == "a"
+    last = last_of(record)
+    assert last.numbers["global_accuracy"] == 0.75
+    assert last.numbers["global_auroc"] == 0.7
+    assert last.metrics["personal_auroc"].of == 2
+    assert last.metrics["worst_global_accuracy"].site == "a"
 
 
 def test_the_initial_model_is_a_row_but_not_in_the_means(record: dict[str, Any]) -> None:
-    before = summarise(record)["over_rounds"]["global_accuracy"]
+    before = summarise(whole(record)).over_rounds
     initial = {"version": 0, "model": "global", "sites": {"a": part(0, 10), "b": part(0, 30)}}
     record["evaluations"].insert(0, initial)
-    assert [row["version"] for row in round_figures(record)] == [0, 1, 2]
-    assert summarise(record)["over_rounds"]["global_accuracy"] == before
+    assert list(series(whole(record))["global_accuracy"]) == [0, 1, 2]
+    assert summarise(whole(record)).over_rounds.metrics["global_accuracy"] == before.metrics["global_accuracy"]
 
 
 def test_nothing_evaluated_is_none_never_nan(record: dict[str, Any]) -> None:
     record.update(evaluations=[], rounds=[], final={})
-    summary = summarise(record)
-    assert summary["last"] is None
-    assert summary["best"] is None
-    assert set(summary["over_rounds"].values()) == {0, None}
-    assert summary["bytes"]["up"] == {"mean": None, "max": None, "total": 0}
-    json.dumps(summary, allow_nan=False)
+    summary = summarise(whole(record))
+    assert summary.last is None
+    assert summary.best is None
+    assert summary.over_rounds.versions == 0
+    assert set(summary.over_rounds.metrics.values()) == {None}
+    assert summary.costs.up == Traffic(mean=None, max=None, total=0)
+    json.dumps(asdict(summary), allow_nan=False)

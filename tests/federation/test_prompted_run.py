@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +161,12 @@ def test_the_server_without_the_class_refuses(sites, tmp_path: Path) -> None:
 
 def test_summary_has_the_ablation_and_the_bytes(sites, tmp_path: Path) -> None:
     record = run("segmentation", sites["segmentation"], tmp_path)
-    summary = summarise(json.loads(json.dumps(record.plain())))
-    assert summary["last"]["mean_query"]["dice_box"] is not None
-    assert summary["individuality"]["last"] > 0
-    assert summary["bytes"]["exchange"]["floor"] == 4 * summary["bytes"]["exchange"]["parameters"]
-    assert summary["last"]["global_hd95_box"] is not None
+    summary = summarise(record)
+    assert summary.numbers("variant")["dice_box"] is not None
+    assert (summary.individuality["last"] or 0) > 0
+    assert summary.costs.exchange is not None
+    assert summary.costs.exchange.floor == 4 * summary.costs.exchange.parameters
+    assert summary.numbers("last")["global_hd95_box"] is not None
 
 
 def test_a_site_that_lacks_the_foundation_model_is_absent_and_the_others_go_on(sites, tmp_path: Path) -> None:

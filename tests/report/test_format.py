@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consilia.evaluation.figures import show, show_spread
+from consilia.record.metrics import show, show_spread
 from consilia.report.format import duration, flat, number, plural, size
 
 

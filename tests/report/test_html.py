@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import ConfigError
-from consilia.evaluation.figures import show
-from consilia.evaluation.rounds import round_figures
-from consilia.evaluation.summary import summarise
+from consilia.evaluation.summary import series, summarise
+from consilia.record.metrics import show
 from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
 from consilia.report.plots import curves, forgetting
@@ -117,11 +116,11 @@ def test_same_records_same_bytes(record: Record, run_html: str, tmp_path: Path) 
 
 def test_the_figures_of_the_summary_are_shown(record: Record, run_html: str) -> None:
     text = read(run_html).text
-    summary = summarise(record.plain())
-    for when in ("last", "best"):
-        for key in ("global_accuracy", "personal_accuracy", "balance"):
-            assert show(summary[when][key], "percent") in text
-    assert show(summary["over_rounds"]["bwt"], "signed") in text
+    summary = summarise(record)
+    for chosen in summary.finals.values():
+        for name in ("global_accuracy", "personal_accuracy", "balance"):
+            assert show(chosen.numbers[name], "percent") in text
+    assert show(summary.over_rounds.metrics["bwt"], "signed") in text
     assert "defined at 3 of 4 sites" in text  # Dover has one class only
     assert "Exeter trained nothing and only tests the global model" in text
     assert len(figures(run_html)) == 5
@@ -174,7 +173,7 @@ def test_a_yardstick_alone_has_a_report(method: str) -> None:
 
 def test_comparison_shows_mean_and_sd(several: list[Record], comparison_html: str) -> None:
     text = read(comparison_html).text
-    last = [summarise(record.plain())["last"]["global_accuracy"] for record in several[2:4]]
+    last = [summarise(record).numbers("last")["global_accuracy"] for record in several[2:4]]
     mean = sum(last) / 2
     sd = abs(last[0] - last[1]) / 2**0.5  # sample standard deviation of two values
     assert f"FedKPer 2 {100 * mean:.1f} ± {100 * sd:.1f} %" in text
@@ -208,9 +207,9 @@ def test_many_sites_and_rounds_stay_small_and_reproducible() -> None:
 
 
 def test_long_runs_have_curves() -> None:
-    rows = round_figures(make_record(rounds=60).plain())
-    assert curves(rows, {"last round": 60, "best by validation": 60}, "classification") is not None
-    assert forgetting(rows) is not None
+    every = series(make_record(rounds=60))
+    assert curves(every, {"last round": 60, "best by validation": 60}, "classification") is not None
+    assert forgetting(every) is not None
 
 
 def test_only_yardsticks_can_be_compared() -> None:

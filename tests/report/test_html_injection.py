@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from consilia.evaluation.figures import show
 from consilia.record.files import load_record, save_record
+from consilia.record.metrics import show
 from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
 from consilia.report.injection_comparison import answer_tables
@@ -138,7 +138,7 @@ def test_names_of_tasks_are_escaped(record: Record) -> None:
 
 
 def comparison(*records: Record) -> list[dict[str, Any]]:
-    return answer_tables([record.plain() for record in records])
+    return answer_tables(records)
 
 
 def test_comparison_of_single_seeds_has_intervals(record: Record) -> None:

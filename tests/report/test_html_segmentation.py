@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consilia.core.errors import ConfigError
-from consilia.evaluation.figures import show
 from consilia.evaluation.summary import summarise
+from consilia.record.metrics import show
 from consilia.record.schema import Record
 from consilia.report.html import render_report
 from consilia.report.tensorboard import write_events
@@ -51,7 +51,7 @@ def test_self_contained_and_no_word_of_the_other_task(run_html: str, comparison_
 
 def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> None:
     text = read(run_html).text
-    last = summarise(record.plain())["last"]
+    last = summarise(record).numbers("last")
     for setting in ("box", "image", "jitter"):
         assert show(last[f"global_dice_{setting}"], "score") in text
     site = record.plain()["final"]["last"]["global"]["Bergen"]["test"]["prompts"]
@@ -65,16 +65,14 @@ def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> No
 
 def test_individuality_and_ablation_of_fedgpl(record: Record, run_html: str) -> None:
     text = read(run_html).text
-    summary = summarise(record.plain())
-    means = summary["individuality"]
+    summary = summarise(record)
+    means = summary.individuality
     assert f"mean of sites {means['first']:.2g} {means['last']:.2g}" in text
-    found = summary["last"]["mean_query"]
-    whole = summary["last"]["global_dice_box"]
-    expected = " ".join(
-        [show(whole, "score"), show(found["dice_box"], "score"), show(found["dice_box_difference"], "signed")]
-    )
+    value, difference = (summary.numbers(part)["dice_box"] for part in ("variant", "variant_difference"))
+    whole = summary.numbers("last")["global_dice_box"]
+    expected = " ".join([show(whole, "score"), show(value, "score"), show(difference, "signed")])
     assert f"Dice, true box {expected}" in text
-    assert found["dice_box_difference"] == pytest.approx(found["dice_box"] - whole)
+    assert difference == pytest.approx(value - whole)
 
 
 def test_bytes_stand_beside_floor_and_full_fine_tuning(run_html: str) -> None:
@@ -110,7 +108,7 @@ def test_a_classification_shows_its_ablation_too() -> None:
 
 def test_comparison(comparison_html: str) -> None:
     text = read(comparison_html).text
-    last = [summarise(make_segmentation_record(seed=seed, rounds=4).plain())["last"] for seed in (1, 2)]
+    last = [summarise(make_segmentation_record(seed=seed, rounds=4)).numbers("last") for seed in (1, 2)]
     first, second = (one["global_dice_box"] for one in last)
     assert f"Fed-GPL 2 {(first + second) / 2:.3f} ± {abs(first - second) / 2**0.5:.3f}" in text
     assert "IoU, and HD95 in mm or px" in text

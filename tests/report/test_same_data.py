@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from consilia.record.schema import Record
 from consilia.report.comparison_page import _same_data
+from tests.evaluation.records import whole
+
+PARAMETERS = {"language_model": 1, "experts": 1, "router": 1, "aligner": 1, "encoders": 1}
 
 
-def record(sites: dict[str, str], server: str | None = None) -> dict[str, Any]:
-    injection = None if server is None else {"fingerprint": server}
-    return {"sites": {site: {"fingerprint": found} for site, found in sites.items()}, "injection": injection}
+def record(sites: dict[str, str], server: str | None = None) -> Record:
+    injection = {"fingerprint": server, "seen": [], "unseen": [], "experts": 1, "parameters": PARAMETERS}
+    named = {site: {"fingerprint": found} for site, found in sites.items()}
+    return whole({"sites": named, "injection": None if server is None else injection})
 
 
 @pytest.mark.parametrize(
@@ -24,5 +27,5 @@ def record(sites: dict[str, str], server: str | None = None) -> dict[str, Any]:
         ([record({"a": "1"}, "s"), record({}, "t")], False),
     ],
 )
-def test_a_run_without_sites_saw_no_other_data(records: list[dict[str, Any]], same: bool) -> None:
+def test_a_run_without_sites_saw_no_other_data(records: list[Record], same: bool) -> None:
     assert _same_data(records) is same

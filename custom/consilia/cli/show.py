@@ -15,34 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from consilia.cli.console import console
-from consilia.evaluation.compare import comparison_table
-from consilia.evaluation.figures import UNDEFINED
+from consilia.core.task import Task
+from consilia.evaluation.compare import Spread, comparison_table
+from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, Terminal
+from consilia.evaluation.summary import Part
 from consilia.federation.progress import Progress as Told
 from consilia.record.injection import Answerer
+from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
-
-COLUMNS = {
-    "classification": {
-        "last.global_accuracy": ("global", 100),
-        "last.personal_accuracy": ("personal", 100),
-        "last.balance": ("balance", 100),
-        "last.worst_site.accuracy": ("worst", 100),
-        "last.global_auroc": ("AUROC", 1),
-        "over_rounds.bwt": ("BwT", 100),
-        "over_rounds.nfr_global": ("NFR", 100),
-        "bytes.up.max": ("MB up", 1e-6),
-    },
-    "segmentation": {
-        "last.global_dice_box": ("Dice box", 100),
-        "last.global_dice_image": ("image", 100),
-        "last.global_dice_jitter": ("jitter", 100),
-        "last.global_hd95_box": ("HD95 box", 1),
-        "last.personal_dice_box": ("personal", 100),
-        "last.worst_site.dice": ("worst", 100),
-        "bytes.up.max": ("MB up", 1e-6),
-    },
-}
-"""By task: figure by its path in the summary, with heading, and the factor it is shown by."""
 
 
 class Follower:
@@ -209,24 +189,40 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")
+
+
+def terminal_columns(task: Task) -> list[tuple[Part, Metric, Terminal]]:
+    """What the table on the terminal shows of each run."""
+    shown: list[tuple[Part, Metric, Terminal]] = [
+        ("last", metric, metric.terminal) for metric in FINAL.of(task) if metric.terminal is not None
+    ]
+    shown += [
+        ("over_rounds", metric, metric.terminal) for metric in OVER_ROUNDS.of(task) if metric.terminal is not None
+    ]
+    return [*shown, ("costs", UP, Terminal("MB up", 1e-6))]
+
+
 def comparison(records: Sequence[Record]) -> Table:
     """Mean (and, over several seeds, spread) per method."""
-    rows = comparison_table([record.plain() for record in records])
-    task = rows[0]["task"] if rows else "classification"
+    rows = comparison_table(records)
+    task = rows[0].task if rows else "classification"
+    columns = terminal_columns(task)
+    explained = "; ".join(f"{terminal.heading}: {metric.meaning}" for _, metric, terminal in columns)
     table = Table(
         title=f"Last round, test splits; {'Dice' if task == 'segmentation' else 'accuracies'} in %",
-        caption=EXPLANATION[task],
+        caption=explained.replace("; lower is better", "") + ".",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         min_width=84,
     )
     table.add_column("method", no_wrap=True)
     table.add_column("seeds", justify="right")
-    for title, _ in COLUMNS[task].values():
-        table.add_column(title, justify="right")
+    for _, _, terminal in columns:
+        table.add_column(terminal.heading, justify="right")
     for row in rows:
-        cells = (_cell(row["figures"].get(key), factor) for key, (_, factor) in COLUMNS[task].items())
-        table.add_row(str(row["label"]), str(len(row["seeds"])), *cells)
+        cells = (_cell(row.spread(part, metric.name), terminal.factor) for part, metric, terminal in columns)
+        table.add_row(row.label, str(len(row.seeds)), *cells)
     return table
 
 
@@ -257,24 +253,9 @@ def _auroc(record: Record, who: Answerer, task: str) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
-def _cell(figure: Mapping[str, Any] | None, factor: float) -> str:
-    if figure is None or figure["mean"] is None:
+def _cell(found: Spread, factor: float) -> str:
+    if found.mean is None:
         return UNDEFINED
     digits = 1 if factor == 100 else 3
-    mean = f"{factor * figure['mean']:.{digits}f}"
-    return mean if figure["sd"] is None else f"{mean}±{factor * figure['sd']:.{digits}f}"
-
-
-EXPLANATION = {
-    "classification": """\
-global: the shared model, test cases of all sites pooled. personal: each site's
-own model at home, mean over sites. balance: mean of the two. worst: the lowest
-personal accuracy. AUROC: per site, then averaged where defined. BwT: backward
-transfer, below 0 is forgetting. NFR: cases newly wrong from round to round.
-MB up: largest update of a site in a round.""",
-    "segmentation": """\
-Dice of the shared model, mean over sites, by what it is shown: the true box (an
-oracle), the whole image, the true box jittered by a tenth. HD95 in pixels or mm.
-personal: each site's own model, true box; worst: the lowest of them.
-MB up: largest update of a site in a round.""",
-}
+    mean = f"{factor * found.mean:.{digits}f}"
+    return mean if found.sd is None else f"{mean}±{factor * found.sd:.{digits}f}"

@@ -3,135 +3,128 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from consilia.core.errors import ConfigError
 from consilia.core.task import Task
-from consilia.evaluation.figures import FIGURES, show, show_spread
-from consilia.evaluation.rounds import task_of
-from consilia.evaluation.summary import summarise
-
-HEADLINE: dict[Task, tuple[str, ...]] = {
-    "classification": (
-        "last.global_accuracy",
-        "last.personal_accuracy",
-        "last.balance",
-        "last.worst_site.accuracy",
-        "last.global_auroc",
-        "last.personal_auroc",
-    ),
-    "segmentation": (
-        "last.global_dice_box",
-        "last.global_dice_image",
-        "last.global_dice_jitter",
-        "last.global_iou_box",
-        "last.global_hd95_box",
-        "last.personal_dice_box",
-    ),
-}
+from consilia.evaluation.metrics import FINAL
+from consilia.evaluation.summary import Part, Summary, summarise
+from consilia.record.metrics import Metric, Unit, show_spread
+from consilia.record.schema import Record, RunInfo
 
 
-def group_by_label(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Records by ``run.label``, in the order in which the labels first appear.
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (None below two values) of the ``n`` seeds that have a value."""
+
+    mean: float | None = None
+    sd: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one label, which differ in their seed."""
+
+    label: str
+    method: str
+    task: Task
+    seeds: list[int]
+    summaries: list[Summary]
+
+    def spread(self, part: Part, name: str) -> Spread:
+        """A number of the summary over the seeds."""
+        found = [summary.numbers(part).get(name) for summary in self.summaries]
+        values = [value for value in found if value is not None]
+        if not values:
+            return Spread()
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    def text(self, part: Part, name: str, unit: Unit) -> str:
+        """One cell: mean ± sd, with the number of seeds behind it where that is not all of them."""
+        found = self.spread(part, name)
+        text = show_spread(found.mean, found.sd, unit)
+        return text if found.n in (0, len(self.seeds)) else f"{text} (n = {found.n})"
+
+    def has(self, part: Part) -> bool:
+        """Whether any seed has this part."""
+        return any(summary.numbers(part) for summary in self.summaries)
+
+
+Column = tuple[Part, Metric]
+Run = tuple[RunInfo, Summary]
+
+
+def check_labels(runs: Sequence[RunInfo]) -> None:
+    """Runs of one label must be of one method and of different seeds, and all runs of one task.
 
     Raises:
         ConfigError: one label holds two methods or one seed twice; a repeated seed is no second sample, and would
-            make the spread look smaller than it is.
+            make the spread look smaller than it is. Or the runs are of different tasks.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        run = record["run"]
-        for other in (one["run"] for one in groups.get(run["label"], [])):
-            if other["seed"] == run["seed"] or other["method"] != run["method"]:
+    for place, run in enumerate(runs):
+        if run.task != runs[0].task:
+            raise ConfigError(
+                f"runs {runs[0].id} and {run.id} cannot be compared: expected one task, got {runs[0].task} and "
+                f"{run.task}"
+            )
+        for other in runs[:place]:
+            if other.label == run.label and (other.seed == run.seed or other.method != run.method):
                 raise ConfigError(
-                    f"runs {other['id']} and {run['id']} share the label {run['label']!r}: expected one method and "
-                    f"different seeds, got {other['method']}, seed {other['seed']} and {run['method']}, "
-                    f"seed {run['seed']}"
+                    f"runs {other.id} and {run.id} share the label {run.label!r}: expected one method and "
+                    f"different seeds, got {other.method}, seed {other.seed} and {run.method}, seed {run.seed}"
                 )
-        groups.setdefault(run["label"], []).append(record)
+
+
+def group_by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by ``run.label``, in the order in which the labels first appear; raises as :func:`check_labels`."""
+    check_labels([record.run for record in records])
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.run.label, []).append(record)
     return groups
 
 
-def comparison_table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per label: ``label``, ``method``, ``task``, ``seeds`` (list), and ``figures``.
+def comparison_table(records: Sequence[Record]) -> list[Row]:
+    """One row per label; raises as :func:`check_labels`."""
+    return table_of([(record.run, summarise(record)) for record in records])
 
-    ``figures`` maps the dotted path of every number in the summary (``last.global_accuracy``, ...) to ``mean``, ``sd``
-    (sample standard deviation; None below two values) and ``n`` (the seeds for which it is defined). A record may carry
-    its ``summary`` in place of its rounds.
 
-    Raises:
-        ConfigError: runs of different tasks, or what :func:`group_by_label` raises.
-    """
-    _one_task(records)
+def table_of(runs: Sequence[Run]) -> list[Row]:
+    """One row per label of runs that are summarised already; raises as :func:`check_labels`."""
+    check_labels([run for run, _ in runs])
+    groups: dict[str, list[Run]] = {}
+    for run, summary in runs:
+        groups.setdefault(run.label, []).append((run, summary))
     return [
-        {
-            "label": label,
-            "method": group[0]["run"]["method"],
-            "task": task_of(group[0]),
-            "seeds": [record["run"]["seed"] for record in group],
-            "figures": _spread([_numbers(record.get("summary") or summarise(record)) for record in group]),
-        }
-        for label, group in group_by_label(records).items()
+        Row(label, group[0][0].method, group[0][0].task, [run.seed for run, _ in group], [found for _, found in group])
+        for label, group in groups.items()
     ]
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] | None = None) -> str:
-    """A Markdown table of ``metrics`` (dotted paths), one line per row; undefined figures are a dash.
+def columns(task: Task, part: Part, names: Sequence[str]) -> list[Column]:
+    """Columns of the metrics of a chosen version, by name."""
+    return [(part, FINAL.get(task, name)) for name in names]
 
-    ``metrics`` None shows the headline figures of the task.
+
+def to_markdown(rows: Sequence[Row], shown: Sequence[Column] | None = None) -> str:
+    """A Markdown table of some columns, one line per row; undefined values are a dash.
+
+    ``shown`` None takes the metrics of the last version that are marked as brief.
     """
-    task: Task = rows[0]["task"] if rows else "classification"
-    metrics = HEADLINE[task] if metrics is None else metrics
-    headings = [FIGURES[task][key].heading if key in FIGURES[task] else key for key in metrics]
-    lines = ["| | seeds | " + " | ".join(headings) + " |", "|---|---|" + "---|" * len(metrics)]
+    task: Task = rows[0].task if rows else "classification"
+    if shown is None:
+        shown = [("last", metric) for metric in FINAL.of(task) if metric.brief]
+    headings = " | ".join(metric.heading for _, metric in shown)
+    lines = [f"| | seeds | {headings} |", "|---|---|" + "---|" * len(shown)]
     for row in rows:
-        cells = [figure_text(row, key) for key in metrics]
-        label = str(row["label"]).replace("|", "\\|")
-        lines.append(f"| {label} | {len(row['seeds'])} | " + " | ".join(cells) + " |")
+        cells = " | ".join(row.text(part, metric.name, metric.unit) for part, metric in shown)
+        label = row.label.replace("|", "\\|")
+        lines.append(f"| {label} | {len(row.seeds)} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-def figure_text(row: Mapping[str, Any], key: str) -> str:
-    """One cell: mean ± sd, with the number of seeds behind it where that is not all of them."""
-    known = FIGURES[row["task"]].get(key)
-    unit = known.unit if known else "score"
-    figure = row["figures"].get(key)
-    if figure is None or figure["mean"] is None:
-        return show(None, unit)
-    text = show_spread(figure["mean"], figure["sd"], unit)
-    return text if figure["n"] == len(row["seeds"]) else f"{text} (n = {figure['n']})"
-
-
-def _one_task(records: Sequence[Mapping[str, Any]]) -> None:
-    for record in records:
-        if task_of(record) != task_of(records[0]):
-            first, other = records[0]["run"]["id"], record["run"]["id"]
-            raise ConfigError(
-                f"runs {first} and {other} cannot be compared: expected one task, got {task_of(records[0])} and "
-                f"{task_of(record)}"
-            )
-
-
-def _spread(samples: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float | int | None]]:
-    spread: dict[str, dict[str, float | int | None]] = {}
-    for key in dict.fromkeys(key for sample in samples for key in sample):
-        found = [sample.get(key) for sample in samples]
-        values = [value for value in found if value is not None]
-        spread[key] = {
-            "mean": statistics.fmean(values) if values else None,
-            "sd": statistics.stdev(values) if len(values) > 1 else None,
-            "n": len(values),
-        }
-    return spread
-
-
-def _numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """Dotted paths of all numbers (and undefined values) of a nested dict."""
-    found: dict[str, float | None] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found.update(_numbers(value, f"{prefix}{key}."))
-        elif not isinstance(value, str):
-            found[f"{prefix}{key}"] = value
-    return found
+def any_defined(rows: Sequence[Row], part: Part, name: str) -> bool:
+    """Whether any row has a value."""
+    return any(row.spread(part, name).n for row in rows)

@@ -8,20 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
-from consilia.record.schema import SiteMetrics
+from consilia.core.task import Task
+from consilia.record.metrics import PREDICTIONS
+from consilia.record.schema import SegmentationMetrics, SiteMetrics
 
 
-def validation_value(figures: Mapping[str, SiteMetrics], metric: str) -> float | None:
+def validation_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float | None:
     """Mean over the sites of a validation metric, turned so that higher is better; None where no site has it."""
-    values = [
-        value
-        for site in figures.values()
-        if site.validation is not None and (value := getattr(site.validation, metric)) is not None
-    ]
+    found = [site.validation for site in by_site.values() if site.validation is not None]
+    values = [value for split in found if (value := getattr(split, metric)) is not None]
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
-    return -mean if metric == "loss" else mean
+    task: Task = "segmentation" if isinstance(found[0], SegmentationMetrics) else "classification"
+    return PREDICTIONS.get(task, metric).oriented(math.fsum(values) / len(values))
 
 
 class BestRound:

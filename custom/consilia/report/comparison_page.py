@@ -1,79 +1,77 @@
-"""What the comparison of several runs shows, gathered from their plain records."""
+"""What the comparison of several runs shows, gathered from their records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from consilia.core.task import Task
-from consilia.evaluation.compare import comparison_table, group_by_label
-from consilia.evaluation.figures import ABLATION, FIGURES, Figure
-from consilia.evaluation.rounds import mean, merit, round_figures, task_of
+from consilia.evaluation.compare import Column, Row, any_defined, comparison_table, group_by_label
+from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, VARIANTS, OverRoundsMetric
+from consilia.evaluation.rounds import mean, primary, split_metrics
+from consilia.evaluation.summary import series
+from consilia.record.schema import Record, SegmentationMetrics
 from consilia.report import plots_compare
 from consilia.report.format import YARDSTICKS, flat
 from consilia.report.injection_comparison import answer_tables
 from consilia.report.injection_page import several_tasks
+from consilia.report.run_page import last_models
 
 LEVELS: dict[Task, dict[str, str]] = {
-    "classification": {"global": "last.global_accuracy", "personal": "last.personal_accuracy"},
+    "classification": {"global": "global_accuracy", "personal": "personal_accuracy"},
     "segmentation": {
-        "global": "last.global_dice_box",
-        "personal": "last.personal_dice_box",
-        "global_image": "last.global_dice_image",
+        "global": "global_dice_box",
+        "personal": "personal_dice_box",
+        "global_image": "global_dice_image",
     },
 }
-"""By task, the figures that the drawings take from the last version."""
+"""By task, the metrics of the last version that the drawings show."""
 
 KINDS = ("global", "personal")
-_GLOBAL = "The global model after the last round"
-_OWN = "The personal models made from it at every training site, and the balance of both"
-TABLES: dict[Task, tuple[tuple[str, str, str], ...]] = {
-    "classification": (
-        (_GLOBAL, "last", "global_accuracy global_balanced_accuracy global_auroc worst_site_global.accuracy"),
-        (_OWN, "last", "personal_accuracy personal_balanced_accuracy personal_auroc worst_site.accuracy balance"),
-        (
-            "The version that was best on validation cases",
-            "best",
-            "global_accuracy global_auroc personal_accuracy personal_auroc balance",
-        ),
-    ),
-    "segmentation": (
-        (_GLOBAL, "last", "global_dice_box global_dice_jitter global_dice_image worst_site_global.dice"),
-        (
-            f"{_GLOBAL}: IoU, and HD95 in {{unit}}",
-            "last",
-            "global_iou_box global_iou_jitter global_iou_image global_hd95_box global_hd95_jitter global_hd95_image",
-        ),
-        (_OWN, "last", "personal_dice_box personal_dice_jitter personal_dice_image worst_site.dice balance"),
-        (
-            "The version that was best on validation cases",
-            "best",
-            "global_dice_box global_dice_jitter global_dice_image global_hd95_box personal_dice_box",
-        ),
-    ),
+CAPTIONS = {
+    "global": "The global model after the last round",
+    "distance": "The global model after the last round: IoU, and HD95 in {unit}",
+    "personal": "The personal models made from it at every training site, and the balance of both",
 }
-"""By task, the tables of figures: caption, chosen version and keys."""
+"""By table of a metric, what stands above it."""
+BEST = "The version that was best on validation cases"
+OVER_ROUNDS_CAPTIONS = {
+    "means": "Averaged over rounds, then over seeds; personal figures are over each round's participants",
+    "forgetting": "Forgetting: flip rates lower is better; backward transfer and consistency higher is better",
+    "convergence": "Convergence: {meaning}",
+}
 
 
-def comparison_page(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of the template ``comparison.html``; the figures are those of the last version."""
-    rows, task = comparison_table(records), task_of(records[0])
+@dataclass(frozen=True)
+class Table:
+    """A table of the comparison: a row per method, a column per metric."""
+
+    caption: str
+    part: Literal["last", "best", "over_rounds"]
+    columns: Sequence[Column]
+
+
+def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
+    """The values of the template ``comparison.html``; the drawings are of the last version."""
+    rows, task = comparison_table(records), records[0].run.task
     groups = group_by_label(records)
-    methods = [row for row in rows if row["method"] not in YARDSTICKS]
-    yardsticks = [row for row in rows if row["method"] in YARDSTICKS]
-    levels = {row["label"]: {kind: _last(row, kind)[0] for kind in LEVELS[task]} for row in yardsticks}
-    runs = {row["label"]: [round_figures(record) for record in groups[row["label"]]] for row in methods}
-    points = {row["label"]: {kind: _last(row, kind) for kind in KINDS} for row in methods}
-    names = sorted({site for record in records for site in record["sites"]})
-    by_site = {row["label"]: _by_site(groups[row["label"]], names) for row in methods or yardsticks}
+    methods = [row for row in rows if row.method not in YARDSTICKS]
+    yardsticks = [row for row in rows if row.method in YARDSTICKS]
+    levels = {row.label: {kind: _last(row, kind)[0] for kind in LEVELS[task]} for row in yardsticks}
+    runs = {row.label: [series(record) for record in groups[row.label]] for row in methods}
+    points = {row.label: {kind: _last(row, kind) for kind in KINDS} for row in methods}
+    names = sorted({site for record in records for site in record.sites})
+    by_site = {row.label: _by_site(groups[row.label], names) for row in methods or yardsticks}
     return {
         "records": records,
         "task": task,
         "tables": _tables(rows, task, _units(records), every=not any(map(several_tasks, records))),
+        "over_rounds": _over_rounds(task),
         "answers": answer_tables(records),
-        "ablation": [item for item in ABLATION[task] if _defined(rows, f"last.mean_query.{item.key}")],
-        "individual": _defined(rows, "individuality.last"),
-        "exchange": _defined(rows, "bytes.exchange.floor"),
+        "ablation": [metric for metric in VARIANTS.of(task) if any_defined(rows, "variant", metric.name)],
+        "individual": any_defined(rows, "individuality", "last"),
+        "exchange": any_defined(rows, "costs", "floor"),
         "rows": rows,
         "methods": methods,
         "yardsticks": yardsticks,
@@ -88,72 +86,89 @@ def comparison_page(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _last(row: Mapping[str, Any], kind: str) -> tuple[float | None, float | None]:
+def _last(row: Row, kind: str) -> tuple[float | None, float | None]:
     """Mean and sd over seeds of one of the last version's ``LEVELS``."""
-    figure = row["figures"].get(LEVELS[row["task"]][kind], {"mean": None, "sd": None})
-    return figure["mean"], figure["sd"]
+    found = row.spread("last", LEVELS[row.task][kind])
+    return found.mean, found.sd
 
 
-def _defined(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return any(row["figures"].get(key, {}).get("mean") is not None for row in rows)
+def _units(records: Sequence[Record]) -> str:
+    """The unit of HD95 of the final models of segmentations; both if both occur."""
+    by_kind = [
+        by_site for record in records for one in record.final.values() for by_site in (one.global_, one.personal)
+    ]
+    tested = [metrics for by_site in by_kind for metrics in split_metrics(by_site, by_site).values()]
+    return " or ".join(sorted({metrics.unit for metrics in tested if isinstance(metrics, SegmentationMetrics)}))
 
 
-def _units(records: Sequence[Mapping[str, Any]]) -> str:
-    """The unit of HD95 in the final figures of segmentations; both if both occur."""
-    finals = [chosen[kind] for record in records for chosen in record["final"].values() for kind in KINDS]
-    tested = [metrics for by_site in finals for part in by_site.values() if (metrics := part["test"])]
-    return " or ".join(sorted({metrics["unit"] for metrics in tested if "unit" in metrics}))
+def _tables(rows: Sequence[Row], task: Task, unit: str, *, every: bool) -> list[Table]:
+    """The tables of the chosen versions.
 
-
-def _tables(rows: Sequence[Mapping[str, Any]], task: Task, unit: str, *, every: bool) -> list[dict[str, Any]]:
-    """The tables of figures: ``caption``, ``prefix``, ``figures``.
-
-    Those without any figure are left out of a segmentation, and of runs of several tasks (not ``every``).
+    Those without any value are left out of a segmentation, and of runs of several tasks (not ``every``).
     """
+    metrics = FINAL.of(task)
+    tables = [
+        Table(caption.format(unit=unit), "last", [("last", metric) for metric in metrics if metric.table == table])
+        for table, caption in CAPTIONS.items()
+    ]
+    tables.append(Table(BEST, "best", [("best", metric) for metric in metrics if metric.brief]))
+    return [
+        table
+        for table in tables
+        if table.columns
+        and (
+            (every and task == "classification")
+            or any(any_defined(rows, part, metric.name) for part, metric in table.columns)
+        )
+    ]
+
+
+def _over_rounds(task: Task) -> list[Table]:
+    """The tables of the metrics over the rounds."""
     found = []
-    for caption, when, keys in TABLES[task]:
-        figures: list[Figure] = [FIGURES[task][f"{when}.{key}"] for key in keys.split()]
-        if (every and task == "classification") or any(_defined(rows, f"{when}.{figure.key}") for figure in figures):
-            found.append({"caption": caption.format(unit=unit), "prefix": f"{when}.", "figures": figures})
+    for name, caption in OVER_ROUNDS_CAPTIONS.items():
+        metrics: list[OverRoundsMetric] = [metric for metric in OVER_ROUNDS.of(task) if metric.table == name]
+        if metrics:
+            columns: list[Column] = [("over_rounds", metric) for metric in metrics]
+            found.append(Table(caption.format(meaning=metrics[-1].meaning), "over_rounds", columns))
     return found
 
 
-def _by_site(group: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _by_site(group: Sequence[Record], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """kind -> site -> accuracy or Dice of the last version, averaged over seeds."""
     found: dict[str, dict[str, float | None]] = {}
     for kind in KINDS:
-        finals = [record["final"]["last"][kind] for record in group if "last" in record["final"]]
-        tested = {site: [part for final in finals if (part := final.get(site, {}).get("test"))] for site in names}
-        found[kind] = {site: mean(merit(part) for part in parts) for site, parts in tested.items()}
+        tested = [split_metrics(last_models(record)[kind], names) for record in group]
+        found[kind] = {site: mean(primary(one[site]) for one in tested if site in one) for site in names}
     return found
 
 
-def _same_data(records: Sequence[Mapping[str, Any]]) -> bool:
+def _same_data(records: Sequence[Record]) -> bool:
     """Whether all runs saw the same sites' data, and the same data of the server; a run without sites saw none."""
     sites = {tuple(sorted(found.items())) for record in records if (found := _fingerprints(record))}
-    servers = {(record.get("injection") or {}).get("fingerprint") for record in records}
+    servers = {None if record.injection is None else record.injection.fingerprint for record in records}
     return len(sites) <= 1 and len(servers) == 1
 
 
-def _fingerprints(record: Mapping[str, Any]) -> dict[str, str]:
-    return {site: info["fingerprint"] for site, info in record["sites"].items()}
+def _fingerprints(record: Record) -> dict[str, str]:
+    return {site: info.fingerprint for site, info in record.sites.items()}
 
 
-def _versions(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _versions(records: Sequence[Record]) -> dict[str, str]:
     """Library -> every version used, so that a mixture shows."""
     found: dict[str, set[str]] = {}
     for record in records:
-        for library, version in record["versions"].items():
+        for library, version in record.versions.items():
             found.setdefault(library, set()).add(version or "not installed")
     return {library: ", ".join(sorted(versions)) for library, versions in sorted(found.items())}
 
 
-def _differences(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, str]]:
+def _differences(groups: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, str]]:
     """Config key -> label -> value(s), for the keys in which the labels differ; the seed is no difference."""
     settings: dict[str, dict[str, str]] = {}
     for label, group in groups.items():
         for record in group:
-            for key, value in flat(record["config"]).items():
+            for key, value in flat(record.config).items():
                 values = settings.setdefault(key, {})
                 if key.rpartition(".")[2] != "seed" and value not in values.get(label, "").split(" / "):
                     values[label] = f"{values[label]} / {value}" if label in values else value

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from consilia.evaluation.figures import UNDEFINED
+from consilia.record.metrics import UNDEFINED
 
 METHOD_NAMES = {
     "fedavg": "FedAvg",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
-from consilia.evaluation.compare import figure_text
-from consilia.evaluation.figures import OVER_ROUNDS, UNDEFINED, show
+from consilia.evaluation.metrics import OVER_ROUNDS, PROMPTS
+from consilia.record.metrics import UNDEFINED, show
 from consilia.record.schema import Record
 from consilia.report import format as text
 
@@ -42,15 +42,16 @@ def render_report(records: Sequence[Record]) -> str:
     """
     if not records:
         raise ConfigError("a report needs at least one record, got none")
-    plain = [record.plain() for record in records]
+    # A record made in memory and the same one read from disk must give the same report to the byte.
+    ordered = [Record.model_validate(record.plain()) for record in records]
     # Here, because they pull in matplotlib, which the command line should not wait for.
-    if len(plain) == 1:
+    if len(ordered) == 1:
         from consilia.report.run_page import run_page
 
-        return page("run.html", **run_page(plain[0]))
+        return page("run.html", **run_page(ordered[0]))
     from consilia.report.comparison_page import comparison_page
 
-    return page("comparison.html", **comparison_page(plain))
+    return page("comparison.html", **comparison_page(ordered))
 
 
 def write_report(records: Sequence[Record], path: Path) -> None:
@@ -82,10 +83,10 @@ def _environment() -> Environment:
         environment.filters[fill.__name__] = _unbroken(fill)
     environment.globals.update(
         OVER_ROUNDS=OVER_ROUNDS,
+        PROMPTS=PROMPTS,
         UNDEFINED=UNDEFINED,
         METHOD_NAMES=text.METHOD_NAMES,
         ENGINES=ENGINES,
-        figure_text=figure_text,
         ATTENTION=ATTENTION,
     )
     return environment

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consilia.evaluation.figures import Figure
-from consilia.evaluation.rounds import mean
+from consilia.evaluation.rounds import mean, split_metrics
 from consilia.record.injection import Answerer
+from consilia.record.metrics import Metric
+from consilia.record.schema import Metrics, Record
 from consilia.report import plots_injection
 
 ANSWERERS: dict[Answerer, str] = {
@@ -16,18 +17,18 @@ ANSWERERS: dict[Answerer, str] = {
     "linear": "linear model",
     "majority": "majority answer",
 }
-COLUMNS: dict[str, tuple[Figure, ...]] = {
+COLUMNS: dict[str, tuple[Metric, ...]] = {
     "closed": (
-        Figure("accuracy", "Accuracy", "percent", "share of cases whose most probable answer is right"),
-        Figure("auroc", "AUROC", "score", "area under the ROC curve"),
-        Figure("auprc", "AUPRC", "score", "area under the precision-recall curve"),
-        Figure("f1", "F1", "score", "harmonic mean of precision and recall"),
+        Metric("accuracy", "Accuracy", "percent", True, "share of cases whose most probable answer is right"),
+        Metric("auroc", "AUROC", "score", True, "area under the ROC curve"),
+        Metric("auprc", "AUPRC", "score", True, "area under the precision-recall curve"),
+        Metric("f1", "F1", "score", True, "harmonic mean of precision and recall"),
     ),
     "open": (
-        Figure("bleu1", "BLEU-1", "score", "share of the answer's words that are expected"),
-        Figure("rouge1", "ROUGE-1", "score", "harmonic mean of the shares of words found either way"),
-        Figure("meteor", "METEOR", "score", "words found, exactly or by stem, and how much in order"),
-        Figure("exact", "Exact", "percent", "share of answers that are word for word the expected one"),
+        Metric("bleu1", "BLEU-1", "score", True, "share of the answer's words that are expected"),
+        Metric("rouge1", "ROUGE-1", "score", True, "harmonic mean of the shares of words found either way"),
+        Metric("meteor", "METEOR", "score", True, "words found, exactly or by stem, and how much in order"),
+        Metric("exact", "Exact", "percent", True, "share of answers that are word for word the expected one"),
     ),
 }
 """By kind of question, the figures that tables show."""
@@ -37,22 +38,22 @@ GROUPS = {"seen": "Seen tasks", "unseen": "Unseen tasks"}
 Rows = list[dict[str, Any]]
 
 
-def several_tasks(record: Mapping[str, Any]) -> bool:
+def several_tasks(record: Record) -> bool:
     """Whether the run trained several tasks together."""
-    return record.get("injection") is not None or any(info.get("tasks") for info in record["sites"].values())
+    return record.injection is not None or any(info.tasks for info in record.sites.values())
 
 
-def injection_values(record: Mapping[str, Any]) -> dict[str, Any]:
+def injection_values(record: Record) -> dict[str, Any]:
     """What the template ``run_multitask.html`` needs besides the values of every run."""
-    injection = record.get("injection")
+    injection = record.injection
     return {
         "GROUPS": GROUPS,
         "COLUMNS": COLUMNS,
         "ANSWERERS": ANSWERERS,
-        "tasks": record["class_names"],
+        "tasks": record.class_names,
         "site_tasks": site_tasks(record),
         "site_figures": site_figures(record),
-        "injection": None if injection is None else _injected(injection),
+        "injection": None if injection is None else _injected(injection.model_dump(mode="json")),
     }
 
 
@@ -72,7 +73,7 @@ def answer_means(rows: Sequence[Mapping[str, Any]], kind: str) -> Rows:
     for who in ANSWERERS:
         own = [row["figures"] for row in rows if row["who"] == who]
         if own:
-            figures = {column.key: mean(part.get(column.key) for part in own) for column in COLUMNS[kind]}
+            figures = {column.name: mean(part.get(column.name) for part in own) for column in COLUMNS[kind]}
             found.append({"who": who, "tasks": len(own), "figures": figures})
     return found
 
@@ -91,18 +92,19 @@ def few_shot_rows(injection: Mapping[str, Any], kind: str) -> Rows:
     return rows
 
 
-def site_tasks(record: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def site_tasks(record: Record) -> dict[str, dict[str, int]]:
     """Training cases by site and task, of the sites that name any."""
-    return {site: info["tasks"] for site, info in sorted(record["sites"].items()) if info.get("tasks")}
+    return {site: info.tasks for site, info in sorted(record.sites.items()) if info.tasks}
 
 
-def site_figures(record: Mapping[str, Any]) -> Rows:
+def site_figures(record: Record) -> Rows:
     """One row per site and task: the last version's global model on the site's own test cases."""
-    last = record["final"].get("last", {"global": {}})
+    tested = split_metrics(record.final["last"].global_, sorted(record.sites)) if "last" in record.final else {}
     return [
-        {"site": site, "task": task, **figures}
-        for site, metrics in sorted(last["global"].items())
-        for task, figures in sorted(((metrics["test"] or {}).get("tasks") or {}).items())
+        {"site": site, "task": task, **found.model_dump()}
+        for site, metrics in tested.items()
+        if isinstance(metrics, Metrics)
+        for task, found in sorted(metrics.tasks.items())
     ]
 
 

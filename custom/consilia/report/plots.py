@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from consilia.core.task import Task
-from consilia.evaluation.figures import Unit, show
+from consilia.evaluation.rounds import Series
+from consilia.record.metrics import PREDICTIONS, PRIMARY, Unit, show
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 INK, GREY, PALE = "#222222", "#6b6b6b", "#d9d9d9"
@@ -78,9 +79,9 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
-def merit_axis(axes: Axes, task: Task, which: str = "y", suffix: str = "") -> None:
-    """Accuracy in per cent or Dice as it is on one axis, with its name and ``suffix``."""
-    if task == "classification":
+def primary_axis(axes: Axes, task: Task, which: str = "y", suffix: str = "") -> None:
+    """The task's primary metric on one axis: accuracy in per cent or Dice as it is, with its name and ``suffix``."""
+    if PREDICTIONS.get(task, PRIMARY[task]).unit == "percent":
         percent_axis(axes, which)
     axes.set(**{f"{which}label": ("accuracy" if task == "classification" else "Dice") + suffix})
 
@@ -91,9 +92,9 @@ def round_axis(axes: Axes) -> None:
     axes.set_xlabel("round")
 
 
-def line(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, *, marker: str = "o", **style: Any) -> bool:
-    """Draw one series over the versions where it is defined; False if there is none."""
-    points = [(row["version"], row[key]) for row in rows if row[key] is not None]
+def line(axes: Axes, series: Series, name: str, *, marker: str = "o", **style: Any) -> bool:
+    """Draw one metric over the versions where it is defined; False if there is none."""
+    points = [(version, value) for version, value in series[name].items() if value is not None]
     if points:
         # No more markers than can be told apart.
         every = max(1, len(points) // 25)
@@ -120,11 +121,11 @@ CURVES: dict[Task, tuple[tuple[str, dict[str, Any]], ...]] = {
 
 
 @drawn
-def curves(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], task: Task) -> Figure | None:
+def curves(series: Series, chosen: Mapping[str, int], task: Task) -> Figure | None:
     """Accuracy or Dice per round, see ``CURVES``; vertical lines at the chosen versions."""
     figure = Figure(figsize=(WIDTH, 3.6 if task == "classification" else 3.9))
     axes = figure.add_subplot()
-    found = [line(axes, rows, key, **style) for key, style in CURVES[task]]
+    found = [line(axes, series, name, **style) for name, style in CURVES[task]]
     if not any(found):
         return None
     at: dict[int, list[str]] = {}
@@ -136,7 +137,7 @@ def curves(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], task: T
         side = "left" if version == max(at) and len(at) > 1 else "right"
         place: dict[str, Any] = {"xy": (version, 1), "xycoords": ("data", "axes fraction"), "ha": side, "va": "bottom"}
         axes.annotate(" and ".join(names), **place, fontsize=8, color=GREY)
-    merit_axis(axes, task)
+    primary_axis(axes, task)
     round_axis(axes)
     columns = 4 if task == "classification" else 3
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
@@ -166,7 +167,7 @@ def site_bars(sites: Sequence[Mapping[str, Any]], task: Task) -> Figure | None:
     axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.grid(axis="y", visible=False)
-    merit_axis(axes, task, "x", " on the site's test cases" + ("" if task == "classification" else ", true box"))
+    primary_axis(axes, task, "x", " on the site's test cases" + ("" if task == "classification" else ", true box"))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, [f"{label} model" for label in labels], loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
@@ -198,9 +199,9 @@ def _window(values: Sequence[float]) -> tuple[float, float]:
 
 
 @drawn
-def plane(rows: Sequence[Mapping[str, Any]], finals: Mapping[str, tuple[float, float]]) -> Figure | None:
+def plane(series: Series, finals: Mapping[str, tuple[float, float]]) -> Figure | None:
     """The way through the plane round by round, and the final models (name -> (G, L))."""
-    path = [(row["global_accuracy"], row["personal_accuracy"]) for row in rows]
+    path = zip(series["global_accuracy"].values(), series["personal_accuracy"].values(), strict=True)
     points = [(x, y) for x, y in path if x is not None and y is not None]
     if not points and not finals:
         return None
@@ -217,14 +218,14 @@ def plane(rows: Sequence[Mapping[str, Any]], finals: Mapping[str, tuple[float, f
 
 
 @drawn
-def forgetting(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
+def forgetting(series: Series) -> Figure | None:
     """Negative flip rates and backward transfer per round, side by side."""
     figure = Figure(figsize=(WIDTH, 3.0))
     left, right = figure.subplots(1, 2)
     found = [
-        line(left, rows, "nfr_global", color=BLUE, marker="o", label="global model"),
-        line(left, rows, "nfr_personal", color=ORANGE, marker="D", ls="--", label="personal models"),
-        line(right, rows, "bwt", color=GREEN, marker="o"),
+        line(left, series, "nfr_global", color=BLUE, marker="o", label="global model"),
+        line(left, series, "nfr_personal", color=ORANGE, marker="D", ls="--", label="personal models"),
+        line(right, series, "bwt", color=GREEN, marker="o"),
     ]
     if not any(found):
         return None

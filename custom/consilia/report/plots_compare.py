@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from consilia.core.task import Task
+from consilia.evaluation.rounds import Series
 from consilia.report.plots import (
     AMBER,
     BLUE,
@@ -20,8 +21,8 @@ from consilia.report.plots import (
     SKY,
     WIDTH,
     drawn,
-    merit_axis,
     plane_axes,
+    primary_axis,
     round_axis,
 )
 
@@ -49,7 +50,7 @@ STYLES = (
 _RULE: dict[str, Any] = {"color": "#ececec", "linewidth": 0.8, "zorder": 0}
 YARDSTICK_LINES = ("-", "--", ":", "-.")
 
-Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]  # label -> one list of per-version rows per seed
+Runs = Mapping[str, Sequence[Series]]  # label -> the round metrics of each seed
 
 
 def style_of(place: int) -> dict[str, Any]:
@@ -57,13 +58,13 @@ def style_of(place: int) -> dict[str, Any]:
     return dict(STYLES[place % len(STYLES)])
 
 
-def _band(runs: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[tuple[int, float, float]]:
-    """(version, mean, sample sd over seeds) for each version at which any seed has the figure."""
+def _band(runs: Sequence[Series], name: str) -> list[tuple[int, float, float]]:
+    """(version, mean, sample sd over seeds) for each version at which any seed has the metric."""
     values: dict[int, list[float]] = {}
-    for rows in runs:
-        for row in rows:
-            if row[key] is not None:
-                values.setdefault(row["version"], []).append(row[key])
+    for series in runs:
+        for version, value in series[name].items():
+            if value is not None:
+                values.setdefault(version, []).append(value)
     return [(v, statistics.fmean(x), statistics.stdev(x) if len(x) > 1 else 0.0) for v, x in sorted(values.items())]
 
 
@@ -98,7 +99,7 @@ def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], tas
                 dashes = YARDSTICK_LINES[place % len(YARDSTICK_LINES)]
                 handles[label] = axes.axhline(levels[kind], color=GREY, linewidth=1.2, linestyle=dashes)
         axes.set_title(title)
-        merit_axis(axes, task)
+        primary_axis(axes, task)
         round_axis(axes)
         axes.label_outer()
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
@@ -166,6 +167,6 @@ def sites(
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.hlines([row + 0.5 for row in range(len(names) - 1)], 0, 1, **_RULE, transform=axes.get_yaxis_transform())
         axes.grid(axis="y", visible=False)
-        merit_axis(axes, task, "x", " on the site's test cases")
+        primary_axis(axes, task, "x", " on the site's test cases")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure

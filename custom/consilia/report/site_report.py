@@ -12,16 +12,11 @@ from torch import Tensor
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
 from consilia.evaluation.classification import classification_metrics
+from consilia.record.metrics import PREDICTIONS
 from consilia.report.html import page
 from consilia.report.pictures import attended, thumbnail
 
 GALLERY = 6  # images in a row of the gallery, and one row of each kind
-FIGURES = (
-    ("accuracy", "Accuracy", "percent"),
-    ("balanced_accuracy", "Balanced accuracy", "percent"),
-    ("auroc", "AUROC", "score"),
-    ("loss", "Loss", "score"),
-)
 
 
 def write_site_report(
@@ -64,7 +59,7 @@ def write_site_report(
         class_names=class_names,
         models=models if len(labels) else [],
         confusion=_confusion(found, class_names, labels),
-        figures=FIGURES,
+        figures=PREDICTIONS.of("classification"),
         table=table.name,
     )
     write_bytes(path, html.encode(), private=True)

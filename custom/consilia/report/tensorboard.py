@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from consilia.evaluation.rounds import MERIT, evaluations, merit, round_figures, split_metrics
+from consilia.evaluation.rounds import evaluations, primary, split_metrics
+from consilia.evaluation.summary import series
+from consilia.record.metrics import PRIMARY
 from consilia.record.schema import Record
 
 
 def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     """(tag, version, value) of everything that has a value per round.
 
-    Tags: ``rounds/<figure>`` for the figures of :func:`~consilia.evaluation.rounds.round_figures`; per site
+    Tags: ``rounds/<metric>`` for the round metrics (:data:`consilia.evaluation.metrics.ROUNDS`); per site
     ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice`` for a segmentation), ``weight/<site>``,
     ``train_loss/<site>`` and ``individuality/<site>``; ``bytes/down`` and ``bytes/up``, summed over sites;
     ``seconds/<phase>``. With injection ``injection/loss/<task>`` and ``injection/validation_<figure>/<task>``, accuracy
     and auroc.
     """
-    plain = record.plain()
     yield from _injection(record)
-    for row in round_figures(plain):
-        for tag, value in row.items():
-            if tag != "version" and value is not None:
-                yield f"rounds/{tag}", row["version"], value
-    for model in ("global", "personal"):
-        for version, by_site in evaluations(plain, model).items():
+    for tag, values in series(record).items():
+        for version, value in values.items():
+            if value is not None:
+                yield f"rounds/{tag}", version, value
+    models: tuple[Literal["global", "personal"], ...] = ("global", "personal")
+    for model in models:
+        for version, by_site in evaluations(record, model).items():
             for site, metrics in split_metrics(by_site, sorted(by_site)).items():
-                if (value := merit(metrics)) is not None:
-                    yield f"{model}_test_{MERIT[record.run.task]}/{site}", version, value
+                if (value := primary(metrics)) is not None:
+                    yield f"{model}_test_{PRIMARY[record.run.task]}/{site}", version, value
     for part in record.rounds:
         for site, contribution in sorted(part.contributions.items()):
             yield f"weight/{site}", part.round, contribution.weight
