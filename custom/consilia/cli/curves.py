@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from consilia.core.task import Task
 from consilia.evaluation.compare import group_by_label
-from consilia.evaluation.rounds import round_figures, task_of
+from consilia.evaluation.summary import series
 from consilia.record.schema import Record
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -22,9 +21,8 @@ KEYS: dict[Task, str] = {"classification": "global_accuracy", "segmentation": "g
 
 def round_curves(records: Sequence[Record]) -> Table | None:
     """A line per method with its lowest, highest and last value; None where no run has more than one round."""
-    plain = [record.plain() for record in records]
-    key = KEYS[task_of(plain[0])]
-    curves = {label: _by_round(group, key) for label, group in group_by_label(plain).items()}
+    key = KEYS[records[0].run.task]
+    curves = {label: _by_round(group, key) for label, group in group_by_label(records).items()}
     curves = {label: values for label, values in curves.items() if len(values) > 1}
     if not curves:
         return None
@@ -55,11 +53,11 @@ def bars(values: Sequence[float], low: float, high: float) -> str:
     return "".join(BARS[min(int((value - low) / span * len(BARS)), len(BARS) - 1)] for value in means)
 
 
-def _by_round(group: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+def _by_round(group: Sequence[Record], key: str) -> list[float]:
     """The value after each evaluated round, mean over the seeds that have it; the initial model is left out."""
     found: dict[int, list[float]] = {}
     for record in group:
-        for row in round_figures(record) if record["rounds"] else []:
-            if row["version"] >= 1 and row[key] is not None:
-                found.setdefault(row["version"], []).append(row[key])
+        for version, value in series(record)[key].items() if record.rounds else ():
+            if version >= 1 and value is not None:
+                found.setdefault(version, []).append(value)
     return [fmean(found[version]) for version in sorted(found)]

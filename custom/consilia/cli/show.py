@@ -208,10 +208,10 @@ def comparison(records: Sequence[Record]) -> Table:
     rows = comparison_table(records)
     task = rows[0].task if rows else "classification"
     columns = terminal_columns(task)
-    explained = "; ".join(f"{terminal.heading}: {metric.meaning}" for _, metric, terminal in columns)
+    explained = ". ".join(f"{terminal.heading}: {metric.meaning.replace(';', ',')}" for _, metric, terminal in columns)
     table = Table(
         title=f"Last round, test splits; {'Dice' if task == 'segmentation' else 'accuracies'} in %",
-        caption=explained.replace("; lower is better", "") + ".",
+        caption=f"{explained}.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         min_width=84,

@@ -20,6 +20,7 @@ from consilia.methods.config import FoundationConfig, MethodConfig, RobustConfig
 from consilia.methods.registry import AllowedMethods, make_method, method_config, plugin_digest
 from consilia.models.build import build_model
 from consilia.models.foundation import load_foundation
+from consilia.record.metrics import selectable
 
 CONFIG_VERSION = 1
 """Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
@@ -75,7 +76,7 @@ class RunConfig(Strict):
     evaluate_every: int = Field(
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
     )
-    select_by: Literal["accuracy", "balanced_accuracy", "auroc", "loss", "dice"] | None = Field(
+    select_by: str | None = Field(
         None, description="validation figure of the best round; default: balanced_accuracy, or dice"
     )
     patience: int | None = Field(
@@ -108,9 +109,8 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> RunConfig:
-        choices = ("dice",) if self.task == "segmentation" else ("accuracy", "balanced_accuracy", "auroc", "loss")
-        if self.best_figure not in choices:
-            raise ValueError(f"select_by of a {self.task} is one of {list(choices)}, got {self.select_by!r}")
+        if self.best_figure not in selectable(self.task):
+            raise ValueError(f"select_by of a {self.task} is one of {selectable(self.task)}, got {self.select_by!r}")
         method = make_method(self.method)
         if self.task not in method.tasks:
             raise ValueError(f"method {method.name} knows no {self.task}")
