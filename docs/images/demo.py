@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consilia.data.loading import load_site
-from consilia.evaluation.rounds import round_figures
+from consilia.evaluation.summary import series
 from consilia.record.files import load_record
 from consilia.report.plots import BLUE, GREY, STYLE, percent_axis, round_axis
 from consilia.report.plots_compare import style_of
@@ -40,16 +40,20 @@ def draw_labels(axes: Axes, run: Path) -> None:
 def draw_rounds(axes: Axes, run: Path) -> None:
     """Accuracy of the global model per round, and of the model that saw all cases in one place."""
     for place, method in enumerate(METHODS):
-        rows = round_figures(load_record(run / f"{method}-seed0" / "result.json").plain())
-        versions = [row["version"] for row in rows if row["global_accuracy"] is not None]
-        values = [row["global_accuracy"] for row in rows if row["global_accuracy"] is not None]
-        axes.plot(versions, values, label=method, linewidth=1.6, markersize=4.5, **style_of(place))
-    rows = round_figures(load_record(run / f"{LEVEL}-seed0" / "result.json").plain())
-    axes.axhline(rows[-1]["global_accuracy"], color=GREY, linewidth=1.2, linestyle="--", label=LEVEL)
+        values = global_accuracy(run, method)
+        axes.plot(list(values), list(values.values()), label=method, linewidth=1.6, markersize=4.5, **style_of(place))
+    (*_, level) = global_accuracy(run, LEVEL).values()
+    axes.axhline(level, color=GREY, linewidth=1.2, linestyle="--", label=LEVEL)
     axes.set(title="Accuracy of the global model, test cases of all sites", ylim=(0, 1))
     percent_axis(axes)
     round_axis(axes)
     axes.legend(loc="lower right")
+
+
+def global_accuracy(run: Path, method: str) -> dict[int, float]:
+    """By version, of the run with seed 0."""
+    record = load_record(run / f"{method}-seed0" / "result.json")
+    return {version: value for version, value in series(record)["global_accuracy"].items() if value is not None}
 
 
 def main(run: Path) -> None:

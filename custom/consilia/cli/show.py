@@ -200,7 +200,10 @@ def terminal_columns(task: Task) -> list[tuple[Part, Metric, Terminal]]:
     shown += [
         ("over_rounds", metric, metric.terminal) for metric in OVER_ROUNDS.of(task) if metric.terminal is not None
     ]
-    return [*shown, ("costs", UP, Terminal("MB up", 1e-6))]
+    return [
+        *sorted(shown, key=lambda column: column[2].place),
+        ("costs", UP, Terminal(0, "MB up", 1e-6, "MB up: largest update of a site in a round.")),
+    ]
 
 
 def comparison(records: Sequence[Record]) -> Table:
@@ -208,10 +211,9 @@ def comparison(records: Sequence[Record]) -> Table:
     rows = comparison_table(records)
     task = rows[0].task if rows else "classification"
     columns = terminal_columns(task)
-    explained = ". ".join(f"{terminal.heading}: {metric.meaning.replace(';', ',')}" for _, metric, terminal in columns)
     table = Table(
         title=f"Last round, test splits; {'Dice' if task == 'segmentation' else 'accuracies'} in %",
-        caption=f"{explained}.",
+        caption=" ".join(terminal.legend for _, _, terminal in columns if terminal.legend),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         min_width=84,

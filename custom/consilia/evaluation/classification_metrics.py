@@ -73,7 +73,7 @@ FINAL.add(
             "the shared model; all test cases pooled",
             compute=lambda view: pooled_accuracy(view.tested),
             brief=True,
-            terminal=Terminal("global", 100),
+            terminal=Terminal(1, "global", 100, "global: the shared model, test cases of all sites pooled."),
         ),
         FinalMetric(
             "global_balanced_accuracy",
@@ -91,7 +91,7 @@ FINAL.add(
             _PER_SITE,
             compute=lambda view: _auroc(view.tested),
             brief=True,
-            terminal=Terminal("AUROC", 1),
+            terminal=Terminal(5, "AUROC", 1, "AUROC: per site, then averaged where defined."),
         ),
         FinalMetric(
             "worst_global_accuracy",
@@ -110,7 +110,7 @@ FINAL.add(
             compute=lambda view: site_mean(view.own, "accuracy"),
             table="personal",
             brief=True,
-            terminal=Terminal("personal", 100),
+            terminal=Terminal(2, "personal", 100, "personal: each site's own model at home, mean over sites."),
         ),
         FinalMetric(
             "personal_balanced_accuracy",
@@ -139,7 +139,7 @@ FINAL.add(
             "lowest accuracy of a site's own model",
             compute=lambda view: worst(view.own),
             table="personal",
-            terminal=Terminal("worst", 100),
+            terminal=Terminal(4, "worst", 100, "worst: the lowest personal accuracy."),
         ),
         FinalMetric(
             "balance",
@@ -150,7 +150,7 @@ FINAL.add(
             compute=lambda view: balance(pooled_accuracy(view.tested), site_mean(view.own, "accuracy")),
             table="personal",
             brief=True,
-            terminal=Terminal("balance", 100),
+            terminal=Terminal(3, "balance", 100, "balance: mean of the two."),
         ),
     ],
 )
@@ -215,7 +215,7 @@ OVER_ROUNDS.add(
             "cases right before and wrong now",
             compute=mean_of("nfr_global"),
             table="forgetting",
-            terminal=Terminal("NFR", 100),
+            terminal=Terminal(7, "NFR", 100, "NFR: cases newly wrong from round to round."),
         ),
         OverRoundsMetric(
             "nfr_personal",
@@ -234,7 +234,7 @@ OVER_ROUNDS.add(
             "change since a site last trained; below 0 is forgetting",
             compute=mean_of("bwt"),
             table="forgetting",
-            terminal=Terminal("BwT", 100),
+            terminal=Terminal(6, "BwT", 100, "BwT: backward transfer, below 0 is forgetting."),
         ),
         OverRoundsMetric(
             "consistency_global",

@@ -21,10 +21,19 @@ from consilia.record.schema import Record
 
 @dataclass(frozen=True)
 class Terminal:
-    """How a metric stands in the table on the terminal: a short heading, and what its value is multiplied by."""
+    """How a metric stands in the table on the terminal.
 
+    Args:
+        place: from the left.
+        heading: short.
+        factor: what its value is multiplied by.
+        legend: a sentence below the table.
+    """
+
+    place: int
     heading: str
     factor: float
+    legend: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,12 @@ from consilia.evaluation.rounds import (
 from consilia.record.metrics import PREDICTIONS
 from consilia.record.schema import PromptSetting
 
-PROMPTS: dict[PromptSetting, str] = {"box": "true box", "image": "whole image", "jitter": "jittered box"}
+PROMPTS: dict[PromptSetting, str] = {"box": "true box", "jitter": "jittered box", "image": "whole image"}
+
+_BY_PROMPT = (
+    "Dice of the shared model, mean over sites, by what it is shown: the true box (an oracle), the whole image, the "
+    "true box jittered by a tenth."
+)
 
 
 def _prompted(kind: Literal["global", "personal"], whose: str) -> list[FinalMetric]:
@@ -54,11 +59,13 @@ def _prompted(kind: Literal["global", "personal"], whose: str) -> list[FinalMetr
         {"dice": "global", "iou": "distance", "hd95": "distance"} if kind == "global" else {"dice": "personal"}
     )
     short = {
-        "global_dice_box": Terminal("Dice box", 100),
-        "global_dice_image": Terminal("image", 100),
-        "global_dice_jitter": Terminal("jitter", 100),
-        "global_hd95_box": Terminal("HD95 box", 1),
-        "personal_dice_box": Terminal("personal", 100),
+        "global_dice_box": Terminal(1, "Dice box", 100, _BY_PROMPT),
+        "global_dice_image": Terminal(2, "image", 100),
+        "global_dice_jitter": Terminal(3, "jitter", 100),
+        "global_hd95_box": Terminal(4, "HD95 box", 1, "HD95 in pixels or mm."),
+        "personal_dice_box": Terminal(
+            5, "personal", 100, "personal: each site's own model, true box; worst: the lowest of them."
+        ),
     }
     brief = {"global_dice_box", "global_dice_jitter", "global_dice_image", "global_hd95_box", "personal_dice_box"}
     return [
@@ -99,7 +106,7 @@ FINAL.add(
             "lowest Dice of a site's own model, true box",
             compute=lambda view: worst(view.own),
             table="personal",
-            terminal=Terminal("worst", 100),
+            terminal=Terminal(6, "worst", 100),
         ),
         FinalMetric(
             "balance",
