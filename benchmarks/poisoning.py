@@ -29,16 +29,16 @@ from benchmarks.common import machine
 from consilia.core.determinism import generator, single_threaded
 from consilia.core.errors import RunFailed
 from consilia.core.files import write_bytes, write_json
-from consilia.data.layout import write_layout
-from consilia.data.partition import dirichlet_partition
 from consilia.data.specs import TabularSpec
-from consilia.data.wisconsin import CLASSES, wisconsin_sites
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.inprocess import open_run
 from consilia.federation.messages import Broadcast, EvaluateReply, Reply, Request
 from consilia.federation.record_keeper import versions
 from consilia.federation.server_settings import ServerSettings
 from consilia.record.schema import Metrics
+from consilia.simulation.layout import write_layout
+from consilia.simulation.partition import dirichlet_partition
+from consilia.simulation.wisconsin import CLASSES, wisconsin_sites
 
 SITES, MIN_CASES = 5, 60
 CULPRIT = "site-3"

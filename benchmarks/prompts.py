@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from benchmarks.common import Figure, machine, report
 from consilia.core.determinism import generator, single_threaded
 from consilia.data.dataset import Split
-from consilia.data.federation import load_federation
 from consilia.data.loading import load_site
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import Study, load_study, study_config
 from consilia.methods.tasks import TASKS, Network, network_of
+from consilia.simulation.federation import load_federation
 
 Step = Callable[[], None]
 

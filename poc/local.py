@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from consilia.core.errors import ConsiliaError, RunFailed
-from consilia.data.layout import server_data
+from consilia.data.site import server_data
 from consilia.deploy.install.plan import install, plan_installation
 from consilia.deploy.kit import Kit, open_kit
 from consilia.deploy.outgoing import approve

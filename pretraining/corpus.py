@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from consilia.data.phantoms import KINDS, draw_phantoms
 from consilia.data.public_pool import image_digest, load_pool
+from consilia.simulation.synthetic import KINDS, draw_phantoms
 
 SIZE = 128
 PHANTOMS = {"ultrasound": 9000, "skin": 2000, "polyp": 2000, "fundus": 1500, "prostate": 1500}

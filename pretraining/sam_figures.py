@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from consilia.core.files import write_json
 from consilia.data.allowed import FoundationFolder
-from consilia.data.phantoms import KINDS, draw_phantoms
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest, read_foundation
+from consilia.simulation.synthetic import KINDS, draw_phantoms
 from pretraining.corpus import busbra
 from pretraining.sam import SIZE, tight_boxes
 

@@ -43,7 +43,7 @@ def data_root() -> Path:
 @pytest.fixture
 def wisconsin(tmp_path: Path) -> dict[str, Path]:
     """The embedded four hospitals, fresh: site.yaml by site name."""
-    from consilia.data.federation import load_federation
+    from consilia.simulation.federation import load_federation
 
     return load_federation("wisconsin", tmp_path / "sites")
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from consilia.data.phantoms import KINDS, draw_phantoms
+from consilia.simulation.synthetic import KINDS, draw_phantoms
 
 OUT = Path(__file__).with_name("phantoms.png")
 

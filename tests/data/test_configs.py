@@ -11,10 +11,10 @@ from PIL import Image
 
 from consilia.core.errors import DataError
 from consilia.data.dataset import SPLITS, SiteData
-from consilia.data.federation import load_federation
 from consilia.data.loading import load_site
 from consilia.data.public_pool import image_digest, load_pool, refuse_pooled
 from consilia.data.public_pool.__main__ import busbra_list, pneumoniamnist_list
+from consilia.simulation.federation import load_federation
 
 REPOSITORY = Path(__file__).parents[2]
 POOLS = REPOSITORY / "custom" / "consilia" / "data" / "public_pool"

@@ -20,7 +20,6 @@ import psutil
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import single_threaded
 from consilia.core.files import sha256_of_file
-from consilia.data.federation import load_federation
 from consilia.deploy.following import follow
 from consilia.deploy.outgoing import approve
 from consilia.deploy.session import open_session
@@ -35,6 +34,7 @@ from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.record.files import load_record
 from consilia.record.schema import Record
+from consilia.simulation.federation import load_federation
 from poc.local import LEAD, SERVER, LocalFederation, tool
 from poc.processes import MARK, processes_of
 from tests.federation.support import Federation

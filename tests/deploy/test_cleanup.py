@@ -31,8 +31,8 @@ JOB_ID = "*-*-*-*-*"
 CHILD = """
 import sys, time
 from pathlib import Path
-from consilia.data.federation import load_federation
 from consilia.deploy.session import open_session
+from consilia.simulation.federation import load_federation
 from poc.local import LEAD, LocalFederation
 
 folder, job = Path(sys.argv[1]), Path(sys.argv[2])

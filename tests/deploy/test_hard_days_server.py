@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from consilia.core.checkpoint import INDEX
 from consilia.core.determinism import state_digest
 from consilia.data.allowed import FoundationFolder
-from consilia.data.federation import load_federation
 from consilia.deploy.session import open_session
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import CHECKPOINT
@@ -25,6 +24,7 @@ from consilia.federation.run_folder import RESULT
 from consilia.federation.server_work import FOLDER
 from consilia.federation.study import load_study, study_config
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
+from consilia.simulation.federation import load_federation
 from poc.local import LEAD, SERVER, LocalFederation
 from tests.deploy.disks import fill, small_disk
 from tests.deploy.support import (

@@ -14,7 +14,6 @@ import pytest
 from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
-from consilia.data.federation import load_federation
 from consilia.deploy.outgoing import AUDIT
 from consilia.deploy.session import open_session
 from consilia.federation.outputs import INJECTED, REPORT
@@ -22,6 +21,7 @@ from consilia.federation.run_folder import RESULT
 from consilia.federation.study import load_study, study_config
 from consilia.record.files import load_record
 from consilia.record.schema import Record
+from consilia.simulation.federation import load_federation
 from poc.local import LEAD
 from poc.processes import processes_of
 from tests.conftest import REPOSITORY

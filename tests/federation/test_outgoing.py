@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from consilia.core.errors import ConfigError, OutgoingRefused
-from consilia.data.federation import load_federation
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
@@ -21,6 +20,7 @@ from consilia.federation.outgoing import Manifest, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.federation.study import load_study, study_config
+from consilia.simulation.federation import load_federation
 from tests.federation.clinics import clinics_config, write_clinics
 from tests.federation.support import model_of, small
 

@@ -11,7 +11,6 @@ import yaml
 from safetensors.torch import load_file
 
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.data.federation import load_federation
 from consilia.data.loading import load_site
 from consilia.evaluation.summary import summarise
 from consilia.federation.config import RunConfig
@@ -24,6 +23,7 @@ from consilia.federation.yardsticks import run_yardstick
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.record.schema import Record
+from consilia.simulation.federation import load_federation
 
 pytestmark = pytest.mark.slow
 FEW = 8

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from consilia.cli.app import app
 from consilia.core.errors import ConfigError, UpdateRejected
-from consilia.data import digits
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.federation.inprocess import run_inprocess
@@ -19,6 +18,7 @@ from consilia.federation.sampling import draws
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
 from consilia.record.schema import SiteMetrics
+from consilia.simulation import digits
 from tests.federation.support import small
 
 

@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from consilia.core.errors import ConfigError, RunFailed
-from consilia.data.federation import load_federation
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, REPORT
 from consilia.federation.run_folder import PROGRESS, RESULT
@@ -24,6 +23,7 @@ from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import write_allow_list
 from consilia.flare.simulator import PORT_TAKEN, SIMULATOR, STARTS, run_simulator, stop_tree
+from consilia.simulation.federation import load_federation
 from tests.conftest import REPOSITORY, not_torchs
 from tests.federation.support import MLP, small
 from tests.federation.test_run import figures

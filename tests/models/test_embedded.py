@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from consilia.data.federation import load_federation
-from consilia.data.phantoms import KINDS, draw_phantoms
 from consilia.data.problems import Problems
 from consilia.data.public_pool import image_digest, load_pool
 from consilia.data.readers import reader_for
 from consilia.data.site import load_site_config
 from consilia.data.specs import MedMnistSpec
 from consilia.models.foundation import EMBEDDED, EMBEDDED_FOLDER, empty_foundation, load_foundation
+from consilia.simulation.federation import load_federation
+from consilia.simulation.synthetic import KINDS, draw_phantoms
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = sorted(set(EMBEDDED) - {"consilia-lm"})  # which is in test_language.py

@@ -17,6 +17,8 @@ from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
 
 SITE_FILE = "site.yaml"
 RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the roles
+SERVER = "server"
+SERVER_DATA = Path(SERVER) / "data.yaml"  # beside the folders of the sites, where all are on one machine
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -106,3 +108,9 @@ def write_site_config(
     }
     validate(SiteConfig, content, target)  # site names become folder names
     write_bytes(target, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+
+def server_data(site_files: Mapping[str, Path]) -> Path | None:
+    """The server's own data beside the sites of a federation, in the form of a site.yaml; None without."""
+    found = {path.parent.parent / SERVER_DATA for path in site_files.values()}
+    return next((path for path in sorted(found) if path.is_file()), None)

@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
-from consilia.data.layout import server_data
-from consilia.data.site import load_site_config
+from consilia.data.site import load_site_config, server_data
 from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
 from consilia.federation.config import RunConfig
 

@@ -10,10 +10,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import SiteData
-from consilia.data.federation import load_federation
-from consilia.data.layout import server_data
 from consilia.data.loading import load_site
-from consilia.data.site import load_site_config
+from consilia.data.site import load_site_config, server_data
 from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.run_data import load_run_data
@@ -24,6 +22,7 @@ from consilia.methods.registry import make_method, method_class, method_names
 from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
+from consilia.simulation.federation import load_federation
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 
@@ -80,7 +79,7 @@ def load_study(source: str | Path) -> Study:
 
 
 def study_sites(study: Study, out: Path) -> dict[str, Path]:
-    """The study's sites, written below ``out``; see :func:`consilia.data.federation.load_federation`."""
+    """The study's sites, written below ``out``; see :func:`consilia.simulation.federation.load_federation`."""
     return load_federation(study.data, out, leave_out=study.leave_out, train_cases=study.train_cases)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consilia.core.errors import ConfigError, DataError
-from consilia.data.partition import dirichlet_partition, partition_patients
+from consilia.simulation.partition import dirichlet_partition, partition_patients
 
 LABELS = np.repeat(np.arange(8), [85, 218, 108, 202, 85, 99, 233, 164])
 
@@ -60,7 +60,7 @@ def test_patients_stay_whole() -> None:
 
 
 def test_impossible_cuts_end_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consilia.data.partition.BATCHES", 1)
+    monkeypatch.setattr("consilia.simulation.partition.BATCHES", 1)
     with pytest.raises(DataError, match="50 cases cannot give 6 sites 10 cases each"):
         dirichlet_partition(np.zeros(50, dtype=int), 6, 1.0, seed=0)
     with pytest.raises(DataError, match=r"no Dirichlet\(0.01\) cut of 100 cases of 1 classes into 10 sites"):

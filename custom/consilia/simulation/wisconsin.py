@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from consilia.core.files import write_bytes
-from consilia.data.partition import dirichlet_partition
 from consilia.data.specs import DatasetSpec, LabelSpec, TabularSpec
+from consilia.simulation.partition import dirichlet_partition
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 CLASSES = ("benign", "malignant")

@@ -9,9 +9,9 @@ import yaml
 
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.check import check_site
-from consilia.data.federation import EMBEDDED_DATA, load_federation
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
+from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 
 COMMON = {
     "format": "tabular",

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from consilia.data.phantoms.canvas import Drawing, Outline, blend, dots, grid, lines, sigmoid, texture, wander, waves
+from consilia.simulation.synthetic.canvas import (
+    Drawing,
+    Outline,
+    blend,
+    dots,
+    grid,
+    lines,
+    sigmoid,
+    texture,
+    wander,
+    waves,
+)
 
 CLASSES = ("benign", "malignant")
 

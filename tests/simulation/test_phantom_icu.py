@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from consilia.core.errors import ConfigError
-from consilia.data.phantoms.icu import ALL, FEATURES, FLUIDS, LABS, VITALS, IcuPhantoms, draw_icu_stays
+from consilia.simulation.synthetic.icu import ALL, FEATURES, FLUIDS, LABS, VITALS, IcuPhantoms, draw_icu_stays
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,11 @@ from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_bytes
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.cases import Cases, canonical
-from consilia.data.cutting import (
+from consilia.data.public_pool import load_pool
+from consilia.data.site import SERVER
+from consilia.data.specs import DatasetSpec, MedMnistSpec, QuestionsSpec, SplitSpec
+from consilia.data.yaml_file import Model
+from consilia.simulation.cutting import (
     ColumnCut,
     Cut,
     DirichletCut,
@@ -27,10 +31,7 @@ from consilia.data.cutting import (
     index_pooled,
     write_cases,
 )
-from consilia.data.layout import SERVER, Roles
-from consilia.data.public_pool import load_pool
-from consilia.data.specs import DatasetSpec, MedMnistSpec, QuestionsSpec, SplitSpec
-from consilia.data.yaml_file import Model
+from consilia.simulation.layout import Roles
 
 SITES, PUBLIC, VALIDATION, TEST = "sites", "train", "validation", "test"  # but for the first, the server's splits
 

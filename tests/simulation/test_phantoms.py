@@ -12,9 +12,9 @@ from scipy.ndimage import binary_erosion
 from sklearn.metrics import roc_auc_score
 
 from consilia.core.errors import ConfigError
-from consilia.data.phantoms import HOSPITALS, KINDS, draw_phantoms, phantom_sites
 from consilia.data.problems import Problems
 from consilia.data.readers import reader_for
+from consilia.simulation.synthetic import HOSPITALS, KINDS, draw_phantoms, phantom_sites
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -12,16 +12,16 @@ from pydantic import Field, model_validator
 from consilia.core.errors import ConfigError
 from consilia.core.task import Task
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
-from consilia.data.cutting import Cut, DirichletCut, cut_pooled
-from consilia.data.digits import digits_sites
-from consilia.data.layout import SERVER, Roles, fewer, server_data, without, write_layout
-from consilia.data.phantoms import phantom_sites
-from consilia.data.phantoms.clinic import clinic_server, clinic_sites
-from consilia.data.roles import RolesConfig, role_specs
-from consilia.data.site import load_site_config
+from consilia.data.site import SERVER, load_site_config, server_data
 from consilia.data.specs import DatasetSpec
-from consilia.data.wisconsin import wisconsin_sites
 from consilia.data.yaml_file import Model, read_yaml, validate
+from consilia.simulation.cutting import Cut, DirichletCut, cut_pooled
+from consilia.simulation.digits import digits_sites
+from consilia.simulation.layout import Roles, fewer, without, write_layout
+from consilia.simulation.roles import RolesConfig, role_specs
+from consilia.simulation.synthetic import phantom_sites
+from consilia.simulation.synthetic.clinic import clinic_server, clinic_sites
+from consilia.simulation.wisconsin import wisconsin_sites
 
 EVALUATOR = "evaluator"
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError
-from consilia.data.phantoms import fundus, polyp, prostate, skin, ultrasound
-from consilia.data.phantoms.canvas import Drawing, Look
+from consilia.simulation.synthetic import fundus, polyp, prostate, skin, ultrasound
+from consilia.simulation.synthetic.canvas import Drawing, Look
 
 Draw = Callable[[np.random.Generator, int, int], Drawing]
 

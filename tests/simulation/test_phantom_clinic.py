@@ -13,12 +13,12 @@ import yaml
 from PIL import Image
 
 from consilia.data.loading import load_site
-from consilia.data.phantoms import clinic
-from consilia.data.phantoms.clinic import LARGE, clinic_server, clinic_sites
-from consilia.data.phantoms.draw import draw_phantoms
 from consilia.data.questions import load_questions
 from consilia.data.specs import DatasetSpec
 from consilia.methods.fedkim.catalogue import load_catalogue
+from consilia.simulation.synthetic import clinic
+from consilia.simulation.synthetic.clinic import LARGE, clinic_server, clinic_sites
+from consilia.simulation.synthetic.draw import draw_phantoms
 
 pytest.importorskip("wfdb", reason="the signals extra is not installed")
 pytest.importorskip("pyarrow", reason="the timeseries extra is not installed")

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from consilia.core.errors import ConfigError
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
-from consilia.data.site import write_site_config
+from consilia.data.site import SERVER, SERVER_DATA, write_site_config
 from consilia.data.specs import DatasetSpec
 
-SERVER = "server"
-SERVER_DATA = Path(SERVER) / "data.yaml"
 Roles = dict[str, DatasetSpec]
 
 
@@ -38,12 +36,6 @@ def write_layout(
     if server:
         write_site_config((out / SERVER_DATA).absolute(), SERVER, server, allow_models, folders)
     return written
-
-
-def server_data(site_files: Mapping[str, Path]) -> Path | None:
-    """The server's own data beside the sites of a federation, in the form of a site.yaml; None without."""
-    found = {path.parent.parent / SERVER_DATA for path in site_files.values()}
-    return next((path for path in sorted(found) if path.is_file()), None)
 
 
 def without(sites: Mapping[str, Roles], name: str | None, where: object) -> dict[str, Roles]:

@@ -8,7 +8,7 @@ pretraining; figures on them say nothing about patients.
     phantoms.images, phantoms.masks, phantoms.labels
 """
 
-from consilia.data.phantoms.draw import KINDS, PhantomKind, Phantoms, draw_phantoms
-from consilia.data.phantoms.sites import HOSPITALS, phantom_sites
+from consilia.simulation.synthetic.draw import KINDS, PhantomKind, Phantoms, draw_phantoms
+from consilia.simulation.synthetic.sites import HOSPITALS, phantom_sites
 
 __all__ = ["HOSPITALS", "KINDS", "PhantomKind", "Phantoms", "draw_phantoms", "phantom_sites"]

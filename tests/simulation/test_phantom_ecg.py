@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from consilia.core.errors import ConfigError
-from consilia.data.phantoms.ecg import FAST, FREQUENCY, LEADS, EcgPhantoms, draw_ecgs, write_record
+from consilia.simulation.synthetic.ecg import FAST, FREQUENCY, LEADS, EcgPhantoms, draw_ecgs, write_record
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.core.task import Task
-from consilia.data.phantoms.draw import KINDS, PhantomKind, Phantoms, draw_phantoms
 from consilia.data.specs import DatasetSpec, ImagesSpec, LabelSpec, MaskSpec
+from consilia.simulation.synthetic.draw import KINDS, PhantomKind, Phantoms, draw_phantoms
 
 HOSPITALS = {
     "phantom-hospital-1": 64,

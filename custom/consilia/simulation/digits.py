@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from consilia.core.files import write_bytes
-from consilia.data.cutting import DirichletCut, cut_pooled
 from consilia.data.specs import DatasetSpec, MedMnistSpec, SplitSpec
+from consilia.simulation.cutting import DirichletCut, cut_pooled
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CUT = DirichletCut(by="dirichlet", sites=8, alpha=0.1, seed=0, min_cases=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from consilia.data.phantoms.canvas import Drawing, Outline, blend, lines, sigmoid, texture, wander, waves
+from consilia.simulation.synthetic.canvas import Drawing, Outline, blend, lines, sigmoid, texture, wander, waves
 
 CLASSES = ("nevus", "melanoma")
 

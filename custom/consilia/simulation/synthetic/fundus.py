@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from consilia.data.phantoms.canvas import (
+from consilia.simulation.synthetic.canvas import (
     Drawing,
     Outline,
     Point,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from consilia.data.phantoms.canvas import (
+from consilia.simulation.synthetic.canvas import (
     Drawing,
     Outline,
     Point,

@@ -12,12 +12,11 @@ import yaml
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.dataset import SPLITS
-from consilia.data.federation import load_federation
-from consilia.data.layout import server_data
 from consilia.data.loading import load_site
 from consilia.data.public_pool import image_digest, load_pool
 from consilia.data.questions import load_questions
-from consilia.data.site import load_site_config
+from consilia.data.site import load_site_config, server_data
+from consilia.simulation.federation import load_federation
 
 REPOSITORY = Path(__file__).parents[2]
 SHARES = {"public": 0.3, "test": 0.3, "validation": 0.3, "seed": 0}

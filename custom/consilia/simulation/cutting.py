@@ -13,13 +13,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
 from consilia.data.cases import Cases, canonical
-from consilia.data.partition import dirichlet_partition, partition_patients
 from consilia.data.problems import Problems
 from consilia.data.questions import QuestionsReader
 from consilia.data.readers import reader_for
 from consilia.data.readers.base import Reader
 from consilia.data.specs import DatasetSpec, QuestionsSpec, SelectSpec
 from consilia.data.yaml_file import Model, Text
+from consilia.simulation.partition import dirichlet_partition, partition_patients
 
 
 class ColumnCut(Model):
@@ -35,7 +35,7 @@ class ColumnCut(Model):
 
 
 class DirichletCut(Model):
-    """Sites with skewed labels; see :func:`consilia.data.partition.dirichlet_partition`.
+    """Sites with skewed labels; see :func:`consilia.simulation.partition.dirichlet_partition`.
 
     ``names`` of the sites; default: site-01, site-02 and so on.
     """

@@ -20,10 +20,10 @@ from pydantic import TypeAdapter
 
 from consilia.core.determinism import derive_seed
 from consilia.core.files import write_bytes
-from consilia.data.phantoms import ecg, icu
-from consilia.data.phantoms.draw import KINDS, draw_phantoms
 from consilia.data.specs import DatasetSpec
-from consilia.data.wisconsin import wisconsin_sites
+from consilia.simulation.synthetic import ecg, icu
+from consilia.simulation.synthetic.draw import KINDS, draw_phantoms
+from consilia.simulation.wisconsin import wisconsin_sites
 
 SEED = 23
 SIZE = 64
@@ -101,7 +101,7 @@ def clinic_server(out: Path) -> dict[str, DatasetSpec]:
     """Write the server's phantoms under ``out``/phantoms/clinic; the specification of each role.
 
     The training split of each is the public data. Beside the phantoms it has a real table, Wisconsin's breast cytology
-    (see :mod:`consilia.data.wisconsin`), and questions about short reports.
+    (see :mod:`consilia.simulation.wisconsin`), and questions about short reports.
     """
     root = out / "phantoms" / "clinic"
     folders = _write(root, SERVER, _SERVER, [PUBLIC, VALIDATION, TEST])
