@@ -53,6 +53,8 @@ def test_unknown_role_lists_the_roles(tmp_path: Path) -> None:
         ("numeric: [age]", "numeric: [num]", r"the label column 'num' cannot be a feature"),
         ("classes: [absent, present]", "classes: [absent, ill]", r"label gives \['present'\]"),
         ("classes: [absent, present]", "classes: [absent]", r"classes: Tuple should have at least 2 items"),
+        ("numeric: [age]", "numeric: [age]\n    task: segmentation", r"task: this format holds classification; got"),
+        ("numeric: [age]", "numeric: [age]\n    official_splits: true", r"this format has no splits of its own"),
         ("numeric: [age]", "numeric: [age]\n    splits: {test: 0.95}", r"train \+ validation \+ test must be 1"),
         ("numeric: [age]", "numeric: [age]\n    select: {column: a}", r"give column and values, or file"),
         ("numeric: [age]", "numeric: [age]\n    exclude_patients: [a]", r"exclude_patients needs the patient column"),

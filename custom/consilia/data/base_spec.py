@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from pathlib import Path
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from consilia.core.task import Task
 from consilia.data.yaml_file import AbsolutePath, Model, Text
 
 Columns = tuple[str, ...]
@@ -87,12 +90,27 @@ class SelectSpec(Model):
         return self
 
 
-class CommonSpec(Model):
-    """Keys of every format. ``classes`` is the order of the class indices; all sites of a federation must agree.
+class CommonSpec(Model, ABC):
+    """Keys of every format, and what a format says about itself.
+
+    ``classes`` is the order of the class indices; all sites of a federation must agree.
 
     ``train_cases``: how many of the training cases are used, or (between 0 and 1) what fraction of them.
+
+    Attributes:
+        tasks: the learning tasks that the format can hold.
+        reader: module and class of the format's reader of labelled cases; None: it has none.
+        brings_splits: whether files of the format have splits of their own, so that official_splits may be true.
+        official_splits: whether the data bring their own train, validation and test parts, and these are used.
     """
 
+    tasks: ClassVar[tuple[Task, ...]] = ("classification",)
+    reader: ClassVar[str | None] = None
+    brings_splits: ClassVar[bool] = False
+
+    format: str
+    task: Task = "classification"
+    official_splits: bool = False
     classes: tuple[str, ...] = Field(min_length=2)
     patient: str | None = None
     splits: SplitSpec = SplitSpec()
@@ -109,6 +127,24 @@ class CommonSpec(Model):
         count = isinstance(value, int) and not isinstance(value, bool) and value > 0
         if value is not None and not count and not (isinstance(value, float) and 0 < value < 1):
             raise ValueError(f"expected a whole number of cases from 1, or a fraction between 0 and 1, got {value!r}")
+        return value
+
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The tables that cases are read from: data sets that share one may share patients."""
+
+    @field_validator("task")
+    @classmethod
+    def _possible(cls, value: Task) -> Task:
+        if value not in cls.tasks:
+            raise ValueError(f"this format holds {' or '.join(cls.tasks)}")
+        return value
+
+    @field_validator("official_splits")
+    @classmethod
+    def _has_parts(cls, value: bool) -> bool:
+        if value and not cls.brings_splits:
+            raise ValueError("this format has no splits of its own: leave official_splits out")
         return value
 
     @model_validator(mode="after")

@@ -79,8 +79,7 @@ def check_site(path: Path, roles: list[str] | None = None) -> list[RoleReport]:
 
 
 def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
-    task: Task = getattr(spec, "task", "classification")
-    report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator, task)
+    report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator, spec.task)
     if isinstance(spec, QuestionsSpec):
         return _check_questions(report, config.role_dir(role), spec)
     reader, problems = reader_for(spec), Problems()
@@ -163,7 +162,7 @@ def _check_splits(
     report.unused = int((splits == UNUSED).sum())
     file = splits_file(spec, role_dir)
     report.splits_from = str(file) if file.exists() else "to be drawn at the first load"
-    if spec.evaluator or getattr(spec, "official_splits", False):
+    if spec.evaluator or spec.official_splits:
         report.splits_from = "fixed by site.yaml"
     for name in SPLITS:
         inside = splits == name

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
-from consilia.core.task import Task
 from consilia.data.cases import Cases
 from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
 from consilia.data.problems import Problems
@@ -66,8 +65,7 @@ def load_site(path: Path, role: str) -> SiteData:
     inputs = _inputs(reader, fitted, raw, where)
     spacing = reader.spacing(cases)
     parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
-    task: Task = getattr(spec, "task", "classification")
-    return SiteData(site=config.site, role=role, class_names=spec.classes, task=task, **parts)
+    return SiteData(site=config.site, role=role, class_names=spec.classes, task=spec.task, **parts)
 
 
 class Indexed(Protocol):
@@ -140,7 +138,7 @@ def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
     """The splits that should have cases and have none."""
     if spec.evaluator:
         wanted = ["test"]
-    elif getattr(spec, "official_splits", False) or spec.splits.file is not None:
+    elif spec.official_splits or spec.splits.file is not None:
         wanted = ["train", "test"]
     else:
         wanted = [name for name in SPLITS if spec.splits.fractions()[name] > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal
 
@@ -103,6 +104,9 @@ class QuestionsSpec(CommonSpec):
     case: str | None = None
     about: AboutSpec | None = None
     input: Annotated[ImageInput | SignalInput, Field(discriminator="format")] | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.file, *self.more_files)
 
     @model_validator(mode="after")
     def _one_way(self) -> QuestionsSpec:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from consilia.core.task import Task
 from consilia.data.base_spec import (
     Columns,
     CommonSpec,
@@ -46,6 +46,8 @@ class TabularSpec(CommonSpec):
     ``more_files`` have the same columns; without a case column, the rows' ids then begin with the file's name.
     """
 
+    reader = "consilia.data.readers.tabular:TabularReader"
+
     format: Literal["tabular"]
     file: AbsolutePath
     more_files: tuple[AbsolutePath, ...] = ()
@@ -59,6 +61,9 @@ class TabularSpec(CommonSpec):
     categorical: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
     numeric_missing: Literal["impute", "error"] = "impute"
     missing_indicators: bool = False
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.file, *self.more_files)
 
     @model_validator(mode="after")
     def _features(self) -> TabularSpec:
@@ -102,8 +107,10 @@ class ImagesSpec(CommonSpec):
     columns) where the files do not tell. ``window``: the intensities of DICOM and NIfTI that become 0 and 255.
     """
 
+    reader = "consilia.data.readers.images:ImagesReader"
+    tasks = ("classification", "segmentation")
+
     format: Literal["images"]
-    task: Task = "classification"
     file: AbsolutePath
     folder: AbsolutePath
     image: str
@@ -116,6 +123,9 @@ class ImagesSpec(CommonSpec):
     spacing: tuple[PositiveFloat, PositiveFloat] | None = None
     window: tuple[float, float] | None = None
     normalise: Normalise = "train"
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,)
 
     @model_validator(mode="after")
     def _one_truth(self) -> ImagesSpec:
@@ -145,11 +155,16 @@ class ImagesSpec(CommonSpec):
 class MedMnistSpec(CommonSpec):
     """An npz file in the MedMNIST layout; ``classes`` are in the order of its label numbers."""
 
+    reader = "consilia.data.readers.medmnist:MedMnistReader"
+    brings_splits = True
+
     format: Literal["medmnist"]
     file: AbsolutePath
     parts: tuple[Literal["train", "val", "test"], ...] = ("train",)
-    official_splits: bool = False
     normalise: Normalise = "half"
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,)
 
     @model_validator(mode="after")
     def _parts(self) -> MedMnistSpec:
@@ -165,6 +180,8 @@ class MedMnistSpec(CommonSpec):
 class SignalsSpec(CommonSpec):
     """WFDB records listed in a CSV column (paths without suffix below ``folder``), all of one length and lead order."""
 
+    reader = "consilia.data.readers.signals:SignalsReader"
+
     format: Literal["signals"]
     file: AbsolutePath
     folder: AbsolutePath
@@ -175,6 +192,9 @@ class SignalsSpec(CommonSpec):
     samples: PositiveInt
     frequency: PositiveFloat
 
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,)
+
 
 class TimeseriesSpec(CommonSpec):
     """Parquet tables: ``values`` (id, time, features; one row per step), ``outcomes`` (id, label).
@@ -182,6 +202,8 @@ class TimeseriesSpec(CommonSpec):
     ``cases`` is an optional CSV joined on the id; it holds the columns for patient and select. Where the outcome
     table has several rows per case, ``any_row`` names the class a case gets when any of its rows has it.
     """
+
+    reader = "consilia.data.readers.timeseries:TimeseriesReader"
 
     format: Literal["timeseries"]
     values: AbsolutePath
@@ -193,6 +215,9 @@ class TimeseriesSpec(CommonSpec):
     steps: PositiveInt
     label: LabelSpec
     any_row: str | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.values, self.outcomes, *((self.cases,) if self.cases else ()))
 
     @model_validator(mode="after")
     def _any_row(self) -> TimeseriesSpec:

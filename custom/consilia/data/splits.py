@@ -105,7 +105,7 @@ def site_splits(
     """
     if spec.evaluator:
         return np.full(len(cases), "test")
-    if getattr(spec, "official_splits", False):
+    if spec.official_splits:
         return np.asarray(cases.rows["part"].replace({"val": "validation"}), dtype=str)
     saved = splits_file(spec, role_dir)
     if spec.splits.file is not None or saved.exists():

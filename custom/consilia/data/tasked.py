@@ -91,7 +91,7 @@ def load_tasks(path: Path, tasks: Mapping[str, int]) -> TaskedData:
     if not there:
         raise ConfigError(f"{path}: expected a dataset role for some of {sorted(tasks)}, got {sorted(config.datasets)}")
     for name in there:
-        kind = getattr(config.datasets[name], "task", "classification")
+        kind = config.datasets[name].task
         if kind != "classification":
             raise ConfigError(f"{path}: datasets.{name}.task: tasks trained together are classifications, got {kind}")
         classes = config.datasets[name].classes

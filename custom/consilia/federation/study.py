@@ -100,7 +100,7 @@ def study_config(
     for first in [] if several else list(site_files.values())[:1]:
         values.setdefault("role", _only_role(first))
         values.setdefault("evaluators", _evaluators(site_files, values["role"]))
-        values.setdefault("task", getattr(load_site_config(first).dataset(values["role"]), "task", "classification"))
+        values.setdefault("task", load_site_config(first).dataset(values["role"]).task)
         if "model" not in values:
             values["model"] = default_model(load_site(first, values["role"]))
     if study.leave_out is not None and not site_files:

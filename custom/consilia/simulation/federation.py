@@ -84,7 +84,7 @@ class FederationConfig(Model):
             raise ValueError("give sites, or pooled and cut")
         if self.pooled is not None and (self.pooled.select or self.pooled.evaluator or self.pooled.splits.file):
             raise ValueError("pooled takes no select, evaluator or splits.file: the cut decides")
-        if isinstance(self.cut, DirichletCut) and getattr(self.pooled, "task", None) == "segmentation":
+        if isinstance(self.cut, DirichletCut) and self.pooled is not None and self.pooled.task == "segmentation":
             raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
         if self.sites is not None and not self.sites:
             raise ValueError("sites must name at least one site")

@@ -75,7 +75,7 @@ class RoleConfig(Model):
             raise ValueError("give pooled (with or without cut), or sites; cut and server divide pooled data")
         if pooled is not None and (pooled.select or pooled.evaluator or pooled.splits.file):
             raise ValueError("pooled takes no select, evaluator or splits.file: the shares and the cut decide")
-        if isinstance(self.cut, DirichletCut) and getattr(pooled, "task", None) == "segmentation":
+        if isinstance(self.cut, DirichletCut) and pooled is not None and pooled.task == "segmentation":
             raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
         twice = sorted(set(self.sites) & set(self._cut_names()))
         if twice:
@@ -133,7 +133,7 @@ def role_specs(config: RolesConfig, path: Path, out: Path) -> tuple[dict[str, Ro
             splits = server_splits(cases, part.pooled, part.server or config.server, config.server)
             server[role] = _server_spec(spec, cases, splits, out / SERVER / role, where)
             specs |= _site_specs(spec, cases.take(splits == SITES), part.cut, role, out, where)
-            owned.append(_Owned(role, _files(spec), _patients(cases, splits, bool(part.cut))))
+            owned.append(_Owned(role, frozenset(spec.files()), _patients(cases, splits, bool(part.cut))))
         for site, spec in specs.items():
             sites.setdefault(site, {})[role] = spec
     if not sites:
@@ -216,13 +216,6 @@ def _site_specs(
         select = write_cases(out / site / f"{role}.txt", [cases.ids[i] for i in part])
         found[site] = spec.model_copy(update={"select": select})
     return found
-
-
-def _files(spec: DatasetSpec) -> frozenset[Path]:
-    """The tables a specification reads its cases from; two that share one may share patients."""
-    names = ("file", "more_files", "values", "outcomes", "cases")
-    values = [getattr(spec, name, None) for name in names]
-    return frozenset(path for value in values for path in (value if isinstance(value, tuple) else (value,)) if path)
 
 
 def _patients(cases: Cases, splits: np.ndarray, at_sites: bool) -> dict[str, frozenset[str]]:

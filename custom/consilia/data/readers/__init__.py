@@ -1,32 +1,22 @@
-"""One reader per file format."""
+"""One reader per file format; a specification names its own."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from consilia.core.errors import ConfigError
 from consilia.data.readers.base import Reader
-from consilia.data.readers.images import ImagesReader
-from consilia.data.readers.medmnist import MedMnistReader
-from consilia.data.readers.signals import SignalsReader
-from consilia.data.readers.tabular import TabularReader
-from consilia.data.readers.timeseries import TimeseriesReader
-from consilia.data.specs import DatasetSpec
-
-READERS: dict[str, type[Reader[Any]]] = {
-    "tabular": TabularReader,
-    "images": ImagesReader,
-    "medmnist": MedMnistReader,
-    "signals": SignalsReader,
-    "timeseries": TimeseriesReader,
-}
+from consilia.data.specs import CommonSpec
 
 
-def reader_for(spec: DatasetSpec) -> Reader[Any]:
+def reader_for(spec: CommonSpec) -> Reader[Any]:
     """The reader of a specification's format. Raises :class:`ConfigError` for questions: no labelled cases."""
-    if spec.format not in READERS:
+    if spec.reader is None:
         raise ConfigError(
-            f"expected a dataset role of format {', '.join(READERS)}, got {spec.format}: it has answers in words, not "
-            "classes, and is asked by a method for language models only"
+            f"expected a dataset role with labelled cases, got {spec.format}: it has answers in words, not classes, "
+            "and is asked by a method for language models only"
         )
-    return READERS[spec.format](spec)
+    module, _, name = spec.reader.partition(":")
+    reader: Reader[Any] = getattr(import_module(module), name)(spec)
+    return reader
