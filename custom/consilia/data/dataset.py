@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from consilia.core.task import Task
+from consilia.data.augmentation import Transform
 
 SPLITS = ("train", "validation", "test")
 
@@ -51,9 +52,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels (class indices or masks) of the given cases."""
-        return self.inputs[indices], self.labels[indices]
+    def batch(self, indices: Tensor, transform: Transform | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and labels (class indices or masks) of the given cases, changed by ``transform`` if there is one."""
+        inputs, labels = self.inputs[indices], self.labels[indices]
+        if transform is None:
+            return inputs, labels
+        return transform(inputs, labels, [self.case_ids[i] for i in indices.tolist()])
 
 
 @dataclass(frozen=True)

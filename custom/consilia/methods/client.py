@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from consilia.core.determinism import generator, seeded
 from consilia.core.errors import ConfigError
 from consilia.core.stop import StopSignal, never
+from consilia.data.augmentation import Augmentation, Transform
 from consilia.data.dataset import SiteData, Split
 from consilia.methods.config import TrainingConfig
 from consilia.methods.contract import C, Method, State, Update
@@ -24,6 +26,8 @@ from consilia.methods.tasks import TASKS, Network, Predictions, network_of
 from consilia.models.exchange import copy_into, exchanged_names, exchanged_state
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class CannotEvaluate(Exception):
@@ -90,6 +94,14 @@ class Client(Generic[C]):
         }
         self.samples = torch.Generator()
         """For what the task samples in its loss; seeded by every fit."""
+        augmentation = self.training.augmentation
+        self.augmentation = None if augmentation is None else Augmentation(augmentation, self.seed, self.data.site)
+        if augmentation is not None and self.encoder_is_frozen:
+            log.info(
+                "site %s: training.augmentation changes the images in every epoch: the frozen encoder's output on "
+                "training batches is not kept but computed in every step",
+                self.data.site,
+            )
         self._encoded: dict[int, tuple[Split, Tensor]] = {}
 
     # What a method may override ---------------------------------------------------------------------------------
@@ -173,12 +185,13 @@ class Client(Generic[C]):
         order = generator(self.seed, "batches", *purposes)
         self.samples = generator(self.seed, "draw", *purposes)
         epochs = round_.epochs if epochs is None else epochs
+        epochs = self.training.local_epochs if epochs is None else epochs
         # Dropout and stochastic depth draw from torch's global generator.
         with seeded(self.seed, "noise", *purposes):
             return fit(
                 self.model,
                 list(self.parameters.values()),
-                (self.batches(order) for _ in range(self.training.local_epochs if epochs is None else epochs)),
+                (self.batches(order, self._transform(round_.number, epoch)) for epoch in range(epochs)),
                 self.loss,
                 training=self.training,
                 rate=self.training.learning_rate * self.training.learning_rate_decay ** (round_.number - 1),
@@ -188,13 +201,33 @@ class Client(Generic[C]):
                 where=f"site {self.data.site!r}",
             )
 
-    def batches(self, order: torch.Generator) -> Iterator[Batch]:
-        """One pass over the training cases in a fresh order."""
-        inputs, labels = self.inputs(self.data.train), self.data.train.labels
-        return (
-            Batch(inputs[indices].to(self.device), labels[indices].to(self.device))
-            for indices in shuffled(len(labels), self.training.batch_size, order)
-        )
+    def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
+        """One pass over the training cases in a fresh order; ``transform`` changes them."""
+        split = self.data.train
+        whole = self.inputs(split) if transform is None else None
+
+        def batch(indices: Tensor) -> Batch:
+            if whole is not None:
+                inputs, labels = whole[indices].to(self.device), split.labels[indices]
+            else:
+                inputs, labels = split.batch(indices, transform)
+                inputs = self._encode(inputs.to(self.device))
+            return Batch(inputs, labels.to(self.device))
+
+        return (batch(indices) for indices in shuffled(len(split), self.training.batch_size, order))
+
+    @torch.no_grad()
+    def _encode(self, inputs: Tensor) -> Tensor:
+        """What :attr:`network` takes for augmented inputs: themselves, or what the frozen encoder makes of them."""
+        if not self.encoder_is_frozen:
+            return inputs
+        mode = self.model.training
+        codes: Tensor = self.model.eval().encode(inputs)
+        self.model.train(mode)
+        return codes
+
+    def _transform(self, round_number: int, epoch: int) -> Transform | None:
+        return None if self.augmentation is None else self.augmentation.transform(round_number, epoch)
 
     def update(
         self,
@@ -266,6 +299,8 @@ class Client(Generic[C]):
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless the model takes this site's inputs and gives as many classes."""
         split = self.data.test if self.data.is_evaluator else self.data.train
+        if self.augmentation is not None:
+            self.augmentation.check(split.inputs)
         probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
         for prediction in try_inputs(lambda: self.predict(probe), self.model, probe).values():
             expected = (1, self.data.num_classes) if self.data.task == "classification" else probe.labels.shape

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from consilia.core.schema import Strict
 from consilia.data.allowed import DIGEST
+from consilia.data.augmentation import AugmentationChoice
 from consilia.models.foundation import EMBEDDED, embedded_digest
 
 
@@ -49,6 +50,9 @@ class TrainingConfig(Strict):
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null for no clipping")
     personalise_epochs: int | None = Field(None, ge=1, description="epochs after the last round; null = local_epochs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    augmentation: AugmentationChoice = Field(
+        None, description="of training images: null, images (a preset), or flip, shift, rotate, scale, intensity"
+    )
 
 
 TRIM = 0.2

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from consilia.data.augmentation import Transform
 from consilia.data.dataset import Split
 from consilia.data.tasked import TaskedData, TaskedSplit
 from consilia.evaluation.classification import classification_metrics
@@ -55,7 +56,7 @@ class FedKIMClient(Client[FedKIMConfig]):
             loss = loss + proximal_term(own, self._anchor, self.config.mu)
         return loss
 
-    def batches(self, order: torch.Generator) -> Iterator[Batch]:
+    def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
         """One pass over the training cases: batches of one task each, in an order drawn over all of them."""
         plan = [
             (task, indices)
@@ -65,7 +66,7 @@ class FedKIMClient(Client[FedKIMConfig]):
         ]
         for place in torch.randperm(len(plan), generator=order).tolist():
             task, indices = plan[place]
-            inputs, labels = (part.to(self.device) for part in self.data.tasks[task].train.batch(indices))
+            inputs, labels = (part.to(self.device) for part in self.data.tasks[task].train.batch(indices, transform))
             yield Batch(inputs, labels, task)
 
     @torch.no_grad()
