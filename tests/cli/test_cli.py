@@ -43,14 +43,18 @@ def test_help_teaches_by_example(command: list[str]) -> None:
     assert "consilia " + " ".join(command) in consilia(*command, "--help").replace("Usage: consilia", "", 1)
 
 
+JOB = ("torch._dynamo", "scipy", "sklearn", "matplotlib", "tensorboard", "monai", "consilia.simulation")
+
+
 @pytest.mark.parametrize(
     ("imported", "heavy"),
     [
         ("consilia", ("torch", "torchvision", "nvflare", "pydantic", "numpy")),
         ("consilia.cli.app", ("torch", "nvflare", "pandas", "scipy")),
         # Every job starts a process of these at the server and at each site.
-        ("consilia.flare.controller", ("torch._dynamo", "scipy", "sklearn", "matplotlib", "tensorboard", "monai")),
-        ("consilia.flare.executor", ("torch._dynamo", "scipy", "sklearn", "matplotlib", "tensorboard", "monai")),
+        ("consilia.flare.controller", JOB),
+        ("consilia.flare.executor", JOB),
+        ("consilia.flare.persistor", JOB),
     ],
 )
 def test_what_starts_often_does_not_wait_for_what_it_may_never_use(imported: str, heavy: tuple[str, ...]) -> None:

@@ -168,7 +168,7 @@ def test_what_is_no_image_is_refused_or_passes_unchanged() -> None:
         ({"rotate": 181}, "less than or equal to 180"),
         ({"shift": float("nan")}, "shift"),
         ({"flip": ["horizontal", "horizontal"]}, "each direction once"),
-        ({"blur": 1}, "Extra inputs"),
+        ({"blur": 1}, "unknown key; expected one of flip, intensity, rotate, scale, shift"),
     ],
 )
 def test_a_wrong_configuration_is_named(value, message) -> None:

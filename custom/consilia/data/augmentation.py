@@ -6,8 +6,9 @@ global generator. A mask moves with its image. Evaluations see the cases as they
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from consilia.data.yaml_file import Model
 
 Transform = Callable[[Tensor, Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Inputs (B, ...), labels (B,) or masks (B, H, W), and case ids (B) -> inputs and labels of the same shapes."""
+
+log = logging.getLogger(__name__)
 
 AXES = {"vertical": 0, "horizontal": 1}  # of (rows, columns)
 SEEDS = 1 << 32  # MONAI seeds NumPy's generators, which take 32 bits
@@ -98,6 +101,21 @@ class Augmentation:
                 f"{tuple(inputs.shape[1:])} each: set training.augmentation to null"
             )
         self._transforms(*inputs.shape[2:], masked=False)
+
+    def check_several(self, inputs: Mapping[str, Tensor]) -> None:
+        """As :meth:`check`, for data sets that are trained together: those without images stay as they are.
+
+        A site that has no images at all is told so in its log: other sites of the run may have some.
+        """
+        images = {name: tensor for name, tensor in inputs.items() if are_images(tensor)}
+        for tensor in images.values():
+            self.check(tensor)
+        log.info(
+            "site %s: training.augmentation changes images: those of %s; %s stay as they are",
+            self.site,
+            ", ".join(sorted(images)) or "no data set",
+            ", ".join(sorted(set(inputs) - set(images))) or "no others",
+        )
 
     def transform(self, round_number: int, epoch: int) -> Transform:
         """The transform of one pass over the training cases. What is no image passes unchanged."""

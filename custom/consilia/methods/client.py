@@ -86,7 +86,6 @@ class Client(Generic[C]):
         # Its forward, encode and decode are its own: torch types none of them.
         self.model: Any = context.model.to(self.device)
         self.task = TASKS[self.data.task]
-        self.task.require()
         self.shared = method.exchanged(self.model)
         self.private = [name for name in exchanged_names(self.model) if name not in set(self.shared)]
         self.parameters = {
@@ -204,6 +203,7 @@ class Client(Generic[C]):
     def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
         """One pass over the training cases in a fresh order; ``transform`` changes them."""
         split = self.data.train
+        # At once, not with the first batch: a frozen encoder runs in evaluation mode, which fit ends before it.
         whole = self.inputs(split) if transform is None else None
 
         def batch(indices: Tensor) -> Batch:
@@ -299,7 +299,7 @@ class Client(Generic[C]):
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless the model takes this site's inputs and gives as many classes."""
         split = self.data.test if self.data.is_evaluator else self.data.train
-        if self.augmentation is not None:
+        if self.augmentation is not None and not self.data.is_evaluator:
             self.augmentation.check(split.inputs)
         probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
         for prediction in try_inputs(lambda: self.predict(probe), self.model, probe).values():

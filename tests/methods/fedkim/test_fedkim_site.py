@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,23 @@ def parts(names: Any) -> set[str]:
 
 
 # ---- the site ------------------------------------------------------------------------------------------------------
+
+
+def test_augmentation_changes_the_images_alone_and_the_log_says_which(caplog) -> None:
+    site, training = data(mass=6, kidney=5), TrainingConfig(batch_size=4, device="cpu", augmentation="images")
+    own = learner(site, training)
+    with caplog.at_level(logging.INFO):
+        own.check_model()
+        learner(data(kidney=5), training).check_model()
+    assert "changes images: those of mass; kidney stay as they are" in caplog.text
+    assert "changes images: those of no data set; kidney stay as they are" in caplog.text
+    seen = {"kidney": 0, "mass": 0}
+    for batch in own.batches(torch.Generator().manual_seed(1), own.augmentation.transform(1, 0)):
+        originals = site.tasks[batch.dataset].train.inputs
+        same = [any(torch.equal(case, original) for original in originals) for case in batch.inputs]
+        assert same == [batch.dataset == "kidney"] * len(batch)
+        seen[batch.dataset] += len(batch)
+    assert seen == {"kidney": 5, "mass": 6}
 
 
 def test_an_update_holds_encoders_and_heads_of_the_sites_tasks_alone() -> None:

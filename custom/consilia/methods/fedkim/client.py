@@ -95,6 +95,8 @@ class FedKIMClient(Client[FedKIMConfig]):
 
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless every head takes its task's inputs."""
+        if self.augmentation is not None:
+            self.augmentation.check_several({name: data.train.inputs for name, data in self.data.tasks.items()})
         for task, data in self.data.tasks.items():
             split = data.test if data.is_evaluator else data.train
             probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])

@@ -59,10 +59,6 @@ class Task(ABC):
         pixels = inputs.shape[-1] * inputs.shape[-2] if inputs.ndim > 3 else 1
         return max(1, min(self.most, self.most * SMALL**2 // pixels))
 
-    def require(self) -> None:
-        """Raise ConfigError where a package is missing that the task will need: better now than after the rounds."""
-        return
-
     @abstractmethod
     def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         """The loss of one batch: scalar, to be minimised. ``draw`` is for what the task samples."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilia.core.determinism import generator
-from consilia.core.errors import ConfigError
 from consilia.data.dataset import Split
 from consilia.evaluation.segmentation import segmentation_metrics
 from consilia.methods.tasks.base import Network, Predictions, Task
@@ -46,11 +44,6 @@ class Segmentation(Task):
         settings = {"box": truth, "image": whole_image(labels), "jitter": jittered(truth, case_ids, labels.shape[-1])}
         codes = network.encode(inputs)
         return {name: (network.decode(codes, MaskPrompts(boxes)) > 0).cpu() for name, boxes in settings.items()}
-
-    def require(self) -> None:
-        """HD95 is MONAI's, and is asked for after the last round only."""
-        if find_spec("monai") is None:
-            raise ConfigError("a segmentation's HD95 needs MONAI: pip install 'consilia[imaging]'")
 
     def empty_predictions(self, split: Split, classes: int) -> dict[str, Tensor]:
         """No masks."""
