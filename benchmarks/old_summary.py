@@ -11,6 +11,7 @@ from typing import Any
 from consilia.core.task import Task
 from consilia.evaluation.rounds import Value
 from consilia.evaluation.summary import Costs, ExchangeCost, ModelSummary, OverRounds, Summary, Traffic, VariantSummary
+from consilia.methods.fedgpl.method import MEAN_PROMPT
 from consilia.record.metrics import PRIMARY
 
 NO_METRICS = (
@@ -31,7 +32,8 @@ def old_summary(task: Task, content: Mapping[str, Any]) -> Summary:
         last=_model(task, content["last"]),
         best=_model(task, content["best"]),
         over_rounds=OverRounds(content["over_rounds"]["versions"], content["over_rounds"]),
-        individuality=content.get("individuality", {}),
+        first_reports={"prompt_diversity": content.get("individuality", {}).get("first")},
+        last_reports={"prompt_diversity": content.get("individuality", {}).get("last")},
         costs=Costs(
             down=Traffic(**sent["down"]),
             up=Traffic(**sent["up"]),
@@ -53,14 +55,14 @@ def _model(task: Task, content: Mapping[str, Any] | None) -> ModelSummary | None
         version=content["version"],
         metrics=metrics,
         unit=content.get("hd95_unit"),
-        mean_query=_variant(content.get("mean_query"), content.get("large_sites_mean_query_difference")),
+        variants=_variants(content.get("mean_query"), content.get("large_sites_mean_query_difference")),
     )
 
 
-def _variant(content: Mapping[str, Any] | None, large_sites: float | None) -> VariantSummary | None:
+def _variants(content: Mapping[str, Any] | None, large_sites: float | None) -> dict[str, VariantSummary]:
     if content is None:
-        return None
+        return {}
     end = "_difference"
     differences = {name.removesuffix(end): value for name, value in content.items() if name.endswith(end)}
     metrics = {name: value for name, value in content.items() if name != "sites" and not name.endswith(end)}
-    return VariantSummary(content["sites"], metrics, {**differences, "large_sites_auroc": large_sites})
+    return {MEAN_PROMPT: VariantSummary(content["sites"], metrics, {**differences, "large_sites_auroc": large_sites})}

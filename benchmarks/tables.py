@@ -19,6 +19,7 @@ from consilia.evaluation.metrics import OVER_ROUNDS
 from consilia.evaluation.rounds import Value, mean, split_metrics, value_of
 from consilia.evaluation.summary import ModelSummary, Part, Summary, summarise
 from consilia.federation.study import EMBEDDED, load_study
+from consilia.methods.fedgpl.method import MEAN_PROMPT
 from consilia.record.files import load_record, save_record
 from consilia.record.metrics import Metric, Unit
 from consilia.record.schema import FinalModels, Record, RunInfo, SiteMetrics
@@ -83,8 +84,8 @@ def _costs(task: Task, *variants: Column) -> list[Column]:
         *_rounds(task, "rounds_to_within_1_percent"),
         _cost("costs", "up_max", "MB up, per site and round", "megabytes"),
         *variants,
-        _cost("individuality", "first", "Individuality, first round", "ratio"),
-        _cost("individuality", "last", "Individuality, last round", "ratio"),
+        _cost("first_report", "prompt_diversity", "Individuality, first round", "ratio"),
+        _cost("last_report", "prompt_diversity", "Individuality, last round", "ratio"),
     ]
 
 
@@ -93,14 +94,14 @@ COSTS: dict[Task, list[Column]] = {
         ("last", LARGE_SITES),
         *_costs(
             "classification",
-            _cost("variant_difference", "accuracy", "Mean query, accuracy", "signed"),
-            _cost("variant_difference", LARGE_SITES.name, "Mean query, AUROC of those sites", "signed"),
+            _cost(("difference", MEAN_PROMPT), "accuracy", "Mean query, accuracy", "signed"),
+            _cost(("difference", MEAN_PROMPT), LARGE_SITES.name, "Mean query, AUROC of those sites", "signed"),
         ),
     ],
     "segmentation": _costs(
         "segmentation",
-        _cost("variant_difference", "dice_box", "Mean query, Dice, true box", "signed"),
-        _cost("variant_difference", "dice_image", "Mean query, Dice, whole image", "signed"),
+        _cost(("difference", MEAN_PROMPT), "dice_box", "Mean query, Dice, true box", "signed"),
+        _cost(("difference", MEAN_PROMPT), "dice_image", "Mean query, Dice, whole image", "signed"),
     ),
 }
 """By task, the columns of what is shown of segmentations, and of studies with Fed-GPL.
@@ -119,12 +120,13 @@ def summary_of(record: Record) -> Summary:
 
 
 def _with_large_sites(summary: ModelSummary, chosen: FinalModels) -> ModelSummary:
-    whole, variant = large_sites_auroc(chosen.global_), large_sites_auroc(chosen.mean_query)
+    whole, variant = large_sites_auroc(chosen.global_), large_sites_auroc(chosen.variants.get(MEAN_PROMPT, {}))
     difference = None if whole is None or variant is None else variant - whole
-    ablation = summary.mean_query
-    if ablation is not None:
-        ablation = replace(ablation, differences={**ablation.differences, LARGE_SITES.name: difference})
-    return replace(summary, metrics={**summary.metrics, LARGE_SITES.name: Value(whole)}, mean_query=ablation)
+    variants = dict(summary.variants)
+    if ablation := variants.get(MEAN_PROMPT):
+        differences = {**ablation.differences, LARGE_SITES.name: difference}
+        variants[MEAN_PROMPT] = replace(ablation, differences=differences)
+    return replace(summary, metrics={**summary.metrics, LARGE_SITES.name: Value(whole)}, variants=variants)
 
 
 def large_sites_auroc(by_site: Mapping[str, SiteMetrics]) -> float | None:

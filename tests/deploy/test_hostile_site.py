@@ -141,7 +141,7 @@ def test_a_lying_score_within_its_bounds_is_not_seen_but_limited_by_a_trimmed_me
     for name, run in runs.items():
         (item,) = run.record().rounds
         assert item.refused == {}
-        assert item.contributions[CULPRIT].score == 1.0
+        assert item.contributions[CULPRIT].fields["weight"] == 1.0
         honest = [sent_by(federation, site, configs[name]) for site in HONEST_SITES]
         outside[name] = share_outside(load_file(run.folder / "global-last.safetensors"), honest)
     assert outside["trimmed mean"] == 0.0

@@ -12,6 +12,7 @@ RUN = {
     "name": "x",
     "method": "m",
     "label": "X",
+    "task": "classification",
     "engine": "inprocess",
     "seed": 1,
     "status": "finished",
@@ -30,7 +31,17 @@ ROUND = {
     "seconds": {},
     "sha256": "",
 }
-EMPTY: dict[str, Any] = {"config": {}, "versions": {}, "class_names": [], "rounds": [], "evaluations": [], "final": {}}
+EMPTY: dict[str, Any] = {
+    "config": {},
+    "versions": {},
+    "class_names": [],
+    "fields": {},
+    "rounds": [],
+    "evaluations": [],
+    "final": {},
+    "exchange": None,
+    "absent": {},
+}
 
 
 def whole(content: Mapping[str, Any]) -> Record:
@@ -41,6 +52,7 @@ def whole(content: Mapping[str, Any]) -> Record:
             **content,
             "run": {**RUN, **content.get("run", {})},
             "sites": {site: {**SITE, **info} for site, info in content["sites"].items()},
+            "final": {name: {"variants": {}, **chosen} for name, chosen in content.get("final", {}).items()},
             "rounds": [{**ROUND, **part} for part in content.get("rounds", [])],
         }
     )

@@ -14,7 +14,7 @@ from consilia.evaluation.rounds import Value, rounds_to_within
 from consilia.evaluation.summary import ExchangeCost, ModelSummary, VariantSummary, series, summarise
 from tests.evaluation.records import whole
 
-CONTRIBUTION = {"weight": 0.5, "score": None, "samples": 1, "train_loss": None, "train_accuracy": None}
+CONTRIBUTION = {"weight": 0.5, "samples": 1, "clipped": None}
 
 
 def part(box: float | None, image: float | None = None, hd95: float | None = None, unit: str = "px") -> dict[str, Any]:
@@ -28,7 +28,10 @@ def round_of(number: int, ratios: dict[str, float | None]) -> dict[str, Any]:
     return {
         "round": number,
         "participants": list(ratios),
-        "contributions": {site: {**CONTRIBUTION, "individuality": ratio} for site, ratio in ratios.items()},
+        "contributions": {
+            site: {**CONTRIBUTION, "fields": {} if ratio is None else {"diversity": ratio}}
+            for site, ratio in ratios.items()
+        },
     }
 
 
@@ -37,6 +40,7 @@ def record() -> dict[str, Any]:
     return {
         "run": {"id": "x", "task": "segmentation", "label": "X", "method": "m", "seed": 1, "seconds": 42.0},
         "sites": {"a": {"evaluator": False}, "b": {"evaluator": False}},
+        "fields": {"diversity": {"heading": "Diversity", "meaning": "made up"}},
         "rounds": [round_of(1, {"a": 0.1, "b": 0.3}), round_of(2, {"a": 0.6, "b": None})],
         "evaluations": [
             {"version": 0, "model": "global", "sites": {"a": part(0.1), "b": part(0.2)}},
@@ -50,7 +54,7 @@ def record() -> dict[str, Any]:
                 "sha256": "",
                 "global": {"a": part(0.8, 0.4, hd95=3.0), "b": part(0.9, 0.2, hd95=5.0)},
                 "personal": {"a": part(0.7), "b": part(0.95)},
-                "mean_query": {"a": part(0.7, 0.4)},
+                "variants": {"plain": {"a": part(0.7, 0.4)}},
             }
         },
         "exchange": {"parameters": 100, "all_parameters": 1000, "dtype": "float16"},
@@ -103,27 +107,26 @@ def test_over_rounds(record: dict[str, Any]) -> None:
     every = series(whole(record))
     assert list(every["global_dice"]) == [0, 1, 2]
     assert every["global_dice_image"][1] == pytest.approx(0.3)
-    assert list(every["individuality"].values()) == [None, pytest.approx(0.2), 0.6]
 
 
-def test_individuality_and_exchange(record: dict[str, Any]) -> None:
+def test_reports_and_exchange(record: dict[str, Any]) -> None:
     summary = summarise(whole(record))
-    assert summary.individuality == {"first": pytest.approx(0.2), "last": 0.6}
+    assert summary.first_reports == {"diversity": pytest.approx(0.2)}
+    assert summary.last_reports == {"diversity": 0.6}
     assert summary.costs.exchange == ExchangeCost(parameters=100, all_parameters=1000, floor=200, full=4000)
     json.dumps(asdict(summary), allow_nan=False)
 
 
 def test_the_ablation_is_compared_on_its_own_sites(record: dict[str, Any]) -> None:
     # Site b has no ablation, so its 0.9 plays no part: 0.7 against 0.8.
-    found = last_of(record).mean_query
-    assert found is not None
+    found = last_of(record).variants["plain"]
     assert found.sites == 1
     assert found.metrics["dice_box"] == 0.7
     assert found.differences["dice_box"] == pytest.approx(-0.1)
     assert found.differences["dice_image"] == 0.0
     assert found.metrics["dice_jitter"] is None
-    record["final"]["last"]["mean_query"] = {}
-    assert last_of(record).mean_query is None
+    record["final"]["last"]["variants"] = {}
+    assert last_of(record).variants == {}
 
 
 def test_the_ablation_of_a_classification() -> None:
@@ -136,10 +139,10 @@ def test_the_ablation_of_a_classification() -> None:
         "sha256": "",
         "global": {"a": metrics(8, 10, 0.9), "b": metrics(15, 30, None), "c": metrics(1, 10, 0.2)},
         "personal": {},
-        "mean_query": {"a": metrics(7, 10, 0.8), "b": metrics(18, 30, None)},
+        "variants": {"plain": {"a": metrics(7, 10, 0.8), "b": metrics(18, 30, None)}},
     }
     record = {"sites": {site: {"evaluator": site == "c"} for site in "abc"}, "final": {"last": chosen}}
-    assert last_of(record).mean_query == VariantSummary(
+    assert last_of(record).variants["plain"] == VariantSummary(
         sites=2,
         metrics={"accuracy": 25 / 40, "auroc": 0.8},
         differences=pytest.approx({"accuracy": 2 / 40, "auroc": -0.1}),

@@ -61,9 +61,9 @@ def test_only_what_is_trained_travels_and_everything_is_watched(task: str, sites
         for size in (*part.bytes_up.values(), *part.bytes_down.values()):
             assert 4 * trained < size <= 1.01 * 4 * trained + 64_000
         for contribution in part.contributions.values():
-            assert contribution.individuality is not None
+            assert contribution.fields["prompt_diversity"] > 0
     final = record.final["last"]
-    assert set(final.mean_query) == set(sites[task])
+    assert set(final.variants["mean_prompt"]) == set(sites[task])
     # Acceptance (e): the sites hold what the server holds, and the backbone is no part of it.
     state = load_file(tmp_path / "global-last.safetensors")
     assert set(state) == set(exchanged_state(model))
@@ -98,7 +98,7 @@ def test_baselines_run_from_the_same_study(task: str, label: str, sites, tmp_pat
     record = run(task, sites[task], tmp_path, label)
     assert record.exchange is not None
     assert record.exchange.parameters < record.exchange.all_parameters
-    assert record.final["last"].mean_query == {}
+    assert record.final["last"].variants == {}
 
 
 def test_a_filled_box_is_worth_what_numpy_says(sites, tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_the_server_without_the_class_refuses(sites, tmp_path: Path) -> None:
 def test_summary_has_the_ablation_and_the_bytes(sites, tmp_path: Path) -> None:
     record = run("segmentation", sites["segmentation"], tmp_path)
     summary = summarise(record)
-    assert summary.numbers("variant")["dice_box"] is not None
-    assert (summary.individuality["last"] or 0) > 0
+    assert summary.numbers(("variant", "mean_prompt"))["dice_box"] is not None
+    assert (summary.last_reports["prompt_diversity"] or 0) > 0
     assert summary.costs.exchange is not None
     assert summary.costs.exchange.floor == 4 * summary.costs.exchange.parameters
     assert summary.numbers("last")["global_hd95_box"] is not None

@@ -35,7 +35,7 @@ def test_round_trip_keeps_everything_and_uses_the_json_names(tmp_path: Path) -> 
     save_record(record, tmp_path / "result.json")
     assert load_record(tmp_path / "result.json") == record
     written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
-    assert written["schema"] == "consilia.result/1"
+    assert written["schema"] == "consilia.result/2"
     assert "global" in written["final"]["last"]
     assert json.loads(record.model_dump_json()) == written
 
@@ -48,10 +48,10 @@ def test_missing_file_and_no_json_name_the_file(tmp_path: Path) -> None:
         load_record(tmp_path / "half.json")
 
 
-@pytest.mark.parametrize("schema", ["consilia.result/2", None])
+@pytest.mark.parametrize("schema", ["consilia.result/1", None])
 def test_another_schema_is_refused(content: dict[str, Any], tmp_path: Path, schema: str | None) -> None:
     message = refuse({**content, "schema": schema}, tmp_path)
-    assert f"key schema: expected 'consilia.result/1', got {schema!r}" in message
+    assert f"key schema: expected 'consilia.result/2', got {schema!r}" in message
 
 
 def test_a_list_is_no_record(tmp_path: Path) -> None:
@@ -60,8 +60,11 @@ def test_a_list_is_no_record(tmp_path: Path) -> None:
 
 def test_a_wrong_value_is_named_with_its_key(content: dict[str, Any], tmp_path: Path) -> None:
     content["rounds"][1]["contributions"]["Ashford"] = {
-        "weight": -0.5, "score": None, "samples": 3, "train_loss": None, "train_accuracy": None,
-    }  # fmt: skip
+        "weight": -0.5,
+        "samples": 3,
+        "fields": {},
+        "clipped": None,
+    }
     message = refuse(content, tmp_path)
     assert "rounds.1.contributions.Ashford.weight" in message
     assert "got -0.5" in message
@@ -89,23 +92,11 @@ def test_nan_cannot_get_in() -> None:
 def test_fields_can_be_given_by_their_python_names() -> None:
     record = make_record()
     last = record.final["last"]
-    same = type(last)(version=last.version, sha256=last.sha256, global_=last.global_, personal=last.personal)
+    same = type(last)(
+        version=last.version, sha256=last.sha256, global_=last.global_, personal=last.personal, variants={}
+    )
     assert same == last
     assert Record.model_validate(record.plain()) == record
-
-
-def test_a_record_from_before_segmentation_still_loads(tmp_path: Path) -> None:
-    content = make_record(rounds=1).plain()
-    del content["run"]["task"], content["exchange"]
-    for part in content["rounds"]:
-        for contribution in part["contributions"].values():
-            del contribution["individuality"]
-    for chosen in content["final"].values():
-        del chosen["mean_query"]
-    (tmp_path / "result.json").write_text(json.dumps(content), encoding="utf-8")
-    record = load_record(tmp_path / "result.json")
-    assert record == make_record(rounds=1)
-    assert record.run.task == "classification"
 
 
 def test_segmentation_round_trip(tmp_path: Path) -> None:
@@ -176,5 +167,5 @@ def test_something_is_exchanged(content: dict[str, Any], tmp_path: Path) -> None
 
 
 def test_the_ablation_is_of_listed_sites(content: dict[str, Any], tmp_path: Path) -> None:
-    content["final"]["last"]["mean_query"] = {"Nowhere": content["final"]["last"]["global"]["Ashford"]}
+    content["final"]["last"]["variants"] = {"plain": {"Nowhere": content["final"]["last"]["global"]["Ashford"]}}
     assert "lacks Nowhere" in refuse(content, tmp_path)

@@ -13,6 +13,16 @@ EVALUATOR = "Exeter"
 TESTS = {"Ashford": 200, "Bergen": 80, "Cádiz": 40, "Dover": 25, EVALUATOR: 300}
 DIVERSITY = {"Ashford": 0.95, "Bergen": 0.7, "Cádiz": 0.4, "Dover": 0.0}
 
+FIELDS = {
+    name: {"heading": heading, "meaning": "made up"}
+    for name, heading in (
+        ("train_loss", "Train loss"),
+        ("train_accuracy", "Training accuracy"),
+        ("weight", "Score"),
+        ("prompt_diversity", "Prompt diversity"),
+    )
+}
+
 
 def metrics(
     site: str, accuracy: float, flips: tuple[int, int] | None = None, count: int | None = None
@@ -78,17 +88,21 @@ def make_record(
             "sha256": f"{version:064x}",
             "global": evaluations[2 * version - 2]["sites"],
             "personal": {site: site_metrics(site, 0.88 + lift + rng.normal(0, 0.02)) for site in SITES},
+            "variants": {},
         }
         for when, version in (("last", rounds), ("best", max(1, rounds - 2)))
     }
     return Record.model_validate(
         {
-            "schema": "consilia.result/1",
+            "schema": "consilia.result/2",
             "run": _run(seed, method, label, rounds),
             "config": {"method": {"name": method, "lambda_max": 10.0}, "rounds": rounds, "seed": seed},
             "versions": {"consilia": "0.1.0", "torch": "2.6.0", "monai": None},
             "sites": {site: _site(site) for site in sites},
             "class_names": ["benign", "malignant"],
+            "fields": FIELDS,
+            "exchange": None,
+            "absent": {},
             "rounds": parts,
             "evaluations": evaluations,
             "final": final,
@@ -101,7 +115,7 @@ def make_yardstick(method: str, label: str, accuracy: float, *, seed: int = 1) -
     by_site = {site: site_metrics(site, accuracy) for site in SITES}
     both = {"global": by_site, "personal": {}} if method != "local_only" else {"global": {}, "personal": by_site}
     record = make_record(seed=seed, method=method, label=label, rounds=1, evaluator=False).plain()
-    record.update(rounds=[], evaluations=[], final={"last": {"version": 0, "sha256": "0" * 64, **both}})
+    record.update(rounds=[], evaluations=[], final={"last": {"version": 0, "sha256": "0" * 64, "variants": {}, **both}})
     record["run"].update(rounds_planned=0, rounds_done=0)
     return Record.model_validate(record)
 
@@ -147,14 +161,14 @@ def make_segmentation_record(
             "sha256": f"{version:064x}",
             "global": content["evaluations"][version]["sites"],
             "personal": sites(0.91),
-            "mean_query": sites(0.7) if method == "fedgpl" else {},
+            "variants": {"mean_prompt": sites(0.7)} if method == "fedgpl" else {},
         }
         for when, version in (("last", rounds), ("best", rounds - 1))
     }
     for part in content["rounds"]:
         for place, contribution in enumerate(part["contributions"].values()):
-            individual = 1e-5 * (place + 1) * 3 ** part["round"] if method == "fedgpl" else None
-            contribution.update(score=None, train_accuracy=None, individuality=individual)
+            diversity = {"prompt_diversity": 1e-5 * (place + 1) * 3 ** part["round"]} if method == "fedgpl" else {}
+            contribution["fields"] = {"train_loss": 0.4, **diversity}
     content["exchange"] = {"parameters": 424_000, "all_parameters": 3_600_000, "dtype": "float32"}
     return Record.model_validate(content)
 
@@ -165,6 +179,7 @@ def _run(seed: int, method: str, label: str, rounds: int) -> dict[str, Any]:
         "name": "demo",
         "method": method,
         "label": label,
+        "task": "classification",
         "engine": "inprocess",
         "seed": seed,
         "status": "finished",
@@ -199,10 +214,9 @@ def _round(
         "contributions": {
             site: {
                 "weight": scores[site] / whole,
-                "score": scores[site],
                 "samples": 3 * TESTS[site],
-                "train_loss": 0.4,
-                "train_accuracy": reliability[site],
+                "fields": {"train_loss": 0.4, "train_accuracy": reliability[site], "weight": scores[site]},
+                "clipped": None,
             }
             for site in accepted
         },

@@ -46,13 +46,19 @@ def make_tasked_record(
     for part in content["rounds"]:
         part["participants"], part["refused"], part["missing"] = sorted(keep), {}, []
         part["bytes_down"] = part["bytes_up"] = dict.fromkeys(keep, 1_700_000)
-        weight = {"weight": 1 / 3, "score": None, "train_loss": 0.5, "train_accuracy": 0.8}
+        weight = {"weight": 1 / 3, "fields": {"train_loss": 0.5}, "clipped": None}
         part["contributions"] = {site: {**weight, "samples": sum(CASES[site].values())} for site in keep}
     content["evaluations"] = [
         {"version": number, "model": "global", "sites": _sites(0.6 + 0.05 * number)} for number in range(1, rounds + 1)
     ]
     content["final"] = {
-        "last": {"version": rounds, "sha256": "ab" * 32, "global": _sites(0.6 + 0.05 * rounds), "personal": {}}
+        "last": {
+            "version": rounds,
+            "sha256": "ab" * 32,
+            "global": _sites(0.6 + 0.05 * rounds),
+            "personal": {},
+            "variants": {},
+        }
     }
     assert keep < set(SITES)
     return Record.model_validate(content)

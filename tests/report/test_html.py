@@ -134,7 +134,7 @@ def test_refused_and_missing_updates_are_listed(run_html: str) -> None:
 
 def test_fedkper_weights_are_taken_apart(run_html: str) -> None:
     # The factory's diversities: score / reliability - 1e-6 must give them back.
-    assert re.search(r"Ashford [\d\s]+ \d+ 0\.\d{3} 0\.\d{3} 0\.950", read(run_html).text)
+    assert re.search(r"Ashford [\d\s]+ \d+ 0\.\d{3} [\d.]+ 0\.4 [\d.]+ 0\.950", read(run_html).text)
     assert "reliability × diversity" in run_html
 
 

@@ -66,9 +66,11 @@ def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> No
 def test_individuality_and_ablation_of_fedgpl(record: Record, run_html: str) -> None:
     text = read(run_html).text
     summary = summarise(record)
-    means = summary.individuality
-    assert f"mean of sites {means['first']:.2g} {means['last']:.2g}" in text
-    value, difference = (summary.numbers(part)["dice_box"] for part in ("variant", "variant_difference"))
+    first, last = (reports["prompt_diversity"] for reports in (summary.first_reports, summary.last_reports))
+    assert f"mean of sites {first:.2g} {last:.2g}" in text
+    value, difference = (
+        summary.numbers(part)["dice_box"] for part in (("variant", "mean_prompt"), ("difference", "mean_prompt"))
+    )
     whole = summary.numbers("last")["global_dice_box"]
     expected = " ".join([show(whole, "score"), show(value, "score"), show(difference, "signed")])
     assert f"Dice, true box {expected}" in text
@@ -100,7 +102,7 @@ def test_without_personal_models_their_rows_are_left_out() -> None:
 def test_a_classification_shows_its_ablation_too() -> None:
     content = make_record(rounds=3).plain()
     last = content["final"]["last"]
-    last["mean_query"] = {site: last["global"][site] for site in ("Ashford", "Bergen")}
+    last["variants"] = {"mean_prompt": {site: last["global"][site] for site in ("Ashford", "Bergen")}}
     text = read(render_report([Record.model_validate(content)])).text
     assert re.search(r"last round Accuracy ([\d.]+ %) \1 \+0\.000", text)
     assert re.search(r"AUROC (0\.\d{3}) \1 \+0\.000", text)
@@ -131,6 +133,6 @@ def test_tensorboard_has_dice_and_individuality(record: Record, tmp_path: Path) 
     assert expected is not None
     assert events.Scalars("global_test_dice/Dover")[2].value == pytest.approx(expected.dice)  # type: ignore[union-attr]
     site = record.rounds[0].participants[0]
-    ratio = record.rounds[0].contributions[site].individuality
-    assert events.Scalars(f"individuality/{site}")[0].value == pytest.approx(ratio)
+    ratio = record.rounds[0].contributions[site].fields["prompt_diversity"]
+    assert events.Scalars(f"fields/prompt_diversity/{site}")[0].value == pytest.approx(ratio)
     assert not any("accuracy" in tag for tag in events.Tags()["scalars"])

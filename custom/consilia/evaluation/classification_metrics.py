@@ -5,7 +5,6 @@ from __future__ import annotations
 from consilia.evaluation.forgetting import inter_peak_forgetting
 from consilia.evaluation.metric_kinds import (
     FINAL,
-    INDIVIDUALITY,
     MEAN,
     OVER_ROUNDS,
     OWN,
@@ -166,7 +165,6 @@ ROUNDS.add(
         ),
         round_metric("personal_accuracy", "percent", MEAN, every(lambda view: site_mean(view.own, "accuracy"))),
         round_metric("worst_accuracy", "percent", "lowest participant", every(lambda view: worst(view.own))),
-        INDIVIDUALITY,
         round_metric("nfr_global", "percent", "negative flips", lambda record: flip_rates(record, "global"), False),
         round_metric("nfr_personal", "percent", "negative flips", lambda record: flip_rates(record, "personal"), False),
         round_metric("bwt", "signed", "backward transfer", transfer),

@@ -11,7 +11,6 @@ from consilia.evaluation.rounds import (
     Tested,
     Value,
     View,
-    individuality,
     mean,
     views,
 )
@@ -106,10 +105,6 @@ def balance_of(general: str, personal: str) -> Callable[[Record, Series], float 
     return lambda record, series: balance(mean_of(general)(record, series), mean_of(personal)(record, series))
 
 
-def _mean_individuality(record: Record) -> Mapping[int, float | None]:
-    return {version: mean(by_site.values()) for version, by_site in individuality(record).items()}
-
-
 MEAN = "mean of sites"
 WITHIN = "the first round from which on {} stays within 0.01 of the last version's"
 OWN = "participants' models right after training"
@@ -119,8 +114,3 @@ def round_metric(
     name: str, unit: Unit, meaning: str, compute: Callable[[Record], Mapping[int, float | None]], higher: bool = True
 ) -> RoundMetric:
     return RoundMetric(name, name.replace("_", " "), unit, higher, meaning, compute=compute)
-
-
-INDIVIDUALITY = RoundMetric(
-    "individuality", "Individuality ratio", "ratio", None, "mean of the participants", compute=_mean_individuality
-)

@@ -192,13 +192,13 @@ def transfer(record: Record) -> dict[int, float]:
     return backward_transfer(accuracy, {part.round: part.participants for part in record.rounds})
 
 
-def individuality(record: Record) -> dict[int, dict[str, float]]:
-    """Fed-GPL's individuality ratio by round and site, where a site gave one."""
+def reported(record: Record, name: str) -> dict[int, dict[str, float]]:
+    """A number that sites report with their updates, by round and site, where a site reported it."""
     found: dict[int, dict[str, float]] = {}
     for part in record.rounds:
         for site, contribution in part.contributions.items():
-            if contribution.individuality is not None:
-                found.setdefault(part.round, {})[site] = contribution.individuality
+            if name in contribution.fields:
+                found.setdefault(part.round, {})[site] = contribution.fields[name]
     return found
 
 

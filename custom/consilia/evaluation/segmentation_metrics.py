@@ -7,7 +7,6 @@ from typing import Literal
 
 from consilia.evaluation.metric_kinds import (
     FINAL,
-    INDIVIDUALITY,
     MEAN,
     OVER_ROUNDS,
     OWN,
@@ -130,7 +129,6 @@ ROUNDS.add(
         round_metric("validation_dice", "score", MEAN, every(lambda view: primary_mean(view.validated))),
         round_metric("personal_dice", "score", "participants", every(lambda view: primary_mean(view.own))),
         round_metric("worst_dice", "score", "lowest participant", every(lambda view: worst(view.own))),
-        INDIVIDUALITY,
     ],
 )
 

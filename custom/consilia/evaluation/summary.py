@@ -9,10 +9,11 @@ from typing import Literal
 from consilia.core.task import Task
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, ROUNDS, VARIANTS, number
 from consilia.evaluation.rounds import (
+    BySite,
     Series,
     Value,
-    individuality,
     mean,
+    reported,
     split_metrics,
     training_sites,
     view,
@@ -22,8 +23,11 @@ from consilia.record.schema import FinalModels, Record, RoundRecord
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2}
 
-Part = Literal["last", "best", "over_rounds", "variant", "variant_difference", "individuality", "costs"]
-"""A part of a summary that holds numbers by name."""
+Part = (
+    Literal["last", "best", "over_rounds", "first_report", "last_report", "costs"]
+    | tuple[Literal["variant", "difference"], str]
+)
+"""A part of a summary that holds numbers by name; with the name of a variant, its metrics or their differences."""
 Numbers = Mapping[str, float | None]
 
 
@@ -44,13 +48,13 @@ class ModelSummary:
     """One chosen version: its metrics by name (:data:`consilia.evaluation.metrics.FINAL`).
 
     ``unit`` is that of distances: px, mm, mixed, or None where there are none.
-    ``mean_query``: the mean-prompt ablation (Fed-GPL), None where it was not evaluated.
+    ``variants``: the method's variants of it that were evaluated, by name.
     """
 
     version: int
     metrics: Mapping[str, Value]
     unit: str | None = None
-    mean_query: VariantSummary | None = None
+    variants: Mapping[str, VariantSummary] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -129,14 +133,16 @@ class Costs:
 class Summary:
     """The metrics of a run; accuracies, rates, AUROC, Dice and IoU are fractions, undefined values None.
 
-    ``individuality``: Fed-GPL's ratio in the ``first`` and the ``last`` round that have one, means over sites.
+    ``first_reports``, ``last_reports``: what sites reported with their updates, by name; means over the sites of the
+    first and the last round in which it was reported.
     """
 
     task: Task
     last: ModelSummary | None
     best: ModelSummary | None
     over_rounds: OverRounds
-    individuality: Numbers
+    first_reports: Numbers
+    last_reports: Numbers
     costs: Costs
 
     @property
@@ -147,32 +153,35 @@ class Summary:
 
     def numbers(self, part: Part) -> Numbers:
         """The numbers of one part by name; none where the run lacks it."""
-        variant = None if self.last is None else self.last.mean_query
+        variants = {} if self.last is None else self.last.variants
         match part:
             case "last" | "best":
                 chosen = self.finals.get(part)
                 return {} if chosen is None else chosen.numbers
-            case "variant":
-                return {} if variant is None else variant.metrics
-            case "variant_difference":
-                return {} if variant is None else variant.differences
+            case ("variant", name):
+                return variants[name].metrics if name in variants else {}
+            case ("difference", name):
+                return variants[name].differences if name in variants else {}
             case "over_rounds":
                 return self.over_rounds.metrics
-            case "individuality":
-                return self.individuality
+            case "first_report":
+                return self.first_reports
+            case "last_report":
+                return self.last_reports
         return self.costs.numbers
 
 
 def summarise(record: Record) -> Summary:
     """The summary of a run."""
-    individual = [mean(by_site.values()) for _, by_site in sorted(individuality(record).items())] or [None]
+    reports = {name: found for name in record.fields if (found := reported(record, name))}
     final = {name: summarise_model(record, chosen) for name, chosen in record.final.items()}
     return Summary(
         task=record.run.task,
         last=final.get("last"),
         best=final.get("best"),
         over_rounds=summarise_rounds(record),
-        individuality={"first": individual[0], "last": individual[-1]},
+        first_reports={name: mean(found[min(found)].values()) for name, found in reports.items()},
+        last_reports={name: mean(found[max(found)].values()) for name, found in reports.items()},
         costs=costs(record),
     )
 
@@ -186,7 +195,11 @@ def summarise_model(record: Record, chosen: FinalModels) -> ModelSummary:
         version=chosen.version,
         metrics={name: value if isinstance(value, Value) else Value(value) for name, value in found.items()},
         unit="mixed" if len(units) > 1 else next(iter(units), None),
-        mean_query=_variant(record, chosen),
+        variants={
+            name: variant
+            for name, by_site in chosen.variants.items()
+            if (variant := _variant(record, chosen, by_site)) is not None
+        },
     )
 
 
@@ -234,8 +247,8 @@ def _traffic(rounds: list[RoundRecord], way: Literal["bytes_down", "bytes_up"]) 
     return Traffic(mean(sent), max(sent, default=None), sum(sent))
 
 
-def _variant(record: Record, chosen: FinalModels) -> VariantSummary | None:
-    variant = split_metrics(chosen.mean_query, training_sites(record))
+def _variant(record: Record, chosen: FinalModels, by_site: BySite) -> VariantSummary | None:
+    variant = split_metrics(by_site, training_sites(record))
     whole = split_metrics(chosen.global_, variant)
     variant = {site: variant[site] for site in whole}
     if not variant:

@@ -1,14 +1,18 @@
-"""What the record holds of a round's updates and messages."""
+"""What the record holds of what sites reported and of messages."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
 
 from consilia.aggregation import normalised
-from consilia.federation.messages import Broadcast, TrainReply, payload_bytes
+from consilia.federation.messages import Broadcast, EvaluateReply, PersonalizeReply, TrainReply, payload_bytes
+from consilia.methods.contract import TRAIN_LOSS, Method
 from consilia.methods.server import Weights
-from consilia.record.schema import Contribution
+from consilia.record.schema import Contribution, FieldInfo, SiteMetrics
 
 
 def contributions(
@@ -19,15 +23,31 @@ def contributions(
     return {
         site: Contribution(
             weight=shares[site],
-            score=reply.weight,
             samples=reply.cases,
-            train_loss=reply.fields.get("train_loss"),
-            train_accuracy=reply.fields.get("train_accuracy"),
-            individuality=reply.fields.get("prompt_diversity"),
+            fields=_reported(reply),
             clipped=factors.get(site),
         )
         for site, reply in updates.items()
     }
+
+
+def field_infos(method: Method[Any]) -> dict[str, FieldInfo]:
+    """What the record says of the numbers that a method's sites report, by name; of a claimed weight too."""
+    declared = (TRAIN_LOSS, *method.fields(), *filter(None, [method.weight()]))
+    return {
+        field.name: FieldInfo(heading=field.heading or field.name.replace("_", " ").capitalize(), meaning=field.meaning)
+        for field in declared
+    }
+
+
+def variants(replies: Mapping[str, BaseModel]) -> dict[str, dict[str, SiteMetrics]]:
+    """Metrics of the global model's variants in the replies, by variant and site."""
+    found: dict[str, dict[str, SiteMetrics]] = {}
+    for site, reply in replies.items():
+        if isinstance(reply, (EvaluateReply, PersonalizeReply)):
+            for name, metrics in reply.variants.items():
+                found.setdefault(name, {})[site] = metrics
+    return found
 
 
 def sent_bytes(broadcasts: Sequence[Broadcast]) -> dict[str, int]:
@@ -37,6 +57,11 @@ def sent_bytes(broadcasts: Sequence[Broadcast]) -> dict[str, int]:
         for item in broadcasts
         for site in item.targets
     }
+
+
+def _reported(reply: TrainReply) -> dict[str, float]:
+    numbers = {**reply.fields, "weight": reply.weight}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def _total(weight: float | Mapping[str, float]) -> float:

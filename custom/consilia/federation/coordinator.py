@@ -23,7 +23,7 @@ from consilia.core.stop import StopSignal, never
 from consilia.federation.accepted import AcceptedRounds
 from consilia.federation.admission import common_classes, why_not
 from consilia.federation.config import RunConfig
-from consilia.federation.contributions import contributions, sent_bytes
+from consilia.federation.contributions import contributions, field_infos, sent_bytes, variants
 from consilia.federation.intake import Deliver, Intake, metadata
 from consilia.federation.messages import (
     Broadcast,
@@ -86,6 +86,7 @@ class Coordinator:
         self._work = ServerWork(self.server)
         self._accepted = AcceptedRounds()
         self.keeper = RecordKeeper(config, server.engine)
+        self.keeper.fields = field_infos(self.method)
         self.keeper.exchange = Exchange(
             parameters=sum(tensor.numel() for tensor in initial.values()),
             all_parameters=all_parameters,
@@ -299,12 +300,7 @@ class Coordinator:
                     if isinstance(reply, (EvaluateReply, PersonalizeReply)) and reply.received is not None
                 },
                 "personal": {s: reply.personal for s, reply in replies.items() if isinstance(reply, PersonalizeReply)},
-                "mean_query": {
-                    site: metrics
-                    for site, reply in replies.items()
-                    if isinstance(reply, (EvaluateReply, PersonalizeReply))
-                    for metrics in reply.variants.values()
-                },
+                "variants": variants(replies),
             }
         )
 

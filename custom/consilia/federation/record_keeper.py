@@ -15,6 +15,7 @@ from consilia.record.injection import Injection
 from consilia.record.schema import (
     Evaluation,
     Exchange,
+    FieldInfo,
     FinalModels,
     Record,
     RoundRecord,
@@ -45,6 +46,7 @@ class RecordKeeper:
     def __init__(self, config: RunConfig, engine: Literal["inprocess", "sim", "poc", "prod"]) -> None:
         self.config, self.engine = config, engine
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.fields: dict[str, FieldInfo] = {}
         self.exchange: Exchange | None = None
         self.injection: Injection | None = None
         self.absent: dict[str, str] = {}
@@ -136,6 +138,7 @@ class RecordKeeper:
             versions=versions(),
             sites=dict(sorted(self.sites.items())),
             class_names=self.class_names,
+            fields=self.fields,
             exchange=self.exchange,
             injection=self.injection,
             absent=dict(sorted(self.absent.items())),

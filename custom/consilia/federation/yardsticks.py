@@ -236,5 +236,5 @@ def _metrics(site: SiteData, answer: Callable[[Split], Predictions], *, thorough
 
 def _final(version: int, state: State, shared: Figures, personal: Figures) -> FinalModels:
     return FinalModels.model_validate(
-        {"version": version, "sha256": state_digest(state), "global": shared, "personal": personal}
+        {"version": version, "sha256": state_digest(state), "global": shared, "personal": personal, "variants": {}}
     )

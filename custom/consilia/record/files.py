@@ -12,7 +12,7 @@ from consilia.core.files import write_json
 from consilia.core.schema import explain
 from consilia.record.schema import Record
 
-SCHEMA = "consilia.result/1"
+SCHEMA = "consilia.result/2"
 
 
 def save_record(record: Record, path: Path) -> None:
@@ -34,7 +34,10 @@ def load_record(path: Path) -> Record:
         raise ConfigError(f"{path}: expected a result.json, but it is not JSON ({error})") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise ConfigError(f"{path}: key schema: expected {SCHEMA!r}, got {schema!r}")
+        raise ConfigError(
+            f"{path}: key schema: expected {SCHEMA!r}, got {schema!r}: read it with the version of Consilia that wrote "
+            "it, or run it again"
+        )
     try:
         return Record.model_validate(content)
     except ValidationError as error:

@@ -1,7 +1,6 @@
 """The schema of a run's record, ``result.json``. See docs/result-schema.md.
 
 Version r is the global model after round r; version 0 is the initial model. Undefined values are null, never NaN.
-Fields with a default came after the first records of this schema were written; such records still load.
 """
 
 from __future__ import annotations
@@ -61,20 +60,17 @@ class SiteInfo(Part):
 
 
 class Contribution(Part):
-    """One accepted update: ``weight`` is its normalised share of the aggregate, ``score`` the method's raw score.
+    """One accepted update: ``weight`` is its normalised share of the aggregate.
 
-    ``individuality`` (Fed-GPL): standard deviation of the generated prompts across the site's images over their
-    overall standard deviation; near 0 every image gets the same prompt. ``clipped``: the factor by which the update's
-    change was scaled down to the largest norm allowed, null where it was not.
+    ``fields``: what the site reported, by the names of ``Record.fields``; ``weight`` among them is the weight that it
+    claimed. ``clipped``: the factor by which the update's change was scaled down to the largest norm allowed, null
+    where it was not.
     """
 
     weight: NonNegative
-    score: float | None
     samples: NonNegativeInt
-    train_loss: float | None
-    train_accuracy: Fraction | None
-    individuality: NonNegative | None = None
-    clipped: Fraction | None = None
+    fields: dict[str, float]
+    clipped: Fraction | None
 
 
 class RoundRecord(Part):
@@ -219,15 +215,21 @@ class Evaluation(Part):
 class FinalModels(Part):
     """A chosen global version, and the personal models that every training site made from it after the rounds.
 
-    ``mean_query`` (Fed-GPL): the global version with the generator's query replaced by its mean over the site's
-    training images, which takes the personal part out of the prompts; empty where it was not tried.
+    ``variants``: metrics of the method's variants of the global version, by variant and site.
     """
 
     version: NonNegativeInt
     sha256: str
     global_: dict[str, SiteMetrics] = Field(alias="global")
     personal: dict[str, SiteMetrics]
-    mean_query: dict[str, SiteMetrics] = Field(default_factory=dict)
+    variants: dict[str, dict[str, SiteMetrics]]
+
+
+class FieldInfo(Part):
+    """What a number is that sites report with their updates: the heading of its column, and its meaning."""
+
+    heading: str
+    meaning: str
 
 
 class Exchange(Part):
@@ -239,20 +241,25 @@ class Exchange(Part):
 
 
 class Record(Part):
-    """A whole run. ``config`` and ``versions`` are kept as given; yardsticks are records of their own."""
+    """A whole run. ``config`` and ``versions`` are kept as given; yardsticks are records of their own.
 
-    schema_: Literal["consilia.result/1"] = Field(default="consilia.result/1", alias="schema")
+    ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could
+    not take part, and why.
+    """
+
+    schema_: Literal["consilia.result/2"] = Field(default="consilia.result/2", alias="schema")
     run: RunInfo
     config: dict[str, JsonValue]
     versions: dict[str, str | None]
     sites: dict[str, SiteInfo]
     class_names: list[str]
+    fields: dict[str, FieldInfo]
     rounds: list[RoundRecord]
     evaluations: list[Evaluation]
     final: dict[Literal["last", "best"], FinalModels]
-    exchange: Exchange | None = None
+    exchange: Exchange | None
     injection: Injection | None = None
-    absent: dict[str, str] = Field(default_factory=dict)
+    absent: dict[str, str]
 
     @model_validator(mode="after")
     def _only_known_sites(self) -> Record:
@@ -275,7 +282,9 @@ class Record(Part):
         return self
 
     def _evaluated(self) -> list[dict[str, SiteMetrics]]:
-        chosen = [part for final in self.final.values() for part in (final.global_, final.personal, final.mean_query)]
+        chosen = [
+            part for final in self.final.values() for part in (final.global_, final.personal, *final.variants.values())
+        ]
         return [*(evaluation.sites for evaluation in self.evaluations), *chosen]
 
     def plain(self) -> dict[str, Any]:

@@ -69,8 +69,10 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
         "tables": _tables(rows, task, _units(records), every=not any(map(several_tasks, records))),
         "over_rounds": _over_rounds(task),
         "answers": answer_tables(records),
-        "ablation": [metric for metric in VARIANTS.of(task) if any_defined(rows, "variant", metric.name)],
-        "individual": any_defined(rows, "individuality", "last"),
+        "ablation": [
+            metric for metric in VARIANTS.of(task) if any_defined(rows, ("variant", "mean_prompt"), metric.name)
+        ],
+        "individual": any_defined(rows, "last_report", "prompt_diversity"),
         "exchange": any_defined(rows, "costs", "floor"),
         "rows": rows,
         "methods": methods,

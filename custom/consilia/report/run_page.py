@@ -8,8 +8,9 @@ from typing import Any, Literal
 from consilia.evaluation.metrics import FINAL, VARIANTS, FinalMetric
 from consilia.evaluation.rounds import (
     SETTINGS,
-    individuality,
+    mean,
     primary,
+    reported,
     split_metrics,
     test_only_sites,
     training_sites,
@@ -118,7 +119,7 @@ def prompt_values(record: Record, finals: Finals, names: Mapping[str, str]) -> d
     """What Fed-GPL's section shows: the individuality ratio by round and site, and the mean-prompt ablation."""
     from consilia.report.plots_prompts import individuality as drawing
 
-    by_round = individuality(record)
+    by_round = reported(record, "prompt_diversity")
     by_site: dict[str, dict[int, float]] = {}
     for number, ratios in by_round.items():
         for site, ratio in ratios.items():
@@ -134,7 +135,7 @@ def prompt_values(record: Record, finals: Finals, names: Mapping[str, str]) -> d
             "whole": value - difference,
         }
         for name, chosen in finals.items()
-        if (variant := chosen.mean_query) is not None
+        for variant in chosen.variants.values()
         for metric in VARIANTS.of(record.run.task)
         if (difference := variant.differences[metric.name]) is not None
         and (value := variant.metrics[metric.name]) is not None
@@ -156,7 +157,8 @@ def weight_panels(record: Record) -> dict[str, dict[str, dict[int, float]]]:
     fedkper = _scored_by_training(record)
     for part in record.rounds:
         for site, contribution in part.contributions.items():
-            number, score, correct = part.round, contribution.score, contribution.train_accuracy
+            number, fields = part.round, contribution.fields
+            score, correct = fields.get("weight"), fields.get("train_accuracy")
             weight.setdefault(site, {})[number] = contribution.weight
             if fedkper and correct is not None:
                 reliability.setdefault(site, {})[number] = correct
@@ -173,11 +175,15 @@ def _scored_by_training(record: Record) -> bool:
 
 
 def client_rows(record: Record, panels: Panels) -> list[dict[str, Any]]:
-    """Per training site: rounds with an accepted update, and the means over them of what the panels show."""
+    """Per training site: rounds with an accepted update, and means over them of what it reported and panels show."""
     rows = []
+    fields = {name: by_round for name in record.fields if (by_round := reported(record, name))}
     for site in training_sites(record):
         row: dict[str, Any] = {"site": site, "rounds": len(panels["Weight"].get(site, {}))}
         row["samples"] = record.sites[site].train
+        row["fields"] = {
+            name: mean(by_site.get(site) for by_site in by_round.values()) for name, by_round in fields.items()
+        }
         for title, values in panels.items():
             found = list(values.get(site, {}).values())
             row[title] = sum(found) / len(found) if found else None

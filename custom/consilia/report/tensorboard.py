@@ -17,9 +17,9 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
 
     Tags: ``rounds/<metric>`` for the round metrics (:data:`consilia.evaluation.metrics.ROUNDS`); per site
     ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice`` for a segmentation), ``weight/<site>``,
-    ``train_loss/<site>`` and ``individuality/<site>``; ``bytes/down`` and ``bytes/up``, summed over sites;
-    ``seconds/<phase>``. With injection ``injection/loss/<task>`` and ``injection/validation_<figure>/<task>``, accuracy
-    and auroc.
+    and ``fields/<name>/<site>`` for what sites report with their updates (``Record.fields``); ``bytes/down`` and
+    ``bytes/up``, summed over sites; ``seconds/<phase>``. With injection ``injection/loss/<task>`` and
+    ``injection/validation_<figure>/<task>``, accuracy and auroc.
     """
     yield from _injection(record)
     for tag, values in series(record).items():
@@ -35,10 +35,8 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     for part in record.rounds:
         for site, contribution in sorted(part.contributions.items()):
             yield f"weight/{site}", part.round, contribution.weight
-            if contribution.train_loss is not None:
-                yield f"train_loss/{site}", part.round, contribution.train_loss
-            if contribution.individuality is not None:
-                yield f"individuality/{site}", part.round, contribution.individuality
+            for name, value in sorted(contribution.fields.items()):
+                yield f"fields/{name}/{site}", part.round, value
         yield "bytes/down", part.round, sum(part.bytes_down.values())
         yield "bytes/up", part.round, sum(part.bytes_up.values())
         for phase, seconds in sorted(part.seconds.items()):
