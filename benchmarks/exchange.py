@@ -31,6 +31,7 @@ from nvflare.apis.workspace import Workspace
 from benchmarks.common import Figure, machine, report
 from benchmarks.stock import CLOCKS, stock_recipe
 from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
+from consilia.core.events import Event, RoundDone
 from consilia.deploy.outgoing import AUDIT, OutgoingFilter, approve
 from consilia.federation.messages import TrainReply, as_reply
 from consilia.federation.server_settings import ServerSettings
@@ -104,8 +105,8 @@ def run_consilia(work: LargeWorkload, folder: Path) -> dict[str, Any]:
     """One run in the simulator: checks, spool, aggregation, record and durable checkpoint of every round included."""
     ends: list[float] = []
 
-    def note(event: dict[str, Any]) -> None:
-        if event["event"] == "round":
+    def note(event: Event) -> None:
+        if isinstance(event, RoundDone):
             ends.append(time.time())
 
     sites, server = write_sites(work, folder / "sites"), ServerSettings(allow_models=(work.model_class,))

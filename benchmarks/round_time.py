@@ -26,6 +26,7 @@ import torch
 from benchmarks.common import Figure, machine, report
 from benchmarks.stock import stock_recipe
 from benchmarks.workload import MODEL, Workload, plain_rounds, write_sites
+from consilia.core.events import Event, Prepared, RoundDone, read_event
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.run_folder import PROGRESS
 from consilia.federation.server_settings import ServerSettings
@@ -41,9 +42,9 @@ class RoundClock:
         self.times: list[float] = []
         self.loopback: list[int] = []
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Takes the progress events of an engine."""
-        if event["event"] == "round":
+        if isinstance(event, RoundDone):
             self.times.append(time.perf_counter())
             self.loopback.append(loopback_bytes())
 
@@ -62,11 +63,11 @@ class Alternation:
         self._plain = plain
         self._started = time.perf_counter()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Takes the progress events of the engine."""
-        if event["event"] == "prepared":
+        if isinstance(event, Prepared):
             self._started = time.perf_counter()
-        if event["event"] == "round":
+        if isinstance(event, RoundDone):
             self.seconds["inprocess"].append(time.perf_counter() - self._started)
             self.seconds["plain"].append(self._plain_round())
             self._started = time.perf_counter()
@@ -97,8 +98,8 @@ def time_simulator(work: Workload, folder: Path) -> dict[str, Any]:
     record = run_simulator(
         work.config(), sites, folder / "run", server=ServerSettings(allow_models=(MODEL,)), progress=clock
     )
-    events = [json.loads(line) for line in (folder / "run" / PROGRESS).read_text().splitlines()]
-    seconds = [event["seconds"] for event in events if event["event"] == "round"][1:]
+    events = [read_event(json.loads(line)) for line in (folder / "run" / PROGRESS).read_text().splitlines()]
+    seconds = [event.seconds or 0.0 for event in events if isinstance(event, RoundDone)][1:]
     rounds = record.rounds[1:]
     return {
         "seconds": sum(seconds) / len(seconds),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from benchmarks.round_time import Alternation, RoundClock, byte_figures, figures, main
 from benchmarks.workload import MODEL, Workload, per_round, plain_rounds, write_sites
 from consilia.core.determinism import single_threaded
+from consilia.core.events import Finished, Notice, Prepared, RoundDone
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import ServerSettings
 
@@ -45,14 +46,18 @@ def test_the_yardstick_takes_the_same_steps_as_our_engine(tmp_path: Path) -> Non
         assert not torch.equal(tensor, start[name])
 
 
+PREPARED, NOTICE = Prepared(sites=["a"], rounds=2), Notice(reason="on we go")
+ROUND, FINISHED = RoundDone(round=1, of=2), Finished(rounds=2, seconds=1.0)
+
+
 def test_the_first_round_is_left_out() -> None:
     assert per_round([100.0, 101.0, 104.0]) == 2.0
 
 
 def test_the_clock_notes_rounds_only() -> None:
     clock = RoundClock()
-    for event in ("prepared", "reply", "round", "round", "finished"):
-        clock({"event": event})
+    for event in (PREPARED, NOTICE, ROUND, ROUND, FINISHED):
+        clock(event)
     assert len(clock.times) == len(clock.loopback) == 2
 
 
@@ -69,8 +74,8 @@ def test_every_round_is_followed_by_a_plain_one_without_the_engine_s_settings(mo
     monkeypatch.setattr("benchmarks.round_time.time.perf_counter", lambda: next(clock))
     with single_threaded():
         both = Alternation(rounds())
-        for event in ("prepared", "reply", "round", "reply", "round", "finished"):
-            both({"event": event})
+        for event in (PREPARED, NOTICE, ROUND, NOTICE, ROUND, FINISHED):
+            both(event)
         assert torch.are_deterministic_algorithms_enabled()
     assert seen == [False, False]
     assert both.seconds == {"inprocess": [3.0, 4.0], "plain": [1.5, 1.0]}

@@ -19,6 +19,7 @@ import psutil
 
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import single_threaded
+from consilia.core.events import no_progress
 from consilia.core.files import sha256_of_file
 from consilia.deploy.following import follow
 from consilia.deploy.outgoing import approve
@@ -27,7 +28,6 @@ from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Broadcast, Reply
-from consilia.federation.progress import no_progress
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
 from consilia.federation.study import load_study, study_config
@@ -265,7 +265,9 @@ def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
 
 def answered(run: Run, name: str) -> int:
     """How many trainings of a site the server has accepted."""
-    return sum(told["event"] == "reply" and told["task"] == "train" and told["site"] == name for told in run.events())
+    return sum(
+        told["event"] == "reply" and told["request"] == "train" and told["site"] == name for told in run.events()
+    )
 
 
 def takes_part_again(run: Run, name: str) -> None:

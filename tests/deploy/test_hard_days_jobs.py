@@ -45,9 +45,9 @@ def gone(run: Run) -> None:
 
 def broken_by_a_kill(run: Run, site: str, version: int) -> int:
     """Kill a site's job process in a round, and wait until NVFlare has ended the job; its last full round."""
-    run.wait_for("reply", task="train", version=version - 1)
+    run.wait_for("reply", request="train", version=version - 1)
     processes = run.running(site)
-    run.wait_for("reply", task="train", version=version)
+    run.wait_for("reply", request="train", version=version)
     send(signal.SIGKILL, processes)
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
     assert not (run.folder / RESULT).exists()

@@ -69,9 +69,9 @@ def in_its_fourth_round(federation: LocalFederation, config: RunConfig, folder: 
     job = export(config, folder / "jobs", min_clients=2)
     approve_everywhere(federation, job)
     run = submit(federation, job)
-    run.wait_for("reply", task="train", version=2)
+    run.wait_for("reply", request="train", version=2)
     processes = run.running(SERVER)
-    run.wait_for("reply", task="train", version=3)
+    run.wait_for("reply", request="train", version=3)
     return run, processes
 
 
@@ -212,7 +212,7 @@ def test_fedgpl_goes_on_and_its_frozen_backbone_stays_what_it_is(start, tmp_path
     run = submit(federation, job)
     run.wait_for("round", round=1)
     processes = run.running(SERVER)
-    run.wait_for("reply", task="train", version=2)
+    run.wait_for("reply", request="train", version=2)
     send(signal.SIGKILL, processes)
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
     end_orphans(run)

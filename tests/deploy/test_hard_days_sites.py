@@ -164,7 +164,7 @@ def test_a_site_that_vanishes_is_missing_and_is_there_for_the_next_job(hard_days
     run = begin(config)
     run.wait_for("prepared")
     processes = run.running(TWO)
-    run.wait_for("reply", task="train", version=1)
+    run.wait_for("reply", request="train", version=1)
     # Looking up who belongs to the participant takes a moment, in which the rounds would go on with it.
     with paused(processes):
         kill_participant(hard_days, TWO)

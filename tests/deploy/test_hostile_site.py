@@ -124,7 +124,7 @@ def test_whatever_it_sends_is_refused_by_name_and_the_model_is_untouched(attacke
         assert (CULPRIT in item.contributions) == (attack not in REFUSED), attack
         if attack in REFUSED:
             assert re.search(REFUSED[attack], item.refused[CULPRIT]), attack
-    told = [event["reason"] for event in run.events() if event["event"] == "refused" and event["task"] == "train"]
+    told = [event["reason"] for event in run.events() if event["event"] == "refused" and event["request"] == "train"]
     assert told == [item.refused[CULPRIT] for item in record.rounds if item.refused]
     # Tensors that go with other answers are refused, too.
     assert set(record.final["last"].global_) == set(HONEST_SITES)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from consilia.core.errors import ConfigError, RunFailed
+from consilia.core.events import Absent, Event, Finished, Notice, Prepared, RoundDone
 from consilia.deploy import following
 from consilia.deploy.following import Ending, follow, in_words, last_error, not_deployed, to_resume, why_waiting
 from consilia.deploy.session import JobSession, NotPermitted, ServerSilent
@@ -175,17 +176,18 @@ class Scripted(JobSession):
 
 RUNNING = {"job_id": "job", "status": "RUNNING"}
 BROKEN = {"status": "FINISHED:EXECUTION_EXCEPTION"}
-ROUND = {"event": "round", "round": 1, "of": 2, "updates": 1, "participants": 1, "seconds": 1.0, "validation": 0.5}
+ROUND = RoundDone(round=1, of=2, updates=1, participants=1, seconds=1.0, validation=0.5).to_json()
+FINISHED = Finished(rounds=2, seconds=1.0).to_json()
 
 
-def followed(looks: Sequence[Look | Exception], log: str = "") -> tuple[Ending, list[dict[str, Any]], Scripted]:
-    told: list[dict[str, Any]] = []
+def followed(looks: Sequence[Look | Exception], log: str = "") -> tuple[Ending, list[Event], Scripted]:
+    told: list[Event] = []
     session = Scripted(looks, log)
     return follow(session, "job", told.append, poll=0.0), told, session
 
 
 def test_events_come_once_each_and_in_order() -> None:
-    first, last = {"event": "prepared", "sites": ["hospital-1"], "rounds": 2}, {"event": "finished", "rounds": 2}
+    first = Prepared(sites=["hospital-1"], rounds=2).to_json()
     waiting = {"status": "SUBMITTED", "min_clients": 2}
     looks: list[Look] = [
         (waiting, []),
@@ -193,12 +195,12 @@ def test_events_come_once_each_and_in_order() -> None:
         (RUNNING, []),
         (RUNNING, [first, ROUND]),
         (RUNNING, []),
-        (RUNNING, [last]),
+        (RUNNING, [FINISHED]),
         ({"status": "FINISHED:COMPLETED"}, []),
     ]
     ending, told, session = followed(looks)
-    assert [event["event"] for event in told] == ["notice", "notice", "prepared", "round", "finished"]
-    assert "1 of at least 2" in told[0]["reason"]
+    assert [event.name for event in told] == ["notice", "notice", "prepared", "round", "finished"]
+    assert "1 of at least 2" in str(told[0])
     assert session.asked == [0, 0, 2, 2]
     assert ending == Ending("FINISHED:COMPLETED", True, "the job is complete", 1)
 
@@ -217,12 +219,12 @@ def test_a_job_that_failed_before_its_first_event_is_explained_by_the_server_s_l
 
 
 def test_a_run_that_finished_is_complete_although_nvflare_calls_the_job_abnormal() -> None:
-    ending, _, _ = followed([(RUNNING, [ROUND, {"event": "finished"}]), ({"status": "FINISHED:ABNORMAL"}, [])])
+    ending, _, _ = followed([(RUNNING, [ROUND, FINISHED]), ({"status": "FINISHED:ABNORMAL"}, [])])
     assert ending.complete
 
 
 def test_a_run_that_has_told_its_end_is_asked_no_more() -> None:
-    looks: list[Look] = [(RUNNING, [{"event": "finished"}]), (RUNNING, []), ({"status": "FINISHED:COMPLETED"}, [])]
+    looks: list[Look] = [(RUNNING, [FINISHED]), (RUNNING, []), ({"status": "FINISHED:COMPLETED"}, [])]
     _, _, session = followed(looks)
     assert session.asked == [0]
 
@@ -245,9 +247,8 @@ def test_a_run_that_ended_between_two_looks_is_complete_by_the_server_s_log() ->
 def test_a_site_that_refused_the_job_is_told_as_absent() -> None:
     meta = {**RUNNING, "job_deploy_detail": DENIED}
     _, told, _ = followed([(meta, []), (meta, []), (BROKEN, [])])
-    assert [event for event in told if event["event"] == "absent"] == [
-        {"event": "absent", "site": "hospital-2", "reason": "not authorized to deploy: BYOC"}
-    ]
+    absent = [event for event in told if isinstance(event, Absent)]
+    assert absent == [Absent(site="hospital-2", reason="not authorized to deploy: BYOC")]
 
 
 def test_sites_that_kept_a_job_from_starting_are_named_although_nvflare_notes_them_after_its_end(monkeypatch) -> None:
@@ -263,7 +264,7 @@ def test_sites_that_kept_a_job_from_starting_are_named_although_nvflare_notes_th
 def test_without_the_right_to_see_progress_the_end_is_still_waited_for() -> None:
     ending, told, _ = followed([(RUNNING, NotPermitted("no")), ({"status": "FINISHED:COMPLETED"}, [])])
     assert ending.complete
-    assert "authorization.json does not give your role app_command" in told[0]["reason"]
+    assert "authorization.json does not give your role app_command" in str(told[0])
 
 
 def test_a_job_whose_server_was_restarted_ends_the_following(monkeypatch) -> None:
@@ -276,15 +277,15 @@ def test_a_job_whose_server_was_restarted_ends_the_following(monkeypatch) -> Non
 
 def test_a_complete_run_is_not_called_lost_while_nvflare_waits_for_a_site_that_vanished(monkeypatch) -> None:
     monkeypatch.setattr(following, "LOST_SECONDS", 0.0)
-    finished: Look = (RUNNING, [ROUND, {"event": "finished"}])
+    finished: Look = (RUNNING, [ROUND, FINISHED])
     for last, status in (({"status": "FINISHED:COMPLETED"}, "FINISHED:COMPLETED"), (RUNNING, "RUNNING")):
         session = Scripted([finished, (RUNNING, []), (RUNNING, []), (last, [])])
         session.alive = set()
         monkeypatch.setattr(following, "OUTCOMES_SECONDS", 60.0 if last is not RUNNING else 0.005)
-        told: list[dict[str, Any]] = []
+        told: list[Event] = []
         ending = follow(session, "job", told.append, poll=0.01)
         assert (ending.status, ending.complete) == (status, True)
-        assert [event["reason"] for event in told if event["event"] == "notice"] == [following.CLOSING]
+        assert [event.reason for event in told if isinstance(event, Notice)] == [following.CLOSING]
 
 
 def test_a_short_silence_of_the_server_is_borne_and_a_long_one_is_not(monkeypatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from consilia.aggregation.validation import check_update
 from consilia.core.determinism import state_digest
 from consilia.core.errors import RunFailed, UpdateRejected
+from consilia.core.events import Refused
 from consilia.federation.admission import why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Reply
 from consilia.methods.registry import make_method
@@ -125,7 +126,7 @@ def test_refused_by_name_and_the_round_goes_on(wisconsin, tmp_path, name) -> Non
     assert list(record.rounds[1].refused) == [CULPRIT]
     assert re.search(reason, record.rounds[1].refused[CULPRIT])
     assert CULPRIT not in record.rounds[1].contributions
-    told = [event["reason"] for event in federation.events if event["event"] == "refused"]
+    told = [event.reason for event in federation.events if isinstance(event, Refused)]
     assert told == [record.rounds[1].refused[CULPRIT]]
     assert all(bool(value.isfinite().all()) for value in federation.coordinator.state.values())
 
@@ -162,7 +163,7 @@ def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
     )
     record = federation.run()
     assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-4"]
-    assert any("does not name it among its evaluators" in event.get("reason", "") for event in federation.events)
+    assert any("does not name it among its evaluators" in getattr(event, "reason", "") for event in federation.events)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import RunFailed
+from consilia.core.events import Refused
 from consilia.core.lock import locked
 from consilia.federation.run_folder import LOCK, PROGRESS, RESULT, take_over
 from consilia.federation.server_settings import ServerSettings
@@ -91,4 +92,4 @@ def test_what_the_server_cannot_keep_is_no_fault_of_the_site_that_sent_it(wiscon
     federation = Federation(small("fedavg"), wisconsin, tmp_path / "run")
     with pytest.raises(RunFailed, match=r"the server cannot keep an update: .*spool"):
         federation.run()
-    assert not [event for event in federation.events if event["event"] == "refused"]
+    assert not [event for event in federation.events if isinstance(event, Refused)]

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from consilia.core.errors import ConfigError, RunFailed
+from consilia.core.events import Absent, Event, Notice, Replied
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, REPORT
 from consilia.federation.run_folder import PROGRESS, RESULT
@@ -53,7 +54,7 @@ def simulate(config, sites, folder: Path, **more):
 def test_two_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_path) -> None:
     config = small(rounds=4, participation=0.75)
     records = [run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))]
-    events: list[dict] = []
+    events: list[Event] = []
     for number in range(2):
         folder = tmp_path / f"sim-{number}"
         records.append(simulate(config, wisconsin, folder, progress=events.append))
@@ -65,12 +66,10 @@ def test_two_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_pa
         assert list((folder / SIMULATOR).rglob("simulate_job/consilia/" + RESULT))
         assert list((folder / SIMULATOR).rglob("app_server/global_model.safetensors"))
         assert not list((folder / SIMULATOR).rglob("*.pt"))
-    for record in records:
-        record.run.engine = "sim"
     assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
     assert all(figures(record) == figures(records[0]) for record in records)
     # Sites answered in different orders in these runs, or the test would show less than it says.
-    order = [event["site"] for event in events if event.get("task") == "train"]
+    order = [event.site for event in events if isinstance(event, Replied) and event.request == "train"]
     assert len(order) == 2 * 4 * 3
     assert len({tuple(order[start : start + 3]) for start in range(0, len(order), 3)}) > 1
 
@@ -84,9 +83,7 @@ def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path
         run_inprocess(config, sites, tmp_path / "inprocess", server=own_server(config, sites)),
         run_simulator(config, sites, tmp_path / "sim", server=own_server(config, sites)),
     ]
-    for record in records:
-        record.run.engine = "sim"
-        assert record.exchange == records[0].exchange
+        assert records[0].exchange == records[1].exchange
     assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
     assert len({record.final["last"].sha256 for record in records}) == 1
     assert figures(records[0]) == figures(records[1])
@@ -200,23 +197,22 @@ def test_where_a_port_was_taken_the_simulator_is_started_again(wisconsin, tmp_pa
     (tmp_path / "first" / "sitecustomize.py").write_text(TAKEN_ONCE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
     monkeypatch.setenv("TAKEN_ONCE", str(tmp_path / "taken"))
-    events: list[dict] = []
+    events: list[Event] = []
     record = simulate(config, sites, tmp_path / "run", progress=events.append)
     assert (tmp_path / "taken").exists()
-    assert [event for event in events if event["event"] == "notice"] == [
-        {"event": "notice", "reason": "a port was taken by another program: starting again"}
-    ]
+    notices = [event.reason for event in events if isinstance(event, Notice)]
+    assert notices == ["a port was taken by another program: starting again"]
     assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
 
 
 def test_a_site_without_its_data_is_named_and_the_others_go_on(wisconsin, tmp_path) -> None:
     for path in wisconsin["hospital-2"].parent.glob("*.csv"):
         path.unlink()
-    events: list[dict] = []
+    events: list[Event] = []
     record = simulate(small(rounds=2), first(3, wisconsin), tmp_path / "run", progress=events.append)
     assert sorted(record.sites) == ["hospital-1", "hospital-3"]
-    absent = [event for event in events if event["event"] == "absent"]
-    assert [(event["site"], "DataError" in event["reason"]) for event in absent] == [("hospital-2", True)]
+    absent = [event for event in events if isinstance(event, Absent)]
+    assert [(event.site, "DataError" in event.reason) for event in absent] == [("hospital-2", True)]
 
 
 def test_a_run_that_cannot_start_says_why(wisconsin, tmp_path) -> None:

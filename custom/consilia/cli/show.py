@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -15,11 +14,23 @@ from rich.table import Table
 from rich.text import Text
 
 from consilia.cli.console import console
+from consilia.core.events import (
+    Absent,
+    Event,
+    Finished,
+    Notice,
+    Personalizing,
+    Prepared,
+    Refused,
+    RoundDone,
+    ServerWorks,
+    SiteEvent,
+)
+from consilia.core.events import Progress as Told
 from consilia.core.task import Task
 from consilia.evaluation.compare import Spread, comparison_table
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, Terminal
 from consilia.evaluation.summary import Part
-from consilia.federation.progress import Progress as Told
 from consilia.record.injection import Answerer
 from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
@@ -33,44 +44,20 @@ class Follower:
         self._task = bar.add_task(f"{name}: starting", total=rounds)
         self._name = name
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "prepared":
-            self._bar.update(self._task, total=event["rounds"], description=f"{self._name}: training")
-        elif kind == "round":
-            value = event.get("validation")
-            shown = "" if value is None else f", validation {value:.3f}"
-            self._bar.update(self._task, completed=event["round"], description=f"{self._name}: training{shown}")
-        elif kind == "personalise":
-            self._bar.update(self._task, description=f"{self._name}: personal models ({event['keep']})")
-        elif kind == "injection":
-            self._bar.console.print(injection_needs(event), highlight=False, markup=False)
-        elif kind == "injecting":
-            step = f"round {event['round']}, injecting step {event['step']} of {event['of']}"
-            self._bar.update(self._task, description=f"{self._name}: {step}")
-        elif kind == "asking":
-            self._bar.update(self._task, description=f"{self._name}: asking {event['task']}")
-        elif kind in ("refused", "absent"):
-            self._bar.console.print(printable(f"{event['site']}: {event['reason']}"), style="yellow", markup=False)
-        elif kind == "notice":
-            self._bar.update(self._task, description=escape(f"{self._name}: {printable(event['reason'])}"))
-        elif kind == "finished":
-            self._bar.update(self._task, description=f"{self._name}: done in {event['seconds']:.0f} s")
-
-
-def injection_needs(event: Mapping[str, Any]) -> str:
-    """What an injection will take, in words, and a warning where memory is short."""
-    needs, free = (event[key] / 1e9 for key in ("bytes", "bytes_free"))
-    if event["seconds"] is None:
-        return (
-            f"each injection: {event['steps']} steps and about {needs:.1f} GB, more than the {free:.1f} GB that are "
-            "free: set injection.accumulate, injection.gradient_checkpointing or injection.precision"
-        )
-    minutes = event["seconds"] / 60
-    return (
-        f"each injection: {event['steps']} steps, about {minutes:.1f} minutes and {needs:.1f} GB here "
-        f"({free:.1f} GB free)"
-    )
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Prepared():
+                self._bar.update(self._task, total=event.rounds, description=f"{self._name}: training")
+            case RoundDone():
+                value = event.validation
+                shown = "" if value is None else f", validation {value:.3f}"
+                self._bar.update(self._task, completed=event.round, description=f"{self._name}: training{shown}")
+            case Refused() | Absent():
+                self._bar.console.print(printable(f"{event.site}: {event.reason}"), style="yellow", markup=False)
+            case Finished():
+                self._bar.update(self._task, description=f"{self._name}: done in {event.seconds:.0f} s")
+            case Personalizing() | ServerWorks() | Notice():
+                self._bar.update(self._task, description=escape(f"{self._name}: {printable(str(event))}"))
 
 
 COLUMNS_OF_BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds, left"))
@@ -94,7 +81,7 @@ def job_view(name: str) -> Iterator[Told]:
     follower = Follower(bar, name, None)
     with Live(Group(bar, board), console=console) as live:
 
-        def tell(event: dict[str, Any]) -> None:
+        def tell(event: Event) -> None:
             follower(event)
             board(event)
             live.refresh()
@@ -108,16 +95,16 @@ class SiteBoard:
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind in ("reply", "refused", "absent"):
-            self.states[event["site"]] = _of_one_site(event)
-        elif kind == "prepared":
-            self._all("waiting for its first answer", event["sites"])
-        elif kind == "round" and event["round"] < event["of"]:
-            self._all(f"round {event['round'] + 1}: waiting for its answer", self._present())
-        elif kind == "personalise":
-            self._all("waiting for its last figures", self._present())
+    def __call__(self, event: Event) -> None:
+        match event:
+            case SiteEvent():
+                self.states[event.site] = event.state
+            case Prepared():
+                self._all("waiting for its first answer", event.sites)
+            case RoundDone() if event.round < event.of:
+                self._all(f"round {event.round + 1}: waiting for its answer", self._present())
+            case Personalizing():
+                self._all("waiting for its last metrics", self._present())
 
     def __rich__(self) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 2))
@@ -133,55 +120,8 @@ class SiteBoard:
         self.states.update(dict.fromkeys(sites, state))
 
 
-ANSWERED = {
-    "prepare": "ready",
-    "train": "answered with its update",
-    "evaluate": "answered with its figures",
-    "personalize": "answered with its personal model's figures",
-}
-
-
-def _of_one_site(event: Mapping[str, Any]) -> str:
-    """What became of a site, by an event that names it."""
-    if event["event"] == "reply":
-        number = f"round {event['version'] + 1}: " if event["task"] == "train" else ""
-        return number + ANSWERED.get(event["task"], "answered")
-    return f"{event['event']}: {event['reason']}"
-
-
-def _print_line(event: dict[str, Any]) -> None:
-    told = line(event)
-    if told is not None:
-        console.print(printable(told), markup=False, highlight=False, soft_wrap=True)
-
-
-def line(event: Mapping[str, Any]) -> str | None:
-    """A progress event as one line; None for an event that this version does not know."""
-    match event["event"]:
-        case "reply" | "refused" | "absent":
-            return f"{event['site']}: {_of_one_site(event)}"
-        case "notice":
-            return str(event["reason"])
-        case "prepared":
-            return f"{len(event['sites'])} sites take part: {', '.join(event['sites'])}; {event['rounds']} rounds"
-        case "round":
-            heard = f"{event['updates']} of {event['participants']} updates"
-            value = event.get("validation")
-            shown = "" if value is None else f", validation {value:.3f}"
-            return f"round {event['round']} of {event['of']}: {heard}{shown}, {event['seconds']:.1f} s"
-        case "personalise":
-            return f"personal models and last figures, {event['keep']} global model"
-        case "injection":
-            return injection_needs(event)
-        case "injecting":
-            return f"round {event['round']}: injecting step {event['step']} of {event['of']}"
-        case "asking":
-            return f"asking {event['task']}"
-        case "failed":
-            return f"failed: {event['reason']}"
-        case "finished":
-            return f"finished after {event['rounds']} rounds, {event['seconds']:.0f} s"
-    return None
+def _print_line(event: Event) -> None:
+    console.print(printable(str(event)), markup=False, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:

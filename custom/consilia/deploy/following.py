@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from consilia.core.errors import ConfigError, ConsiliaError
+from consilia.core.events import Absent, Event, Failed, Finished, Notice, Progress, RoundDone, read_event
 from consilia.deploy.session import JobSession, NotPermitted, ServerSilent
-from consilia.federation.progress import Progress
 from consilia.flare.messages import IS_COMPLETE
 
 POLL_SECONDS = 0.5
@@ -38,9 +38,6 @@ ENDINGS = {
     "FINISHED:ABANDONED": "the job was lost when the server stopped",
 }
 """NVFlare's last states of a job, in words."""
-
-ENDS = ("finished", "failed")
-"""The last event of a run."""
 
 DEPLOYED = "job_deploy_detail"
 """Where NVFlare notes, site by site, whether a job was taken."""
@@ -146,8 +143,8 @@ def _has_run(job: Mapping[str, Any]) -> bool:
 def follow(session: JobSession, job_id: str, progress: Progress, *, poll: float = POLL_SECONDS) -> Ending:
     """Tell a job's events as they come, until it ends.
 
-    Beside the run's own events, ``progress`` is told ``notice`` (with ``reason``) of what keeps the job from starting
-    or being watched, and ``absent`` of a site that would not take it.
+    Beside the run's own events, ``progress`` gets a :class:`Notice` of what keeps the job from starting or being
+    watched, and an :class:`Absent` for a site that would not take it.
 
     Raises:
         ServerSilent: the server has not answered for a minute; the job may go on.
@@ -176,7 +173,7 @@ class _Following:
         self._session, self._job_id, self._progress = session, job_id, progress
         self._next, self._rounds = 0, 0
         self._said: set[str] = set()
-        self._last: dict[str, Any] = {}
+        self._last: Event | None = None
         self._missing_since: float | None = None
 
     @property
@@ -194,22 +191,25 @@ class _Following:
         if is_over(status):
             return self._ending(meta)
         if status != RUNNING:
-            self._once({"event": "notice", "reason": why_waiting(meta, self._session.connected())})
+            self._once(Notice(reason=why_waiting(meta, self._session.connected())))
             return None
         for site, reason in not_deployed(meta).items():
-            self._once({"event": "absent", "site": site, "reason": reason})
-        if self._last.get("event") in ENDS:
+            self._once(Absent(site=site, reason=reason))
+        if isinstance(self._last, Failed | Finished):
             # Its process ends, and NVFlare logs every question that it does not answer any more as an error.
             return self._lost(meta)
         try:
             news, self._next = self._session.events(self._job_id, self._next)
         except NotPermitted:
-            self._once({"event": "notice", "reason": UNSEEN})
+            self._once(Notice(reason=UNSEEN))
             return None
         if not self.begun:
-            self._once({"event": "notice", "reason": "the server and the sites start the job's processes"})
-        for event in news:
-            self._rounds = event["round"] if event["event"] == "round" else self._rounds
+            self._once(Notice(reason="the server and the sites start the job's processes"))
+        for event in map(read_event, news):
+            # Of a later version of the server's than this one's there may be events that it does not know.
+            if event is None:
+                continue
+            self._rounds = event.round if isinstance(event, RoundDone) else self._rounds
             self._last = event
             self._progress(event)
         return None if news else self._lost(meta)
@@ -223,21 +223,21 @@ class _Following:
         missing = time.monotonic() - self._missing_since
         if missing < LOST_SECONDS:
             return None
-        if self._last.get("event") == "finished":
-            self._once({"event": "notice", "reason": CLOSING})
+        if isinstance(self._last, Finished):
+            self._once(Notice(reason=CLOSING))
             return Ending(RUNNING, True, CLOSING, self._rounds) if missing > OUTCOMES_SECONDS else None
         return Ending(RUNNING, False, "the server has lost the job: it was restarted while the job ran", self._rounds)
 
-    def _once(self, event: dict[str, Any]) -> None:
-        if event["reason"] not in self._said:
-            self._said.add(event["reason"])
+    def _once(self, event: Notice | Absent) -> None:
+        if event.reason not in self._said:
+            self._said.add(event.reason)
             self._progress(event)
 
     def _ending(self, meta: Mapping[str, Any]) -> Ending:
         status, reason = str(meta["status"]), in_words(meta)
-        complete = status == COMPLETED or self._last.get("event") == "finished"
-        if self._last.get("event") == "failed":
-            reason = str(self._last["reason"])
+        complete = status == COMPLETED or isinstance(self._last, Finished)
+        if isinstance(self._last, Failed):
+            reason = self._last.reason
         elif not complete:
             log = self._log()
             # The job may have ended between two looks, and its last events with it.

@@ -19,6 +19,7 @@ from consilia.aggregation import UpdateSpool, clipped, mean_of_updates, rule_of,
 from consilia.core.checkpoint import CheckpointStore, Kept
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, RunFailed
+from consilia.core.events import Absent, Finished, Personalizing, Prepared, Progress, RoundDone, no_progress
 from consilia.core.stop import StopSignal, never
 from consilia.federation.accepted import AcceptedRounds
 from consilia.federation.admission import common_classes, why_not
@@ -35,7 +36,6 @@ from consilia.federation.messages import (
     RequestKind,
     TrainReply,
 )
-from consilia.federation.progress import Progress, no_progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.sampling import draws, sample
 from consilia.federation.selection import BestRound, validation_value
@@ -62,7 +62,7 @@ class Coordinator:
         all_parameters: elements that full fine-tuning of the same model would exchange.
         folder: where the spool lies and the checkpoints are kept.
         server: what the server's administrator decides, and where the server's own data and models are.
-        progress: told about every step, as small JSON-able dictionaries.
+        progress: told about every step.
         should_stop: polled while the server itself works.
     """
 
@@ -130,7 +130,7 @@ class Coordinator:
 
     def tell_end(self, record: Record) -> None:
         """Say that the run is complete: the last word, once its results are where they belong."""
-        self._progress({"event": "finished", "rounds": self.version, "seconds": record.run.seconds})
+        self._progress(Finished(rounds=self.version, seconds=record.run.seconds))
 
     def receive(self, site: str, reply: Reply) -> None:
         """Take one site's reply to the request that is open for it. Never raises for what a site sends."""
@@ -151,7 +151,9 @@ class Coordinator:
         self, kind: RequestKind, targets: Sequence[str], state: State, *, of_best: bool = False, **options: Any
     ) -> list[Broadcast]:
         """One request for all sites whose client states are of the same rounds."""
-        tensors = {**state, **self.server.payload(self.version + 1)}
+        # What the method sends beside the model is for training alone.
+        trains = kind in ("train", "personalize")
+        tensors = {**state, **(self.server.payload(self.version + 1) if trains else {})}
         groups: dict[tuple[int, int], list[str]] = {}
         for site in targets:
             last, best = self._accepted.of(site)
@@ -180,13 +182,13 @@ class Coordinator:
         self.keeper.absent = absent
         for site, reason in sorted(absent.items()):
             log.error("site %s cannot take part: %s", site, reason)
-            self._progress({"event": "absent", "site": site, "reason": reason})
+            self._progress(Absent(site=site, reason=reason))
         there, needed = len(self._trainers()), self.config.min_sites
         if there < needed:
             raise RunFailed(
                 f"{there} site(s) with training data can take part, min_sites is {needed}. {_listed(absent)}"
             )
-        self._progress({"event": "prepared", "sites": self._present(), "rounds": self.config.rounds})
+        self._progress(Prepared(sites=self._present(), rounds=self.config.rounds))
 
     def _round(self, deliver: Deliver) -> None:
         started = time.perf_counter()
@@ -279,7 +281,7 @@ class Coordinator:
     def _personalize(self, deliver: Deliver, keep: Literal["last", "best"], version: int, state: State) -> FinalModels:
         trainers = self._trainers() if self.method.personal else []
         others = [site for site in self._present() if site not in trainers]
-        self._progress({"event": "personalise", "keep": keep, "sites": trainers})
+        self._progress(Personalizing(keep=keep, sites=trainers))
         of_best = keep == "best"
         replies = self._ask(
             deliver,
@@ -379,15 +381,14 @@ class Coordinator:
 
     def _tell_round(self, number: int, updates: int, participants: int, seconds: float) -> None:
         self._progress(
-            {
-                "event": "round",
-                "round": number,
-                "of": self.config.rounds,
-                "updates": updates,
-                "participants": participants,
-                "validation": validation_value(self.keeper.evaluation(number - 1, "global"), self.config.best_figure),
-                "seconds": seconds,
-            }
+            RoundDone(
+                round=number,
+                of=self.config.rounds,
+                updates=updates,
+                participants=participants,
+                validation=validation_value(self.keeper.evaluation(number - 1, "global"), self.config.best_figure),
+                seconds=seconds,
+            )
         )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consilia.core.determinism import single_threaded
+from consilia.core.events import Progress, no_progress
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state
 from consilia.federation.messages import Broadcast
 from consilia.federation.outputs import write_outputs
-from consilia.federation.progress import Progress, no_progress
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.models.exchange import count_elements

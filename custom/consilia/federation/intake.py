@@ -12,9 +12,9 @@ from torch import Tensor
 
 from consilia.aggregation.store import UpdateSpool
 from consilia.core.errors import RunFailed, UpdateRejected
+from consilia.core.events import Progress, Refused, Replied
 from consilia.core.schema import explain
 from consilia.federation.messages import REPLIES, Broadcast, Reply, Request, TrainReply, payload_bytes
-from consilia.federation.progress import Progress
 from consilia.methods.server import Server, UpdateMetadata
 from consilia.methods.tasks.segmentation import PROMPTS
 from consilia.record.schema import SegmentationMetrics, SiteInfo, SiteMetrics
@@ -120,7 +120,7 @@ class Intake:
     def _refuse(self, site: str, request: Request, reason: str) -> None:
         self.refused[site] = reason
         log.warning("%s from site %s is refused: %s", request.kind, site, reason)
-        self._progress({"event": "refused", "task": request.kind, "site": site, "reason": reason})
+        self._progress(Refused(site=site, request=request.kind, reason=reason))
 
     def _accept(self, site: str, request: Request, reply: Reply) -> None:
         if site in self._replies:
@@ -156,7 +156,7 @@ class Intake:
         elif reply.tensors:
             raise UpdateRejected(f"a reply to {request.kind} carries no tensors, got {sorted(reply.tensors)[:3]}")
         self._replies[site] = content
-        self._progress({"event": "reply", "task": request.kind, "site": site, "version": request.round})
+        self._progress(Replied(site=site, request=request.kind, version=request.round))
 
     def _check_update(self, site: str, content: TrainReply, reply: Reply) -> None:
         extras = {name: tensor for name, tensor in reply.tensors.items() if name in self._server.extras}

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from consilia.core.errors import ConfigError
+from consilia.core.events import Progress, RoundDone
 from consilia.core.stop import never
 from consilia.federation.config import RunConfig
 from consilia.federation.initial import initial_state
-from consilia.federation.progress import Progress
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.server_work import open_server
@@ -29,6 +29,6 @@ def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper,
         state: State = initial_state(config, half.context.model())
         for number in range(1, config.rounds + 1):
             state = half.after_round(state, number)
-            tell({"event": "round", "round": number, "of": config.rounds})
+            tell(RoundDone(round=number, of=config.rounds))
         half.finish()
         keeper.injection = half.section()

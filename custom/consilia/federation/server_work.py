@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from consilia.core.checkpoint import Kept
 from consilia.core.errors import CheckpointError
+from consilia.core.events import Progress
 from consilia.core.stop import StopSignal
 from consilia.federation.config import RunConfig
-from consilia.federation.progress import Progress
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_store import as_json
 from consilia.methods.contract import State

@@ -83,7 +83,7 @@ class Site:
             if request.kind == "prepare":
                 reply = self._prepare(request)
             else:
-                state, payload = self._received(tensors or {})
+                state, payload = self._received(request, tensors or {})
                 self._restore(request)
                 handler = {"train": self._train, "evaluate": self._evaluate, "personalize": self._personalize}
                 reply = handler[request.kind](request, state, payload)
@@ -183,12 +183,13 @@ class Site:
 
     # ---- what comes and goes -----------------------------------------------------------------------------------
 
-    def _received(self, tensors: State) -> tuple[State, State]:
-        """The global state and the method's payload, as the method declares them."""
-        payload = {name: tensors[name] for name in self.payload_specs if name in tensors}
+    def _received(self, request: Request, tensors: State) -> tuple[State, State]:
+        """The global state and, where the request is to train, the method's payload, as the method declares them."""
+        specs = {} if request.kind == "evaluate" else self.payload_specs
+        payload = {name: tensors[name] for name in specs if name in tensors}
         state = {name: tensor for name, tensor in tensors.items() if name not in payload}
         require_names(state, self.client.shared)
-        check_tensors(payload, self.payload_specs)
+        check_tensors(payload, specs)
         return state, payload
 
     def _outgoing(self, update: Update) -> State:

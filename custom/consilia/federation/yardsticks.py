@@ -14,11 +14,11 @@ from torch import Tensor
 
 from consilia.core.determinism import single_threaded, state_digest
 from consilia.core.errors import ConfigError
+from consilia.core.events import Progress, RoundDone, no_progress
 from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.federation.progress import Progress, no_progress
 from consilia.federation.public_only import public_only
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound
@@ -97,7 +97,7 @@ def _centralised(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) 
             for site, metrics in figures.items():
                 keeper.add_evaluation(number, "global", site, metrics)
             best.offer(number, state, figures)
-        setting.tell({"event": "round", "round": number, "of": config.rounds})
+        setting.tell(RoundDone(round=number, of=config.rounds))
     for key, version, chosen in (
         ("last", config.rounds, state),
         ("best", best.version or config.rounds, best.state if best.version else state),
@@ -127,7 +127,7 @@ def _local_only(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -
         last[site.site] = _figures(learner, state, site, thorough=True)
         best.setdefault(site.site, last[site.site])
         digest |= {f"{site.site}/{name}": value for name, value in state.items()}
-        setting.tell({"event": "round", "round": place + 1, "of": len(sites)})
+        setting.tell(RoundDone(round=place + 1, of=len(sites)))
     keeper.final["last"] = _final(config.rounds, digest, {}, last)
     keeper.final["best"] = _final(config.rounds, digest, {}, best)
 

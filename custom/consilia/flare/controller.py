@@ -19,6 +19,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed, TrainingStopped
+from consilia.core.events import Event, Failed, RoundDone
 from consilia.core.lock import locked
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
@@ -91,7 +92,7 @@ class ConsiliaController(EveryAnswerController):
             self.warning(f"{error}; the last full round is in the checkpoint")
         except (ConsiliaError, OSError) as error:
             reason = f"the server cannot go on: {error}" if isinstance(error, OSError) else str(error)
-            self._tell({"event": "failed", "reason": reason})
+            self._tell(Failed(reason=reason))
             self.panic(reason)
         finally:
             # The sites' next question is answered with the end of the run.
@@ -194,7 +195,7 @@ class ConsiliaController(EveryAnswerController):
         """A site has answered, with what is no reply."""
         self._coordinator.receive(site, Reply(error=error))
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: Event) -> None:
         """Append to progress.jsonl, which the command line follows, and to TensorBoard's events.
 
         A full disk must not make of a note the reason why a run ends: what cannot do without it says so itself.
@@ -202,8 +203,8 @@ class ConsiliaController(EveryAnswerController):
         with suppress(OSError):
             if self._folder is not None:
                 with (self._folder / PROGRESS).open("a") as file:
-                    file.write(json.dumps(event) + "\n")
-            if event["event"] == "round" and self._events is not None:
+                    file.write(json.dumps(event.to_json()) + "\n")
+            if isinstance(event, RoundDone) and self._events is not None:
                 self._events.update(self._coordinator.so_far())
 
     def _told_so_far(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:

@@ -22,11 +22,11 @@ import psutil
 import yaml
 
 from consilia.core.errors import ConfigError, RunFailed
+from consilia.core.events import Failed, Notice, Progress, RoundDone, no_progress, read_event
 from consilia.core.files import write_json
 from consilia.data.allowed import FoundationFolder
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.progress import Progress, no_progress
 from consilia.federation.run_folder import PROGRESS, RESULT, remove_told
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
@@ -70,7 +70,7 @@ def run_simulator(
         raise ConfigError(f"NVFlare's simulator cannot work in a folder with spaces in its path: {folder}")
     for start in range(STARTS):
         if start:
-            progress({"event": "notice", "reason": "a port was taken by another program: starting again"})
+            progress(Notice(reason="a port was taken by another program: starting again"))
         _prepare(config, site_files, folder, server)
         _simulate(folder, progress)
         if (folder / RESULT).is_file() or not _port_taken(folder):
@@ -146,9 +146,10 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) 
         for line in lines[seen:]:
             if not line.endswith("\n"):
                 break
-            event = json.loads(line)
-            begun = begun or event["event"] == "round"
-            progress(event)
+            event = read_event(json.loads(line))
+            begun = begun or isinstance(event, RoundDone)
+            if event is not None:
+                progress(event)
             seen += 1
         if not begun and _port_taken(folder):
             return
@@ -162,8 +163,9 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, progress: Progress) 
 def _why(folder: Path, site_files: Mapping[str, Path]) -> str:
     """The reason the run gave, and the last error of each site: all are on this one machine."""
     path = folder / PROGRESS
-    events = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    reasons = [event["reason"] for event in events if event["event"] == "failed"]
+    lines = path.read_text().splitlines() if path.is_file() else []
+    events = [read_event(json.loads(line)) for line in lines]
+    reasons = [event.reason for event in events if isinstance(event, Failed)]
     for name, site_file in site_files.items():
         noted = last_error(load_site_config(site_file).state_dir)
         reasons += [f"{name}: {noted}"] if noted else []

@@ -14,6 +14,7 @@ from torch import nn
 
 from consilia.aggregation import check_update
 from consilia.core.errors import UpdateRejected
+from consilia.core.events import Progress
 from consilia.core.stop import StopSignal
 from consilia.data.allowed import FoundationFolder
 from consilia.methods.contract import MAX_CASES, TRAIN_LOSS, C, Method, ReplyField, State, TensorSpec
@@ -77,7 +78,7 @@ class ServerContext:
     data: Path | None
     folder: Path
     seed: int
-    progress: Callable[[dict[str, Any]], None]
+    progress: Progress
     should_stop: StopSignal
 
 

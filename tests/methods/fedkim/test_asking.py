@@ -12,10 +12,17 @@ from consilia.core.errors import TrainingStopped
 from consilia.core.stop import never
 from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, few_shot, pieces
 from consilia.methods.fedkim.cases import Cases, some
-from consilia.methods.fedkim.estimate import estimate, injection_bytes
+from consilia.methods.fedkim.estimate import estimate, in_words, injection_bytes
 from tests.methods.fedkim.clinic import cases, extractor, injected, opened, settings
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
+
+
+def test_what_an_injection_takes_is_told_in_words() -> None:
+    needs = {"steps": 40, "seconds": 90.0, "bytes": 2e9, "bytes_free": 8e9}
+    assert in_words(needs) == "each injection: 40 steps, about 1.5 minutes and 2.0 GB here (8.0 GB free)"
+    short = in_words({**needs, "seconds": None, "bytes_free": 1e9})
+    assert short.startswith("each injection: 40 steps and about 2.0 GB, more than the 1.0 GB that are free: set ")
 
 
 def test_closed_and_open_questions_are_told_apart() -> None:

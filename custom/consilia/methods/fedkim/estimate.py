@@ -74,6 +74,21 @@ def estimate(
     return {"steps": len(planned), "seconds": seconds, "bytes": needed, "bytes_free": free}
 
 
+def in_words(needs: Mapping[str, Any]) -> str:
+    """What an injection will take, by :func:`estimate`, with advice where memory is short."""
+    needed, free = (needs[key] / 1e9 for key in ("bytes", "bytes_free"))
+    if needs["seconds"] is None:
+        return (
+            f"each injection: {needs['steps']} steps and about {needed:.1f} GB, more than the {free:.1f} GB that are "
+            "free: set injection.accumulate, injection.gradient_checkpointing or injection.precision"
+        )
+    minutes = needs["seconds"] / 60
+    return (
+        f"each injection: {needs['steps']} steps, about {minutes:.1f} minutes and {needed:.1f} GB here "
+        f"({free:.1f} GB free)"
+    )
+
+
 def _tried(model: InjectedModel, batch: Cases, settings: InjectionConfig, device: torch.device) -> float:
     """Seconds of one forward and backward pass, the second of two; no weight changes."""
     seconds = 0.0

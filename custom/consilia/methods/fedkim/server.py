@@ -15,6 +15,7 @@ import torch
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.events import Notice, ServerWorks
 from consilia.core.files import write_json
 from consilia.evaluation.open_answers import require_nltk
 from consilia.methods.client import choose_device
@@ -22,7 +23,7 @@ from consilia.methods.contract import Method, State
 from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, examples, few_shot, validated
 from consilia.methods.fedkim.cases import Cases, fingerprint, load_server_cases, some
 from consilia.methods.fedkim.config import FedKIMConfig
-from consilia.methods.fedkim.estimate import estimate
+from consilia.methods.fedkim.estimate import estimate, in_words
 from consilia.methods.fedkim.injected import LANGUAGE, InjectedModel, frozen_language
 from consilia.methods.fedkim.injection import Injection, injection_store, plan
 from consilia.methods.fedkim.owners import owners
@@ -80,7 +81,7 @@ class FedKIMServer(Server[FedKIMConfig]):
             parameters=self._count(),
         )
         self._examples: list[dict[str, Any]] = []
-        self.context.progress({"event": "injection", **estimate(self.model, self.public, config, device)})
+        self.context.progress(Notice(reason=in_words(estimate(self.model, self.public, config, device))))
 
     # ---- rounds ------------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class FedKIMServer(Server[FedKIMConfig]):
         test: dict[record.Answerer, dict[str, record.TaskAnswers]] = {"injected": {}, "linear": {}, "majority": {}}
         shots, stop = {}, self.context.should_stop
         for name, cases in self.cases.items():
-            self.context.progress({"event": "asking", "task": name})
+            self.context.progress(ServerWorks(doing=f"evaluating {name}"))
             test["injected"][name] = ask(self.model, self._test(name), seed=self.seed, should_stop=stop)
             self._examples += examples(self.model, self._test(name))
             candidates = len(self.config.catalogue.tasks[name].answers)
@@ -212,7 +213,7 @@ class FedKIMServer(Server[FedKIMConfig]):
         return [min(max(float(gate), 0.0), 1.0) for gate in self.model.gates(task)]
 
     def _tell(self, round_number: int, step: int, steps: int) -> None:
-        self.context.progress({"event": "injecting", "round": round_number, "step": step, "of": steps})
+        self.context.progress(ServerWorks(doing="injecting", round=round_number, step=step, of=steps))
 
     def _count(self) -> record.Parameters:
         sizes = {name: parameter.numel() for name, parameter in self.model.trained().items()}

@@ -1,0 +1,197 @@
+"""What a run says while it goes on: one class an event, each with the line that a reader sees.
+
+Events cross processes as JSON, one a line of ``progress.jsonl``; :func:`read_event` is the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+
+from consilia.core.schema import Strict
+
+REPLIED = {
+    "prepare": "ready",
+    "train": "answered with its update",
+    "evaluate": "answered with its metrics",
+    "personalize": "answered with its personal model's metrics",
+}
+
+
+class Event(Strict):
+    """Base of all events. ``str(event)`` is its line; ``name`` is its key ``event`` in JSON."""
+
+    name: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"event": self.name, **self.model_dump(mode="json")}
+
+
+class SiteEvent(Event):
+    """An event of one site; ``state`` says what became of it."""
+
+    site: str
+
+    @property
+    def state(self) -> str:
+        """What became of the site, in a few words."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.site}: {self.state}"
+
+
+class Replied(SiteEvent):
+    """A site's reply to a request was accepted; ``version`` is that of the global model it is about."""
+
+    name = "reply"
+    request: str
+    version: int
+
+    @property
+    def state(self) -> str:
+        number = f"round {self.version + 1}: " if self.request == "train" else ""
+        return number + REPLIED.get(self.request, "answered")
+
+
+class Refused(SiteEvent):
+    """A site's reply to a request was refused."""
+
+    name = "refused"
+    request: str
+    reason: str
+
+    @property
+    def state(self) -> str:
+        return f"refused: {self.reason}"
+
+
+class Absent(SiteEvent):
+    """A site takes no part in the run."""
+
+    name = "absent"
+    reason: str
+
+    @property
+    def state(self) -> str:
+        return f"absent: {self.reason}"
+
+
+class Notice(Event):
+    """Something that whoever follows the run should know."""
+
+    name = "notice"
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Prepared(Event):
+    """The run begins, or goes on, with these sites."""
+
+    name = "prepared"
+    sites: list[str]
+    rounds: int
+
+    def __str__(self) -> str:
+        return f"{len(self.sites)} sites take part: {', '.join(self.sites)}; {self.rounds} rounds"
+
+
+class RoundDone(Event):
+    """A round is complete and in the checkpoint.
+
+    Attributes:
+        round: its number, of ``of``.
+        updates: accepted ones, of ``participants`` asked for one; None where no sites train, as in a baseline.
+        validation: primary metric of the model that the round began with, where it was evaluated.
+        seconds: that it took.
+    """
+
+    name = "round"
+    round: int
+    of: int
+    updates: int | None = None
+    participants: int | None = None
+    validation: float | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        parts = [] if self.updates is None else [f"{self.updates} of {self.participants} updates"]
+        parts += [] if self.validation is None else [f"validation {self.validation:.3f}"]
+        parts += [] if self.seconds is None else [f"{self.seconds:.1f} s"]
+        return f"round {self.round} of {self.of}" + (f": {', '.join(parts)}" if parts else "")
+
+
+class ServerWorks(Event):
+    """The method works at the server after a round; ``step`` of ``of``, where its steps are counted."""
+
+    name = "server"
+    doing: str
+    round: int | None = None
+    step: int | None = None
+    of: int | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.round is None else f"round {self.round}: "
+        return where + self.doing + ("" if self.step is None else f" step {self.step} of {self.of}")
+
+
+class Personalizing(Event):
+    """The rounds are over: sites make personal models of the last or the best global model."""
+
+    name = "personalize"
+    keep: str
+    sites: list[str]
+
+    def __str__(self) -> str:
+        return f"personal models and last metrics, {self.keep} global model"
+
+
+class Failed(Event):
+    """The run cannot go on."""
+
+    name = "failed"
+    reason: str
+
+    def __str__(self) -> str:
+        return f"failed: {self.reason}"
+
+
+class Finished(Event):
+    """The run is complete, and its results are where they belong."""
+
+    name = "finished"
+    rounds: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"finished after {self.rounds} rounds, {self.seconds:.0f} s"
+
+
+Progress = Callable[[Event], None]
+"""Who is told about a run's events."""
+
+
+def no_progress(event: Event) -> None:
+    """For callers that do not want to be told."""
+
+
+KINDS: dict[str, type[Event]] = {
+    kind.name: kind
+    for kind in (
+        Replied, Refused, Absent, Notice, Prepared, RoundDone, ServerWorks, Personalizing, Failed, Finished,
+    )
+}  # fmt: skip
+
+
+def read_event(values: Mapping[str, Any]) -> Event | None:
+    """An event from its JSON; None for one that this version does not know."""
+    kind = KINDS.get(str(values.get("event")))
+    try:
+        return None if kind is None else kind.model_validate({k: v for k, v in values.items() if k != "event"})
+    except ValidationError:
+        return None
