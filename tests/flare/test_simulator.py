@@ -83,7 +83,7 @@ def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path
         run_inprocess(config, sites, tmp_path / "inprocess", server=own_server(config, sites)),
         run_simulator(config, sites, tmp_path / "sim", server=own_server(config, sites)),
     ]
-        assert records[0].exchange == records[1].exchange
+    assert records[0].exchange == records[1].exchange
     assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
     assert len({record.final["last"].sha256 for record in records}) == 1
     assert figures(records[0]) == figures(records[1])
