@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import prompts
 from benchmarks.paper_size import SIZES, Size, counts, cpu_step, in_bf16
 from benchmarks.prompts import (
     CLASSIFICATION,
@@ -18,7 +19,6 @@ from benchmarks.prompts import (
     time_figures,
     training_step,
 )
-from benchmarks.prompts import main as prompts_main
 from benchmarks.tables import TABLES, labels_of, load, tables
 from consilia.core.errors import ConfigError
 from consilia.federation.study import load_study
@@ -95,9 +95,12 @@ def test_ratios_are_medians_within_repeats() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_json(tmp_path: Path) -> None:
+def test_the_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is counted does not depend on the batches; only the seconds do.
+    monkeypatch.setattr(prompts, "VIT_BATCH", 2)
+    monkeypatch.setattr(prompts, "SAM_BATCH", 1)
     out = tmp_path / "prompts.json"
-    prompts_main(["--repeats", "1", "--out", str(out)])
+    prompts.main(["--repeats", "1", "--out", str(out)])
     content = json.loads(out.read_text())
     named = {figure["name"]: figure for figure in content["figures"]}
     # P 10 x 128; W_q 64 + 1; W_k, W_v 128 x 128 + 128 each; W_o 128 x 1280 + 1280; head 128 + 1 per class.

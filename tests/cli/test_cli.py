@@ -90,6 +90,7 @@ def test_a_finished_run_is_not_run_again_and_another_is_not_overwritten(finished
     assert (finished / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_changed_data_are_noticed(tmp_path) -> None:
     consilia("run", "fedavg", *FAST, "--out", tmp_path / "run")
     sites = tmp_path / "my-sites"
@@ -126,6 +127,7 @@ def test_a_yardstick_is_no_method(tmp_path, command) -> None:
     assert "consilia compare --only majority" in consilia(command, "majority", "--out", tmp_path, code=1)
 
 
+@pytest.mark.slow
 def test_fedavg_is_always_in_the_comparison(tmp_path) -> None:
     text = consilia("compare", "wisconsin", *FAST, *["--only", "fedkper"] * 2, "--out", tmp_path / "study")
     assert "fedavg-seed0: running" in text
@@ -161,6 +163,7 @@ def test_mistakes_get_a_message_and_no_traceback(tmp_path, monkeypatch, argument
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_compare_keeps_records_and_takes_yardsticks(tmp_path) -> None:
     arguments = ["compare", "wisconsin", *FAST, "--out", tmp_path / "study"]
     arguments += ["--only", "fedavg", "--only", "fedkper", "--only", "centralised", "--only", "local-only"]

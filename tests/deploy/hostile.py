@@ -21,7 +21,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from consilia.flare.messages import CONTENT, ERROR, model_to_reply
-from tests.federation.test_hostile import ATTACKS
+from tests.federation.attacks import ATTACKS
 
 HONEST = "honest"
 MEGABYTES = 200

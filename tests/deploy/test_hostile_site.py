@@ -36,8 +36,8 @@ from tests.deploy.support import (
     until,
     with_the_same_replies,
 )
+from tests.federation.attacks import ATTACKS, CULPRIT
 from tests.federation.support import small
-from tests.federation.test_hostile import ATTACKS, CULPRIT
 
 pytestmark = pytest.mark.deploy
 

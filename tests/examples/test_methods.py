@@ -18,13 +18,12 @@ from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outgoing import manifest_of
 from consilia.methods import CannotEvaluate, Mean, Round, TrainingConfig
-from tests.federation.support import Federation, model_of, small
+from tests.examples.support import example_config, list_network
+from tests.federation.support import Federation, model_of, small, stop_in
 from tests.methods.plugins import EXAMPLE_METHODS, EXAMPLES, plugin
 from tests.methods.support import client_of, server_of
 
 SGD = TrainingConfig(local_epochs=1, batch_size=4, learning_rate=0.1, momentum=0.0, weight_decay=0.0, device="cpu")
-CONVERGENT = {"learning_rate": 0.05, "momentum": 0.0, "local_epochs": 2, "batch_size": 16, "device": "cpu"}
-NORMED = {"class": "tests.examples.networks.Normed", "args": {"in_features": 30, "num_classes": 2}}
 
 
 @pytest.fixture(params=EXAMPLE_METHODS)
@@ -139,11 +138,6 @@ def test_fedbn_keeps_its_normalisation_layers(example: None) -> None:
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 
-def config_of(method: str, **settings: Any) -> Any:
-    model = {"model": NORMED} if method == "fedbn" else {}
-    return small(method, **{"training": CONVERGENT, "rounds": 4, "participation": 0.5, **model, **settings})
-
-
 def open_run(config: Any, sites: dict[str, Path], folder: Path) -> Federation:
     return Federation(config, sites, folder)
 
@@ -165,7 +159,7 @@ def models(federation: Federation) -> dict[str, str]:
 
 @pytest.fixture
 def unbroken(method: str, listed: dict[str, Path], tmp_path: Path) -> dict[str, str]:
-    federation = open_run(config_of(method), listed, tmp_path / "unbroken")
+    federation = open_run(example_config(method), listed, tmp_path / "unbroken")
     federation.run()
     found = models(federation)
     assert sum(name.endswith("/client") for name in found) >= 2
@@ -175,30 +169,19 @@ def unbroken(method: str, listed: dict[str, Path], tmp_path: Path) -> dict[str, 
 @pytest.fixture
 def listed(wisconsin: dict[str, Path]) -> dict[str, Path]:
     """The sites, which also list the network of FedBN's runs."""
-    for path in wisconsin.values():
-        path.write_text(
-            path.read_text() + "\nallow_models: [tests.examples.networks.Normed, consilia.models.mlp.MLP]\n"
-        )
-    return wisconsin
+    return list_network(wisconsin)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+# With nothing kept from before, and with states of several rounds; round 2 adds neither.
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, pytest.param(2, marks=pytest.mark.long), 3])
 def test_killed_and_resumed_it_ends_in_the_same_bytes(
     method: str, listed: dict[str, Path], tmp_path: Path, unbroken: dict[str, str], stop_after: int
 ) -> None:
-    config = config_of(method)
+    config = example_config(method)
     broken = open_run(config, listed, tmp_path / "broken")
-    trained: list[str] = []
-
-    def stop(site: str, item: Broadcast, reply: Reply) -> Reply:
-        # One site has trained and kept its new state, which no global model will know of.
-        if item.request.kind == "train" and item.request.round == stop_after:
-            trained.append(site)
-            if len(trained) == 2:
-                raise KeyboardInterrupt
-        return reply
-
-    broken.bend = stop  # type: ignore[method-assign]
+    # One site has trained and kept its new state, which no global model will know of.
+    stop_in(broken, stop_after, trained=2)
     with pytest.raises(KeyboardInterrupt):
         broken.run()
     again = open_run(config, listed, tmp_path / "broken")
@@ -206,13 +189,14 @@ def test_killed_and_resumed_it_ends_in_the_same_bytes(
     assert models(again) == unbroken
 
 
+@pytest.mark.slow
 def test_a_reply_too_late_leaves_no_trace_in_what_the_site_keeps(
     method: str, listed: dict[str, Path], tmp_path: Path
 ) -> None:
     """A late site's state counts as if it had not trained: equal to a run in which its reply was lost before."""
 
     def run(folder: Path, *, relaunched: bool) -> dict[str, str]:
-        federation = open_run(config_of(method, participation=1.0), listed, folder)
+        federation = open_run(example_config(method, participation=1.0), listed, folder)
 
         def lose(site: str, item: Broadcast, reply: Reply) -> Reply | None:
             late = item.request.kind == "train" and item.request.round == 1 and site == "hospital-1"
@@ -230,7 +214,7 @@ def test_a_reply_too_late_leaves_no_trace_in_what_the_site_keeps(
 
 
 def test_manifest_and_wire_are_the_same(method: str, listed: dict[str, Path], tmp_path: Path) -> None:
-    config = config_of(method, rounds=1)
+    config = example_config(method, rounds=1)
     federation = open_run(config, listed, tmp_path / "run")
     manifest = manifest_of(config, model_of(config))
     sent: set[str] = set()
@@ -252,7 +236,7 @@ def test_a_test_only_site_says_why_it_cannot_judge(
 ) -> None:
     path = listed["hospital-4"]
     path.write_text(path.read_text().replace("format: tabular", "format: tabular\n    evaluator: true"))
-    config = config_of("fedbn", rounds=1, participation=1.0, evaluators=["hospital-4"])
+    config = example_config("fedbn", rounds=1, participation=1.0, evaluators=["hospital-4"])
     federation = open_run(config, listed, tmp_path / "run")
     record = federation.run()
     assert "site hospital-4 does not evaluate the global model: with FedBN" in caplog.text
@@ -261,12 +245,12 @@ def test_a_test_only_site_says_why_it_cannot_judge(
 
 @pytest.mark.parametrize("example", ["ditto"], indirect=True)
 def test_a_changed_plugin_is_another_run(example: None, listed: dict[str, Path], tmp_path: Path) -> None:
-    config = config_of("ditto")
+    config = example_config("ditto")
     job = json.loads(json.dumps(config.to_json()))
     changed = tmp_path / "ditto.py"
     changed.write_text((EXAMPLES / "ditto.py").read_text() + "\n# changed\n")
     with plugin(changed):
-        assert config_of("ditto").run_id != config.run_id
+        assert example_config("ditto").run_id != config.run_id
         with pytest.raises(ConfigError, match="name that very file with --plugin"):
             small(**job)
     assert model_of(config) is not None

@@ -15,6 +15,7 @@ from consilia.federation.initial import initial_state as start
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
+from consilia.record.schema import Record
 
 MLP = "consilia.models.mlp.MLP"
 
@@ -68,5 +69,37 @@ class Federation:
                 if reply is not None:
                     self.coordinator.receive(name, reply)
 
-    def run(self):
+    def run(self) -> Record:
         return self.coordinator.run(self.deliver)
+
+    def rounds(self) -> Record:
+        """The run without the work after its rounds: the sites' personal models and reports take longer than these."""
+        return self.coordinator.run(
+            lambda requests: self.deliver([item for item in requests if not item.request.final])
+        )
+
+
+def stop_in(federation: Federation, number: int, trained: int) -> None:
+    """The run is killed in the middle of a round, when so many sites have trained and moved their own state on."""
+    seen: list[str] = []
+
+    def stop(site: str, task: Broadcast, reply: Reply) -> Reply:
+        if task.request.kind == "train" and task.request.round == number:
+            seen.append(site)
+            if len(seen) == trained:
+                raise KeyboardInterrupt
+        return reply
+
+    federation.bend = stop  # type: ignore[method-assign]
+
+
+def without_clocks(record: Record) -> dict[str, Any]:
+    """The record without what legitimately differs between two runs: clocks, and the engine."""
+    plain: dict[str, Any] = record.plain()
+    for key in ("started", "seconds", "engine"):
+        del plain["run"][key]
+    for item in plain["rounds"]:
+        del item["seconds"]
+        # The reply carries its own seconds as text, whose length may differ by a digit.
+        del item["bytes_up"]
+    return plain

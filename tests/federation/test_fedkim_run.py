@@ -22,6 +22,8 @@ from tests.federation.clinics import CATALOGUE, clinics_config, write_clinics
 
 pytest.importorskip("peft")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):

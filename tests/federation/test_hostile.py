@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 
 import pytest
@@ -17,118 +16,52 @@ from consilia.core.events import Refused
 from consilia.federation.admission import why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Reply
 from consilia.methods.registry import make_method
+from consilia.simulation.federation import load_federation
+from tests.federation.attacks import ATTACKS, CULPRIT, change_content
 from tests.federation.clinics import clinics_config
 from tests.federation.support import Federation, small
 
-CULPRIT = "hospital-3"
 
-
-def change_tensors(**changes):
-    def change(reply: Reply) -> Reply:
-        tensors = dict(reply.tensors)
-        for name, value in changes.items():
-            name = name.replace("__", ".")
-            if value is None:
-                del tensors[name]
-            else:
-                tensors[name] = value(tensors.get(name)) if callable(value) else value
-        return dataclasses.replace(reply, tensors=tensors)
-
-    return change
-
-
-def change_content(**changes):
-    def change(reply: Reply) -> Reply:
-        return dataclasses.replace(reply, content=json.dumps({**json.loads(reply.content), **changes}))
-
-    return change
-
-
-def change_figures(**changes):
-    def change(reply: Reply) -> Reply:
-        content = json.loads(reply.content)
-        content["received"]["test"] |= changes
-        return dataclasses.replace(reply, content=json.dumps(content))
-
-    return change
-
-
-def add_a_task(reply: Reply) -> Reply:
-    own = json.loads(reply.content)["received"]["test"]
-    return change_figures(tasks={"fever": own})(reply)
-
-
-BIAS = "layers__0__bias"
-ATTACKS = {
-    "nan": (change_tensors(**{BIAS: lambda t: t * math.nan}), "'layers.0.bias' holds NaN"),
-    "infinity": (change_tensors(**{BIAS: lambda t: t + math.inf}), "'layers.0.bias' holds infinite"),
-    "wrong shape": (change_tensors(**{BIAS: torch.zeros(1)}), r"'layers.0.bias' has shape \(1,\), expected \(8,\)"),
-    "wrong dtype": (change_tensors(**{BIAS: lambda t: t.double()}), "dtype torch.float64"),
-    "missing key": (change_tensors(**{BIAS: None}), "missing tensor 'layers.0.bias'"),
-    "extra key": (change_tensors(trojan=torch.ones(2)), "extra tensor 'trojan'"),
-    "not a tensor": (change_tensors(**{BIAS: "hello"}), "is a str"),
-    "huge change": (change_tensors(**{BIAS: lambda t: t + 1e6}), "norm of the change"),
-    "weight 1e12": (change_content(cases=10**12), "cases: .*10000000; got 1000000000000"),
-    "weight -1": (change_content(cases=-1), "cases: .*got -1"),
-    "weight 10**400": (change_content(cases=10**400), "does not fit its schema"),
-    "more cases than declared": (change_content(cases=9_999_999), "weight is 9999999 cases, the site declared"),
-    "weight NaN": (change_content(cases=math.nan), "cases"),
-    "score 2": (change_content(weight=2.0), "weight is 2.0"),
-    "score -1": (change_content(weight=-1.0), "weight is -1.0"),
-    "score NaN": (change_content(weight=math.nan), "weight is"),
-    "no score": (change_content(weight=None), "weight is None"),
-    "replayed round": (change_content(round=0), "the request was about round"),
-    "impossible accuracy": (
-        change_content(fields={"train_accuracy": 2.0}),
-        "train_accuracy is 2.0",
-    ),
-    "unknown metric": (
-        change_content(fields={"label_entropy": 0.5}),
-        "'label_entropy' is not declared",
-    ),
-    "endless seconds": (change_content(seconds=1.7e308), "seconds"),
-    "more correct than cases": (change_figures(correct=10**6), "disagree"),
-    "accuracy that is not correct / count": (change_figures(accuracy=1.0, correct=0), "disagree"),
-    "more flips than cases": (change_figures(negative_flips=10**9), "disagree"),
-    "more test cases than declared": (
-        change_figures(count=999, correct=999, accuracy=1.0),
-        "received.test.count is 999, the site declared",
-    ),
-    "figures of a task it does not have": (add_a_task, r"received.test.tasks are \['fever'\], the site declared \[\]"),
-    "count 10**400": (change_figures(count=10**400), "does not fit its schema"),
-    "surrogate": (lambda reply: dataclasses.replace(reply, content="\ud800"), r"cannot be read \(UnicodeEncodeError\)"),
-    "4 MB of text": (change_content(note="x" * 4_000_000), "bytes, at most 64000 expected"),
-    "sparse": (change_tensors(**{BIAS: lambda t: t.to_sparse()}), "torch.sparse_coo on cpu|cannot be read"),
-    "meta": (change_tensors(**{BIAS: lambda t: t.to("meta")}), "on meta"),
-    "label counts": (change_content(label_counts=[3, 4]), "label_counts"),
-    "not JSON": (lambda reply: dataclasses.replace(reply, content="{"), "does not fit its schema"),
-    "an error": (lambda reply: Reply(error="DataError"), "failed with DataError"),
-}
-
-
-def attacked(wisconsin, folder, attack, *, first_version: int = 0, **settings) -> Federation:
+def attacked(wisconsin, folder, attack, **settings) -> Federation:
     federation = Federation(small(max_update_norm=1000.0, **settings), wisconsin, folder)
 
     def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
-        wrong = site == CULPRIT and task.request.kind == "train" and task.request.round >= first_version
+        wrong = site == CULPRIT and task.request.kind == "train"
         return attack(reply) if wrong else reply
 
     federation.bend = bend
     return federation
 
 
+@pytest.fixture(scope="module")
+def attacked_by_all(tmp_path_factory) -> Federation:
+    """A run in which one site is honest in the first round and tries one attack in each of the others."""
+    folder = tmp_path_factory.mktemp("hostile")
+    config = small(max_update_norm=1000.0, rounds=1 + len(ATTACKS))
+    federation = Federation(config, load_federation("wisconsin", folder / "sites"), folder / "run")
+    attacks = [attack for attack, _ in ATTACKS.values()]
+
+    def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
+        wrong = site == CULPRIT and task.request.kind == "train" and task.request.round >= 1
+        return attacks[task.request.round - 1](reply) if wrong else reply
+
+    federation.bend = bend
+    federation.rounds()
+    return federation
+
+
 @pytest.mark.parametrize("name", ATTACKS)
-def test_refused_by_name_and_the_round_goes_on(wisconsin, tmp_path, name) -> None:
-    attack, reason = ATTACKS[name]
-    federation = attacked(wisconsin, tmp_path / "run", attack, first_version=1, rounds=2)
-    record = federation.run()
-    assert list(record.rounds[0].refused) == []
-    assert list(record.rounds[1].refused) == [CULPRIT]
-    assert re.search(reason, record.rounds[1].refused[CULPRIT])
-    assert CULPRIT not in record.rounds[1].contributions
-    told = [event.reason for event in federation.events if isinstance(event, Refused)]
-    assert told == [record.rounds[1].refused[CULPRIT]]
-    assert all(bool(value.isfinite().all()) for value in federation.coordinator.state.values())
+def test_refused_by_name_and_the_round_goes_on(attacked_by_all, name) -> None:
+    number = 1 + list(ATTACKS).index(name)
+    rounds = attacked_by_all.coordinator.keeper.rounds
+    assert len(rounds) == 1 + len(ATTACKS)
+    assert list(rounds[0].refused) == []
+    assert list(rounds[number].refused) == [CULPRIT]
+    assert re.search(ATTACKS[name][1], rounds[number].refused[CULPRIT])
+    assert CULPRIT not in rounds[number].contributions
+    told = [event.reason for event in attacked_by_all.events if isinstance(event, Refused)]
+    assert told[number - 1] == rounds[number].refused[CULPRIT]
+    assert all(bool(value.isfinite().all()) for value in attacked_by_all.coordinator.state.values())
 
 
 def test_the_model_is_as_if_the_culprit_had_been_silent(wisconsin, tmp_path) -> None:
@@ -144,7 +77,7 @@ def test_the_model_is_as_if_the_culprit_had_been_silent(wisconsin, tmp_path) -> 
 
 
 def _run(federation: Federation):
-    federation.run()
+    federation.rounds()
     return federation.coordinator.state
 
 
@@ -161,7 +94,7 @@ def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
     federation.bend = lambda site, task, reply: (
         change_content(train=0)(reply) if site == CULPRIT and task.request.kind == "prepare" else reply
     )
-    record = federation.run()
+    record = federation.rounds()
     assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-4"]
     assert any("does not name it among its evaluators" in getattr(event, "reason", "") for event in federation.events)
 
@@ -191,7 +124,7 @@ def test_tasks_are_not_declared_where_the_run_has_one(wisconsin, tmp_path) -> No
         if site == CULPRIT and task.request.kind == "prepare"
         else reply
     )
-    record = federation.run()
+    record = federation.rounds()
     assert "expected 0 in all, of no data set" in record.absent[CULPRIT]
 
 
@@ -202,13 +135,13 @@ def test_refusals_count_against_the_minimum(wisconsin, tmp_path) -> None:
 
 
 def test_silence_is_recorded(wisconsin, tmp_path) -> None:
-    record = attacked(wisconsin, tmp_path / "run", lambda reply: None, rounds=1).run()
+    record = attacked(wisconsin, tmp_path / "run", lambda reply: None, rounds=1).rounds()
     assert record.rounds[0].missing == [CULPRIT]
 
 
 def test_a_second_answer_and_an_unasked_one_change_nothing(wisconsin, tmp_path) -> None:
     honest = Federation(small(rounds=2), wisconsin, tmp_path / "honest")
-    honest.run()
+    honest.rounds()
     twice = Federation(small(rounds=2), wisconsin, tmp_path / "twice")
 
     def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
@@ -218,7 +151,7 @@ def test_a_second_answer_and_an_unasked_one_change_nothing(wisconsin, tmp_path) 
         return reply
 
     twice.bend = bend
-    record = twice.run()
+    record = twice.rounds()
     assert state_digest(twice.coordinator.state) == state_digest(honest.coordinator.state)
     assert "already answered" in record.rounds[0].refused[CULPRIT]
 
@@ -246,6 +179,6 @@ def test_a_site_that_fails_once_comes_back(wisconsin, tmp_path) -> None:
         return train(round_)
 
     client.train = sometimes
-    record = federation.run()
+    record = federation.rounds()
     assert [CULPRIT in item.contributions for item in record.rounds] == [True, False, True]
     assert "MemoryError" in record.rounds[1].refused[CULPRIT]

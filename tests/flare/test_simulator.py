@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from consilia.flare.recipe import write_allow_list
 from consilia.flare.simulator import PORT_TAKEN, SIMULATOR, STARTS, run_simulator, stop_tree
 from consilia.simulation.federation import load_federation
 from tests.conftest import REPOSITORY, not_torchs
-from tests.federation.support import MLP, small
-from tests.federation.test_run import figures
+from tests.examples.support import example_config, kept_at, list_network
+from tests.federation.support import MLP, small, without_clocks
+from tests.methods.plugins import EXAMPLES, plugin
 
 pytestmark = pytest.mark.sim
 
@@ -52,12 +54,12 @@ def simulate(config, sites, folder: Path, **more):
 
 
 def test_two_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_path) -> None:
-    config = small(rounds=4, participation=0.75)
-    records = [run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))]
+    config, sites = small(rounds=4), first(3, wisconsin)
+    records = [run_inprocess(config, sites, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))]
     events: list[Event] = []
     for number in range(2):
         folder = tmp_path / f"sim-{number}"
-        records.append(simulate(config, wisconsin, folder, progress=events.append))
+        records.append(simulate(config, sites, folder, progress=events.append))
         for name in (RESULT, REPORT, PROGRESS, "global-last.safetensors", "global-best.safetensors"):
             assert (folder / name).is_file()
         # The server writes one file while the run goes on; the sites stream nothing.
@@ -66,8 +68,9 @@ def test_two_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_pa
         assert list((folder / SIMULATOR).rglob("simulate_job/consilia/" + RESULT))
         assert list((folder / SIMULATOR).rglob("app_server/global_model.safetensors"))
         assert not list((folder / SIMULATOR).rglob("*.pt"))
+    assert [record.run.engine for record in records] == ["inprocess", "sim", "sim"]
     assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
-    assert all(figures(record) == figures(records[0]) for record in records)
+    assert all(without_clocks(record) == without_clocks(records[0]) for record in records)
     # Sites answered in different orders in these runs, or the test would show less than it says.
     order = [event.site for event in events if isinstance(event, Replied) and event.request == "train"]
     assert len(order) == 2 * 4 * 3
@@ -77,7 +80,7 @@ def test_two_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_pa
 @pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.long)])
 def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path: Path) -> None:
     study = load_study(f"fedgpl-{task}")
-    sites = load_federation(study.data, tmp_path / "sites", train_cases=8)
+    sites = first(2, load_federation(study.data, tmp_path / "sites", train_cases=8))
     config = study_config(study, "fedgpl", 0, sites, ["rounds=2", "training.local_epochs=1"])
     records = [
         run_inprocess(config, sites, tmp_path / "inprocess", server=own_server(config, sites)),
@@ -86,7 +89,25 @@ def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path
     assert records[0].exchange == records[1].exchange
     assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
     assert len({record.final["last"].sha256 for record in records}) == 1
-    assert figures(records[0]) == figures(records[1])
+    assert without_clocks(records[0]) == without_clocks(records[1])
+
+
+# The way of a plugin file to the simulator's processes is one; the three methods differ in what it carries.
+@pytest.mark.parametrize(
+    "method", ["scaffold", *(pytest.param(name, marks=pytest.mark.long) for name in ("ditto", "fedbn"))]
+)
+def test_a_method_from_a_file_gives_the_bytes_of_the_loop(method: str, wisconsin, tmp_path, monkeypatch) -> None:
+    # For the network of FedBN's runs.
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    sites = first(2, list_network(wisconsin))
+    found = []
+    with plugin(EXAMPLES / f"{method}.py"):
+        config = example_config(method, rounds=3, participation=1.0)
+        for engine in (run_inprocess, run_simulator):
+            record = engine(config, sites, tmp_path / engine.__name__, server=own_server(config, sites))
+            found.append((without_clocks(record), kept_at(sites, config.run_id)))
+    assert found[0] == found[1]
+    assert len(found[0][1]) >= 2 * 3
 
 
 def port_taken_from(command: list[str], home: Path) -> bool:
@@ -109,11 +130,12 @@ def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wiscon
     from consilia.record.files import load_record
 
     config = study_config(load_study("wisconsin"), "fedkper", 0, {})
-    expected = run_inprocess(config, wisconsin, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
+    sites = first(2, wisconsin)
+    expected = run_inprocess(config, sites, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
     local = tmp_path / "workspace" / "local"
     write_allow_list(local)
     (local / "sites").mkdir()
-    for name, path in wisconsin.items():
+    for name, path in sites.items():
         content = yaml.safe_load(path.read_text())
         (local / "sites" / f"{name}.yaml").write_text(
             yaml.safe_dump({**content, "state_dir": str(path.parent / "state")})
@@ -124,7 +146,7 @@ def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wiscon
         "simulator",
         str(REPOSITORY / "jobs" / "fedkper-wisconsin"),
     ]
-    command += ["-w", str(tmp_path / "workspace"), "-c", ",".join(wisconsin), "-t", str(len(wisconsin))]
+    command += ["-w", str(tmp_path / "workspace"), "-c", ",".join(sites), "-t", str(len(sites))]
     # NVFlare's own command does not know how to start again where another program has taken its port.
     for _ in range(STARTS):
         if not port_taken_from(command, tmp_path):
@@ -141,7 +163,10 @@ def temporary() -> Iterator[Path]:
 
 
 def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsin, temporary, tmp_path) -> None:
-    arguments = ["--rounds", "12", "--set", "training.local_epochs=2"]
+    for name in ("hospital-3", "hospital-4"):
+        shutil.rmtree(wisconsin[name].parent)
+    arguments = ["--study", "wisconsin", "--data", str(tmp_path / "sites")]
+    arguments += ["--rounds", "12", "--set", "training.local_epochs=2"]
     command = [sys.executable, "-m", "consilia.cli", "run", "fedkper", *arguments]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--engine", "inprocess", "--out", str(whole)], check=True, stdout=subprocess.DEVNULL)
