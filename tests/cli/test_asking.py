@@ -50,9 +50,10 @@ def test_the_model_from_disk_answers_as_the_one_in_memory_did(ran: Path) -> None
     data = ran / "sites" / "server" / "data.yaml"
     saved = load_injected(ran / "run" / "injected", load_site_config(data))
     test = load_server_cases(data, saved.model.catalogue)["sepsis"].test
+    from consilia.methods.fedkim.section import injection_of
     from consilia.record.files import load_record
 
-    told = load_record(ran / "run" / "result.json").injection.test["injected"]["sepsis"].closed
+    told = injection_of(load_record(ran / "run" / "result.json")).test["injected"]["sepsis"].closed
     p = saved.model.probabilities(test)
     assert float((p.argmax(dim=1) == test.truth).double().mean()) == pytest.approx(told.accuracy)
     loss = -torch.log(p[torch.arange(len(test)), test.truth]).mean()

@@ -19,6 +19,7 @@ from consilia.deploy.session import open_session
 from consilia.federation.outputs import INJECTED, REPORT
 from consilia.federation.run_folder import RESULT
 from consilia.federation.study import load_study, study_config
+from consilia.methods.fedkim.section import injection_of
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
@@ -92,8 +93,8 @@ def test_fedkim_gives_the_same_extractor_and_the_same_injected_model(start, tmp_
     run = submit(start(sites, [job]), job)
     record, expected = run.record(), in_process(config, sites, tmp_path / "inprocess")
     assert hashes(record) == hashes(expected)
-    assert record.injection is not None
-    assert record.injection.test == expected.injection.test
+    assert injection_of(record) is not None
+    assert injection_of(record).test == injection_of(expected).test
     for file in ("adapter_model.safetensors", "injected.safetensors"):
         here, there = (folder / INJECTED / file for folder in (run.folder, tmp_path / "inprocess"))
         assert state_digest(load_file(here)) == state_digest(load_file(there))

@@ -40,6 +40,8 @@ EMPTY: dict[str, Any] = {
     "evaluations": [],
     "final": {},
     "exchange": None,
+    "sections": {},
+    "server_fingerprint": None,
     "absent": {},
 }
 

@@ -17,6 +17,7 @@ from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.federation.yardsticks import run_yardstick
+from consilia.methods.fedkim.section import injection_of
 from consilia.models.exchange import count_elements, exchanged_state
 from tests.federation.clinics import CATALOGUE, clinics_config, write_clinics
 
@@ -58,7 +59,7 @@ def test_each_site_sends_the_encoders_and_heads_of_its_tasks_and_a_little_text(d
 
 def test_the_record_tells_of_every_task_and_every_answerer(done) -> None:
     _, _, _config, record = done
-    found = record.injection
+    found = injection_of(record)
     assert (found.seen, found.unseen, found.experts) == (["anaemia", "sepsis"], ["death", "reading"], 3)
     assert [item.round for item in found.rounds] == [1, 2]
     for item in found.rounds:
@@ -81,7 +82,7 @@ def test_the_same_run_gives_the_same_bytes(done, tmp_path: Path) -> None:
     files = write_clinics(tmp_path / "sites")
     again = run_inprocess(config, files, tmp_path / "run", server=own_server(config, files))
     assert again.final["last"].sha256 == record.final["last"].sha256
-    assert again.injection.test == record.injection.test
+    assert injection_of(again).test == injection_of(record).test
     name = "injected/adapter_model.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (folder / "run" / name).read_bytes()
 
@@ -103,7 +104,7 @@ def test_an_interrupted_injection_goes_on_to_the_same_bytes(
             raise TrainingStopped("the server went down")
         one_step(self, task, indices)
 
-    assert [item.steps for item in record.injection.rounds] == [6, 6]
+    assert [item.steps for item in injection_of(record).rounds] == [6, 6]
     monkeypatch.setattr(injection.Injection, "_one_step", until)
     with pytest.raises(TrainingStopped):
         run_inprocess(config, files, tmp_path / "run", server=own_server(config, files))
@@ -114,7 +115,7 @@ def test_an_interrupted_injection_goes_on_to_the_same_bytes(
     # Two of the second injection's six steps had been kept; then come two unseen tasks' few shots of two steps.
     assert steps == 9 + 4 + 2 * 2
     assert again.final["last"].sha256 == record.final["last"].sha256
-    assert again.injection.test == record.injection.test
+    assert injection_of(again).test == injection_of(record).test
 
 
 def test_without_pushback_the_sites_get_the_plain_aggregate(done, tmp_path: Path) -> None:
@@ -174,8 +175,8 @@ def test_public_only_learns_without_any_site(done, tmp_path: Path) -> None:
     _, files, _, record = done
     alone = run_yardstick("public-only", clinics_config(("label=public-only",)), files)
     assert (alone.run.method, alone.sites, alone.rounds) == ("public_only", {}, [])
-    assert [item.steps for item in alone.injection.rounds] == [item.steps for item in record.injection.rounds]
-    assert alone.injection.test["injected"] != record.injection.test["injected"]
+    assert [item.steps for item in injection_of(alone).rounds] == [item.steps for item in injection_of(record).rounds]
+    assert injection_of(alone).test["injected"] != injection_of(record).test["injected"]
 
 
 def test_a_server_without_data_is_told_so(tmp_path: Path) -> None:

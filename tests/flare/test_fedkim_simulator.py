@@ -11,6 +11,7 @@ from consilia.core.determinism import state_digest
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
 from consilia.flare.simulator import run_simulator
+from consilia.methods.fedkim.section import injection_of
 from tests.federation.clinics import clinics_config, write_clinics
 
 
@@ -24,7 +25,7 @@ def test_the_simulator_gives_the_same_extractor_and_the_same_injected_model(tmp_
         records[name] = engine(config, files, tmp_path / name / "run", server=own_server(config, files))
     assert records["sim"].run.engine == "sim"
     assert records["sim"].final["last"].sha256 == records["inprocess"].final["last"].sha256
-    assert records["sim"].injection.test == records["inprocess"].injection.test
+    assert injection_of(records["sim"]).test == injection_of(records["inprocess"]).test
     for file in ("adapter_model.safetensors", "injected.safetensors"):
         digests = {state_digest(load_file(tmp_path / name / "run" / "injected" / file)) for name in records}
         assert len(digests) == 1

@@ -102,6 +102,8 @@ def make_record(
             "class_names": ["benign", "malignant"],
             "fields": FIELDS,
             "exchange": None,
+            "sections": {},
+            "server_fingerprint": None,
             "absent": {},
             "rounds": parts,
             "evaluations": evaluations,

@@ -132,16 +132,10 @@ def test_refused_and_missing_updates_are_listed(run_html: str) -> None:
     assert "5 Bergen no update arrived" in text
 
 
-def test_fedkper_weights_are_taken_apart(run_html: str) -> None:
-    # The factory's diversities: score / reliability - 1e-6 must give them back.
-    assert re.search(r"Ashford [\d\s]+ \d+ 0\.\d{3} [\d.]+ 0\.4 [\d.]+ 0\.950", read(run_html).text)
-    assert "reliability × diversity" in run_html
-
-
-def test_other_methods_show_no_diversity() -> None:
-    html = render_report([make_record(method="fedavg", label="FedAvg", rounds=3)])
-    assert "mean weight" in html
-    assert "mean diversity" not in html
+def test_what_sites_report_has_a_column(run_html: str) -> None:
+    text = read(run_html).text
+    assert "mean weight Training accuracy Train loss Score Ashford" in text
+    assert re.search(r"Ashford [\d\s]+ \d+ 0\.\d{3} 0\.\d+ 0\.4 0\.\d+", text)
 
 
 def test_reliability_from_validation_cannot_be_taken_apart() -> None:

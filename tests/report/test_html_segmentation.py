@@ -60,20 +60,18 @@ def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> No
         hd95 = show(site[setting]["hd95"], "distance")
         assert f"{name} 80 1 1 {dice} {iou} {hd95} px" in text  # cases, empty, missed
     assert "Some sites give HD95 in pixels and others in millimetres" in text
-    assert len(figures(run_html)) == 4  # Dice per round, per site, individuality, weights
+    assert len(figures(run_html)) == 3  # Dice per round, per site, weights
 
 
-def test_individuality_and_ablation_of_fedgpl(record: Record, run_html: str) -> None:
+def test_variants_stand_beside_the_model(record: Record, run_html: str) -> None:
     text = read(run_html).text
     summary = summarise(record)
-    first, last = (reports["prompt_diversity"] for reports in (summary.first_reports, summary.last_reports))
-    assert f"mean of sites {first:.2g} {last:.2g}" in text
     value, difference = (
         summary.numbers(part)["dice_box"] for part in (("variant", "mean_prompt"), ("difference", "mean_prompt"))
     )
     whole = summary.numbers("last")["global_dice_box"]
     expected = " ".join([show(whole, "score"), show(value, "score"), show(difference, "signed")])
-    assert f"Dice, true box {expected}" in text
+    assert f"mean prompt Dice, true box {expected}" in text
     assert difference == pytest.approx(value - whole)
 
 
@@ -83,11 +81,6 @@ def test_bytes_stand_beside_floor_and_full_fine_tuning(run_html: str) -> None:
     assert "floor 1.62 MiB 1.62 MiB" in text
     assert "full fine-tuning would be 13.7 MiB 13.7 MiB" in text
     assert "measured, mean 1.62 MiB 1.62 MiB" in text
-
-
-def test_other_methods_have_no_section_on_prompts() -> None:
-    text = read(render_report([make_segmentation_record(method="fedavg", label="FedAvg")])).text
-    assert "Do the prompts differ" not in text
 
 
 def test_without_personal_models_their_rows_are_left_out() -> None:
@@ -104,7 +97,7 @@ def test_a_classification_shows_its_ablation_too() -> None:
     last = content["final"]["last"]
     last["variants"] = {"mean_prompt": {site: last["global"][site] for site in ("Ashford", "Bergen")}}
     text = read(render_report([Record.model_validate(content)])).text
-    assert re.search(r"last round Accuracy ([\d.]+ %) \1 \+0\.000", text)
+    assert re.search(r"last round mean prompt Accuracy ([\d.]+ %) \1 \+0\.000", text)
     assert re.search(r"AUROC (0\.\d{3}) \1 \+0\.000", text)
 
 
@@ -116,7 +109,7 @@ def test_comparison(comparison_html: str) -> None:
     assert "IoU, and HD95 in mm or px" in text
     assert "1.62 MiB 1.62 MiB 1.62 MiB 13.7 MiB" in text  # down, up, floor, full
     assert len(figures(comparison_html)) == 2
-    ablation = text[text.index("Do the prompts differ") : text.index("What it cost")]
+    ablation = text[text.index("Variants of the global model") : text.index("What it cost")]
     assert "Fed-GPL 2 0." in ablation
     assert "Full fine-tuning" not in ablation
 
@@ -126,7 +119,7 @@ def test_tasks_are_not_mixed(record: Record) -> None:
         render_report([record, make_record(rounds=2)])
 
 
-def test_tensorboard_has_dice_and_individuality(record: Record, tmp_path: Path) -> None:
+def test_tensorboard_has_dice_and_what_sites_report(record: Record, tmp_path: Path) -> None:
     write_events(record, tmp_path)
     events = EventAccumulator(str(tmp_path)).Reload()
     expected = record.evaluations[2].sites["Dover"].test

@@ -8,13 +8,10 @@ from consilia.record.schema import Record
 from consilia.report.comparison_page import _same_data
 from tests.evaluation.records import whole
 
-PARAMETERS = {"language_model": 1, "experts": 1, "router": 1, "aligner": 1, "encoders": 1}
-
 
 def record(sites: dict[str, str], server: str | None = None) -> Record:
-    injection = {"fingerprint": server, "seen": [], "unseen": [], "experts": 1, "parameters": PARAMETERS}
     named = {site: {"fingerprint": found} for site, found in sites.items()}
-    return whole({"sites": named, "injection": None if server is None else injection})
+    return whole({"sites": named, "server_fingerprint": server})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from consilia.cli.console import console
 from consilia.cli.curves import round_curves
-from consilia.cli.show import Follower, answers, comparison, progress_bar
+from consilia.cli.show import Follower, comparison, progress_bar, text_table
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
 from consilia.federation.config import RunConfig
@@ -32,6 +32,7 @@ from consilia.federation.study import (
 )
 from consilia.federation.yardsticks import YARDSTICKS
 from consilia.methods.registry import load_plugin, method_class, method_names
+from consilia.methods.shown import panels_of, tables_of
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
@@ -112,7 +113,8 @@ def compare_command(
 def report_command(places: Sequence[Path], out: Path) -> None:
     """``consilia report``."""
     paths = [path for place in places for path in _results(place)]
-    write_report([load_record(path) for path in paths], out)
+    records = [load_record(path) for path in paths]
+    write_report(records, out, panels_of(records))
     console.print(f"{out}: {len(paths)} run(s)", highlight=False)
 
 
@@ -251,10 +253,10 @@ def _results(place: Path) -> list[Path]:
 
 def show_records(records: Sequence[Record], folder: Path) -> None:
     """Print the figures of runs, what went wrong on the way, and where the report is."""
-    injected = [record for record in records if record.injection is not None]
-    if injected:
-        console.print(answers(injected))
-    else:
+    tables = tables_of(records)
+    for table in tables:
+        console.print(text_table(table))
+    if not tables:
         console.print(comparison(records))
         if (curves := round_curves(records)) is not None:
             console.print()

@@ -31,9 +31,9 @@ from consilia.core.task import Task
 from consilia.evaluation.compare import Spread, comparison_table
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, Terminal
 from consilia.evaluation.summary import Part
-from consilia.record.injection import Answerer
 from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
+from consilia.report.panel import TextTable
 
 
 class Follower:
@@ -168,31 +168,14 @@ def comparison(records: Sequence[Record]) -> Table:
     return table
 
 
-def answers(records: Sequence[Record]) -> Table:
-    """AUROC on the server's test cases by task: of the injected models, and of what each must beat."""
-    first = records[0].injection
-    assert first is not None  # the caller has looked
-    columns = {record.run.name: record for record in records}
-    table = Table(
-        title="Test AUROC by task; the injected language model of each run, then the yardsticks of the first",
-        caption="* trained by the sites; the others nobody has trained. Intervals and open answers are in report.html.",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("task", no_wrap=True)
-    for name in [*columns, "small model", "linear", "majority"]:
-        table.add_column(name, justify="right")
-    for task in [*first.seen, *first.unseen]:
-        injected = [_auroc(record, "injected", task) for record in columns.values()]
-        others = [_auroc(records[0], who, task) for who in ("extractor", "linear", "majority")]
-        table.add_row(f"{task}{'*' if task in first.seen else ''}", *injected, *others)
+def text_table(content: TextTable) -> Table:
+    """A method's own table."""
+    table = Table(title=content.title, caption=content.caption, caption_justify="left", box=box.SIMPLE_HEAD)
+    for place, heading in enumerate(content.columns):
+        table.add_column(heading, no_wrap=not place, justify="right" if place else "left")
+    for row in content.rows:
+        table.add_row(*row)
     return table
-
-
-def _auroc(record: Record, who: Answerer, task: str) -> str:
-    found = None if record.injection is None else record.injection.test.get(who, {}).get(task)
-    value = None if found is None or found.closed is None else found.closed.auroc
-    return UNDEFINED if value is None else f"{value:.3f}"
 
 
 def _cell(found: Spread, factor: float) -> str:

@@ -252,7 +252,7 @@ class Coordinator:
         if not self._work.is_due(self.version):
             return
         self.state, took = self._work.perform(self.state, self.version)
-        self.keeper.injection = self.server.section()
+        self.keeper.add_section(self.server)
         last = self.keeper.rounds[-1]
         self.keeper.rounds[-1] = last.model_copy(
             update={"seconds": {**last.seconds, "act": took}, "sha256": state_digest(self.state)}
@@ -268,7 +268,7 @@ class Coordinator:
     def _finish(self, deliver: Deliver) -> None:
         """Every site makes a personal model of the last and of the best global model, sampled before or not."""
         self.server.finish()
-        self.keeper.injection = self.server.section()
+        self.keeper.add_section(self.server)
         self.keeper.final["last"] = self._personalize(deliver, "last", self.version, self.state)
         self._judge()
         if self.best.version in (0, self.version):

@@ -9,9 +9,10 @@ from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.site import model_card
+from consilia.methods.fedkim.answers_page import ANSWERS
+from consilia.methods.shown import panels_of, scalars_of
 from consilia.record.files import save_record
 from consilia.record.schema import Record
-from consilia.report.answers_page import ANSWERS
 from consilia.report.html import write_report
 from consilia.report.tensorboard import write_events
 
@@ -42,5 +43,5 @@ def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> Non
     coordinator.server.save(folder / INJECTED)
     # The record first: what comes after can be made from it again.
     save_record(record, folder / RESULT)
-    write_report([record], folder / REPORT)
-    write_events(record, folder / EVENTS)
+    write_report([record], folder / REPORT, panels_of([record]))
+    write_events(record, folder / EVENTS, scalars_of(record))

@@ -31,4 +31,4 @@ def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper,
             state = half.after_round(state, number)
             tell(RoundDone(round=number, of=config.rounds))
         half.finish()
-        keeper.injection = half.section()
+        keeper.add_section(half)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.record.injection import Injection
+from consilia.methods.server import Server
 from consilia.record.schema import (
     Evaluation,
     Exchange,
@@ -48,7 +48,8 @@ class RecordKeeper:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.fields: dict[str, FieldInfo] = {}
         self.exchange: Exchange | None = None
-        self.injection: Injection | None = None
+        self.sections: dict[str, Any] = {}
+        self.server_fingerprint: str | None = None
         self.absent: dict[str, str] = {}
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
@@ -68,6 +69,13 @@ class RecordKeeper:
             fingerprint=reply.fingerprint,
             tasks=reply.datasets,
         )
+
+    def add_section(self, server: Server[Any]) -> None:
+        """Note what a method says of its own work at the server so far."""
+        section = server.section()
+        if section is not None:
+            self.sections[server.method.name] = section
+        self.server_fingerprint = server.fingerprint()
 
     def add_evaluation(
         self, version: int, model: Literal["global", "personal"], site: str, figures: SiteMetrics
@@ -100,7 +108,8 @@ class RecordKeeper:
             "class_names": self.class_names,
             "sites": {name: site.model_dump(mode="json", by_alias=True) for name, site in self.sites.items()},
             "rounds": [item.model_dump(mode="json", by_alias=True) for item in self.rounds],
-            "injection": None if self.injection is None else self.injection.model_dump(mode="json"),
+            "sections": self.sections,
+            "server_fingerprint": self.server_fingerprint,
             "evaluations": [item.model_dump(mode="json", by_alias=True) for item in self.evaluations()],
         }
 
@@ -110,8 +119,7 @@ class RecordKeeper:
         self.class_names = list(state["class_names"])
         self.sites = {name: SiteInfo.model_validate(site) for name, site in state["sites"].items()}
         self.rounds = [RoundRecord.model_validate(item) for item in state["rounds"]]
-        if state.get("injection") is not None:
-            self.injection = Injection.model_validate(state["injection"])
+        self.sections, self.server_fingerprint = state["sections"], state["server_fingerprint"]
         for item in map(Evaluation.model_validate, state["evaluations"]):
             self._evaluations[(item.version, item.model)] = dict(item.sites)
 
@@ -140,7 +148,8 @@ class RecordKeeper:
             class_names=self.class_names,
             fields=self.fields,
             exchange=self.exchange,
-            injection=self.injection,
+            sections=self.sections,
+            server_fingerprint=self.server_fingerprint,
             absent=dict(sorted(self.absent.items())),
             rounds=self.rounds,
             evaluations=self.evaluations(),

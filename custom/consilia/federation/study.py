@@ -19,6 +19,7 @@ from consilia.federation.run_folder import RESULT
 from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
 from consilia.methods.contract import Method
 from consilia.methods.registry import make_method, method_class, method_names
+from consilia.methods.shown import panels_of
 from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
@@ -176,7 +177,7 @@ def run_study(
             if known is None:
                 known = _run(config, label, site_files, place, engine)
             records.append(known)
-    write_report(records, folder / "report.html")
+    write_report(records, folder / "report.html", panels_of(records))
     return records
 
 
@@ -229,7 +230,7 @@ def finished(
             f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
             "choose another folder with --out, or run it anew with --overwrite"
         )
-    own = None if record.injection is None else record.injection.fingerprint
+    own = record.server_fingerprint
     if own is not None and own != make_method(config.method).server_fingerprint(server_data(site_files)):
         raise ConfigError(
             f"{path}: the server's own data have changed since: choose another folder with --out, or run it anew with "
@@ -249,5 +250,5 @@ def _run(config: RunConfig, label: str, site_files: Mapping[str, Path], place: P
         return engine(config, site_files, place)
     record = run_yardstick(label, config, site_files)
     save_record(record, place / RESULT)
-    write_report([record], place / "report.html")
+    write_report([record], place / "report.html", panels_of([record]))
     return record

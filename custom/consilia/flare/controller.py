@@ -31,6 +31,7 @@ from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_mo
 from consilia.flare.nvflare_internals import EveryAnswerController, watch_arrivals
 from consilia.flare.ready import announce
 from consilia.methods.registry import AllowedMethods
+from consilia.methods.shown import scalars_of
 from consilia.record.schema import Record
 from consilia.report.tensorboard import EventLog
 
@@ -205,7 +206,8 @@ class ConsiliaController(EveryAnswerController):
                 with (self._folder / PROGRESS).open("a") as file:
                     file.write(json.dumps(event.to_json()) + "\n")
             if isinstance(event, RoundDone) and self._events is not None:
-                self._events.update(self._coordinator.so_far())
+                record = self._coordinator.so_far()
+                self._events.update(record, scalars_of(record))
 
     def _told_so_far(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
         """Answer an administrator who follows the run: the events from a number on."""

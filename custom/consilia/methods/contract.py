@@ -8,7 +8,7 @@ a method overrides only what differs. docs/methods.md walks through an example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -23,6 +23,8 @@ from consilia.models.exchange import exchanged_names
 if TYPE_CHECKING:
     from consilia.methods.client import Client, ClientContext
     from consilia.methods.server import Server, ServerContext
+    from consilia.record.schema import Record
+    from consilia.report.panel import Panel, TextTable
 
 State = Mapping[str, Tensor]
 """Tensors by name."""
@@ -156,6 +158,25 @@ class Method(Generic[C]):
 
     def check_training(self, training: TrainingConfig) -> None:
         """Raise :class:`ConfigError` for local optimisation that the method's mathematics rule out."""
+
+    # What is shown of it ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def panels(cls, records: Sequence[Record]) -> list[Panel]:
+        """The method's parts of the report of one run, or of the comparison of several, others' among them."""
+        return []
+
+    @classmethod
+    def tables(cls, records: Sequence[Record]) -> list[TextTable]:
+        """Tables for the terminal, which then take the place of the table of metrics."""
+        return []
+
+    @classmethod
+    def scalars(cls, record: Record) -> Iterable[tuple[str, int, float]]:
+        """(tag, round, value) of what the method's section of the record has per round, for TensorBoard."""
+        return ()
+
+    # Its two halves ---------------------------------------------------------------------------------------------
 
     def client(self, context: ClientContext) -> Client[Any]:
         """The half that runs at a site."""

@@ -122,8 +122,12 @@ class Server(Generic[C]):
     def save(self, folder: Path) -> None:
         """Leave what the server itself has made, ready for use, in a folder."""
 
-    def section(self) -> Any:
-        """The method's own part of the record; None: it has none."""
+    def section(self) -> dict[str, Any] | None:
+        """The method's own part of the record, as JSON; None: it has none."""
+        return None
+
+    def fingerprint(self) -> str | None:
+        """Digest of the server's own data that the method uses; None: of none."""
         return None
 
     def state_dict(self) -> dict[str, Any]:

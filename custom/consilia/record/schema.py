@@ -19,7 +19,6 @@ from pydantic import (
 )
 
 from consilia.core.task import Task
-from consilia.record.injection import Injection
 from consilia.record.part import Cases, Fraction, NonNegative, Part
 
 PromptSetting = Literal["box", "image", "jitter"]
@@ -48,7 +47,7 @@ class RunInfo(Part):
 class SiteInfo(Part):
     """Cases per split, whether the site only evaluates, and the fingerprint of its data (no patient is in it).
 
-    ``tasks`` (FedKIM): training cases by task.
+    ``tasks``: training cases by data set, where the run trains several together.
     """
 
     train: NonNegativeInt
@@ -244,7 +243,8 @@ class Record(Part):
     """A whole run. ``config`` and ``versions`` are kept as given; yardsticks are records of their own.
 
     ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could
-    not take part, and why.
+    not take part, and why. ``sections``: by method, what it says of its own work at the server;
+    ``server_fingerprint``: of the server's own data that it used.
     """
 
     schema_: Literal["consilia.result/2"] = Field(default="consilia.result/2", alias="schema")
@@ -258,7 +258,8 @@ class Record(Part):
     evaluations: list[Evaluation]
     final: dict[Literal["last", "best"], FinalModels]
     exchange: Exchange | None
-    injection: Injection | None = None
+    sections: dict[str, JsonValue]
+    server_fingerprint: str | None
     absent: dict[str, str]
 
     @model_validator(mode="after")

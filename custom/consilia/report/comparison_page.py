@@ -11,12 +11,11 @@ from consilia.evaluation.compare import Column, Row, any_defined, comparison_tab
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, VARIANTS, OverRoundsMetric
 from consilia.evaluation.rounds import mean, primary, split_metrics
 from consilia.evaluation.summary import series
+from consilia.record.metrics import Metric
 from consilia.record.schema import Record, SegmentationMetrics
 from consilia.report import plots_compare
 from consilia.report.format import YARDSTICKS, flat
-from consilia.report.injection_comparison import answer_tables
-from consilia.report.injection_page import several_tasks
-from consilia.report.run_page import last_models
+from consilia.report.run_page import last_models, several_tasks
 
 LEVELS: dict[Task, dict[str, str]] = {
     "classification": {"global": "global_accuracy", "personal": "personal_accuracy"},
@@ -68,11 +67,8 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
         "task": task,
         "tables": _tables(rows, task, _units(records), every=not any(map(several_tasks, records))),
         "over_rounds": _over_rounds(task),
-        "answers": answer_tables(records),
-        "ablation": [
-            metric for metric in VARIANTS.of(task) if any_defined(rows, ("variant", "mean_prompt"), metric.name)
-        ],
-        "individual": any_defined(rows, "last_report", "prompt_diversity"),
+        "several": any(map(several_tasks, records)),
+        "variants": _variants(rows, task),
         "exchange": any_defined(rows, "costs", "floor"),
         "rows": rows,
         "methods": methods,
@@ -136,6 +132,15 @@ def _over_rounds(task: Task) -> list[Table]:
     return found
 
 
+def _variants(rows: Sequence[Row], task: Task) -> dict[str, list[Metric]]:
+    """By variant of the global model, the metrics that any row has of it."""
+    last = [summary.last for row in rows for summary in row.summaries if summary.last is not None]
+    found: dict[str, list[Metric]] = {}
+    for name in dict.fromkeys(name for chosen in last for name in chosen.variants):
+        found[name] = [metric for metric in VARIANTS.of(task) if any_defined(rows, ("variant", name), metric.name)]
+    return {name: metrics for name, metrics in found.items() if metrics}
+
+
 def _by_site(group: Sequence[Record], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """kind -> site -> accuracy or Dice of the last version, averaged over seeds."""
     found: dict[str, dict[str, float | None]] = {}
@@ -148,7 +153,7 @@ def _by_site(group: Sequence[Record], names: Sequence[str]) -> dict[str, dict[st
 def _same_data(records: Sequence[Record]) -> bool:
     """Whether all runs saw the same sites' data, and the same data of the server; a run without sites saw none."""
     sites = {tuple(sorted(found.items())) for record in records if (found := _fingerprints(record))}
-    servers = {None if record.injection is None else record.injection.fingerprint for record in records}
+    servers = {record.server_fingerprint for record in records}
     return len(sites) <= 1 and len(servers) == 1
 
 

@@ -8,19 +8,14 @@ from typing import Any
 
 from consilia.record.metrics import UNDEFINED
 
-METHOD_NAMES = {
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "fedkper": "FedKPer",
-    "fedgpl": "Fed-GPL",
-    "fedkim": "FedKIM",
+BASELINE_NAMES = {
     "centralised": "Centralised training",
     "local_only": "Local training only",
     "majority": "Majority class",
     "filled_box": "Filled box",
     "public_only": "Public data only",
 }
-YARDSTICKS = ("centralised", "local_only", "majority", "filled_box", "public_only")
+YARDSTICKS = tuple(BASELINE_NAMES)
 
 
 def size(count: float | None) -> str:

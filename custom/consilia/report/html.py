@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.evaluation.metrics import OVER_ROUNDS, PROMPTS
 from consilia.record.metrics import UNDEFINED, show
 from consilia.record.schema import Record
 from consilia.report import format as text
+from consilia.report.panel import Panel
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,8 +36,8 @@ ATTENTION = (
 )
 
 
-def render_report(records: Sequence[Record]) -> str:
-    """The report as HTML text; equal records give equal text.
+def render_report(records: Sequence[Record], panels: Sequence[Panel] = ()) -> str:
+    """The report as HTML text, with the panels of the methods; equal records give equal text.
 
     Raises:
         ConfigError: no records, or records that cannot be compared: one label for two methods or one seed twice, or two
@@ -48,15 +51,15 @@ def render_report(records: Sequence[Record]) -> str:
     if len(ordered) == 1:
         from consilia.report.run_page import run_page
 
-        return page("run.html", **run_page(ordered[0]))
+        return page("run.html", **run_page(ordered[0]), panels=panels)
     from consilia.report.comparison_page import comparison_page
 
-    return page("comparison.html", **comparison_page(ordered))
+    return page("comparison.html", **comparison_page(ordered), panels=panels)
 
 
-def write_report(records: Sequence[Record], path: Path) -> None:
+def write_report(records: Sequence[Record], path: Path, panels: Sequence[Panel] = ()) -> None:
     """Render the report of ``records`` and write it atomically."""
-    write_bytes(path, render_report(records).encode())
+    write_bytes(path, render_report(records, panels).encode())
 
 
 def page(template: str, **values: Any) -> str:
@@ -64,28 +67,33 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def _unbroken(fill: Callable[..., str]) -> Callable[..., str]:
+def fill(folder: Path, template: str, **values: Any) -> Markup:
+    """Fill a template in a folder of a method's own; it may use those beside this module."""
+    return Markup(_environment(folder).get_template(template).render(**values))
+
+
+def _unbroken(write: Callable[..., str]) -> Callable[..., str]:
     """The same text with spaces at which a line cannot break: a number stays with its unit."""
-    return lambda *args: fill(*args).replace(" ", "\u00a0")
+    return lambda *args: write(*args).replace(" ", "\u00a0")
 
 
-def _environment() -> Environment:
+def _environment(*folders: Path) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for fill in (show, text.size, text.duration, text.number, text.plural, text.ratio):
-        environment.filters[fill.__name__] = _unbroken(fill)
+    for write in (show, text.size, text.duration, text.number, text.plural, text.ratio):
+        environment.filters[write.__name__] = _unbroken(write)
     environment.globals.update(
         OVER_ROUNDS=OVER_ROUNDS,
         PROMPTS=PROMPTS,
         UNDEFINED=UNDEFINED,
-        METHOD_NAMES=text.METHOD_NAMES,
+        BASELINE_NAMES=text.BASELINE_NAMES,
         ENGINES=ENGINES,
         ATTENTION=ATTENTION,
     )

@@ -20,13 +20,10 @@ from consilia.evaluation.summary import ModelSummary, series, summarise
 from consilia.record.schema import Metrics, Record, SegmentationMetrics, SiteMetrics
 from consilia.report import plots
 from consilia.report.format import flat
-from consilia.report.injection_page import injection_values, several_tasks
 
-EPSILON = 1e-6  # s_k = a_k (d_k + 1e-6), specification of FedKPer, 3.1
 NAMES = {"last": "last round", "best": "best by validation"}
 NAMES_WITHOUT_ROUNDS = {"last": "final model", "best": "best by validation"}
 Finals = Mapping[Literal["last", "best"], ModelSummary]
-Panels = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def run_page(record: Record) -> dict[str, Any]:
@@ -35,7 +32,6 @@ def run_page(record: Record) -> dict[str, Any]:
     summary = summarise(record)
     finals = summary.finals
     sites = site_rows(record)
-    panels = weight_panels(record)
     names = NAMES if record.rounds else NAMES_WITHOUT_ROUNDS
     several = several_tasks(record)
     classified = task == "classification"
@@ -52,17 +48,18 @@ def run_page(record: Record) -> dict[str, Any]:
         "training": training_sites(record),
         "evaluators": test_only_sites(record),
         "refusals": refusals(record),
-        "client_rows": client_rows(record, panels),
+        "client_rows": client_rows(record),
         "settings": flat(record.config),
         "curves": plots.curves(every, {names[name]: chosen.version for name, chosen in finals.items()}, task),
         "site_bars": plots.site_bars(sites, task),
         "segmented": [] if classified else segmented_rows(record),
         "plane": plots.plane(every, _points(finals, names)) if classified else None,
         "forgetting": plots.forgetting(every) if classified else None,
-        "weights": plots.weights(training_sites(record), panels),
-        "panels": {title: bool(values) for title, values in panels.items()},
-        **prompt_values(record, finals, names),
-        **(injection_values(record) if several else {}),
+        "weights": plots.weights(training_sites(record), {"Weight": shares(record)}),
+        "variants": variant_rows(record, finals, names),
+        "tasks": record.class_names,
+        "site_tasks": site_tasks(record),
+        "site_figures": site_figures(record),
     }
 
 
@@ -115,80 +112,72 @@ def segmented_rows(record: Record) -> list[dict[str, Any]]:
     return rows
 
 
-def prompt_values(record: Record, finals: Finals, names: Mapping[str, str]) -> dict[str, Any]:
-    """What Fed-GPL's section shows: the individuality ratio by round and site, and the mean-prompt ablation."""
-    from consilia.report.plots_prompts import individuality as drawing
-
-    by_round = reported(record, "prompt_diversity")
-    by_site: dict[str, dict[int, float]] = {}
-    for number, ratios in by_round.items():
-        for site, ratio in ratios.items():
-            by_site.setdefault(site, {})[number] = ratio
-    means = {number: sum(ratios.values()) / len(ratios) for number, ratios in by_round.items()}
-    ablation = [
+def variant_rows(record: Record, finals: Finals, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per chosen version, variant of it that was evaluated, and metric."""
+    return [
         {
             "version": names[name],
+            "variant": key.replace("_", " "),
             "sites": variant.sites,
             "metric": metric,
-            "without": value,
+            "value": value,
             "difference": difference,
             "whole": value - difference,
         }
         for name, chosen in finals.items()
-        for variant in chosen.variants.values()
+        for key, variant in chosen.variants.items()
         for metric in VARIANTS.of(record.run.task)
         if (difference := variant.differences[metric.name]) is not None
         and (value := variant.metrics[metric.name]) is not None
     ]
-    return {
-        "individuality": drawing(by_site, means),
-        "individual_sites": {
-            site: [ratios[min(ratios)], ratios[max(ratios)]] for site, ratios in sorted(by_site.items())
-        },
-        "ablation": ablation,
-    }
 
 
-def weight_panels(record: Record) -> dict[str, dict[str, dict[int, float]]]:
-    """Title -> site -> round -> value: the weights, and FedKPer's reliability a_k and diversity d_k behind them."""
-    weight: dict[str, dict[int, float]] = {}
-    reliability: dict[str, dict[int, float]] = {}
-    diversity: dict[str, dict[int, float]] = {}
-    fedkper = _scored_by_training(record)
+def several_tasks(record: Record) -> bool:
+    """Whether the run trained several data sets together, or nothing at any site."""
+    return not record.sites or any(info.tasks for info in record.sites.values())
+
+
+def site_tasks(record: Record) -> dict[str, dict[str, int]]:
+    """Training cases by site and data set, of the sites that name any."""
+    return {site: info.tasks for site, info in sorted(record.sites.items()) if info.tasks}
+
+
+def site_figures(record: Record) -> list[dict[str, Any]]:
+    """One row per site and data set: the last version's global model on the site's own test cases."""
+    tested = split_metrics(last_models(record)["global"], sorted(record.sites))
+    return [
+        {"site": site, "task": task, **found.model_dump()}
+        for site, metrics in tested.items()
+        if isinstance(metrics, Metrics)
+        for task, found in sorted(metrics.tasks.items())
+    ]
+
+
+def shares(record: Record) -> dict[str, dict[int, float]]:
+    """Each site's share of the aggregate, by site and round."""
+    found: dict[str, dict[int, float]] = {}
     for part in record.rounds:
         for site, contribution in part.contributions.items():
-            number, fields = part.round, contribution.fields
-            score, correct = fields.get("weight"), fields.get("train_accuracy")
-            weight.setdefault(site, {})[number] = contribution.weight
-            if fedkper and correct is not None:
-                reliability.setdefault(site, {})[number] = correct
-                if correct > 0 and score is not None:
-                    diversity.setdefault(site, {})[number] = min(max(score / correct - EPSILON, 0.0), 1.0)
-    return {"Weight": weight, "Reliability": reliability, "Diversity": diversity}
+            found.setdefault(site, {})[part.round] = contribution.weight
+    return found
 
 
-def _scored_by_training(record: Record) -> bool:
-    """Whether a score is train accuracy x diversity; with reliability from validation it cannot be taken apart."""
-    settings = flat(record.config)
-    chosen = [value for key, value in settings.items() if key.rpartition(".")[2] == "reliability"]
-    return record.run.method == "fedkper" and all(value == "train" for value in chosen)
-
-
-def client_rows(record: Record, panels: Panels) -> list[dict[str, Any]]:
-    """Per training site: rounds with an accepted update, and means over them of what it reported and panels show."""
-    rows = []
+def client_rows(record: Record) -> list[dict[str, Any]]:
+    """Per training site: rounds with an accepted update, and means over them of its share and of what it reported."""
     fields = {name: by_round for name in record.fields if (by_round := reported(record, name))}
-    for site in training_sites(record):
-        row: dict[str, Any] = {"site": site, "rounds": len(panels["Weight"].get(site, {}))}
-        row["samples"] = record.sites[site].train
-        row["fields"] = {
-            name: mean(by_site.get(site) for by_site in by_round.values()) for name, by_round in fields.items()
+    weights = shares(record)
+    return [
+        {
+            "site": site,
+            "samples": record.sites[site].train,
+            "rounds": len(weights.get(site, {})),
+            "weight": mean(weights.get(site, {}).values()),
+            "fields": {
+                name: mean(by_site.get(site) for by_site in by_round.values()) for name, by_round in fields.items()
+            },
         }
-        for title, values in panels.items():
-            found = list(values.get(site, {}).values())
-            row[title] = sum(found) / len(found) if found else None
-        rows.append(row)
-    return rows
+        for site in training_sites(record)
+    ]
 
 
 def refusals(record: Record) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +18,8 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     Tags: ``rounds/<metric>`` for the round metrics (:data:`consilia.evaluation.metrics.ROUNDS`); per site
     ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice`` for a segmentation), ``weight/<site>``,
     and ``fields/<name>/<site>`` for what sites report with their updates (``Record.fields``); ``bytes/down`` and
-    ``bytes/up``, summed over sites; ``seconds/<phase>``. With injection ``injection/loss/<task>`` and
-    ``injection/validation_<figure>/<task>``, accuracy and auroc.
+    ``bytes/up``, summed over sites; ``seconds/<phase>``.
     """
-    yield from _injection(record)
     for tag, values in series(record).items():
         for version, value in values.items():
             if value is not None:
@@ -43,16 +41,6 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
             yield f"seconds/{phase}", part.round, seconds
 
 
-def _injection(record: Record) -> Iterator[tuple[str, int, float]]:
-    for part in record.injection.rounds if record.injection else ():
-        for task, loss in sorted(part.loss.items()):
-            yield f"injection/loss/{task}", part.round, loss
-        for task, figures in sorted(part.validation.items()):
-            for name, value in (("accuracy", figures.accuracy), ("auroc", figures.auroc)):
-                if value is not None:
-                    yield f"injection/validation_{name}/{task}", part.round, value
-
-
 class EventLog:
     """One TensorBoard event file in a folder, written as a run goes on; files of an earlier sitting are replaced."""
 
@@ -64,9 +52,9 @@ class EventLog:
         self._writer = SummaryWriter(str(log_dir))
         self._written: set[tuple[str, int]] = set()
 
-    def update(self, record: Record) -> None:
-        """Write the scalars that are new since the last time; the step is the version."""
-        for tag, version, value in scalars(record):
+    def update(self, record: Record, more: Iterable[tuple[str, int, float]] = ()) -> None:
+        """Write the scalars, ``more`` of the method's own too, that are new; the step is the version."""
+        for tag, version, value in (*scalars(record), *more):
             if (tag, version) not in self._written:
                 self._writer.add_scalar(tag, value, version)
                 self._written.add((tag, version))
@@ -77,8 +65,8 @@ class EventLog:
         self._writer.close()
 
 
-def write_events(record: Record, log_dir: Path) -> None:
-    """Write the scalars of a finished run."""
+def write_events(record: Record, log_dir: Path, more: Iterable[tuple[str, int, float]] = ()) -> None:
+    """Write the scalars of a finished run, with ``more`` of the method's own."""
     events = EventLog(log_dir)
-    events.update(record)
+    events.update(record, more)
     events.close()

@@ -19,14 +19,19 @@ from consilia.methods.fedkim.cases import ServerCases
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import TRAINED
 from consilia.methods.fedkim.method import FedKIM
+from consilia.methods.fedkim.section import Injection
 from consilia.methods.fedkim.server import FedKIMServer
 from consilia.methods.server import ServerContext
 from consilia.models.exchange import exchanged_state
-from consilia.record.injection import Injection
 from tests.methods.fedkim.clinic import ENCODERS, cases, extractor, language_model, opened, settings
 
 QUICK: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "checkpoint_steps": 2, "device": "cpu"}
 ASKING = {"answer_tokens": 3, "shots": (2, "all"), "shot_steps": 2}
+
+
+def noted(act: FedKIMServer) -> Injection:
+    """What the record holds of the injection."""
+    return Injection.model_validate(act.section())
 
 
 def server_cases() -> dict[str, ServerCases]:
@@ -111,7 +116,7 @@ def test_what_a_round_reports(tmp_path: Path) -> None:
     act = made(tmp_path)
     act.after_round(aggregated(), 1)
     act.after_round(aggregated(1), 2)
-    report = act.section()
+    report = noted(act)
     assert (report.seen, report.unseen, report.experts) == (["kidney", "mass", "size"], ["ask-image", "heart"], 3)
     assert [(found.round, found.steps) for found in report.rounds] == [(1, 6), (2, 6)]  # 3 tasks of 4 and 3 cases
     for found in report.rounds:
@@ -131,7 +136,7 @@ def test_the_extractors_figures_are_those_of_the_aggregated_one(tmp_path: Path) 
     assert test.inputs is not None
     with torch.no_grad():
         said = twin.eval()(test.inputs, "mass").argmax(dim=1)
-    closed = act.section().test["extractor"]["mass"].closed
+    closed = noted(act).test["extractor"]["mass"].closed
     assert closed is not None
     assert closed.accuracy == pytest.approx(float((said == test.truth).float().mean()))
 
@@ -150,8 +155,7 @@ def test_two_acts_are_the_same_to_the_bit_and_a_restored_one_goes_on(tmp_path: P
     assert state_digest(restored.after_round(aggregated(1), 2)) == state_digest(last)
     assert state_digest(restored.model.tensors()) == state_digest(unbroken.model.tensors())
     told = [
-        found.model_dump(exclude={"rounds": {"__all__": {"seconds"}}})
-        for found in (restored.section(), unbroken.section())
+        found.model_dump(exclude={"rounds": {"__all__": {"seconds"}}}) for found in (noted(restored), noted(unbroken))
     ]
     assert told[0] == told[1]
 
@@ -183,7 +187,7 @@ def test_the_last_questions(tmp_path: Path) -> None:
     before = state_digest(act.model.tensors())
     act.finish()
     assert state_digest(act.model.tensors()) == before  # fine-tuning on a few cases leaves nothing behind
-    report = act.section()
+    report = noted(act)
     every = {"mass", "size", "kidney", "heart", "ask-image"}
     assert {name: set(found) for name, found in report.test.items()} == {
         "injected": every,
@@ -204,7 +208,7 @@ def test_the_last_questions(tmp_path: Path) -> None:
 
 
 def test_parameters_are_counted_by_hand(tmp_path: Path) -> None:
-    counted = made(tmp_path).section().parameters
+    counted = noted(made(tmp_path)).parameters
     # Per block: four maps 16-16, two 16-24, one 24-16; two norms of 16; 4096 words twice; the last norm.
     assert counted.language_model == 2 * (4 * 256 + 3 * 384 + 32) + 2 * 4096 * 16 + 16
     assert counted.experts == 2 * 6 * (4 * 32 + 3 * 40)
@@ -261,7 +265,7 @@ def test_every_switch_runs_to_the_end(tmp_path: Path, choice: dict[str, Any]) ->
     act.after_round(aggregated(), 1)
     act.finish()
     act.save(tmp_path / "saved")
-    report = act.section()
+    report = noted(act)
     assert report.experts == {"adapter": 0, "experts": 1, "router": 3}[next(iter(choice))]
     assert bool(report.rounds[0].gates) == ("router" in choice)
     assert (tmp_path / "saved" / "adapter_model.safetensors").is_file() == ("adapter" not in choice)
@@ -275,5 +279,5 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> No
     first, second = (act.after_round(aggregated(), 1) for act in (plain, saving))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=1e-3)
-    losses = [act.section().rounds[0].loss for act in (plain, saving)]
+    losses = [noted(act).rounds[0].loss for act in (plain, saving)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -6,9 +6,9 @@ model with every image's query replaced by the mean query: how much the prompts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +20,10 @@ from consilia.methods.client import Client, ClientContext, Round
 from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method, ReplyField, Update
 from consilia.models.prompt_generator import PromptGenerator, prompt_diversity
+
+if TYPE_CHECKING:
+    from consilia.record.schema import Record
+    from consilia.report.panel import Panel
 
 MEAN_PROMPT = "mean_prompt"
 
@@ -96,6 +100,13 @@ class FedGPL(Method[FedGPLConfig]):
     def variants(self) -> tuple[str, ...]:
         """The mean-prompt ablation."""
         return (MEAN_PROMPT,)
+
+    @classmethod
+    def panels(cls, records: Sequence[Record]) -> list[Panel]:
+        """Whether the prompts differ between images."""
+        from consilia.methods.fedgpl.panels import comparison_panels, run_panels
+
+        return run_panels(records[0]) if len(records) == 1 else comparison_panels(records)
 
     def client(self, context: ClientContext) -> FedGPLClient:
         """The site's half."""

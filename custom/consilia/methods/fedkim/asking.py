@@ -18,14 +18,14 @@ from consilia.evaluation.linear import (
     text_probabilities,
 )
 from consilia.evaluation.open_answers import open_figures
+from consilia.methods.fedkim.answers_page import closed_example
 from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
+from consilia.methods.fedkim.section import AnswerFigures, TaskAnswers
 from consilia.methods.fit import shuffled
 from consilia.models.extractor import KnowledgeExtractor
-from consilia.record.injection import AnswerFigures, TaskAnswers
-from consilia.report.answers_page import closed_example
 from consilia.report.pictures import picture
 
 EXAMPLES = 4
@@ -142,7 +142,7 @@ def _repeated(task: str, cases: int, config: FedKIMConfig, seed: int) -> list[Ba
 
 
 def examples(model: InjectedModel, cases: Cases) -> list[dict[str, Any]]:
-    """A few cases with the model's answers, as :func:`consilia.report.answers_page.write_answers` takes them."""
+    """A few cases with the model's answers, as ``write_answers`` takes them."""
     few = cases.take(torch.arange(min(EXAMPLES, len(cases))))
     if not len(few):
         return []

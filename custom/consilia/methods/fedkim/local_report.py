@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from consilia.data.tasked import TaskedData
+from consilia.methods.fedkim.answers_page import closed_example, write_answers
 from consilia.methods.fedkim.catalogue import Catalogue
 from consilia.methods.tasks import Predictions
-from consilia.report.answers_page import closed_example, write_answers
 from consilia.report.pictures import picture
 
 EXAMPLES = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from consilia.methods.fedkim.config import FedKIMConfig
 if TYPE_CHECKING:
     from consilia.methods.fedkim.server import FedKIMServer
     from consilia.methods.server import ServerContext
+    from consilia.record.schema import Record
+    from consilia.report.panel import Panel, TextTable
 
 
 class FedKIM(Method[FedKIMConfig]):
@@ -39,6 +42,27 @@ class FedKIM(Method[FedKIMConfig]):
     def server_fingerprint(self, data: Path | None) -> str | None:
         """Of the public data that the server injects with."""
         return None if data is None else fingerprint(load_server_cases(data, self.config.catalogue))
+
+    @classmethod
+    def panels(cls, records: Sequence[Record]) -> list[Panel]:
+        """What the language models answer."""
+        from consilia.methods.fedkim.panels import comparison_panels, run_panels
+
+        return run_panels(records[0]) if len(records) == 1 else comparison_panels(records)
+
+    @classmethod
+    def tables(cls, records: Sequence[Record]) -> list[TextTable]:
+        """AUROC of the language models by task."""
+        from consilia.methods.fedkim.panels import text_tables
+
+        return text_tables(records)
+
+    @classmethod
+    def scalars(cls, record: Record) -> Iterable[tuple[str, int, float]]:
+        """Loss and validation metrics of the injection."""
+        from consilia.methods.fedkim.panels import scalars
+
+        return scalars(record)
 
     def client(self, context: ClientContext) -> FedKIMClient:
         """The site's half."""

@@ -20,6 +20,8 @@ from consilia.core.files import write_json
 from consilia.evaluation.open_answers import require_nltk
 from consilia.methods.client import choose_device
 from consilia.methods.contract import Method, State
+from consilia.methods.fedkim import section as record
+from consilia.methods.fedkim.answers_page import ANSWERS, write_answers
 from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, examples, few_shot, validated
 from consilia.methods.fedkim.cases import Cases, fingerprint, load_server_cases, some
 from consilia.methods.fedkim.config import FedKIMConfig
@@ -30,8 +32,6 @@ from consilia.methods.fedkim.owners import owners
 from consilia.methods.server import MODEL_CARD, Server, ServerContext, UpdateMetadata, Weights
 from consilia.models.encoders import SeriesEncoder
 from consilia.models.extractor import ENCODER, KnowledgeExtractor
-from consilia.record import injection as record
-from consilia.report.answers_page import ANSWERS, write_answers
 
 REPORT = "report"
 """In the server's state: what the record will hold, beside the tensors."""
@@ -144,9 +144,13 @@ class FedKIMServer(Server[FedKIMConfig]):
         kept = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
         self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": shots})
 
-    def section(self) -> record.Injection:
+    def section(self) -> dict[str, Any]:
         """What the record holds of the injection."""
-        return self._report
+        return self._report.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Of the server's public data."""
+        return self._report.fingerprint
 
     # ---- state -------------------------------------------------------------------------------------------------
 

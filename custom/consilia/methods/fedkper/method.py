@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,10 @@ from consilia.methods.fedkper.reliability import MAX_SCORE, reliability_diversit
 from consilia.methods.fit import Batch
 from consilia.methods.server import Server, ServerContext, UpdateMetadata, Weights
 from consilia.methods.tasks.classification import LOGITS
+
+if TYPE_CHECKING:
+    from consilia.record.schema import Record
+    from consilia.report.panel import Panel
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +114,13 @@ class FedKPer(Method[FedKPerConfig]):
             return None
         meaning = "accuracy x evenness of the labels; with the accuracy it tells how even they are, not which"
         return ReplyField("weight", meaning, 0.0, MAX_SCORE, "Score")
+
+    @classmethod
+    def panels(cls, records: Sequence[Record]) -> list[Panel]:
+        """What the weights of a run are made of."""
+        from consilia.methods.fedkper.panels import run_panels
+
+        return run_panels(records[0]) if len(records) == 1 else []
 
     def client(self, context: ClientContext) -> FedKPerClient:
         """The site's half."""

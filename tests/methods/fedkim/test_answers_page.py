@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from consilia.core.errors import DataError
-from consilia.report.answers_page import LONGEST, write_answers
+from consilia.methods.fedkim.answers_page import LONGEST, write_answers
 from tests.report.test_html import assert_self_contained, read
 
 

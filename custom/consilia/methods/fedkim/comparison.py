@@ -8,11 +8,11 @@ from typing import Any
 
 from consilia.evaluation.compare import group_by_label
 from consilia.evaluation.rounds import mean
-from consilia.record.injection import Answerer
+from consilia.methods.fedkim.panels import ANSWERERS, COLUMNS, GROUPS
+from consilia.methods.fedkim.section import Answerer, injection_of
 from consilia.record.metrics import Metric, show, show_spread
 from consilia.record.schema import Record
 from consilia.report.format import plural
-from consilia.report.injection_page import ANSWERERS, COLUMNS, GROUPS
 
 TABLES: tuple[tuple[str, Answerer, str, str], ...] = (
     ("Closed questions, AUROC of the language model", "injected", "closed", "auroc"),
@@ -33,7 +33,7 @@ def answer_tables(records: Sequence[Record]) -> list[dict[str, Any]]:
     groups = {
         label: injections
         for label, group in group_by_label(records).items()
-        if (injections := [one.injection.model_dump(mode="json") for one in group if one.injection is not None])
+        if (injections := [found.model_dump(mode="json") for one in group if (found := injection_of(one)) is not None])
     }
     if not groups:
         return []

@@ -11,7 +11,7 @@ import torch
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
-from consilia.report.html import page
+from consilia.report.html import fill
 from consilia.report.pictures import thumbnail
 
 ANSWERS = "answers.html"
@@ -32,7 +32,7 @@ def write_answers(path: Path, examples: Sequence[Mapping[str, Any]]) -> None:
     for number, example in enumerate(examples):
         shown = _shown(example, number)
         by_task.setdefault(shown["task"], []).append(shown)
-    write_bytes(path, page(ANSWERS, tasks=by_task, count=len(examples)).encode(), private=True)
+    write_bytes(path, fill(Path(__file__).parent, ANSWERS, tasks=by_task, count=len(examples)).encode(), private=True)
 
 
 def closed_example(
@@ -72,7 +72,7 @@ def _shown(example: Mapping[str, Any], number: int) -> dict[str, Any]:
 def _picture(values: np.ndarray, number: int) -> str:
     """An image as a small PNG; two axes of which the first is short are leads over time, drawn as curves."""
     if values.ndim == 2 and len(values) <= 16 < values.shape[1]:
-        from consilia.report.plots_injection import leads
+        from consilia.methods.fedkim.plots import leads
 
         return leads(values) or ""
     if values.ndim == 2:

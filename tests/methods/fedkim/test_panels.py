@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from consilia.methods.fedkim.comparison import answer_tables
+from consilia.methods.fedkim.panels import answer_means, answer_rows, few_shot_rows
+from consilia.methods.fedkim.plots import learning, routing
+from consilia.methods.shown import panels_of, scalars_of, tables_of
 from consilia.record.files import load_record, save_record
 from consilia.record.metrics import show
 from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
-from consilia.report.injection_comparison import answer_tables
-from consilia.report.injection_page import answer_means, answer_rows, few_shot_rows
-from consilia.report.plots_injection import learning, routing
 from consilia.report.tensorboard import write_events
+from tests.methods.fedkim.records import SEEN, make_injection_record, make_tasked_record
 from tests.report.factory import make_record
-from tests.report.injection_factory import SEEN, make_injection_record, make_tasked_record
 from tests.report.test_html import assert_self_contained, figures, read
+
+
+def report(records: list[Record]) -> str:
+    return render_report(records, panels_of(records))
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +35,21 @@ def record() -> Record:
 
 @pytest.fixture(scope="module")
 def run_html(record: Record) -> str:
-    return render_report([record])
+    return report([record])
 
 
 def test_self_contained_and_the_same_from_the_file(record: Record, run_html: str, tmp_path: Path) -> None:
     assert_self_contained(run_html)
     assert not re.search(r"\b(nan|None)\b", read(run_html).text)
     save_record(record, tmp_path / "result.json")
-    write_report([load_record(tmp_path / "result.json")], tmp_path / "report.html")
+    loaded = [load_record(tmp_path / "result.json")]
+    write_report(loaded, tmp_path / "report.html", panels_of(loaded))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == run_html
 
 
 def test_every_answerer_stands_beside_the_language_model(record: Record, run_html: str) -> None:
     text = read(run_html).text
-    test = record.plain()["injection"]["test"]
+    test = record.plain()["sections"]["fedkim"]["test"]
     found = test["injected"]["opacity"]["closed"]
     low, high = found["intervals"]["auroc"]
     accuracy = f"{show(found['accuracy'], 'percent')} " + " to ".join(
@@ -62,7 +68,7 @@ def test_every_answerer_stands_beside_the_language_model(record: Record, run_htm
 
 def test_the_opening_gives_the_means(record: Record, run_html: str) -> None:
     text = read(run_html).text
-    test = record.plain()["injection"]["test"]["injected"]
+    test = record.plain()["sections"]["fedkim"]["test"]["injected"]
     seen = (test["opacity"]["closed"]["auroc"] + test["arrhythmia"]["closed"]["auroc"]) / 2
     unseen = (test["murmur"]["closed"]["auroc"] + test["questions"]["closed"]["auroc"]) / 2
     assert f"2 seen tasks with a mean AUROC of {seen:.3f} (the aggregated small model: 0.830)" in text
@@ -79,7 +85,7 @@ def test_who_contributed_to_what(run_html: str) -> None:
 
 
 def test_few_shots_ascend_from_the_injected_model(record: Record) -> None:
-    injection = record.plain()["injection"]
+    injection = record.plain()["sections"]["fedkim"]
     rows = few_shot_rows(injection, "closed")
     assert [(row["task"], row["shots"]) for row in rows] == [("murmur", shot) for shot in ("0", "8", "32", "all")]
     assert [row["figures"]["auroc"] for row in rows][1:] == [0.66, 0.72, 0.8]
@@ -99,7 +105,7 @@ def test_means_leave_out_what_is_undefined() -> None:
 
 
 def test_without_injection_the_tasks_are_still_told_apart() -> None:
-    html = render_report([make_tasked_record()])
+    html = report([make_tasked_record()])
     assert_self_contained(html)
     text = read(html).text
     assert "What it answers" not in text
@@ -109,8 +115,8 @@ def test_without_injection_the_tasks_are_still_told_apart() -> None:
 
 def test_before_the_first_test_there_is_a_report_too(record: Record) -> None:
     content = record.plain()
-    content["injection"].update(test={}, rounds=[], few_shot={})
-    text = read(render_report([Record.model_validate(content)])).text
+    content["sections"]["fedkim"].update(test={}, rounds=[], few_shot={})
+    text = read(report([Record.model_validate(content)])).text
     assert "AUROC, unseen tasks –" in text
     assert "Which expert" not in text
 
@@ -127,12 +133,12 @@ def test_one_expert_needs_no_map(record: Record, run_html: str) -> None:
 def test_names_of_tasks_are_escaped(record: Record) -> None:
     content = record.plain()
     name = "<i>$A_{</i>$"
-    injection = content["injection"]
+    injection = content["sections"]["fedkim"]
     injection["unseen"] = [name if task == "murmur" else task for task in injection["unseen"]]
     for tasks in (*injection["test"].values(), injection["few_shot"], *(one["gates"] for one in injection["rounds"])):
         if "murmur" in tasks:
             tasks[name] = tasks.pop("murmur")
-    html = render_report([Record.model_validate(content)])
+    html = report([Record.model_validate(content)])
     assert "i" not in read(html).tags
     assert name in read(html).text
 
@@ -152,7 +158,7 @@ def test_comparison_of_single_seeds_has_intervals(record: Record) -> None:
         "questions",
         "mean of unseen tasks",
     ]
-    test = plug.plain()["injection"]["test"]["injected"]
+    test = plug.plain()["sections"]["fedkim"]["test"]["injected"]
     found = test["murmur"]["closed"]
     low, high = found["intervals"]["auroc"]
     assert closed["rows"][3]["cells"][1] == {"value": f"{found['auroc']:.3f}", "between": f"{low:.3f} to {high:.3f}"}
@@ -164,7 +170,9 @@ def test_comparison_of_single_seeds_has_intervals(record: Record) -> None:
 
 def test_comparison_over_seeds_has_spreads() -> None:
     seeds = [make_injection_record(seed=seed) for seed in (1, 2)]
-    first, second = (one.plain()["injection"]["test"]["injected"]["opacity"]["closed"]["auroc"] for one in seeds)
+    first, second = (
+        one.plain()["sections"]["fedkim"]["test"]["injected"]["opacity"]["closed"]["auroc"] for one in seeds
+    )
     cell = comparison(*seeds)[0]["rows"][0]["cells"][0]
     expected = f"{(first + second) / 2:.3f} ± {abs(first - second) / 2**0.5:.3f}"
     assert cell == {"value": expected, "between": None}
@@ -172,17 +180,17 @@ def test_comparison_over_seeds_has_spreads() -> None:
 
 def test_a_mean_over_fewer_tasks_says_so(record: Record) -> None:
     content = make_injection_record(label="Short").plain()
-    del content["injection"]["test"]["injected"]["questions"]
+    del content["sections"]["fedkim"]["test"]["injected"]["questions"]
     cells = comparison(record, Record.model_validate(content))[0]["rows"][-1]["cells"]
     assert cells[0]["between"] is None
     assert cells[1]["between"] == "of 1 task"
 
 
 def test_comparison_page(record: Record) -> None:
-    html = render_report([record, make_injection_record(label="FedPlug", lift=-0.1), make_tasked_record()])
+    html = report([record, make_injection_record(label="FedPlug", lift=-0.1), make_tasked_record()])
     assert_self_contained(html)
     text = read(html).text
-    assert text.index("What the language models answer") < text.index("The small models at the sites")
+    assert text.index("What the language models answer") < text.index("The models at the sites")
     assert "Small model only 1 77.5 %" in text
     assert "Forgetting" not in text
     assert "Personal" not in text
@@ -191,11 +199,19 @@ def test_comparison_page(record: Record) -> None:
 
 def test_other_comparisons_have_no_answers() -> None:
     assert comparison(make_record(rounds=2)) == []
-    assert "language model" not in read(render_report([make_record(rounds=2), make_record(rounds=2, seed=2)])).text
+    assert "language model" not in read(report([make_record(rounds=2), make_record(rounds=2, seed=2)])).text
 
 
 def test_tensorboard_has_the_injection(record: Record, tmp_path: Path) -> None:
-    write_events(record, tmp_path)
+    write_events(record, tmp_path, scalars_of(record))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [one.value for one in events.Scalars("injection/loss/opacity")] == pytest.approx([1.2, 0.6, 0.4, 0.3])
     assert events.Scalars("injection/validation_auroc/opacity")[-1].value == pytest.approx(0.8)
+
+
+def test_the_terminal_has_the_answers_by_task(record: Record) -> None:
+    (table,) = tables_of([record])
+    assert table.columns == ["task", record.run.name, "small model", "linear", "majority"]
+    auroc = record.plain()["sections"]["fedkim"]["test"]["injected"]["murmur"]["closed"]["auroc"]
+    assert ["murmur", f"{auroc:.3f}", "–", "0.700", "0.500"] in table.rows
+    assert tables_of([make_record(rounds=2)]) == []

@@ -13,8 +13,8 @@ from consilia.report.plots_compare import STYLES, style_of
 
 
 @drawn
-def individuality(by_site: Mapping[str, Mapping[int, float]], means: Mapping[int, float]) -> Figure | None:
-    """The individuality ratio per round: one line per site (site -> round -> ratio), and their mean."""
+def prompt_diversity(by_site: Mapping[str, Mapping[int, float]], means: Mapping[int, float]) -> Figure | None:
+    """Prompt diversity per round: one line per site (site -> round -> ratio), and their mean."""
     if not means:
         return None
     figure = Figure(figsize=(WIDTH, 3.3))
@@ -30,7 +30,7 @@ def individuality(by_site: Mapping[str, Mapping[int, float]], means: Mapping[int
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         axes.set_ylim(bottom=0)
-    axes.set_ylabel("individuality ratio")
+    axes.set_ylabel("prompt diversity")
     round_axis(axes)
     handles, labels = axes.get_legend_handles_labels()
     shown = slice(None) if len(by_site) <= len(STYLES) else slice(-1, None)

@@ -1,15 +1,18 @@
-"""What the report of a run shows of several tasks trained together, and of their knowledge in a language model."""
+"""What reports show of knowledge in a language model: what it answers, and how it learnt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from consilia.evaluation.rounds import mean, split_metrics
-from consilia.record.injection import Answerer
-from consilia.record.metrics import Metric
-from consilia.record.schema import Metrics, Record
-from consilia.report import plots_injection
+from consilia.evaluation.rounds import mean
+from consilia.methods.fedkim import plots as drawings
+from consilia.methods.fedkim.section import Answerer, Injection, injection_of
+from consilia.record.metrics import Metric, show
+from consilia.record.schema import Record
+from consilia.report.html import fill
+from consilia.report.panel import Panel, TextTable
 
 ANSWERERS: dict[Answerer, str] = {
     "injected": "injected language model",
@@ -33,28 +36,67 @@ COLUMNS: dict[str, tuple[Metric, ...]] = {
 }
 """By kind of question, the figures that tables show."""
 
+OTHERS: tuple[Answerer, ...] = ("extractor", "linear", "majority")
+"""What the language model must beat."""
+
 GROUPS = {"seen": "Seen tasks", "unseen": "Unseen tasks"}
 
+FOLDER = Path(__file__).parent
 Rows = list[dict[str, Any]]
 
 
-def several_tasks(record: Record) -> bool:
-    """Whether the run trained several tasks together."""
-    return record.injection is not None or any(info.tasks for info in record.sites.values())
+def run_panels(record: Record) -> list[Panel]:
+    """What a run's language model answers, and how it learnt."""
+    injection = injection_of(record)
+    if injection is None:
+        return []
+    shown = _injected(injection.model_dump(mode="json"))
+    values = {"GROUPS": GROUPS, "COLUMNS": COLUMNS, "ANSWERERS": ANSWERERS, "injection": shown}
+    return [Panel(fill(FOLDER, "injection.html", **values), fill(FOLDER, "injection_lead.html", **values), first=True)]
 
 
-def injection_values(record: Record) -> dict[str, Any]:
-    """What the template ``run_multitask.html`` needs besides the values of every run."""
-    injection = record.injection
-    return {
-        "GROUPS": GROUPS,
-        "COLUMNS": COLUMNS,
-        "ANSWERERS": ANSWERERS,
-        "tasks": record.class_names,
-        "site_tasks": site_tasks(record),
-        "site_figures": site_figures(record),
-        "injection": None if injection is None else _injected(injection.model_dump(mode="json")),
-    }
+def comparison_panels(records: Sequence[Record]) -> list[Panel]:
+    """What the language models of several runs answer."""
+    from consilia.methods.fedkim.comparison import answer_tables
+
+    tables = answer_tables(records)
+    return [Panel(fill(FOLDER, "comparison_answers.html", answers=tables), first=True)] if tables else []
+
+
+def text_tables(records: Sequence[Record]) -> list[TextTable]:
+    """AUROC on the server's test cases by task: of the injected models, and of what each must beat."""
+    found = {record.run.name: injection for record in records if (injection := injection_of(record)) is not None}
+    if not found:
+        return []
+    first = next(iter(found.values()))
+    rows = [
+        [
+            f"{task}{'*' if task in first.seen else ''}",
+            *(_auroc(injection, "injected", task) for injection in found.values()),
+            *(_auroc(first, who, task) for who in OTHERS),
+        ]
+        for task in [*first.seen, *first.unseen]
+    ]
+    return [
+        TextTable(
+            "Test AUROC by task; the injected language model of each run, then the yardsticks of the first",
+            ["task", *found, "small model", "linear", "majority"],
+            rows,
+            "* trained by the sites; the others nobody has trained. Intervals and open answers are in report.html.",
+        )
+    ]
+
+
+def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
+    """Tags ``injection/loss/<task>`` and ``injection/validation_<metric>/<task>``, accuracy and auroc."""
+    injection = injection_of(record)
+    for part in injection.rounds if injection is not None else ():
+        for task, loss in sorted(part.loss.items()):
+            yield f"injection/loss/{task}", part.round, loss
+        for task, metrics in sorted(part.validation.items()):
+            for name, value in (("accuracy", metrics.accuracy), ("auroc", metrics.auroc)):
+                if value is not None:
+                    yield f"injection/validation_{name}/{task}", part.round, value
 
 
 def answer_rows(test: Mapping[str, Mapping[str, Any]], tasks: Sequence[str], kind: str) -> Rows:
@@ -92,20 +134,10 @@ def few_shot_rows(injection: Mapping[str, Any], kind: str) -> Rows:
     return rows
 
 
-def site_tasks(record: Record) -> dict[str, dict[str, int]]:
-    """Training cases by site and task, of the sites that name any."""
-    return {site: info.tasks for site, info in sorted(record.sites.items()) if info.tasks}
-
-
-def site_figures(record: Record) -> Rows:
-    """One row per site and task: the last version's global model on the site's own test cases."""
-    tested = split_metrics(record.final["last"].global_, sorted(record.sites)) if "last" in record.final else {}
-    return [
-        {"site": site, "task": task, **found.model_dump()}
-        for site, metrics in tested.items()
-        if isinstance(metrics, Metrics)
-        for task, found in sorted(metrics.tasks.items())
-    ]
+def _auroc(injection: Injection, who: Answerer, task: str) -> str:
+    found = injection.test.get(who, {}).get(task)
+    value = None if found is None or found.closed is None else found.closed.auroc
+    return show(value, "score")
 
 
 def _injected(injection: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,8 +159,8 @@ def _injected(injection: Mapping[str, Any]) -> dict[str, Any]:
         "trained": sum(count for part, count in parameters.items() if part != "language_model"),
         "steps": sum(part["steps"] for part in rounds),
         "seconds": sum(part["seconds"] for part in rounds),
-        "routing": plots_injection.routing(gates, sum(task in gates for task in injection["seen"])),
-        "learning": plots_injection.learning(rounds, order),
+        "routing": drawings.routing(gates, sum(task in gates for task in injection["seen"])),
+        "learning": drawings.learning(rounds, order),
     }
 
 

@@ -1,4 +1,4 @@
-"""The part of a record that tells of knowledge injection (FedKIM): what the server's language model has learnt."""
+"""The section of a record on knowledge injection: what the server's language model has learnt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt
 
 from consilia.record.part import Cases, Fraction, NonNegative, Part
+from consilia.record.schema import Record
 
 Answerer = Literal["injected", "extractor", "linear", "majority"]
 """The injected language model, the aggregated small model, and what both must beat."""
@@ -82,3 +83,9 @@ class Injection(Part):
     rounds: list[InjectionRound] = Field(default_factory=list)
     test: dict[Answerer, dict[str, TaskAnswers]] = Field(default_factory=dict)
     few_shot: dict[str, dict[str, TaskAnswers]] = Field(default_factory=dict)
+
+
+def injection_of(record: Record) -> Injection | None:
+    """The section of a record; None where it has none."""
+    found = record.sections.get("fedkim")
+    return None if found is None else Injection.model_validate(found)

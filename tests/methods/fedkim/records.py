@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from consilia.methods.fedkim.section import Injection
 from consilia.record.schema import Record
 from tests.report.factory import SITES, make_record
 
@@ -78,7 +79,8 @@ def make_injection_record(
         "questions": {"closed": closed(0.55 + lift + noise), "open": None},
         "captions": {"closed": None, "open": opened(0.3 + lift)},
     }
-    content["injection"] = {
+    content["server_fingerprint"] = "ef" * 32
+    section = {
         "seen": SEEN,
         "unseen": UNSEEN,
         "experts": EXPERTS,
@@ -106,6 +108,7 @@ def make_injection_record(
         if few_shot
         else {},
     }
+    content["sections"]["fedkim"] = Injection.model_validate(section).model_dump(mode="json")
     return Record.model_validate(content)
 
 
