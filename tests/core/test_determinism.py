@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from consilia.core.determinism import derive_seed, generator, seeded, single_threaded, state_digest
+from consilia.core.determinism import derive_seed, generator, seeded, single_threaded, state_digest, torch_threads
 
 
 def test_seeds_differ_by_run_purpose_site_and_round() -> None:
@@ -48,6 +48,13 @@ def test_single_threaded_restores() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_torch_threads_restores() -> None:
+    torch.set_num_threads(1)
+    with torch_threads(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
 
 
 def test_single_threaded_does_not_load_the_compiler() -> None:

@@ -26,6 +26,13 @@ def test_defaults_are_the_released_method() -> None:
     assert config.training.gradient_clip is None
 
 
+def test_class_weights_are_refused_for_a_segmentation() -> None:
+    with pytest.raises(
+        ConfigError, match=r"training.class_weights are for a classification, the run is a segmentation"
+    ):
+        run_config({**BASE, "method": "fedavg", "task": "segmentation"}, ["training.class_weights=balanced"])
+
+
 def test_a_job_carries_it_and_gives_it_back() -> None:
     config = run_config(
         BASE, ["training.batch_size=12", "method.kd_weight_mode=sample", "rounds=3", "model.args.hidden=[4, 4]"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
@@ -16,7 +17,7 @@ from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_store import HISTORY
-from consilia.methods import Round
+from consilia.methods import Client, Round
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from tests.federation.support import MLP, Federation, initial_state, small, stop_in, without_clocks
@@ -61,6 +62,27 @@ def test_the_same_seed_gives_the_same_bytes_in_any_order(wisconsin, tmp_path, me
     seeded = Federation(small(method, seed=1), wisconsin, tmp_path / "c")
     seeded.rounds()
     assert state_digest(seeded.coordinator.state) != one.final["last"].sha256
+
+
+def test_equal_threads_give_equal_bytes_and_the_record_says_how_many(wisconsin, tmp_path, monkeypatch) -> None:
+    used = set()
+    fit = Client.fit
+
+    def watched(self, *arguments, **options):
+        used.add(torch.get_num_threads())
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(Client, "fit", watched)
+    # Wide enough for torch to share a product of matrices out.
+    model = {"class": MLP, "args": {"in_features": 30, "num_classes": 2, "hidden": [512, 512]}}
+    training = {"local_epochs": 1, "batch_size": 128, "learning_rate": 0.05, "device": "cpu", "threads": 2}
+    config = small("fedavg", model=model, rounds=2, training=training)
+    one, other = (run(config, wisconsin, tmp_path / name) for name in ("a", "b"))
+    assert used == {2}
+    assert torch.get_num_threads() == 1
+    assert without_clocks(one) == without_clocks(other)
+    assert one.config["training"]["threads"] == 2
+    assert config.run_id != small("fedavg", model=model, rounds=2, training={**training, "threads": 1}).run_id
 
 
 def test_ablation_equals_fedavg_to_the_bit(wisconsin, tmp_path) -> None:

@@ -15,6 +15,7 @@ from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.methods import Client, Round, TrainingConfig, proximal_term
 from consilia.methods.fit import shuffled
 from consilia.methods.registry import method_class, method_names
+from consilia.methods.tasks.classification import balanced_weights
 from consilia.models.mlp import MLP
 from tests.methods import support
 
@@ -129,6 +130,47 @@ def test_fedkper_is_the_gated_loss_and_scores_itself() -> None:
     diversity = float(-(share * (share + 1e-12).log()).sum()) / torch.log(torch.tensor(3.0)).item()
     assert update.weight == pytest.approx(accuracy * (diversity + 1e-6), rel=1e-6)
     assert update.fields["train_accuracy"] == accuracy
+
+
+BALANCED = TRAINING.model_copy(update={"class_weights": "balanced"})
+
+
+def weighted(z, y, data: SiteData):
+    """sum_i w_yi l_i / sum_i w_yi with w_c = n / (K n_c), written out."""
+    labels = data.train.labels.tolist()
+    weights = torch.tensor([len(labels) / (len(set(labels)) * labels.count(label)) for label in y.tolist()])
+    losses = -z.log_softmax(1)[torch.arange(len(y)), y]
+    return (weights * losses).sum() / weights.sum()
+
+
+def test_balanced_weights_by_hand() -> None:
+    # n = 6, K = 2: 6 / (2 * 4) and 6 / (2 * 2); classes 1 and 3 do not occur.
+    assert balanced_weights(torch.tensor([0, 0, 2, 0, 2, 0]), 4).tolist() == [0.75, 0, 1.5, 0]
+
+
+@pytest.mark.parametrize("labels", [None, [0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0]], ids=["three", "one absent"])
+def test_class_weights_weigh_the_cross_entropy_of_fedavg(labels: list[int] | None) -> None:
+    data = site_data(labels)
+    update = train(client_of("fedavg", data, BALANCED))
+    expected = by_hand(data, lambda m, t, x, y: weighted(m(x), y, data))
+    for name, value in update.state.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    assert state_digest(update.state) != state_digest(train(client_of("fedavg", data)).state)
+
+
+def test_class_weights_leave_the_distillation_of_fedkper_unweighted() -> None:
+    data = site_data()
+
+    def loss(model, teacher, x, y):
+        z, zg = model(x), teacher(x).detach()
+        lam = min(1 / (float(nn.functional.cross_entropy(zg, y)) + 1e-8), 10)
+        kl = (zg.softmax(1) * (zg.log_softmax(1) - z.log_softmax(1))).sum(1).mean()
+        return weighted(z, y, data) + lam * kl
+
+    update = train(client_of("fedkper", data, BALANCED))
+    expected = by_hand(data, loss)
+    for name, value in update.state.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_both_ablations_together_are_fedavg_to_the_bit() -> None:

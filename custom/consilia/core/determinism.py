@@ -65,6 +65,17 @@ def single_threaded() -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of torch inside the block. Equal numbers of threads give equal bytes; unlike ones need not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def tensor_bytes(tensor: Tensor) -> Buffer:
     """The raw little-endian bytes of a tensor of any dtype (NumPy has no bfloat16, hence the view), not copied."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -115,6 +115,8 @@ class RunConfig(Strict):
         if self.task not in method.tasks:
             raise ValueError(f"method {method.name} knows no {self.task}")
         method.check_training(self.training)
+        if self.training.class_weights is not None and self.task != "classification":
+            raise ValueError(f"training.class_weights are for a classification, the run is a {self.task}: set null")
         if self.patience is not None and self.evaluate_every == 0:
             raise ValueError("patience counts evaluations, but evaluate_every is 0")
         arguments = {**method.model_arguments(), **self.model.args}

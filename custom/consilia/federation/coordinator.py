@@ -83,7 +83,7 @@ class Coordinator:
         self.server = open_server(config, server, folder / FOLDER, progress, should_stop)
         self.method = self.server.method
         self._rule = rule_of(config.robust.rule, config.robust.trim)
-        self._work = ServerWork(self.server)
+        self._work = ServerWork(self.server, config.training.threads)
         self._accepted = AcceptedRounds()
         self.keeper = RecordKeeper(config, server.engine)
         self.keeper.fields = field_infos(self.method)
@@ -267,7 +267,7 @@ class Coordinator:
 
     def _finish(self, deliver: Deliver) -> None:
         """Every site makes a personal model of the last and of the best global model, sampled before or not."""
-        self.server.finish()
+        self._work.finish()
         self.keeper.add_section(self.server)
         self.keeper.final["last"] = self._personalize(deliver, "last", self.version, self.state)
         self._judge()

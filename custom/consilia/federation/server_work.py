@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from consilia.core.checkpoint import Kept
+from consilia.core.determinism import torch_threads
 from consilia.core.errors import CheckpointError
 from consilia.core.events import Progress
 from consilia.core.stop import StopSignal
@@ -50,10 +51,11 @@ class ServerWork:
 
     Args:
         server: the method's half.
+        threads: of torch while it works.
     """
 
-    def __init__(self, server: Server[Any]) -> None:
-        self.server = server
+    def __init__(self, server: Server[Any], threads: int) -> None:
+        self.server, self.threads = server, threads
         self.done = 0
         self._works = server.works_after_rounds()
 
@@ -64,9 +66,15 @@ class ServerWork:
     def perform(self, state: State, version: int) -> tuple[State, float]:
         """The state after the work, and the seconds it took."""
         started = time.perf_counter()
-        state = self.server.after_round(state, version)
+        with torch_threads(self.threads):
+            state = self.server.after_round(state, version)
         self.done = version
         return state, time.perf_counter() - started
+
+    def finish(self) -> None:
+        """The work when the rounds are over."""
+        with torch_threads(self.threads):
+            self.server.finish()
 
     def file_number(self, version: int) -> int:
         """Names a state's file: with work after rounds a round has two states, one after the other."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consilia.core.determinism import torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
 from consilia.core.stop import StopSignal, never
@@ -79,6 +80,10 @@ class Site:
 
     def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
         """Carry out a request. What goes wrong is logged here, at the site; the server learns the error's kind only."""
+        with torch_threads(self.config.training.threads):
+            return self._answer(request, tensors)
+
+    def _answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
         try:
             if request.kind == "prepare":
                 reply = self._prepare(request)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consilia.core.determinism import single_threaded, state_digest
+from consilia.core.determinism import single_threaded, state_digest, torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.events import Progress, RoundDone, no_progress
 from consilia.data.dataset import SiteData, Split, empty_split
@@ -64,7 +64,7 @@ def run_yardstick(
     if config.task != TASK_OF.get(name, config.task):
         raise ConfigError(f"yardstick {name} is for {TASK_OF[name]}, the run is a {config.task}")
     config = config.model_copy(update={"label": name})
-    with single_threaded():
+    with single_threaded(), torch_threads(config.training.threads):
         server = own_server(config, site_files)
         keeper = RecordKeeper(config, "inprocess")
         if name == PUBLIC_ONLY:

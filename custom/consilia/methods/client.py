@@ -23,6 +23,7 @@ from consilia.methods.contract import C, Method, State, Update
 from consilia.methods.fit import Batch, FitResult, fit, shuffled
 from consilia.methods.local_report import write_local_report
 from consilia.methods.tasks import TASKS, Network, Predictions, network_of
+from consilia.methods.tasks.classification import balanced_weights
 from consilia.models.exchange import copy_into, exchanged_names, exchanged_state
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ class Client(Generic[C]):
         }
         self.samples = torch.Generator()
         """For what the task samples in its loss; seeded by every fit."""
+        self.class_weights = self._balanced() if self.training.class_weights == "balanced" else {}
+        """By :attr:`Batch.dataset`, (C,) on the device; none where all cases weigh alike."""
         augmentation = self.training.augmentation
         self.augmentation = None if augmentation is None else Augmentation(augmentation, self.seed, self.data.site)
         if augmentation is not None and self.encoder_is_frozen:
@@ -111,8 +114,12 @@ class Client(Generic[C]):
         return self.update(self.fit(round_))
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of one batch: scalar, the mean over its cases, to be minimised."""
-        return self.task.loss(self.network, batch.inputs, batch.labels, self.samples)
+        """The loss of one batch: scalar, to be minimised.
+
+        The mean over its cases; with ``training.class_weights`` their weighted mean.
+        """
+        weights = self.class_weights.get(batch.dataset)
+        return self.task.loss(self.network, batch.inputs, batch.labels, self.samples, weights)
 
     def personalize(self, round_: Round) -> State:
         """The personal model after the rounds; by default the global model is trained once more, as in a round."""
@@ -200,6 +207,10 @@ class Client(Generic[C]):
                 where=f"site {self.data.site!r}",
             )
 
+    def datasets(self) -> Mapping[str, SiteData]:
+        """The site's data sets, by the name that :attr:`Batch.dataset` has."""
+        return {"": self.data}
+
     def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
         """One pass over the training cases in a fresh order; ``transform`` changes them."""
         split = self.data.train
@@ -225,6 +236,14 @@ class Client(Generic[C]):
         codes: Tensor = self.model.eval().encode(inputs)
         self.model.train(mode)
         return codes
+
+    def _balanced(self) -> dict[str, Tensor]:
+        """Class weights of each data set that the site trains on, from its own training cases; nothing is sent."""
+        return {
+            name: balanced_weights(data.train.labels, data.num_classes).to(self.device)
+            for name, data in self.datasets().items()
+            if len(data.train)
+        }
 
     def _transform(self, round_number: int, epoch: int) -> Transform | None:
         return None if self.augmentation is None else self.augmentation.transform(round_number, epoch)

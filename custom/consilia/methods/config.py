@@ -50,6 +50,12 @@ class TrainingConfig(Strict):
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null for no clipping")
     personalise_epochs: int | None = Field(None, ge=1, description="epochs after the last round; null = local_epochs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(
+        1, ge=1, le=256, description="of torch at every site and at the server; equal threads give equal bytes"
+    )
+    class_weights: Literal["balanced"] | None = Field(
+        None, description="balanced: a site's cross-entropy weighs each class by the inverse of its frequency there"
+    )
     augmentation: AugmentationChoice = Field(
         None, description="of training images: null, images (a preset), or flip, shift, rotate, scale, intensity"
     )

@@ -143,6 +143,21 @@ def test_one_batch_is_cross_entropy_and_the_proximal_term() -> None:
     assert float(loss - plain) == pytest.approx(0.25 * moved, rel=1e-4)
 
 
+def test_class_weights_are_those_of_each_task() -> None:
+    site = data(mass=4, kidney=5)
+    for task, labels in (("mass", [0, 0, 0, 1]), ("kidney", [0, 1, 1, 1, 1])):
+        site.tasks[task].train.labels.copy_(torch.tensor(labels))
+    own = learner(site, TRAINING.model_copy(update={"class_weights": "balanced"}))
+    own.model.eval()
+    # n / (2 n_c): 4 / 6 and 4 / 2; 5 / 2 and 5 / 8.
+    for task, weights in (("mass", [2 / 3, 2]), ("kidney", [2.5, 0.625])):
+        train = site.tasks[task].train
+        losses = functional.cross_entropy(own.model(train.inputs, task), train.labels, reduction="none")
+        each = torch.tensor(weights)[train.labels]
+        expected = float((each * losses).sum() / each.sum())
+        assert float(own.loss(Batch(train.inputs, train.labels, task))) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_proximal_term_pulls_towards_the_global_model() -> None:
     def moved(mu: float) -> float:
         update = learner(data(mass=8, kidney=6), mu=mu).train(Round(1, start()))

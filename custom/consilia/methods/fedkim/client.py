@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilia.data.augmentation import Transform
-from consilia.data.dataset import Split
+from consilia.data.dataset import SiteData, Split
 from consilia.data.tasked import TaskedData, TaskedSplit
 from consilia.evaluation.classification import classification_metrics
 from consilia.methods.client import Client, Round, proximal_term, try_inputs
@@ -46,7 +46,8 @@ class FedKIMClient(Client[FedKIMConfig]):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of one batch of one task: scalar."""
-        loss = functional.cross_entropy(self.model(batch.inputs, batch.dataset), batch.labels)
+        weights = self.class_weights.get(batch.dataset)
+        loss = functional.cross_entropy(self.model(batch.inputs, batch.dataset), batch.labels, weight=weights)
         if self.config.mu:
             own = {
                 name: parameter
@@ -55,6 +56,10 @@ class FedKIMClient(Client[FedKIMConfig]):
             }
             loss = loss + proximal_term(own, self._anchor, self.config.mu)
         return loss
+
+    def datasets(self) -> Mapping[str, SiteData]:
+        """One per task."""
+        return self.data.tasks
 
     def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
         """One pass over the training cases: batches of one task each, in an order drawn over all of them."""
@@ -96,7 +101,7 @@ class FedKIMClient(Client[FedKIMConfig]):
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless every head takes its task's inputs."""
         if self.augmentation is not None:
-            self.augmentation.check_several({name: data.train.inputs for name, data in self.data.tasks.items()})
+            self.augmentation.check_several({name: data.train.inputs for name, data in self.datasets().items()})
         for task, data in self.data.tasks.items():
             split = data.test if data.is_evaluator else data.train
             probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])

@@ -19,6 +19,7 @@ def selective_alignment_loss(
     temperature: float = 1.0,
     max_kd_weight: float = 10.0,
     kd_weight_mode: Literal["batch", "sample"] = "batch",
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """FedKPer's local loss, L(B) = CE(z) + lambda * tau^2 KL(softmax(z_g / tau) || softmax(z / tau)).
 
@@ -33,6 +34,7 @@ def selective_alignment_loss(
         max_kd_weight: lambda_max >= 0; 0 leaves the cross-entropy alone.
         kd_weight_mode: ``batch`` = one lambda from the mean cross-entropy of the batch (the released method);
             ``sample`` = one lambda per case, so that cases stay separable (as per-example clipping needs).
+        class_weights: (C,) of CE(z), whose mean is then the weighted one; lambda and the distillation stay unweighted.
 
     Returns:
         Scalar loss.
@@ -50,7 +52,7 @@ def selective_alignment_loss(
     if kd_weight_mode not in ("batch", "sample"):
         raise ValueError(f"kd_weight_mode must be 'batch' or 'sample', got {kd_weight_mode!r}")
     teacher_logits = teacher_logits.detach()
-    fit = functional.cross_entropy(student_logits, targets)
+    fit = functional.cross_entropy(student_logits, targets, weight=class_weights)
     error = functional.cross_entropy(teacher_logits, targets, reduction="none")  # (B,)
     divergence = functional.kl_div(
         functional.log_softmax(student_logits / temperature, dim=1),

@@ -69,6 +69,7 @@ class FedKPerClient(Client[FedKPerConfig]):
             temperature=self.config.temperature,
             max_kd_weight=self.config.max_kd_weight,
             kd_weight_mode=self.config.kd_weight_mode,
+            class_weights=self.class_weights.get(batch.dataset),
         )
 
     def _score(self) -> tuple[float, float]:

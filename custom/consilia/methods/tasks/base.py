@@ -60,8 +60,18 @@ class Task(ABC):
         return max(1, min(self.most, self.most * SMALL**2 // pixels))
 
     @abstractmethod
-    def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The loss of one batch: scalar, to be minimised. ``draw`` is for what the task samples."""
+    def loss(
+        self,
+        network: Network,
+        inputs: Tensor,
+        labels: Tensor,
+        draw: torch.Generator,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of one batch: scalar, to be minimised. ``draw`` is for what the task samples.
+
+        ``class_weights`` (C,): of a classification; None weighs every case alike.
+        """
 
     @abstractmethod
     def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:

@@ -20,9 +20,16 @@ class Classification(Task):
 
     most = 256
 
-    def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """Cross-entropy."""
-        return functional.cross_entropy(network(inputs), labels)
+    def loss(
+        self,
+        network: Network,
+        inputs: Tensor,
+        labels: Tensor,
+        draw: torch.Generator,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Cross-entropy: the mean over the cases; with weights w the weighted mean, sum_i w_yi l_i / sum_i w_yi."""
+        return functional.cross_entropy(network(inputs), labels, weight=class_weights)
 
     def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:
         """Logits (N, C)."""
@@ -39,3 +46,14 @@ class Classification(Task):
     def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
         """Which cases are classified correctly."""
         return correct_cases(predictions[LOGITS], split.labels)
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights (C,) by inverse frequency, w_c = n / (K n_c), of K classes that occur among n labels (n,); else 0.
+
+    The mean weight of the n cases is 1.
+    """
+    counts = torch.bincount(labels, minlength=classes).double()
+    present = counts > 0
+    weights = len(labels) / (present.sum() * counts.clamp(min=1))
+    return torch.where(present, weights, 0).float()

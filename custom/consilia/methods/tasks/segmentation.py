@@ -33,7 +33,14 @@ class Segmentation(Task):
 
     most = 32
 
-    def loss(self, network: Network, inputs: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        network: Network,
+        inputs: Tensor,
+        labels: Tensor,
+        draw: torch.Generator,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
         """L_seg of specification 3.3 on the second of two decoder passes, mean over the batch."""
         prompts = training_prompts(labels, draw)
         return mask_loss(network(inputs, prompts, refine=True), labels)
