@@ -23,12 +23,12 @@ Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 """Plain records by label, one per seed."""
 
 
-def with_last_round(record: dict[str, Any]) -> dict[str, Any]:
-    """A plain record with its last round; those from before every round was kept have nothing else."""
+def as_kept(record: dict[str, Any]) -> dict[str, Any]:
+    """A plain record with its injection and its last round, as those kept before every round was kept have them."""
     if "last_round" in record:
         return record
     last = record["rounds"][-1] if record["rounds"] else {"seconds": {}, "bytes_up": {}}
-    return {**record, "last_round": last}
+    return {**record, "injection": record["sections"]["fedkim"], "last_round": last}
 
 
 def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -37,7 +37,7 @@ def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
     records += [load_record(path).plain() for path in sorted(folder.glob("*-seed*/result.json"))]
     found: dict[str, list[dict[str, Any]]] = {label: [] for label in labels_of(STUDY)}
     for record in sorted(records, key=lambda record: int(record["run"]["seed"])):
-        found.setdefault(record["run"]["label"], []).append(with_last_round(record))
+        found.setdefault(record["run"]["label"], []).append(as_kept(record))
     return {label: runs for label, runs in found.items() if runs}
 
 

@@ -89,7 +89,7 @@ def test_only_what_is_trained_travels_and_everything_is_watched(task: str, sites
         assert "data:image/png;base64," in report
         assert (folder / "report-last.html").stat().st_mode & 0o077 == 0
     shown = (place / "report.html").read_text()
-    assert "individuality" in shown.lower()
+    assert "Prompt diversity per round and site" in shown
     assert "replaced by" in shown
 
 

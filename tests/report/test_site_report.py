@@ -89,7 +89,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 
 def test_attention_is_shown_over_the_global_models_images(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    write_site_report(path, **case(attention=torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0))))
+    write_site_report(
+        path,
+        **case(
+            attention=torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0)),
+            attention_meaning="the brighter a place, the more",
+        ),
+    )
     html = path.read_text(encoding="utf-8")
     assert html.count("data:image/png") == 9  # each case once per model, and its attention once
     assert html.count("Second picture of each case: the brighter a place") == 1

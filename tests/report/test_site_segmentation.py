@@ -72,7 +72,9 @@ def test_figures_and_pictures(tmp_path: Path) -> None:
 
 
 def test_attention_adds_a_picture_per_case(tmp_path: Path) -> None:
-    write_segmentation_report(tmp_path / "r.html", **case(attention=torch.rand(5, 4, 4)))
+    write_segmentation_report(
+        tmp_path / "r.html", **case(attention=torch.rand(5, 4, 4), attention_meaning="the brighter a place, the more")
+    )
     html = text_of(tmp_path / "r.html")
     assert html.count("data:image/png") == 6
     assert "Lower pictures: the brighter a place" in html

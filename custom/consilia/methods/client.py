@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,9 @@ class Client(Generic[C]):
     A model whose image encoder is frozen and reads nothing that is trained says so by ``encoder_is_frozen``; what its
     ``encode`` gives is then computed once per case and kept, and training runs its ``decode`` alone.
     """
+
+    attention_meaning: ClassVar[str] = ""
+    """What the map of :meth:`attention` shows, in a sentence for the site's own report."""
 
     def __init__(self, method: Method[C], context: ClientContext) -> None:
         method.check_training(context.training)
@@ -161,10 +164,10 @@ class Client(Generic[C]):
             attention: of :meth:`attention` with the global model.
         """
         if "personal" in predictions:
-            write_local_report(path, self.data, predictions, attention)
+            write_local_report(path, self.data, predictions, attention, self.attention_meaning)
 
     def attention(self, split: Split) -> Tensor | None:
-        """A map (N, h, w) per case for the site's own report; None: the method has none."""
+        """A map (N, h, w) per case for the site's own report, see :attr:`attention_meaning`; None: there is none."""
         return None
 
     # What every method uses -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from consilia.report.site_segmentation import write_segmentation_report
 
 
 def write_local_report(
-    path: Path, data: SiteData, predictions: Mapping[str, Predictions], attention: Tensor | None
+    path: Path, data: SiteData, predictions: Mapping[str, Predictions], attention: Tensor | None, meaning: str
 ) -> None:
     """Write the report on the test cases.
 
@@ -24,6 +24,7 @@ def write_local_report(
         data: the site's data.
         predictions: of the ``global`` and the ``personal`` model.
         attention: the method's map (N, h, w) of each test case, if it has one.
+        meaning: what the map shows, in a sentence.
     """
     test = data.test
     if data.task == "segmentation":
@@ -38,6 +39,7 @@ def write_local_report(
             inputs=test.inputs,
             spacing=test.spacing,
             attention=attention,
+            attention_meaning=meaning,
         )
         return
     write_site_report(
@@ -51,4 +53,5 @@ def write_local_report(
         case_ids=test.case_ids,
         inputs=test.inputs,
         attention=attention,
+        attention_meaning=meaning,
     )

@@ -29,12 +29,6 @@ ENGINES = {
     "prod": "in a provisioned NVFlare federation",
 }
 
-ATTENTION = (
-    "the brighter a place, the more the prompts that the global model made for this image attend to it in the last of "
-    "the network's layers that see the whole image; the blue line encloses what gets more than half-way between "
-    "the least and the most. It shows where they look, not why the model decides."
-)
-
 
 def render_report(records: Sequence[Record], panels: Sequence[Panel] = ()) -> str:
     """The report as HTML text, with the panels of the methods; equal records give equal text.
@@ -95,6 +89,5 @@ def _environment(*folders: Path) -> Environment:
         UNDEFINED=UNDEFINED,
         BASELINE_NAMES=text.BASELINE_NAMES,
         ENGINES=ENGINES,
-        ATTENTION=ATTENTION,
     )
     return environment

@@ -31,12 +31,13 @@ def write_site_report(
     case_ids: Sequence[str],
     inputs: Tensor | None,
     attention: Tensor | None = None,
+    attention_meaning: str = "",
 ) -> Path:
     """Write the report to ``path`` and the predictions to ``<stem>_predictions.csv`` beside it; returns the latter.
 
     ``logits_*`` (N, C) of the test cases, None where the site has no such model; ``labels`` (N,); ``inputs`` (N, ...)
     as the model saw them: images (N, c, H, W) get a gallery, anything else does not. ``attention`` (N, h, w) of
-    the global model's prompts is shown over its images. Only the owner can read the two files.
+    the global model is shown over its images, with its meaning in a sentence. Only the owner can read the two files.
 
     Raises:
         DataError: the numbers of cases or classes do not fit together.
@@ -61,6 +62,7 @@ def write_site_report(
         confusion=_confusion(found, class_names, labels),
         figures=PREDICTIONS.of("classification"),
         table=table.name,
+        attention_meaning=attention_meaning,
     )
     write_bytes(path, html.encode(), private=True)
     return table

@@ -30,13 +30,14 @@ def write_segmentation_report(
     inputs: Tensor,
     spacing: Tensor | None = None,
     attention: Tensor | None = None,
+    attention_meaning: str = "",
 ) -> Path:
     """Write the report to ``path`` and every case's figures to ``<stem>_cases.csv`` beside it; returns the latter.
 
     ``predictions``: model (``global``, ``personal``) -> prompt setting -> (N, H, W) bool, of the test cases. ``masks``
     (N, H, W) uint8, the true ones of the ``structure``; ``inputs`` (N, c, H, W) as the model saw them, grey or colour;
     ``spacing`` (N, 2) mm per pixel down and across, without which distances are in pixels; ``attention`` (N, h, w) of
-    the global model's prompts. Only the owner can read the two files.
+    the global model, with its meaning in a sentence. Only the owner can read the two files.
 
     Raises:
         DataError: the numbers of cases or the shapes do not fit together.
@@ -66,6 +67,7 @@ def write_segmentation_report(
         shown=shown,
         gallery=_gallery(cases, shown, predictions, masks, case_ids, inputs, attention) if shown else [],
         table=table.name,
+        attention_meaning=attention_meaning,
     )
     write_bytes(path, html.encode(), private=True)
     return table

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 MEAN_PROMPT = "mean_prompt"
 
+ATTENTION = (
+    "the brighter a place, the more the prompts that the global model made for this image attend to it in the last of "
+    "the network's layers that see the whole image; the blue line encloses what gets more than half-way between "
+    "the least and the most. It shows where they look, not why the model decides."
+)
+
 
 class FedGPLConfig(MethodConfig):
     """Fed-GPL's one parameter; prompt length and generator are arguments of the model."""
@@ -36,6 +42,8 @@ class FedGPLConfig(MethodConfig):
 
 class FedGPLClient(Client[FedGPLConfig]):
     """Local training as it is; the model's generator is what makes it Fed-GPL."""
+
+    attention_meaning = ATTENTION
 
     def __init__(self, method: Method[FedGPLConfig], context: ClientContext) -> None:
         super().__init__(method, context)
