@@ -24,8 +24,8 @@ from consilia.core.files import sha256_of_file
 from consilia.deploy.following import follow
 from consilia.deploy.outgoing import approve
 from consilia.deploy.session import open_session
+from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
-from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.run_folder import PROGRESS, RESULT

@@ -17,8 +17,8 @@ from consilia.core.checkpoint import INDEX
 from consilia.core.determinism import state_digest
 from consilia.data.allowed import FoundationFolder
 from consilia.deploy.session import open_session
+from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.outputs import INJECTED
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_work import FOLDER

@@ -151,7 +151,7 @@ def models(federation: Federation) -> dict[str, str]:
     for name, site in federation.sites.items():
         for path in sorted(site.folder.glob("personal-*.safetensors")):
             found[f"{name}/{path.name}"] = state_digest(load_file(path))
-        last, _ = federation.coordinator._accepted.of(name)
+        last, _ = federation.coordinator.participants.accepted.of(name)
         for path in site.folder.glob(f"client-{last:05d}.safetensors"):
             found[f"{name}/client"] = state_digest(load_file(path))
     return found

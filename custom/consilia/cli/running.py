@@ -14,8 +14,8 @@ from consilia.cli.curves import round_curves
 from consilia.cli.show import Follower, comparison, progress_bar, text_table
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.errors import ConfigError
+from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
-from consilia.federation.coordinator import CHECKPOINT
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, REPORT
 from consilia.federation.run_folder import PROGRESS, RESULT

@@ -48,7 +48,7 @@ class Intake:
     ) -> None:
         self.refused: dict[str, str] = {}
         self.bytes_up: dict[str, int] = {}
-        self._server, self._spool, self._max_norm, self._progress = server, spool, max_norm, progress
+        self._server, self.spool, self._max_norm, self._progress = server, spool, max_norm, progress
         self._task = task
         self._lock = threading.Lock()
         self._open: dict[str, Request] = {}
@@ -80,7 +80,7 @@ class Intake:
             self._open = {site: item.request for item in broadcasts for site in item.targets}
             self._reference, self._known = reference, known
             self._replies, self.refused, self.bytes_up = {}, {}, {}
-            self._spool.clear()
+            self.spool.clear()
         try:
             deliver([item for item in broadcasts if item.targets])
         finally:
@@ -148,7 +148,7 @@ class Intake:
         if isinstance(content, TrainReply):
             self._check_update(site, content, reply)
             try:
-                self._spool.add(site, reply.tensors)
+                self.spool.add(site, reply.tensors)
             # The server's own trouble, a full disk say, is no fault of the site whose update came just then.
             except OSError as error:
                 self._failure = error

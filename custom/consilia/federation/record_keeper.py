@@ -96,6 +96,15 @@ class RecordKeeper:
             for (version, model), sites in sorted(self._evaluations.items())
         ]
 
+    def amend_round(self, seconds: float, sha256: str) -> None:
+        """Note the method's own work after the newest round: how long it took, and the global model that it left."""
+        last = self.rounds[-1]
+        self.rounds[-1] = last.model_copy(update={"seconds": {**last.seconds, "act": seconds}, "sha256": sha256})
+
+    def digest(self, version: int) -> str | None:
+        """The digest of the global model of a version; of the initial one there is none."""
+        return self.rounds[version - 1].sha256 if version else None
+
     def seconds(self) -> float:
         """Wall-clock seconds so far, interruptions not counted."""
         return self._earlier_seconds + time.perf_counter() - self._clock

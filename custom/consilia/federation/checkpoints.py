@@ -1,0 +1,75 @@
+"""A run's checkpoint at the server: the global model, the best one, the method's own state, and the record so far."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from consilia.core.checkpoint import CheckpointStore, Kept
+from consilia.core.errors import CheckpointError
+from consilia.federation.participants import Participants
+from consilia.federation.selection import BestRound
+from consilia.federation.server_work import ServerWork
+from consilia.methods.contract import State
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint"
+"""Its folder, within the run's."""
+
+
+class RunCheckpoint:
+    """Saves the state of a run after every round, and goes on from it.
+
+    Args:
+        folder: the run's.
+        participants: the run's sites, with the record.
+        work: the method's half at the server.
+        best: the best round so far.
+    """
+
+    def __init__(self, folder: Path, participants: Participants, work: ServerWork, best: BestRound) -> None:
+        self.store = CheckpointStore(folder / CHECKPOINT)
+        self._participants, self._work, self._best = participants, work, best
+        self._run_id = participants.config.run_id
+
+    def exists(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.store.exists()
+
+    def save(self, version: int, state: State) -> None:
+        """Write the checkpoint of a version, atomically."""
+        keeper, best = self._participants.keeper, self._best
+        own, server = self._work.checkpoint(version)
+        models = {
+            name: Kept("state", self._work.file_number(number), tensors, keeper.digest(number))
+            for name, number, tensors in (("global", version, state), ("best", best.version, best.state))
+        }
+        content = {
+            "run_id": self._run_id,
+            "version": version,
+            "accepted": self._participants.accepted.to_json(),
+            "server": server,
+            "best": best.to_json(),
+            "record": keeper.state(),
+        }
+        self.store.save(models | own, content)
+
+    def restore(self) -> tuple[int, State]:
+        """Put everything back in place; the version and the global state to go on from.
+
+        Raises:
+            CheckpointError: it belongs to another run, or is damaged.
+        """
+        checkpoint = self.store.load()
+        content = checkpoint.state
+        if content["run_id"] != self._run_id:
+            raise CheckpointError(
+                f"{self.store.folder} belongs to run {content['run_id']}, this configuration is run {self._run_id}"
+            )
+        self._best.restore(content["best"], checkpoint.models["best"])
+        self._participants.keeper.restore(content["record"])
+        self._participants.accepted.restore(content["accepted"])
+        self._work.restore(content["server"], checkpoint.models)
+        log.info("resuming run %s after round %d", self._run_id, content["version"])
+        return content["version"], checkpoint.models["global"]
