@@ -19,7 +19,7 @@ from consilia.data.allowed import FoundationFolder
 from consilia.deploy.session import open_session
 from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.outputs import INJECTED
+from consilia.federation.outputs import SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_work import FOLDER
 from consilia.federation.study import load_study, study_config
@@ -173,7 +173,7 @@ def test_the_server_is_killed_in_an_injection(start, tmp_path) -> None:
     record = again.record()
     assert hashes(record) == hashes(expected)
     for file in ("adapter_model.safetensors", "injected.safetensors"):
-        here, there = (folder / INJECTED / file for folder in (again.folder, tmp_path / "inprocess"))
+        here, there = (folder / SAVED / file for folder in (again.folder, tmp_path / "inprocess"))
         assert state_digest(load_file(here)) == state_digest(load_file(there))
 
 

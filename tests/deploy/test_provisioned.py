@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from consilia.core.determinism import state_digest
 from consilia.deploy.outgoing import AUDIT
 from consilia.deploy.session import open_session
-from consilia.federation.outputs import INJECTED, REPORT
+from consilia.federation.outputs import REPORT, SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.federation.study import load_study, study_config
 from consilia.methods.fedkim.section import injection_of
@@ -96,7 +96,7 @@ def test_fedkim_gives_the_same_extractor_and_the_same_injected_model(start, tmp_
     assert injection_of(record) is not None
     assert injection_of(record).test == injection_of(expected).test
     for file in ("adapter_model.safetensors", "injected.safetensors"):
-        here, there = (folder / INJECTED / file for folder in (run.folder, tmp_path / "inprocess"))
+        here, there = (folder / SAVED / file for folder in (run.folder, tmp_path / "inprocess"))
         assert state_digest(load_file(here)) == state_digest(load_file(there))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from consilia import models
 from consilia.core.determinism import state_digest
 from consilia.data.loading import load_site
-from consilia.federation.outputs import INJECTED
+from consilia.federation.outputs import SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.flare.ready import TOPIC as READY
 from consilia.models.exchange import exchanged_state
@@ -78,10 +78,10 @@ def test_every_method_gives_the_bytes_of_the_plain_loop(seen: Evidence, job: str
     expected = in_process(seen.configs[job], write_private_sites(tmp_path / "sites"), tmp_path / "loop")
     folder = seen.kit(SERVER) / "consilia" / seen.jobs[job]
     assert hashes(load_record(folder / RESULT)) == hashes(expected)
-    injected = [path.name for path in (tmp_path / "loop" / INJECTED).glob("*.safetensors")]
+    injected = [path.name for path in (tmp_path / "loop" / SAVED).glob("*.safetensors")]
     assert (len(injected) == 2) == (job == "fedkim")
     for name in injected:
-        here, there = (load_file(place / INJECTED / name) for place in (folder, tmp_path / "loop"))
+        here, there = (load_file(place / SAVED / name) for place in (folder, tmp_path / "loop"))
         assert state_digest(here) == state_digest(there)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError, DataError
-from consilia.core.files import write_bytes
+from consilia.core.files import write_csv
 from consilia.data.cases import read_table, require_columns
 from consilia.data.loading import NewCases
 from consilia.data.readers.base import Source
@@ -54,15 +51,6 @@ def write_segmentations(model: nn.Module, new: NewCases, boxes: Path | None, fol
         area = "" if source.spacing is None else f"{pixels * source.spacing[0] * source.spacing[1]:.2f}"
         rows.append([case, file.name, str(pixels), area])
     write_csv(folder / TABLE, ["case", "mask", "foreground_pixels", "foreground_mm2"], rows)
-
-
-def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A csv file, written whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heading)
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
 
 
 def _prompts(new: NewCases, file: Path | None) -> Tensor:

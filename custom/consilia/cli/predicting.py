@@ -11,13 +11,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from consilia.cli.console import console
-from consilia.cli.masks import write_csv, write_segmentations
+from consilia.cli.masks import write_segmentations
 from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.files import write_csv
 from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config
-from consilia.federation.config import ModelConfig
 from consilia.methods.registry import method_class, method_names
 from consilia.methods.tasks import TASKS
+from consilia.models.config import ModelConfig
 from consilia.models.exchange import load_exchanged
 
 

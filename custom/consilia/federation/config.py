@@ -9,49 +9,18 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
-from torch import nn
 
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.core.schema import Strict, explain
 from consilia.core.task import Task
-from consilia.data.allowed import FoundationFolder
-from consilia.methods.config import FoundationConfig, MethodConfig, RobustConfig, TrainingConfig
+from consilia.methods.config import MethodConfig, RobustConfig, TrainingConfig
 from consilia.methods.registry import AllowedMethods, make_method, method_config, plugin_digest
-from consilia.models.build import build_model
-from consilia.models.foundation import load_foundation
+from consilia.models.config import ModelConfig
 from consilia.record.metrics import selectable
 
 CONFIG_VERSION = 1
 """Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
-
-
-class ModelConfig(Strict):
-    """The network, by dotted path and keyword arguments. Every participant must list the path in allow_models.
-
-    The key is ``class`` because NVFlare takes a nested ``path`` or ``name`` for a component of its own to build. With
-    ``foundation`` the class gets that model as its first argument.
-    """
-
-    class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")
-    args: dict[str, Any] = Field(default_factory=dict)
-    foundation: FoundationConfig | None = None
-
-    def build(self, *, seed: int, allowed: Sequence[str], folders: Mapping[str, FoundationFolder]) -> nn.Module:
-        """The network with its initial weights, if this participant lists the class and has the foundation model.
-
-        Args:
-            seed: run seed.
-            allowed: this participant's allow_models.
-            folders: this participant's foundation_models.
-
-        Raises:
-            ConfigError: the class is not listed, or the arguments do not fit.
-            CheckpointError: the foundation model's weights are not there, or are others.
-        """
-        base = self.foundation
-        foundation = None if base is None else load_foundation(base.model, base.digest, folders)
-        return build_model(self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation)
 
 
 class RunConfig(Strict):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.site import model_card
-from consilia.methods.fedkim.answers_page import ANSWERS
 from consilia.methods.shown import panels_of, scalars_of
 from consilia.record.files import save_record
 from consilia.record.schema import Record
@@ -17,18 +17,17 @@ from consilia.report.html import write_report
 from consilia.report.tensorboard import write_events
 
 REPORT, EVENTS = "report.html", "tensorboard"
-INJECTED = "injected"
-"""FedKIM's injected model: adapters, aligner, encoders, and the card that ``consilia ask`` reads."""
-SHARED = (RESULT, REPORT, PROGRESS, EVENTS, INJECTED, "global-last.safetensors", "global-best.safetensors")
+SAVED = "injected"
+"""What the method's half at the server saves: a model that it has trained itself, say."""
+SHARED = (RESULT, REPORT, PROGRESS, EVENTS, SAVED, "global-last.safetensors", "global-best.safetensors")
 """What administrators may have of a run. Checkpoints stay where the run is."""
 
 
-def copy_outputs(source: Path, target: Path) -> None:
-    """Copy what there is of a run's outputs, whether it came to its end or not."""
+def copy_outputs(source: Path, target: Path, private: Sequence[str] = ()) -> None:
+    """Copy what there is of a run's outputs, whether it came to its end or not; files of a private name stay."""
     for name in SHARED:
         if (source / name).is_dir():
-            # Examples of answers show single cases of the server's own data: they stay at the server.
-            ignored = shutil.ignore_patterns(ANSWERS)
+            ignored = shutil.ignore_patterns(*private)
             shutil.copytree(source / name, target / name, dirs_exist_ok=True, ignore=ignored)
         elif (source / name).is_file():
             target.mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,7 @@ def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> Non
     for name, state in (("last", coordinator.state), ("best", coordinator.best.state)):
         card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
         write_tensors(folder / f"global-{name}.safetensors", state, card)
-    coordinator.server.save(folder / INJECTED)
+    coordinator.server.save(folder / SAVED)
     # The record first: what comes after can be made from it again.
     save_record(record, folder / RESULT)
     write_report([record], folder / REPORT, panels_of([record]))

@@ -30,7 +30,7 @@ from consilia.federation.server_settings import SERVER_FILE, ServerSettings, loa
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
 from consilia.flare.nvflare_internals import EveryAnswerController, watch_arrivals
 from consilia.flare.ready import announce
-from consilia.methods.registry import AllowedMethods
+from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.shown import scalars_of
 from consilia.record.schema import Record
 from consilia.report.tensorboard import EventLog
@@ -114,14 +114,15 @@ class ConsiliaController(EveryAnswerController):
             self.info(f"going on with the state of job {earlier}")
         # Administrators download the job's run folder; checkpoints stay where they are.
         published = Path(workspace.get_run_dir(job_id)) / "consilia"
+        private = make_method(config.method).private_files
         with locked(folder / LOCK):
             self._folder = folder
             try:
                 record = self._lead(config, settings, folder)
-                copy_outputs(folder, published)
+                copy_outputs(folder, published, private)
             except BaseException:
                 with suppress(OSError):
-                    copy_outputs(folder, published)
+                    copy_outputs(folder, published, private)
                 raise
             self._coordinator.tell_end(record)
             with suppress(OSError):

@@ -7,30 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from consilia.core.schema import Strict
-from consilia.data.allowed import DIGEST
 from consilia.data.augmentation import AugmentationChoice
-from consilia.models.foundation import EMBEDDED, embedded_digest
-
-
-class FoundationConfig(Strict):
-    """The pre-trained model that something builds on, by the name under which every participant has it.
-
-    ``digest`` pins the files of its folder, so that all start from the same; an embedded model's is filled in.
-    """
-
-    model: str
-    digest: str | None = Field(None, pattern=DIGEST)
-
-    @model_validator(mode="after")
-    def _pinned(self) -> FoundationConfig:
-        if self.model in EMBEDDED and self.digest is None:
-            object.__setattr__(self, "digest", embedded_digest(self.model))
-        if self.digest is None:
-            raise ValueError(
-                f"give the digest of {self.model} (consilia site foundation FOLDER prints it): participants must not "
-                "start from different ones"
-            )
-        return self
 
 
 class TrainingConfig(Strict):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError
 from consilia.methods.config import MethodConfig, TrainingConfig
+from consilia.models.config import FoundationConfig
 from consilia.models.exchange import exchanged_names
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Method(Generic[C]):
         any_model: whether it trains any network; False where it needs a model of its own.
         personal: whether every site makes a personal model when the rounds are over.
         several_datasets: whether sites train several data sets together, each with a head of its own.
+        private_files: names of files that the half at the server saves and that no administrator can download, since
+            they show cases of the server's own data.
     """
 
     name: ClassVar[str]
@@ -112,6 +115,7 @@ class Method(Generic[C]):
     any_model: ClassVar[bool] = True
     personal: ClassVar[bool] = True
     several_datasets: ClassVar[bool] = False
+    private_files: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -155,6 +159,10 @@ class Method(Generic[C]):
     def server_fingerprint(self, data: Path | None) -> str | None:
         """Digest of the server's own data that the method uses, as a finished run's record holds it; None: of none."""
         return None
+
+    def server_foundations(self) -> tuple[FoundationConfig, ...]:
+        """Pre-trained models that the half at the server needs."""
+        return ()
 
     def check_training(self, training: TrainingConfig) -> None:
         """Raise :class:`ConfigError` for local optimisation that the method's mathematics rule out."""

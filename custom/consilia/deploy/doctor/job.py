@@ -20,10 +20,9 @@ from consilia.deploy.kit import Kit
 from consilia.deploy.outgoing import approved
 from consilia.federation.config import RunConfig
 from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, read_manifest
-from consilia.methods.config import FoundationConfig
-from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.registry import make_method
 from consilia.models.build import is_allowed
+from consilia.models.config import FoundationConfig
 from consilia.models.foundation import foundation_place, verify_foundation
 
 
@@ -103,9 +102,7 @@ def _check_class(path: str, allow_models: Sequence[str], kit: Kit) -> Finding:
 
 def _foundations(kit: Kit, config: RunConfig) -> list[FoundationConfig]:
     asked = [] if config.model.foundation is None else [config.model.foundation]
-    if kit.kind == "server" and isinstance(config.method, FedKIMConfig):
-        asked.append(config.method.language_model)
-    return asked
+    return [*asked, *(make_method(config.method).server_foundations() if kit.kind == "server" else ())]
 
 
 def _check_foundation(asked: FoundationConfig, folders: Mapping[str, FoundationFolder]) -> Finding:

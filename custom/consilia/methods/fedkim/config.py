@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from consilia.core.schema import Strict
-from consilia.methods.config import FoundationConfig, MethodConfig
+from consilia.methods.config import MethodConfig
 from consilia.methods.fedkim.catalogue import Catalogue, load_catalogue
+from consilia.models.config import FoundationConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

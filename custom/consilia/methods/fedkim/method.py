@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from consilia.methods.client import ClientContext
 from consilia.methods.contract import Method
+from consilia.methods.fedkim.answers_page import ANSWERS
 from consilia.methods.fedkim.cases import fingerprint, load_server_cases
 from consilia.methods.fedkim.client import FedKIMClient
 from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.models.config import FoundationConfig
 
 if TYPE_CHECKING:
     from consilia.methods.fedkim.server import FedKIMServer
@@ -27,6 +29,7 @@ class FedKIM(Method[FedKIMConfig]):
     any_model = False
     personal = False
     several_datasets = True
+    private_files = (ANSWERS,)
 
     def datasets(self) -> dict[str, int]:
         """The seen tasks, each a data set, and the number of their answers."""
@@ -63,6 +66,10 @@ class FedKIM(Method[FedKIMConfig]):
         from consilia.methods.fedkim.panels import scalars
 
         return scalars(record)
+
+    def server_foundations(self) -> tuple[FoundationConfig, ...]:
+        """The language model."""
+        return (self.config.language_model,)
 
     def client(self, context: ClientContext) -> FedKIMClient:
         """The site's half."""

@@ -1,22 +1,21 @@
-"""``consilia ask``: an injected model answers one task about new cases."""
+"""What ``consilia ask`` does: an injected model answers one task about new cases."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
-from consilia.cli.console import console
-from consilia.cli.masks import write_csv
 from consilia.core.errors import ConfigError
+from consilia.core.files import write_csv
 from consilia.data.loading import NewCases, load_new_cases
 from consilia.data.site import SiteConfig, load_site_config
-from consilia.federation.injected import Saved, load_injected
 from consilia.methods.fedkim.asking import pieces
 from consilia.methods.fedkim.cases import OPEN, Cases
 from consilia.methods.fedkim.catalogue import TEXT, Catalogue
-from consilia.methods.fedkim.config import FedKIMConfig
+from consilia.methods.fedkim.saved import Saved, load_injected
 
 READ_BY = {
     "images": "image",
@@ -36,9 +35,7 @@ def ask_command(
         raise ConfigError(f"{out} exists: choose another --out")
     settings = load_site_config(site)
     saved = load_injected(folder, settings)
-    method = saved.config.method
-    assert isinstance(method, FedKIMConfig)  # load_injected has looked
-    catalogue = method.catalogue
+    catalogue = saved.method.catalogue
     _check(catalogue, task, source, question)
     new = None if source is None else _new_cases(saved, settings, site, task, role or task, source)
     names, answers, probabilities, texts = _answers(saved, _cases(catalogue, task, new, question), new)
@@ -51,7 +48,7 @@ def ask_command(
     table = Table(*header)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    Console().print(table)
     if out is not None:
         write_csv(out, header, rows)
 
@@ -69,11 +66,9 @@ def _check(catalogue: Catalogue, task: str, source: Path | None, question: str |
 
 
 def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, role: str, source: Path) -> NewCases:
-    method = saved.config.method
-    assert isinstance(method, FedKIMConfig)
     found = settings.dataset(role).format
-    for modality in method.catalogue.tasks[task].encoded:
-        encoder = saved.config.model.args["encoders"].get(modality)
+    for modality in saved.method.catalogue.tasks[task].encoded:
+        encoder = saved.network.args["encoders"].get(modality)
         if encoder is None:
             raise ConfigError(f"task {task} is about {modality}, for which the model of this run has no encoder")
         kind = encoder["kind"]

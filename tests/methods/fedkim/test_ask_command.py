@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from consilia.cli.app import app
 from consilia.data.site import load_site_config
-from consilia.federation.injected import load_injected
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
 from consilia.methods.fedkim.cases import load_server_cases
+from consilia.methods.fedkim.saved import load_injected
 from tests.federation.clinics import clinics_config, write_clinics
 
 

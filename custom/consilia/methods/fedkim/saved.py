@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.schema import explain
 from consilia.data.site import SiteConfig
-from consilia.federation.config import RunConfig, run_config
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel, frozen_language
 from consilia.methods.server import MODEL_CARD
+from consilia.models.config import ModelConfig
 from consilia.models.extractor import KnowledgeExtractor
 
 
 class Saved(NamedTuple):
-    """The model, and the run that made it."""
+    """The model, and of the run that made it the method and the network that the sites trained."""
 
     model: InjectedModel
-    config: RunConfig
+    method: FedKIMConfig
+    network: ModelConfig
 
 
 def load_injected(folder: Path, settings: SiteConfig) -> Saved:
@@ -33,26 +37,31 @@ def load_injected(folder: Path, settings: SiteConfig) -> Saved:
         CheckpointError: no such model, or its files do not fit together.
         ConfigError: a class or a language model that this participant does not have.
     """
-    config = _card(folder / MODEL_CARD)
-    method = config.method
-    assert isinstance(method, FedKIMConfig)  # _card has looked
+    place = folder / MODEL_CARD
+    card = _card(place)
+    try:
+        method, network = FedKIMConfig.model_validate(card["method"]), ModelConfig.model_validate(card["model"])
+        seed = int(card["seed"])
+    except ValidationError as error:
+        raise CheckpointError(explain(error, place)) from error
     language = frozen_language(method, settings.foundation_models)
-    extractor = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
+    extractor = network.build(seed=seed, allowed=settings.allow_models, folders=settings.foundation_models)
     if not isinstance(extractor, KnowledgeExtractor):
-        raise ConfigError(f"{folder / MODEL_CARD}: model.class is {config.model.class_}, expected a KnowledgeExtractor")
-    model = InjectedModel(language, extractor, method, config.seed)
+        raise ConfigError(f"{place}: model.class is {network.class_}, expected a KnowledgeExtractor")
+    model = InjectedModel(language, extractor, method, seed)
     model.load_saved(folder)
-    return Saved(model.eval(), config)
+    return Saved(model.eval(), method, network)
 
 
-def _card(path: Path) -> RunConfig:
+def _card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; an injected model is the folder injected of a run's outputs")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: expected JSON: {error}") from error
-    config = run_config(values, source=str(path))
-    if not isinstance(config.method, FedKIMConfig):
-        raise CheckpointError(f"{path}: expected a run of method fedkim, got {config.method.method}")
-    return config
+    method = values.get("method") if isinstance(values, dict) else None
+    name = method.get("method") if isinstance(method, dict) else None
+    if name != "fedkim" or not {"model", "seed"} <= set(values):
+        raise CheckpointError(f"{path}: expected the configuration of a run of method fedkim, got method {name!r}")
+    return dict(values)

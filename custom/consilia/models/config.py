@@ -1,0 +1,63 @@
+"""Which network a run trains, and which pre-trained model it builds on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from consilia.core.schema import Strict
+from consilia.data.allowed import DIGEST, FoundationFolder
+from consilia.models.build import build_model
+from consilia.models.foundation import EMBEDDED, embedded_digest, load_foundation
+
+
+class FoundationConfig(Strict):
+    """The pre-trained model that something builds on, by the name under which every participant has it.
+
+    ``digest`` pins the files of its folder, so that all start from the same; an embedded model's is filled in.
+    """
+
+    model: str
+    digest: str | None = Field(None, pattern=DIGEST)
+
+    @model_validator(mode="after")
+    def _pinned(self) -> FoundationConfig:
+        if self.model in EMBEDDED and self.digest is None:
+            object.__setattr__(self, "digest", embedded_digest(self.model))
+        if self.digest is None:
+            raise ValueError(
+                f"give the digest of {self.model} (consilia site foundation FOLDER prints it): participants must not "
+                "start from different ones"
+            )
+        return self
+
+
+class ModelConfig(Strict):
+    """The network, by dotted path and keyword arguments. Every participant must list the path in allow_models.
+
+    The key is ``class`` because NVFlare takes a nested ``path`` or ``name`` for a component of its own to build. With
+    ``foundation`` the class gets that model as its first argument.
+    """
+
+    class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")
+    args: dict[str, Any] = Field(default_factory=dict)
+    foundation: FoundationConfig | None = None
+
+    def build(self, *, seed: int, allowed: Sequence[str], folders: Mapping[str, FoundationFolder]) -> nn.Module:
+        """The network with its initial weights, if this participant lists the class and has the foundation model.
+
+        Args:
+            seed: run seed.
+            allowed: this participant's allow_models.
+            folders: this participant's foundation_models.
+
+        Raises:
+            ConfigError: the class is not listed, or the arguments do not fit.
+            CheckpointError: the foundation model's weights are not there, or are others.
+        """
+        base = self.foundation
+        foundation = None if base is None else load_foundation(base.model, base.digest, folders)
+        return build_model(self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation)
