@@ -66,7 +66,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 jobs: setup
-	$(BIN)/python -m consilia.flare.jobs jobs
+	$(BIN)/python -m consilia.study.jobs jobs
 
 clean:
 	rm -rf $(VENV) build *.egg-info custom/*.egg-info

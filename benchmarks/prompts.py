@@ -26,9 +26,9 @@ from consilia.data.dataset import Split
 from consilia.data.loading import load_site
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import Study, load_study, study_config
 from consilia.methods.tasks import TASKS, Network, network_of
 from consilia.simulation.federation import load_federation
+from consilia.study.study import Study, load_study, study_config
 
 Step = Callable[[], None]
 

@@ -18,11 +18,11 @@ from consilia.evaluation.compare import Column, Row, Run, columns, table_of, to_
 from consilia.evaluation.metrics import OVER_ROUNDS
 from consilia.evaluation.rounds import Value, mean, split_metrics, value_of
 from consilia.evaluation.summary import ModelSummary, Part, Summary, summarise
-from consilia.federation.study import EMBEDDED, load_study
 from consilia.methods.fedgpl.method import MEAN_PROMPT
 from consilia.record.files import load_record, save_record
 from consilia.record.metrics import Metric, Unit
 from consilia.record.schema import FinalModels, Record, RunInfo, SiteMetrics
+from consilia.study.study import EMBEDDED, load_study
 
 LARGE = 20
 STUDIES = Path(__file__).parents[1] / "configs" / "studies"

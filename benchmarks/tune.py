@@ -16,8 +16,8 @@ from pathlib import Path
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.selection import validation_value
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import finished, load_study, study_config, study_sites
 from consilia.record.schema import Record
+from consilia.study.study import finished, load_study, study_config, study_sites
 
 
 def best_validation(record: Record, metric: str) -> float:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from consilia.federation.outputs import REPORT
-from consilia.federation.study import load_study, study_sites
+from consilia.study.study import load_study, study_sites
 from poc.local import LEAD, LocalFederation, claim, is_own, tool
 
 ROOT = Path(__file__).parents[1]

@@ -21,8 +21,8 @@ from benchmarks.prompts import (
 )
 from benchmarks.tables import TABLES, labels_of, load, tables
 from consilia.core.errors import ConfigError
-from consilia.federation.study import load_study
 from consilia.models.prompted_vit import PromptedViT
+from consilia.study.study import load_study
 from tests.evaluation.records import RUN
 from tests.models.support import SMALL_SAM, SMALL_VIT, small_vit
 

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.study import load_study, study_config
+from consilia.study.study import load_study, study_config
 from tests.federation.clinics import clinics_config, write_clinics
 
 MARK = "ZQPRIVATE"

@@ -30,11 +30,11 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
+from consilia.study.study import load_study, study_config
 from poc.local import LEAD, SERVER, LocalFederation, tool
 from poc.processes import MARK, processes_of
 from tests.federation.support import Federation

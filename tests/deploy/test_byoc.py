@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from consilia.cli.app import app
 from consilia.deploy.byoc import add_code
 from consilia.federation.config import RunConfig
-from consilia.federation.study import load_study, study_config
+from consilia.study.study import load_study, study_config
 from poc.local import LEAD, SERVER, LocalFederation
 from tests.deploy.support import export, hashes, in_process, submit, two_sites
 

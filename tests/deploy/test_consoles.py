@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from consilia.federation.study import load_study, study_config
 from consilia.record.files import load_record
+from consilia.study.study import load_study, study_config
 from poc.local import LEAD, LocalFederation
 from tests.deploy.support import (
     PATIENCE,

@@ -10,7 +10,7 @@ import pytest
 
 from consilia.core.errors import ConsiliaError
 from consilia.core.files import sha256_of_file
-from consilia.federation.study import load_study, study_config
+from consilia.study.study import load_study, study_config
 from poc.local import LocalFederation
 from tests.deploy.support import approve_everywhere, export, submit
 

@@ -22,9 +22,9 @@ from consilia.federation.config import RunConfig, run_config
 from consilia.federation.outputs import SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_work import FOLDER
-from consilia.federation.study import load_study, study_config
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.simulation.federation import load_federation
+from consilia.study.study import load_study, study_config
 from poc.local import LEAD, SERVER, LocalFederation
 from tests.deploy.disks import fill, small_disk
 from tests.deploy.support import (

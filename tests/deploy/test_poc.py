@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consilia.federation.study import load_study, study_config
+from consilia.study.study import load_study, study_config
 from poc.local import SERVER, SERVER_IS_UP, LocalFederation, logged
 from poc.processes import end_all, processes_of
 from tests.deploy.support import export, hashes, in_process, nvflare, submit, until

@@ -18,11 +18,11 @@ from consilia.deploy.outgoing import AUDIT
 from consilia.deploy.session import open_session
 from consilia.federation.outputs import REPORT, SAVED
 from consilia.federation.run_folder import RESULT
-from consilia.federation.study import load_study, study_config
 from consilia.methods.fedkim.section import injection_of
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
+from consilia.study.study import load_study, study_config
 from poc.local import LEAD
 from poc.processes import processes_of
 from tests.conftest import REPOSITORY

@@ -16,9 +16,9 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
-from consilia.federation.yardsticks import run_yardstick
 from consilia.methods.fedkim.section import injection_of
 from consilia.models.exchange import count_elements, exchanged_state
+from consilia.study.baselines import run_yardstick
 from tests.federation.clinics import CATALOGUE, clinics_config, write_clinics
 
 pytest.importorskip("peft")

@@ -19,8 +19,8 @@ from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.outgoing import Manifest, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
-from consilia.federation.study import load_study, study_config
 from consilia.simulation.federation import load_federation
+from consilia.study.study import load_study, study_config
 from tests.federation.clinics import clinics_config, write_clinics
 from tests.federation.support import model_of, small
 

@@ -18,12 +18,12 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Request
 from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.federation.site import Site
-from consilia.federation.study import load_study, study_config
-from consilia.federation.yardsticks import run_yardstick
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
+from consilia.study.baselines import run_yardstick
+from consilia.study.study import load_study, study_config
 
 pytestmark = pytest.mark.slow
 FEW = 8

@@ -22,10 +22,10 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, REPORT
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import ServerSettings, own_server
-from consilia.federation.study import load_study, study_config
 from consilia.flare.recipe import write_allow_list
 from consilia.flare.simulator import PORT_TAKEN, SIMULATOR, STARTS, run_simulator, stop_tree
 from consilia.simulation.federation import load_federation
+from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY, not_torchs
 from tests.examples.support import example_config, kept_at, list_network
 from tests.federation.support import MLP, small, without_clocks

@@ -26,7 +26,6 @@ app = typer.Typer(
     consilia site check site.yaml                            # is this site's data what the file says?
     consilia submit jobs/fedkper-busbra --kit KIT --follow   # hand a job to a federation of real sites
     consilia predict runs/x/global-last.safetensors --site site.yaml --cases new.csv
-    consilia ask runs/fedkim/injected --task pneumonia --site site.yaml --cases chest.png
     """,
     no_args_is_help=True,
     add_completion=False,
@@ -114,7 +113,7 @@ def methods(plugin: Plugin = None) -> None:
 @friendly
 def compare(
     study: Annotated[
-        str, typer.Argument(help="A study file, or an embedded one: wisconsin, fedkim, fedgpl-classification, ...")
+        str, typer.Argument(help="A study file, or the name of an embedded study: wisconsin, label-skew, ...")
     ] = "wisconsin",
     engine: Engine = "inprocess",
     only: Annotated[

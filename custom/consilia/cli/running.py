@@ -20,7 +20,13 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import EVENTS, REPORT
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import (
+from consilia.methods.registry import load_plugin, method_class, method_names
+from consilia.methods.shown import panels_of, tables_of
+from consilia.record.files import load_record
+from consilia.record.schema import Record
+from consilia.report.html import write_report
+from consilia.study.baselines import YARDSTICKS
+from consilia.study.study import (
     EMBEDDED,
     Study,
     finished,
@@ -30,12 +36,6 @@ from consilia.federation.study import (
     study_config,
     study_sites,
 )
-from consilia.federation.yardsticks import YARDSTICKS
-from consilia.methods.registry import load_plugin, method_class, method_names
-from consilia.methods.shown import panels_of, tables_of
-from consilia.record.files import load_record
-from consilia.record.schema import Record
-from consilia.report.html import write_report
 
 ENGINES = ("sim", "inprocess")
 OUTPUTS = (

@@ -27,8 +27,8 @@ class ServerSettings(Model):
         state_dir: where checkpoints and results go, so that a run can be resumed; every job has a folder of its
             own there, called by its number; ``{job_id}`` puts the number elsewhere in the path. Default: ``consilia``
             in the server's startup kit.
-        data: the server's own public data, where the method trains there: a file of site.yaml's form, a role per task, whose
-            training cases are the public ones and whose test cases judge the result.
+        data: the server's own public data, where the method trains there: a file of site.yaml's form, whose
+            training cases are the public ones and whose test cases judge the result, a role per task.
         engine: noted in the record.
     """
 

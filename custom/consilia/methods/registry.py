@@ -26,10 +26,10 @@ GROUP = "consilia.methods"
 
 BUILT_IN = {
     "fedavg": "consilia.methods.fedavg:FedAvg",
+    "fedprox": "consilia.methods.fedprox:FedProx",
+    "fedkper": "consilia.methods.fedkper.method:FedKPer",
     "fedgpl": "consilia.methods.fedgpl.method:FedGPL",
     "fedkim": "consilia.methods.fedkim.method:FedKIM",
-    "fedkper": "consilia.methods.fedkper.method:FedKPer",
-    "fedprox": "consilia.methods.fedprox:FedProx",
 }
 
 PLUGIN = "CONSILIA_PLUGIN"
@@ -39,6 +39,11 @@ PLUGIN = "CONSILIA_PLUGIN"
 def method_names() -> list[str]:
     """Names of all methods that are installed or came with a plugin."""
     return sorted({*_installed(), *_plugins()})
+
+
+def methods_for_any_model() -> list[str]:
+    """Consilia's own methods that train any network."""
+    return [name for name in BUILT_IN if method_class(name).any_model]
 
 
 def method_class(name: object) -> type[Method[Any]]:

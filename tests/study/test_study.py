@@ -16,9 +16,9 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.intake import _check_prompts
 from consilia.federation.sampling import draws
 from consilia.federation.server_settings import own_server
-from consilia.federation.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
 from consilia.record.schema import SiteMetrics
 from consilia.simulation import digits
+from consilia.study.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
 from tests.federation.support import small
 
 

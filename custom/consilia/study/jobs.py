@@ -1,4 +1,4 @@
-"""``python -m consilia.flare.jobs FOLDER``: write every shipped job folder from its study."""
+"""``python -m consilia.study.jobs FOLDER``: write every shipped job folder from its study."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import shutil
 import sys
 from pathlib import Path
 
-from consilia.federation.study import TRAIN_ALL, load_study, study_config
 from consilia.flare.recipe import ConsiliaRecipe
+from consilia.methods.registry import methods_for_any_model
+from consilia.study.study import embedded_studies, load_study, study_config
 
 ANY_MODEL = {
     "wisconsin": "wisconsin",
     "heart-disease": "configs/studies/heart-disease.yaml",
     "busbra": "configs/studies/busbra.yaml",
 }
-"""Studies that every method of :data:`~consilia.federation.study.TRAIN_ALL` gets a job of, called METHOD-STUDY."""
-
-EMBEDDED = {"fedgpl-classification": "fedgpl", "fedgpl-segmentation": "fedgpl", "fedkim": "fedkim"}
-"""Embedded studies of which one method's run is a job of the study's name."""
+"""Studies of which every method that trains any network gets a job, called METHOD-STUDY."""
 
 
 def write_jobs(folder: Path, root: Path) -> list[Path]:
     """Write every job; study files are looked up below ``root``. Returns the folders."""
-    wanted = {f"{m}-{name}": (source, m) for name, source in ANY_MODEL.items() for m in TRAIN_ALL}
-    wanted |= {name: (name, method) for name, method in EMBEDDED.items()}
+    anywhere = methods_for_any_model()
+    wanted = {f"{method}-{name}": (source, method) for name, source in ANY_MODEL.items() for method in anywhere}
+    # An embedded study that is about one method begins with it, and its job has the study's name.
+    firsts = {name: next(iter(load_study(name).methods)) for name in embedded_studies()}
+    wanted |= {name: (name, method) for name, method in firsts.items() if method not in anywhere}
     for name, (source, method) in wanted.items():
         study = load_study(root / source if source.endswith(".yaml") else source)
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -17,8 +17,8 @@ from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from consilia.core.errors import ConfigError
 from consilia.federation.config import run_config
-from consilia.flare.jobs import write_jobs
 from consilia.flare.recipe import ALLOWED_CLASSES, ConsiliaRecipe
+from consilia.study.jobs import write_jobs
 from tests.conftest import REPOSITORY
 
 JOBS = REPOSITORY / "jobs"

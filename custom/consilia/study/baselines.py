@@ -19,7 +19,6 @@ from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.federation.public_only import public_only
 from consilia.federation.record_keeper import RecordKeeper
 from consilia.federation.selection import BestRound
 from consilia.federation.server_settings import ServerSettings, own_server
@@ -31,6 +30,7 @@ from consilia.methods.tasks import TASKS, Network, Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.sam_segmenter import MaskPrompts
 from consilia.record.schema import FinalModels, Record, SiteMetrics
+from consilia.study.public_only import public_only
 
 Figures = dict[str, SiteMetrics]
 State = dict[str, Tensor]

@@ -16,20 +16,28 @@ from consilia.data.yaml_file import Model, read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.run_data import load_run_data
 from consilia.federation.run_folder import RESULT
-from consilia.federation.yardsticks import YARDSTICKS, run_yardstick
 from consilia.methods.contract import Method
-from consilia.methods.registry import make_method, method_class, method_names
+from consilia.methods.registry import make_method, method_class, method_names, methods_for_any_model
 from consilia.methods.shown import panels_of
 from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
 from consilia.simulation.federation import load_federation
+from consilia.study.baselines import YARDSTICKS, run_yardstick
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
-TRAIN_ALL = ("fedavg", "fedprox", "fedkper")
-"""The methods that take any model: what a study runs that names none."""
+
+
+def _any_model() -> dict[str, dict[str, Any]]:
+    """What a study runs that names no methods."""
+    return {name: {"method": name} for name in methods_for_any_model()}
+
+
+def embedded_studies() -> list[str]:
+    """Names of the studies that come with Consilia."""
+    return sorted(path.stem for path in EMBEDDED.glob("*.yaml"))
 
 
 class Study(Model):
@@ -50,7 +58,7 @@ class Study(Model):
     leave_out: str | None = None
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     run: dict[str, Any] = Field(default_factory=dict)
-    methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {"method": name} for name in TRAIN_ALL})
+    methods: dict[str, dict[str, Any]] = Field(default_factory=_any_model)
     yardsticks: tuple[str, ...] = ("centralised", "local-only", "majority")
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
@@ -72,7 +80,7 @@ def load_study(source: str | Path) -> Study:
     embedded = EMBEDDED / f"{source}.yaml"
     path = embedded if embedded.is_file() else Path(source)
     if not path.is_file():
-        known = ", ".join(sorted(item.stem for item in EMBEDDED.glob("*.yaml")))
+        known = ", ".join(embedded_studies())
         raise ConfigError(f"no study file {path}, and no embedded study of that name (there is: {known})")
     study = validate(Study, read_yaml(path), path)
     beside = path.parent / study.data

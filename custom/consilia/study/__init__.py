@@ -1,0 +1,1 @@
+"""Studies: several methods and baselines on the same data, compared."""
