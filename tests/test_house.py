@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,22 @@ def test_allow_list_names_what_our_jobs_use_of_us() -> None:
 def test_files_stay_readable() -> None:
     long = {str(path.relative_to(SOURCE)): n for path in MODULES if (n := len(path.read_text().splitlines())) > 400}
     assert long == {}
+
+
+NAMED = {"methods/registry.py", "methods/commands.py"}
+"""The registry and the table of commands name every method that comes with Consilia."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_fedkim_and_fedgpl_are_named_in_their_packages_only(path: Path) -> None:
+    place = str(path.relative_to(SOURCE))
+    if place in NAMED or place.startswith(("methods/fedkim/", "methods/fedgpl/")):
+        return
+    text = path.read_text()
+    if place.startswith("models/"):
+        # Their networks are models like others; docstrings say whose they are.
+        tree = ast.parse(text)
+        named = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Name)]
+        text = " ".join(ast.unparse(node) for node in named)
+    found = re.search(r"fed-?(kim|gpl)", text, re.IGNORECASE)
+    assert found is None, f"{place} names {found[0] if found else ''}"

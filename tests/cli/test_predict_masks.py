@@ -19,7 +19,7 @@ from consilia.core.tensor_files import write_tensors
 from consilia.data.allowed import FoundationFolder
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.site import model_card
+from consilia.federation.model_card import model_card
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import foundation_digest
 from consilia.models.sam_segmenter import MaskPrompts

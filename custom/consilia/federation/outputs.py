@@ -8,8 +8,8 @@ from pathlib import Path
 
 from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
+from consilia.federation.model_card import model_card
 from consilia.federation.run_folder import PROGRESS, RESULT
-from consilia.federation.site import model_card
 from consilia.methods.shown import panels_of, scalars_of
 from consilia.record.files import save_record
 from consilia.record.schema import Record

@@ -33,16 +33,16 @@ from consilia.federation.messages import (
     as_reply,
     payload_bytes,
 )
+from consilia.federation.model_card import model_card
 from consilia.federation.run_data import load_run_data
 from consilia.federation.site_errors import note_error
+from consilia.federation.site_evaluation import SiteEvaluation
 from consilia.federation.site_store import SiteStore
-from consilia.methods.client import CannotEvaluate, ClientContext, Round
+from consilia.methods.client import ClientContext, Round
 from consilia.methods.contract import State, Update, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.server import check_tensors
-from consilia.methods.tasks import Predictions
 from consilia.models.exchange import in_type, require_names
-from consilia.record.schema import SiteMetrics
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Site:
         self.transmitted = transmitted(self.method, model)
         context = ClientContext(model, data, config.training, config.seed, should_stop)
         self.client = self.method.client(context)
+        self.evaluation = SiteEvaluation(self.client, self.method, data, self.store)
         self._initial = copy.deepcopy(self.client.state_dict())
 
     def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
@@ -130,7 +131,7 @@ class Site:
 
     def _train(self, request: Request, state: State, payload: State) -> Reply:
         started, number = time.perf_counter(), request.round + 1
-        received = self._global_metrics(request, state)[0] if request.evaluate else None
+        received = self.evaluation.global_metrics(request, state)[0] if request.evaluate else None
         update = self.client.train(Round(number, state, payload))
         if self.client.has_state:
             self.store.save_state(number, self.client.state_dict())
@@ -139,7 +140,7 @@ class Site:
         trained = None
         if request.evaluate:
             self.client.load(self.client.state_for("personal", state))
-            trained = self._metrics("personal", number)[0]
+            trained = self.evaluation.metrics("personal", number)[0]
         reply = TrainReply(
             round=request.round,
             cases=update.cases,
@@ -153,8 +154,8 @@ class Site:
 
     def _evaluate(self, request: Request, state: State, payload: State) -> Reply:
         started = time.perf_counter()
-        received, predictions = self._global_metrics(request, state)
-        variants = self._variants(request) if received is not None else {}
+        received, predictions = self.evaluation.global_metrics(request, state)
+        variants = self.evaluation.variants(request) if received is not None else {}
         if request.final and received is not None:
             self.client.report(self.folder / f"report-{request.keep}.html", {"global": predictions}, None)
         seconds = time.perf_counter() - started
@@ -163,8 +164,8 @@ class Site:
     def _personalize(self, request: Request, state: State, payload: State) -> Reply:
         """Make the personal model from the final global one; it never leaves."""
         started = time.perf_counter()
-        received, before = self._global_metrics(request, state)
-        variants = self._variants(request) if received is not None else {}
+        received, before = self.evaluation.global_metrics(request, state)
+        variants = self.evaluation.variants(request) if received is not None else {}
         attention = self.client.attention(self.data.test)
         epochs = self.config.training.personalise_epochs
         personal_state = self.client.personalize(Round(request.round + 1, state, payload, epochs))
@@ -173,7 +174,7 @@ class Site:
         self.store.save_bytes(PREPROCESSING, preprocessing_file(self.settings, self.config.role).read_bytes())
         self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
-        personal, after = self._metrics("personal", version=None, slow=True)
+        personal, after = self.evaluation.metrics("personal", version=None, slow=True)
         predictions = {"global": before, "personal": after}
         self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention)
         return as_reply(
@@ -215,62 +216,12 @@ class Site:
             number = request.client_round
             self.client.load_state_dict(self.store.load_state(number) if number else copy.deepcopy(self._initial))
 
-    # ---- evaluation --------------------------------------------------------------------------------------------
-
-    def _global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, Predictions]:
-        """Metrics of the received global model and its predictions on the test cases, if it can be judged here."""
-        try:
-            self.client.load(self.client.state_for("global", state))
-        except CannotEvaluate as reason:
-            log.warning("site %s does not evaluate the global model: %s", self.name, reason)
-            return None, {}
-        # The best round was evaluated when it was the newest: coming back to it is no news for the history.
-        version = request.round if request.keep == "last" else None
-        return self._metrics("global", version, slow=request.final)
-
-    def _variants(self, request: Request) -> dict[str, SiteMetrics]:
-        """Metrics of the final global model, just received, as each of the method's variants has it."""
-        found = {}
-        for name in self.method.variants() if request.final else ():
-            with self.client.variant(name):
-                found[name] = self._metrics(name, version=None)[0]
-        return found
-
-    def _metrics(self, kind: str, version: int | None, *, slow: bool = False) -> tuple[SiteMetrics, Predictions]:
-        """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
-        found: dict[str, dict[str, Any] | None] = {}
-        predictions: Predictions = {}
-        for name in ("validation", "test"):
-            split = self.data.split(name)
-            predictions = self.client.predict(split)
-            metrics = self.client.evaluate(predictions, split, slow=slow)
-            correct = self.client.is_correct(predictions, split)
-            if metrics is not None and correct is not None and name == "test" and version is not None:
-                negative, positive = self.store.count_flips(kind, version, correct)
-                metrics |= {"negative_flips": negative, "positive_flips": positive}
-            found[name] = metrics
-        return SiteMetrics.model_validate(found), predictions
-
 
 def _load_ahead() -> None:
     """Load what a process loads when it first trains and evaluates: the first round has a time limit to keep to."""
     import_module("sklearn.metrics")
     # The first optimiser of a process loads torch's compiler.
     torch.optim.SGD([torch.zeros(1)])
-
-
-def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> dict[str, str]:
-    """Metadata of a saved model: what is needed to build it again and use it on new cases."""
-    content = {
-        "model": config.model.model_dump(mode="json", by_alias=True),
-        "task": config.task,
-        "role": config.role,
-        "class_names": list(class_names),
-        "method": config.method.method,
-        "kind": kind,
-        "run_id": config.run_id,
-    }
-    return {"consilia": json.dumps(content, sort_keys=True)}
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
