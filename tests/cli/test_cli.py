@@ -12,21 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from consilia.cli.app import app
 from consilia.core.determinism import state_digest
 from consilia.data.loading import load_site
 from consilia.models.mlp import MLP
 from consilia.record.files import load_record
+from tests.cli.support import consilia
 
 FAST = ["--engine", "inprocess", "--rounds", "2"]
-
-
-def consilia(*arguments: str | Path, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +65,7 @@ def test_help_takes_less_than_half_a_second() -> None:
     assert min(float(run.stderr) for run in runs) < 0.5
 
 
+@pytest.mark.slow
 def test_run_prints_figures_and_where_the_report_is(tmp_path) -> None:
     text = consilia("run", "fedkper", *FAST, "--out", tmp_path / "run")
     record = load_record(tmp_path / "run" / "result.json")
@@ -109,6 +103,7 @@ def test_changed_data_are_noticed(tmp_path) -> None:
     assert "the data of site 'hospital-1' have changed since" in consilia(*arguments, code=1)
 
 
+@pytest.mark.slow
 def test_overwrite_touches_runs_only(finished, tmp_path) -> None:
     precious = tmp_path / "precious"
     (precious / "thesis").mkdir(parents=True)
@@ -133,6 +128,7 @@ def test_fedavg_is_always_in_the_comparison(tmp_path) -> None:
     assert "fedavg-seed0: running" in text
 
 
+@pytest.mark.slow
 def test_settings_reach_the_run(tmp_path) -> None:
     settings = ["--set", "method.max_kd_weight=2.5", "--set", "training.batch_size=64"]
     consilia("run", "fedkper", *FAST, *settings, "--seed", 3, "--out", tmp_path / "run")
@@ -181,6 +177,7 @@ def test_compare_keeps_records_and_takes_yardsticks(tmp_path) -> None:
         assert majority.final["last"].global_[site.site].test.correct == expected
 
 
+@pytest.mark.slow
 def test_centralised_is_plain_training_on_the_union(tmp_path) -> None:
     consilia("compare", "wisconsin", *FAST, "--only", "centralised", "--out", tmp_path / "study")
     record = load_record(tmp_path / "study" / "centralised-seed0" / "result.json")
@@ -244,6 +241,7 @@ def test_predict_on_new_cases(finished, tmp_path, kind) -> None:
         assert answer["answer"] == data.class_names[int(expected[answer["case"]] > 0.5)]
 
 
+@pytest.mark.slow
 def test_a_personal_model_keeps_its_own_preprocessing(tmp_path) -> None:
     out = tmp_path / "run"
     consilia("run", "fedavg", *FAST, "--out", out)

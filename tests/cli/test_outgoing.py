@@ -17,8 +17,7 @@ from consilia.federation.outgoing import manifest_of
 from consilia.methods.contract import TRAIN_LOSS
 from consilia.methods.registry import make_method
 from tests.federation.clinics import clinics_config
-from tests.federation.support import model_of, small
-from tests.federation.test_outgoing import write_job
+from tests.federation.support import model_of, small, write_job
 
 SEGMENTATION = {"task": "segmentation", "model": {"class": "consilia.models.prompted_sam.PromptedSam"}}
 

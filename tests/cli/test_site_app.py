@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from consilia.deploy.kit import Kit
-from tests.cli.test_cli import consilia
-from tests.deploy_units.doctor.test_network import listening
+from tests.cli.support import consilia
+from tests.deploy_units.doors import listening
 from tests.deploy_units.kits import contents, kit_of, site_yaml, visits_job
 
 

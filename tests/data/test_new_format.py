@@ -137,6 +137,7 @@ def federation_file(folder: Path, shares: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_new_format_loads_split_by_patient(extended, lines) -> None:
     site = lines.with_name("site.yaml")
     site.write_text(
@@ -149,6 +150,7 @@ def test_new_format_loads_split_by_patient(extended, lines) -> None:
     assert done.stdout.split(maxsplit=3) == ["56", "8", "16", "(2,)\n"]
 
 
+@pytest.mark.slow
 def test_new_format_enters_the_patient_separation_check(extended, lines, tmp_path) -> None:
     done = run(extended, FEDERATE, federation_file(lines.parent, ""), tmp_path / "same")
     assert (done.returncode, done.stdout.split()) == (0, ["site-01", "site-02"]), done.stderr

@@ -337,3 +337,13 @@ def nvflare(federation: LocalFederation, *arguments: str, status: int | None = 0
     )
     assert status in (done.returncode, None), f"{arguments}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
     return done.stdout if status == 0 else done.stdout + done.stderr
+
+
+NVFLARES_PLACE = Path("/tmp/nvflare")
+JOB_ID = "*-*-*-*-*"
+
+
+def left_elsewhere(folder: Path) -> list[Path]:
+    """What a federation's jobs have left where NVFlare's server keeps jobs by default, which any other may use too."""
+    jobs = {path.name for path in (folder / "kits").glob(f"*/{JOB_ID}")}
+    return [path for path in NVFLARES_PLACE.rglob("*") if path.name in jobs]

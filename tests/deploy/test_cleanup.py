@@ -19,13 +19,11 @@ import yaml
 from poc.local import SERVER
 from poc.processes import end_all, processes_of
 from tests.conftest import REPOSITORY, not_torchs
-from tests.deploy.support import export, until
+from tests.deploy.support import export, left_elsewhere, until
 from tests.federation.support import small
 
 pytestmark = pytest.mark.deploy
 
-NVFLARES_PLACE = Path("/tmp/nvflare")
-JOB_ID = "*-*-*-*-*"
 """What a run folder in a kit is called."""
 
 CHILD = """
@@ -112,12 +110,6 @@ def assert_no_trace(tmp_path: Path, folder: Path) -> None:
     assert not (tmp_path / "user" / ".nvflare").exists()
     assert not_torchs(tmp_path / "temporary") == []
     assert left_elsewhere(folder) == []
-
-
-def left_elsewhere(folder: Path) -> list[Path]:
-    """What a federation's jobs have left where NVFlare's server keeps jobs by default, which any other may use too."""
-    jobs = {path.name for path in (folder / "kits").glob(f"*/{JOB_ID}")}
-    return [path for path in NVFLARES_PLACE.rglob("*") if path.name in jobs]
 
 
 def test_a_federation_ends_with_the_process_that_started_it_even_if_that_is_killed(child, tmp_path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from consilia.study.study import load_study, study_config
 from poc.local import SERVER, SERVER_IS_UP, LocalFederation, logged
 from poc.processes import end_all, processes_of
-from tests.deploy.support import export, hashes, in_process, nvflare, submit, until
-from tests.deploy.test_cleanup import left_elsewhere, not_torchs
+from tests.conftest import not_torchs
+from tests.deploy.support import export, hashes, in_process, left_elsewhere, nvflare, submit, until
 
 pytestmark = pytest.mark.deploy
 

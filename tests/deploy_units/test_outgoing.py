@@ -29,8 +29,7 @@ from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.outgoing import Manifest, manifest_of
 from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model, model_to_reply, reply_to_dxo
-from tests.federation.support import initial_state, model_of, small
-from tests.federation.test_outgoing import write_job
+from tests.federation.support import initial_state, model_of, small, write_job
 from tests.flare.support import participant
 
 NAME = "hospital-1"

@@ -13,7 +13,7 @@ from consilia.evaluation.summary import summarise
 from consilia.record.metrics import PREDICTIONS, selectable
 from consilia.report.html import render_report
 from tests.report.factory import make_record
-from tests.report.test_html import read
+from tests.report.reading import read
 
 SPREAD = FinalMetric(
     "smallest_site",

@@ -213,6 +213,7 @@ def test_a_reply_too_late_leaves_no_trace_in_what_the_site_keeps(
     assert run(tmp_path / "late", relaunched=False) == run(tmp_path / "relaunched", relaunched=True)
 
 
+@pytest.mark.slow
 def test_manifest_and_wire_are_the_same(method: str, listed: dict[str, Path], tmp_path: Path) -> None:
     config = example_config(method, rounds=1)
     federation = open_run(config, listed, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,16 @@ def without_clocks(record: Record) -> dict[str, Any]:
         # The reply carries its own seconds as text, whose length may differ by a digit.
         del item["bytes_up"]
     return plain
+
+
+def write_job(folder: Path, outgoing: Any, app: str = "app", config: RunConfig | None = None) -> Path:
+    """A job folder of which the manifest is read: nothing else in it is real."""
+    path = folder / app / "config" / "config_fed_client.json"
+    path.parent.mkdir(parents=True)
+    executor = {
+        "path": "consilia.flare.executor.ConsiliaExecutor",
+        "args": {"outgoing": outgoing, "config": (config or small()).to_json()},
+    }
+    path.write_text(json.dumps({"executors": [{"tasks": ["train"], "executor": executor}]}))
+    (folder / "meta.json").write_text(json.dumps({"name": "heart job"}))
+    return folder

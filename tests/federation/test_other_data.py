@@ -19,6 +19,7 @@ class Stopped(Federation):
         return reply
 
 
+@pytest.mark.slow
 def test_a_site_with_other_splits_cannot_go_on_with_a_run(wisconsin: dict[str, Path], tmp_path: Path) -> None:
     config = small(rounds=3)
     with pytest.raises(KeyboardInterrupt):

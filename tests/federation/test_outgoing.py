@@ -22,7 +22,7 @@ from consilia.federation.site import Site
 from consilia.simulation.federation import load_federation
 from consilia.study.study import load_study, study_config
 from tests.federation.clinics import clinics_config, write_clinics
-from tests.federation.support import model_of, small
+from tests.federation.support import model_of, small, write_job
 
 Sent = list[tuple[str, Reply]]
 
@@ -282,18 +282,6 @@ def test_the_digest_is_of_the_content_and_not_of_its_order() -> None:
 
 
 ROLES = {"roles": ["diagnosis"]}
-
-
-def write_job(folder: Path, outgoing: Any, app: str = "app", config: RunConfig | None = None) -> Path:
-    path = folder / app / "config" / "config_fed_client.json"
-    path.parent.mkdir(parents=True)
-    executor = {
-        "path": "consilia.flare.executor.ConsiliaExecutor",
-        "args": {"outgoing": outgoing, "config": (config or small()).to_json()},
-    }
-    path.write_text(json.dumps({"executors": [{"tasks": ["train"], "executor": executor}]}))
-    (folder / "meta.json").write_text(json.dumps({"name": "heart job"}))
-    return folder
 
 
 def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) -> None:

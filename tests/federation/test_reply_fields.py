@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outgoing import manifest_of
@@ -59,6 +61,7 @@ def test_a_declared_number_arrives_everywhere(wisconsin: dict[str, Path], tmp_pa
     assert "Warmth of the site" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_accuracy_on_validation_cases_that_fedkper_weighs_by_arrives(
     wisconsin: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -70,6 +73,7 @@ def test_the_accuracy_on_validation_cases_that_fedkper_weighs_by_arrives(
         assert 0 < contribution.fields["weight"] <= contribution.fields["validation_accuracy"] * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_every_site_has_its_metrics_of_every_round(wisconsin: dict[str, Path], tmp_path: Path) -> None:
     run(small("fedavg", rounds=3), wisconsin, tmp_path / "run")
     record = load_record(tmp_path / "run" / "result.json")

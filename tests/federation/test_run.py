@@ -118,6 +118,7 @@ def test_resuming_another_configuration_is_refused(wisconsin, tmp_path) -> None:
         run(small(rounds=2), wisconsin, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_every_training_site_gets_a_personal_model_sampled_or_not(wisconsin, tmp_path) -> None:
     config = small(rounds=1, participation=0.25)
     record = run(config, wisconsin, tmp_path / "run")
@@ -129,6 +130,7 @@ def test_every_training_site_gets_a_personal_model_sampled_or_not(wisconsin, tmp
         assert (kept / "report-last.html").is_file()
 
 
+@pytest.mark.slow
 def test_personal_models_come_from_the_final_model_by_the_methods_own_loss(wisconsin, tmp_path) -> None:
     config = small(rounds=2)
     federation = Federation(config, wisconsin, tmp_path / "run")
@@ -139,6 +141,7 @@ def test_personal_models_come_from_the_final_model_by_the_methods_own_loss(wisco
     assert state_digest(kept) == state_digest(expected)
 
 
+@pytest.mark.slow
 def test_the_record_on_disk_is_the_record(wisconsin, tmp_path) -> None:
     record = run(small(), wisconsin, tmp_path / "run")
     assert load_record(tmp_path / "run" / RESULT).plain() == record.plain()
@@ -160,6 +163,7 @@ def test_the_record_on_disk_is_the_record(wisconsin, tmp_path) -> None:
             assert parameters <= item.bytes_up[site] <= 1.01 * parameters + 64_000
 
 
+@pytest.mark.slow
 def test_best_round_is_the_one_of_best_validation(wisconsin, tmp_path) -> None:
     record = Federation(small(rounds=6, select_by="loss"), wisconsin, tmp_path / "run").rounds()
     losses = {
@@ -170,6 +174,7 @@ def test_best_round_is_the_one_of_best_validation(wisconsin, tmp_path) -> None:
     assert record.final["best"].version == min(losses, key=losses.get)
 
 
+@pytest.mark.slow
 def test_early_stopping(wisconsin, tmp_path) -> None:
     # A learning rate this small never improves on the first version, to the digits that accuracy has.
     training = {"local_epochs": 1, "batch_size": 16, "learning_rate": 1e-12, "device": "cpu"}
@@ -178,12 +183,14 @@ def test_early_stopping(wisconsin, tmp_path) -> None:
     assert (record.run.status, record.run.rounds_done, record.final["best"].version) == ("stopped_early", 5, 1)
 
 
+@pytest.mark.slow
 def test_without_evaluation_only_the_end_is_judged(wisconsin, tmp_path) -> None:
     record = run(small(evaluate_every=0), wisconsin, tmp_path / "run")
     assert [(item.version, item.model) for item in record.evaluations] == [(3, "global")]
     assert record.final["best"] == record.final["last"]
 
 
+@pytest.mark.slow
 def test_sites_sampled_do_not_depend_on_the_method(wisconsin, tmp_path) -> None:
     settings = {"rounds": 4, "participation": 0.5}
     one = Federation(small("fedavg", **settings), wisconsin, tmp_path / "a").rounds()
@@ -216,6 +223,7 @@ def test_sites_that_disagree_on_classes_end_the_run(wisconsin, tmp_path) -> None
         federation.run()
 
 
+@pytest.mark.slow
 def test_a_site_that_is_away_when_the_run_goes_on_is_left_out_and_named(wisconsin, tmp_path) -> None:
     config = small(rounds=3)
     broken = Federation(config, wisconsin, tmp_path / "run")
@@ -249,6 +257,7 @@ def test_sites_that_cannot_take_part_count_against_the_minimum(wisconsin, tmp_pa
     assert not federation.coordinator.keeper.rounds
 
 
+@pytest.mark.slow
 def test_where_all_who_are_drawn_are_away_the_next_in_line_are_asked(wisconsin, tmp_path) -> None:
     config = small(participation=0.25, min_sites=1)
     asked = [item.participants for item in Federation(config, wisconsin, tmp_path / "whole").rounds().rounds]
@@ -287,6 +296,7 @@ def test_what_the_sites_sent_does_not_stay_behind_when_a_run_ends(wisconsin, tmp
     assert not (tmp_path / "run" / "spool").exists()
 
 
+@pytest.mark.slow
 def test_the_best_round_adds_nothing_to_the_history(wisconsin, tmp_path) -> None:
     # Accuracy has few values on so few cases: the first version that reaches the best one is chosen, not the last.
     record = run(small(rounds=8, select_by="accuracy"), wisconsin, tmp_path / "r")
@@ -295,6 +305,7 @@ def test_the_best_round_adds_nothing_to_the_history(wisconsin, tmp_path) -> None
     assert all(figures.test.negative_flips is None for figures in best.global_.values())
 
 
+@pytest.mark.slow
 def test_a_new_start_keeps_personal_models_until_new_ones_are_there(wisconsin, tmp_path) -> None:
     config = small(rounds=1)
     run(config, wisconsin, tmp_path / "a")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -122,6 +123,7 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
+@pytest.mark.slow
 def test_a_round_has_to_wait_for_no_library(wisconsin) -> None:
     command = [sys.executable, "-c", FIRST_ROUND, str(wisconsin["hospital-1"])]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

@@ -126,6 +126,8 @@ def port_taken_from(command: list[str], home: Path) -> bool:
     return PORT_TAKEN in log.read_text(errors="replace")
 
 
+# In make test the shipped job runs in a provisioned federation, and others in this simulator.
+@pytest.mark.long
 def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wisconsin, tmp_path) -> None:
     from consilia.record.files import load_record
 
@@ -230,6 +232,8 @@ def test_where_a_port_was_taken_the_simulator_is_started_again(wisconsin, tmp_pa
     assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
 
 
+# Without processes in tests/federation; a site that fails among real processes in tests/deploy.
+@pytest.mark.long
 def test_a_site_without_its_data_is_named_and_the_others_go_on(wisconsin, tmp_path) -> None:
     for path in wisconsin["hospital-2"].parent.glob("*.csv"):
         path.unlink()

@@ -22,9 +22,7 @@ from consilia.methods.fedkim import server as fedkim_server
 from consilia.methods.fedkim.method import FedKIM
 from consilia.methods.registry import BUILT_IN, make_method, method_config
 from consilia.models.prompted_vit import PromptedViT
-from tests.methods.fedkim.clinic import extractor, language_model, settings
-from tests.methods.fedkim.test_act import context, server_cases
-from tests.methods.fedkim.test_fedkim_site import data as several
+from tests.methods.fedkim.clinic import context, extractor, language_model, server_cases, settings, several
 from tests.methods.plugins import EXAMPLE_METHODS, with_method
 from tests.models.support import small_vit
 

@@ -10,7 +10,7 @@ from consilia.record.schema import Record
 from consilia.report.html import render_report
 from tests.conftest import REPOSITORY
 from tests.report.factory import make_record, make_segmentation_record
-from tests.report.test_html import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, figures, read
 
 PACKAGE = REPOSITORY / "custom" / "consilia"
 SHARED = [*(PACKAGE / name for name in ("record", "evaluation", "report")), PACKAGE / "cli" / "show.py"]

@@ -105,6 +105,7 @@ def test_no_image_of_the_test_part_of_vqa_rad(data_root: Path) -> None:
     assert all((folder / "images" / name).is_file() for name in used)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_case_of_a_shipped_site(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSILIA_DATA", str(data_root))

@@ -20,6 +20,7 @@ def trainable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "classes", "expected"), [(10, 5, 7_098_826), (10, 2, 7_096_519), (2, 5, 2_367_946)])
 def test_vit_b_16_trains_exactly_the_published_number_of_parameters(length: int, classes: int, expected: int) -> None:
     backbone = empty_foundation({"architecture": "vit_base_patch16_224"})
@@ -67,6 +68,7 @@ def test_generator_is_the_formula(variant: Any, units: int, width: int) -> None:
         torch.testing.assert_close(generator(patches), by_hand(generator, patches), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompt_starts_within_the_bound_of_the_image_side() -> None:
     torch.manual_seed(0)
     model = PromptedViT(empty_foundation({"architecture": "vit_base_patch16_224"}), 2)

@@ -15,7 +15,9 @@ from consilia.record.schema import Record
 from consilia.report.html import render_report
 from consilia.report.tensorboard import write_events
 from tests.report.factory import make_record, make_segmentation_record
-from tests.report.test_html import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, figures, read
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import torch
 from consilia.core.errors import DataError
 from consilia.report.site_segmentation import write_segmentation_report
 
+pytestmark = pytest.mark.slow
+
 
 def column(*widths: int) -> torch.Tensor:
     """(N, 8, 8) uint8 with the first ``width`` columns of ones."""

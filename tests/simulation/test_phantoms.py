@@ -49,6 +49,7 @@ def roughness(mask: np.ndarray) -> float:
     return float(edge.sum() / (2 * np.sqrt(np.pi * inside.sum())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["skin", "ultrasound"])
 def test_the_outline_tells_the_classes_apart_but_not_perfectly(kind: str) -> None:
     drawn = draw_phantoms(kind, 80, seed=8)

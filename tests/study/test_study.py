@@ -30,6 +30,7 @@ def study_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_leave_out_and_train_cases_hold_for_every_command(study_file: Path, tmp_path: Path) -> None:
     study = load_study(study_file)
     sites = study_sites(study, tmp_path / "sites")
@@ -46,6 +47,7 @@ def test_leave_out_and_train_cases_hold_for_every_command(study_file: Path, tmp_
     assert '"hospital-2"' in exported
 
 
+@pytest.mark.slow
 def test_an_external_test_site_and_the_left_out_one_are_both_evaluators(wisconsin, tmp_path: Path) -> None:
     specs = {
         name: load_site_config(path).dataset("diagnosis").model_dump(mode="json", exclude_defaults=True)
@@ -85,6 +87,7 @@ def test_an_entry_that_names_no_method_is_told_so(entry: dict[str, object]) -> N
         study_config(study, "odd", 0, {})
 
 
+@pytest.mark.slow
 def test_a_record_of_other_sites_is_not_this_runs(wisconsin, tmp_path: Path) -> None:
     config = small(rounds=1)
     two = {name: wisconsin[name] for name in ("hospital-1", "hospital-2")}
@@ -94,6 +97,7 @@ def test_a_record_of_other_sites_is_not_this_runs(wisconsin, tmp_path: Path) -> 
         finished(tmp_path / "run", config, wisconsin)
 
 
+@pytest.mark.slow
 def test_an_absent_site_is_in_the_record(wisconsin, tmp_path: Path) -> None:
     """Sites that could not take part are named, and the record is still this run's."""
     config = small(rounds=1, evaluators=["hospital-3"])  # which has training cases, so it is left out

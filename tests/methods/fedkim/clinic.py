@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +12,15 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from consilia.core.determinism import generator, seeded
-from consilia.methods.fedkim.cases import OPEN, Cases
+from consilia.core.stop import never
+from consilia.data.dataset import SiteData, Split, empty_split
+from consilia.data.tasked import TaskedData
+from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases
 from consilia.methods.fedkim.catalogue import Catalogue
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.method import FedKIM
+from consilia.methods.server import ServerContext
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.models.foundation import EMBEDDED_FOLDER
 from consilia.models.language import LanguageModel
@@ -122,3 +127,46 @@ def opened(found: Cases, answers: dict[int, str]) -> Cases:
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+SEEN = ("kidney", "mass", "size")
+
+
+def split(task: str, count: int, seed: int = 0) -> Split:
+    found = cases(task, count, seed)
+    assert found.inputs is not None
+    return Split(found.inputs, found.truth, tuple(f"case-{place}" for place in range(count)))
+
+
+def several(**training: int) -> TaskedData:
+    """A site with so many training cases of each task; of 0 it has test cases alone."""
+    tasks = {}
+    for task, count in training.items():
+        test = split(task, 3, 1)
+        train = split(task, count) if count else empty_split(test.inputs)
+        tasks[task] = SiteData("a", task, ("no", "yes"), train, empty_split(test.inputs), test)
+    return TaskedData("a", SEEN, tasks)
+
+
+def server_cases() -> dict[str, ServerCases]:
+    found = {
+        name: ServerCases(cases(name, 7, 1), cases(name, 4, 2), cases(name, 6, 3))
+        for name in ("mass", "size", "kidney", "heart")
+    }
+    some_open = opened(cases("ask-image", 6, 3), {1: "left lung", 4: "the liver"})
+    found["ask-image"] = ServerCases(opened(cases("ask-image", 5, 1), {0: "left"}), cases("ask-image", 3, 2), some_open)
+    return found
+
+
+def context(folder: Path, **changed: Any) -> ServerContext:
+    common: dict[str, Any] = {
+        "run": {"method": "fedkim"},
+        "model": extractor,
+        "foundation_models": {},
+        "data": Path("data.yaml"),
+        "folder": folder,
+        "seed": 1,
+        "progress": lambda event: None,
+        "should_stop": never,
+    }
+    return ServerContext(**{**common, **changed})

@@ -12,18 +12,25 @@ from safetensors.torch import load_file
 
 from consilia.core.determinism import generator, state_digest
 from consilia.core.errors import CheckpointError, ConfigError, TrainingStopped
-from consilia.core.stop import never
 from consilia.methods.fedkim import injected
 from consilia.methods.fedkim import server as module
-from consilia.methods.fedkim.cases import ServerCases
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import TRAINED
 from consilia.methods.fedkim.method import FedKIM
 from consilia.methods.fedkim.section import Injection
 from consilia.methods.fedkim.server import FedKIMServer
-from consilia.methods.server import ServerContext
 from consilia.models.exchange import exchanged_state
-from tests.methods.fedkim.clinic import ENCODERS, cases, extractor, language_model, opened, settings
+from tests.methods.fedkim.clinic import (
+    ENCODERS,
+    cases,
+    context,
+    extractor,
+    language_model,
+    server_cases,
+    settings,
+)
+
+pytestmark = pytest.mark.slow
 
 QUICK: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "checkpoint_steps": 2, "device": "cpu"}
 ASKING = {"answer_tokens": 3, "shots": (2, "all"), "shot_steps": 2}
@@ -34,34 +41,10 @@ def noted(act: FedKIMServer) -> Injection:
     return Injection.model_validate(act.section())
 
 
-def server_cases() -> dict[str, ServerCases]:
-    found = {
-        name: ServerCases(cases(name, 7, 1), cases(name, 4, 2), cases(name, 6, 3))
-        for name in ("mass", "size", "kidney", "heart")
-    }
-    some_open = opened(cases("ask-image", 6, 3), {1: "left lung", 4: "the liver"})
-    found["ask-image"] = ServerCases(opened(cases("ask-image", 5, 1), {0: "left"}), cases("ask-image", 3, 2), some_open)
-    return found
-
-
 @pytest.fixture(autouse=True)
 def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_server_cases", lambda path, catalogue: server_cases())
     monkeypatch.setattr(injected, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
-
-
-def context(folder: Path, **changed: Any) -> ServerContext:
-    common: dict[str, Any] = {
-        "run": {"method": "fedkim"},
-        "model": extractor,
-        "foundation_models": {},
-        "data": Path("data.yaml"),
-        "folder": folder,
-        "seed": 1,
-        "progress": lambda event: None,
-        "should_stop": never,
-    }
-    return ServerContext(**{**common, **changed})
 
 
 def configured(**changed: Any) -> FedKIMConfig:

@@ -10,7 +10,7 @@ import pytest
 
 from consilia.core.errors import DataError
 from consilia.methods.fedkim.answers_page import LONGEST, write_answers
-from tests.report.test_html import assert_self_contained, read
+from tests.report.reading import assert_self_contained, read
 
 
 def example(**changes: Any) -> dict[str, Any]:

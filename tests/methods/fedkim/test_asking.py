@@ -15,6 +15,8 @@ from consilia.methods.fedkim.cases import Cases, some
 from consilia.methods.fedkim.estimate import estimate, in_words, injection_bytes
 from tests.methods.fedkim.clinic import cases, extractor, injected, opened, settings
 
+pytestmark = pytest.mark.slow
+
 NOTHING = torch.zeros(0, dtype=torch.int64)
 
 

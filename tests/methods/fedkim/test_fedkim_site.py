@@ -24,27 +24,18 @@ from consilia.methods.fedkim.method import FedKIM
 from consilia.methods.fedkim.owners import owners
 from consilia.methods.fedkim.server import FedKIMServer
 from consilia.models.exchange import exchanged_state
-from tests.methods.fedkim.clinic import cases, catalogue, extractor, language_model, settings
-from tests.methods.fedkim.test_act import context, server_cases
+from tests.methods.fedkim.clinic import (
+    catalogue,
+    context,
+    extractor,
+    language_model,
+    server_cases,
+    settings,
+    several,
+    split,
+)
 
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
-SEEN = ("kidney", "mass", "size")
-
-
-def split(task: str, count: int, seed: int = 0) -> Split:
-    found = cases(task, count, seed)
-    assert found.inputs is not None
-    return Split(found.inputs, found.truth, tuple(f"case-{place}" for place in range(count)))
-
-
-def data(**training: int) -> TaskedData:
-    """A site with so many training cases of each task; of 0 it has test cases alone."""
-    tasks = {}
-    for task, count in training.items():
-        test = split(task, 3, 1)
-        train = split(task, count) if count else empty_split(test.inputs)
-        tasks[task] = SiteData("a", task, ("no", "yes"), train, empty_split(test.inputs), test)
-    return TaskedData("a", SEEN, tasks)
 
 
 def learner(site: Any, training: TrainingConfig = TRAINING, **changed: Any) -> FedKIMClient:
@@ -70,11 +61,11 @@ def parts(names: Any) -> set[str]:
 
 
 def test_augmentation_changes_the_images_alone_and_the_log_says_which(caplog) -> None:
-    site, training = data(mass=6, kidney=5), TrainingConfig(batch_size=4, device="cpu", augmentation="images")
+    site, training = several(mass=6, kidney=5), TrainingConfig(batch_size=4, device="cpu", augmentation="images")
     own = learner(site, training)
     with caplog.at_level(logging.INFO):
         own.check_model()
-        learner(data(kidney=5), training).check_model()
+        learner(several(kidney=5), training).check_model()
     assert "changes images: those of mass; kidney stay as they are" in caplog.text
     assert "changes images: those of no data set; kidney stay as they are" in caplog.text
     seen = {"kidney": 0, "mass": 0}
@@ -87,10 +78,10 @@ def test_augmentation_changes_the_images_alone_and_the_log_says_which(caplog) ->
 
 
 def test_an_update_holds_encoders_and_heads_of_the_sites_tasks_alone() -> None:
-    update = learner(data(mass=6)).train(Round(1, start()))
+    update = learner(several(mass=6)).train(Round(1, start()))
     assert parts(update.state) == {"encoders.image", "heads.mass"}
     assert update.cases == 6
-    both = learner(data(mass=6, kidney=5)).train(Round(1, start()))
+    both = learner(several(mass=6, kidney=5)).train(Round(1, start()))
     assert parts(both.state) == {"encoders.image", "encoders.vitals", "encoders.labs", "heads.mass", "heads.kidney"}
     assert both.cases == 11
     reference = start()
@@ -99,7 +90,7 @@ def test_an_update_holds_encoders_and_heads_of_the_sites_tasks_alone() -> None:
 
 def test_a_task_without_training_cases_is_not_sent(server) -> None:
     """It is tested at this site alone; the server expects nothing of it."""
-    site = data(mass=6, kidney=0)
+    site = several(mass=6, kidney=0)
     update = learner(site).train(Round(1, start()))
     assert parts(update.state) == {"encoders.image", "heads.mass"}
     claim = UpdateMetadata(update.cases, datasets=site.training_cases())
@@ -107,7 +98,7 @@ def test_a_task_without_training_cases_is_not_sent(server) -> None:
 
 
 def test_what_other_sites_train_is_left_untouched() -> None:
-    own = learner(data(mass=6))
+    own = learner(several(mass=6))
     own.train(Round(1, start()))
     after, before = own.model.state_dict(), start()
     changed = {name for name in before if not torch.equal(after[name], before[name])}
@@ -120,13 +111,13 @@ def test_what_other_sites_train_is_left_untouched() -> None:
 def test_the_same_round_gives_the_same_bytes(optimiser: Any) -> None:
     training = TRAINING.model_copy(update={"optimiser": optimiser})
     digests = [
-        state_digest(learner(data(mass=6, kidney=5), training).train(Round(r, start())).state) for r in (1, 1, 2)
+        state_digest(learner(several(mass=6, kidney=5), training).train(Round(r, start())).state) for r in (1, 1, 2)
     ]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_one_batch_is_cross_entropy_and_the_proximal_term() -> None:
-    own = learner(data(mass=4), mu=0.5)
+    own = learner(several(mass=4), mu=0.5)
     own.load(start())
     own._anchor = own.copy_of_parameters()
     found = split("mass", 4)
@@ -160,14 +151,14 @@ def test_class_weights_are_those_of_each_task() -> None:
 
 def test_the_proximal_term_pulls_towards_the_global_model() -> None:
     def moved(mu: float) -> float:
-        update = learner(data(mass=8, kidney=6), mu=mu).train(Round(1, start()))
+        update = learner(several(mass=8, kidney=6), mu=mu).train(Round(1, start()))
         return float(sum((t - start()[name]).square().sum() for name, t in update.state.items()))
 
     assert moved(5.0) < 0.5 * moved(0.0)
 
 
 def test_training_learns_several_tasks_at_once() -> None:
-    site = data(mass=16, size=16)
+    site = several(mass=16, size=16)
     for task in site.tasks:
         train = site.tasks[task].train
         train.inputs.add_(2.0 * (train.labels * 2 - 1)[:, None, None, None])
@@ -181,13 +172,13 @@ def test_training_learns_several_tasks_at_once() -> None:
 
 def test_an_epochs_loss_is_the_mean_over_cases() -> None:
     slow = TRAINING.model_copy(update={"local_epochs": 1, "learning_rate": 1e-12})
-    site = data(mass=6, kidney=3)
+    site = several(mass=6, kidney=3)
     own = learner(site, slow)
     reported = own.train(Round(1, start())).fields["train_loss"]
     twin = extractor()
     twin.load_state_dict(start(), strict=False)
     # In training mode the series encoders have dropout: look at the image task alone, and bound the other.
-    alone = learner(data(mass=6), slow).train(Round(1, start())).fields["train_loss"]
+    alone = learner(several(mass=6), slow).train(Round(1, start())).fields["train_loss"]
     found = split("mass", 6)
     with torch.no_grad():
         expected = float(functional.cross_entropy(twin(found.inputs, "mass"), found.labels))
@@ -197,7 +188,7 @@ def test_an_epochs_loss_is_the_mean_over_cases() -> None:
 
 
 def test_figures_of_a_split() -> None:
-    site = data(mass=6, kidney=5)
+    site = several(mass=6, kidney=5)
     own = learner(site)
     answers = own.predict(site.test)
     assert {task: tuple(logits.shape) for task, logits in answers.items()} == {"mass": (3, 2), "kidney": (3, 2)}
@@ -228,8 +219,8 @@ def test_several_tasks_as_one_by_hand() -> None:
 
 
 def test_inputs_that_an_encoder_does_not_take_are_told_before_the_run() -> None:
-    learner(data(mass=4, kidney=4)).check_model()
-    odd = data(mass=4)
+    learner(several(mass=4, kidney=4)).check_model()
+    odd = several(mass=4)
     wrong = Split(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), tuple("abcd"))
     site = SiteData("a", "mass", ("no", "yes"), wrong, empty_split(wrong.inputs), wrong)
     with pytest.raises(ConfigError, match=r"\(1, 3, 8, 8\): images have 3 channels"):

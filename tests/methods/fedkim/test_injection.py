@@ -18,6 +18,8 @@ from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Injection, injection_store, plan
 from tests.methods.fedkim.clinic import cases, gradients, injected
 
+pytestmark = pytest.mark.slow
+
 PUBLIC = {"mass": cases("mass", 7), "kidney": cases("kidney", 5)}
 
 

@@ -21,7 +21,9 @@ from consilia.report.html import render_report, write_report
 from consilia.report.tensorboard import write_events
 from tests.methods.fedkim.records import SEEN, make_injection_record, make_tasked_record
 from tests.report.factory import make_record
-from tests.report.test_html import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, figures, read
+
+pytestmark = pytest.mark.slow
 
 
 def report(records: list[Record]) -> str:
