@@ -39,6 +39,7 @@ def test_help_teaches_by_example(command: list[str]) -> None:
 JOB = ("torch._dynamo", "scipy", "sklearn", "matplotlib", "tensorboard", "monai", "consilia.simulation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imported", "heavy"),
     [

@@ -92,7 +92,8 @@ def test_ablation_equals_fedavg_to_the_bit(wisconsin, tmp_path) -> None:
     assert [item.sha256 for item in fedavg.rounds] == [item.sha256 for item in ablated.rounds]
 
 
-@pytest.mark.parametrize("stop_after", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 2])
 def test_a_stopped_run_resumes_to_the_same_bytes(wisconsin, tmp_path, stop_after) -> None:
     config = small(rounds=4, participation=0.5)
     unbroken = run(config, wisconsin, tmp_path / "unbroken")
