@@ -135,7 +135,7 @@ def test_one_batch_is_cross_entropy_and_the_proximal_term() -> None:
 
 
 def test_class_weights_are_those_of_each_task() -> None:
-    site = data(mass=4, kidney=5)
+    site = several(mass=4, kidney=5)
     for task, labels in (("mass", [0, 0, 0, 1]), ("kidney", [0, 1, 1, 1, 1])):
         site.tasks[task].train.labels.copy_(torch.tensor(labels))
     own = learner(site, TRAINING.model_copy(update={"class_weights": "balanced"}))
