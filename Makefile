@@ -6,7 +6,7 @@
 # make test       set up, then run the tests, two at a time (WORKERS=2): about 25 minutes on 2 cores
 # make test-fast  the tests that take no process of NVFlare's and no long: 3 minutes of processor time in 2 workers
 # make test-long  the rest: further cases with real processes of what make test covers
-# make check      formatting, lint, types and layers
+# make check      formatting, lint, types, layers and words
 # make jobs       write jobs/ anew from the recipes
 # make setup      the virtual environment only; make clean removes it
 
@@ -60,6 +60,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/test_words.py
 
 format: setup
 	$(BIN)/ruff format .

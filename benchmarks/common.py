@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from consilia.core.files import write_json
-from consilia.federation.record_keeper import versions
+from consilia.federation.recorder import versions
 
 
 @dataclass(frozen=True)

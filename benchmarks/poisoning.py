@@ -33,7 +33,7 @@ from consilia.data.specs import TabularSpec
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.inprocess import open_run
 from consilia.federation.messages import Broadcast, EvaluateReply, Reply, Request
-from consilia.federation.record_keeper import versions
+from consilia.federation.recorder import versions
 from consilia.federation.server_settings import ServerSettings
 from consilia.record.schema import Metrics
 from consilia.simulation.layout import write_layout

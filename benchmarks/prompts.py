@@ -3,7 +3,7 @@
     python -m benchmarks.prompts --out prompts.json [--repeats 30]
 
 Processor time of one thread. The compared steps run in turn, one of each, then all over again; a ratio is the median
-over the repeats of the ratio within one repeat. The yardstick *input gradient* is what no prompt method can do without:
+over the repeats of the ratio within one repeat. The baseline *input gradient* is what no prompt method can do without:
 the frozen backbone's blocks, forwards and backwards to their input, at the same number of tokens.
 """
 

@@ -73,7 +73,7 @@ class Alternation:
             self._started = time.perf_counter()
 
     def _plain_round(self) -> float:
-        # The engine's own settings must not slow the yardstick down. One thread, as the engine sets it, remains.
+        # The engine's own settings must not slow the baseline down. One thread, as the engine sets it, remains.
         mode = torch.get_deterministic_debug_mode()
         torch.set_deterministic_debug_mode("default")
         started = time.perf_counter()

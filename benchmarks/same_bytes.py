@@ -53,9 +53,9 @@ CASES: dict[str, tuple[str, ...]] = {
             "--set",
             "method.injection.cases=24",
             "--set",
-            "method.asking.test_cases=8",
+            "method.evaluation.test_cases=8",
             "--set",
-            "method.asking.shots=[]",
+            "method.evaluation.few_shot=[]",
         ),
     ),
 }

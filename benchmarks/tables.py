@@ -169,10 +169,10 @@ def keep(folder: Path, place: Path) -> None:
 
 
 def labels_of(study: str) -> list[str]:
-    """Methods and yardsticks of a study. Raises :class:`ConfigError` where there is no such study."""
+    """Methods and baselines of a study. Raises :class:`ConfigError` where there is no such study."""
     named = STUDIES / f"{study}.yaml"
     found = load_study(named if named.is_file() else study)
-    return [*found.methods, *found.yardsticks]
+    return [*found.methods, *found.baselines]
 
 
 def tables(runs: Sequence[Run]) -> dict[str, str]:

@@ -173,7 +173,7 @@ def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
 
 
 def plain_rounds(work: Workload, site_files: Mapping[str, Path]) -> Iterator[dict[str, Tensor]]:
-    """The yardstick: the same batches in the same order in a plain PyTorch loop, and a plain mean.
+    """The baseline: the same batches in the same order in a plain PyTorch loop, and a plain mean.
 
     Yields:
         The global state after each round.

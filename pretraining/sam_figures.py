@@ -3,7 +3,7 @@
     python -m pretraining.sam_figures --data $CONSILIA_DATA [--model FOLDER] [--out figures.json]
 
 Phantoms of new seeds and scanners, and BUS-BRA outside the public pool. The ellipse that fills the tight box is the
-yardstick: a model that has learnt nothing but the box gets that far.
+baseline: a model that has learnt nothing but the box gets that far.
 """
 
 from __future__ import annotations

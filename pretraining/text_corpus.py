@@ -97,21 +97,21 @@ def load_corpus(data: Path) -> Corpus:
     by_chance = sorted(articles, key=lambda article: derive_seed(SEED, "held out", article.id))
     held_out = {article.id for article in by_chance[:HELD_OUT]}
     images, image_questions = _image_questions(data / "vqa_rad")
-    catalogue = yaml.safe_load((files("consilia") / "tasks" / "medical.yaml").read_text(encoding="utf-8"))
-    tasks = catalogue["tasks"].values()
+    task_definitions = yaml.safe_load((files("consilia") / "tasks" / "medical.yaml").read_text(encoding="utf-8"))
+    tasks = task_definitions["tasks"].values()
     return Corpus(
         articles=tuple(article for article in articles if article.id not in held_out),
         held_out=tuple(article for article in articles if article.id in held_out),
         image_questions=image_questions,
         task_questions=tuple(task["question"] for task in tasks if task["question"]),
-        descriptions=(*catalogue["modalities"].values(), *(task["description"] for task in tasks)),
+        descriptions=(*task_definitions["modalities"].values(), *(task["description"] for task in tasks)),
         record={
             "pubmedqa": {
                 "ids": sorted(article.id for article in articles if article.id not in held_out),
                 "held_out": sorted(held_out),
             },
             "vqa_rad": {"images": images},
-            "tasks": sorted(catalogue["tasks"]),
+            "tasks": sorted(task_definitions["tasks"]),
         },
     )
 

@@ -21,7 +21,7 @@ class FedBNClient(Client[MethodConfig]):
 
     def state_for(self, kind: str, global_state: State) -> State:
         """The global model with this site's own normalisation layers."""
-        if kind == "global" and self.private and self.data.is_evaluator:
+        if kind == "global" and self.private and self.data.is_test_only:
             raise CannotEvaluate(
                 "with FedBN every site has normalisation layers of its own, trained on its own cases; this site trains "
                 "none, so the global model is incomplete here"

@@ -59,7 +59,7 @@ def test_a_training_step_is_adamw_on_what_is_trained() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items() if "backbone" in name)
 
 
-def test_the_yardstick_goes_through_the_blocks_and_back() -> None:
+def test_the_baseline_goes_through_the_blocks_and_back() -> None:
     backbone = small_vit()
     seen: list[Any] = []
     backbone.blocks.register_forward_hook(lambda module, given, out: seen.append(given[0]))

@@ -35,7 +35,7 @@ def test_the_sites_hold_one_epoch_of_the_stated_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_yardstick_takes_the_same_steps_as_our_engine(tmp_path: Path) -> None:
+def test_the_baseline_takes_the_same_steps_as_our_engine(tmp_path: Path) -> None:
     sites = write_sites(TINY, tmp_path / "sites")
     *_, state = plain_rounds(TINY, sites)
     run_inprocess(TINY.config(), sites, tmp_path / "run", server=ServerSettings(allow_models=(MODEL,)))

@@ -119,7 +119,7 @@ def test_overwrite_touches_runs_only(finished, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "export"])
-def test_a_yardstick_is_no_method(tmp_path, command) -> None:
+def test_a_baseline_is_no_method(tmp_path, command) -> None:
     assert "consilia compare --only majority" in consilia(command, "majority", "--out", tmp_path, code=1)
 
 
@@ -161,7 +161,7 @@ def test_mistakes_get_a_message_and_no_traceback(tmp_path, monkeypatch, argument
 
 
 @pytest.mark.slow
-def test_compare_keeps_records_and_takes_yardsticks(tmp_path) -> None:
+def test_compare_keeps_records_and_takes_baselines(tmp_path) -> None:
     arguments = ["compare", "wisconsin", *FAST, "--out", tmp_path / "study"]
     arguments += ["--only", "fedavg", "--only", "fedkper", "--only", "centralised", "--only", "local-only"]
     text = consilia(*arguments, "--only", "majority", "--seeds", "0,1")

@@ -12,7 +12,7 @@ from tests.report.factory import make_record
 
 def with_accuracies(label: str, correct: list[int], seed: int = 1) -> Record:
     """A run of one test site with so many of 100 cases right after round 0, 1, 2 and so on."""
-    record = make_record(seed=seed, rounds=len(correct) - 1, label=label, evaluator=False)
+    record = make_record(seed=seed, rounds=len(correct) - 1, label=label, test_only=False)
     values: dict[str, Any] = record.plain()
     site = {"validation": None, "test": {"count": 100, "auroc": None, "loss": 1.0, "balanced_accuracy": 0.5}}
     values["evaluations"] = [

@@ -43,7 +43,7 @@ def test_official_splits_and_half(tmp_path: Path) -> None:
 
 def test_colour_is_channels_first(tmp_path: Path) -> None:
     arrays = make_npz(tmp_path / "m.npz", colour=True)
-    data = load_site(make_site(tmp_path, parts=["test"], evaluator=True), "diagnosis")
+    data = load_site(make_site(tmp_path, parts=["test"], test_only=True), "diagnosis")
     assert data.test.inputs.shape == (12, 3, 28, 28)
     expected = (arrays["test_images"][7, :, :, 2] / 255 - 0.5) / 0.5
     assert data.test.inputs[7, 2].numpy() == pytest.approx(expected, abs=1e-6)
@@ -60,7 +60,7 @@ def test_training_statistics(tmp_path: Path) -> None:
 def test_selected_cases(tmp_path: Path) -> None:
     make_npz(tmp_path / "m.npz")
     (tmp_path / "cases.txt").write_text("train-00003\ntrain-00001\nval-00002\n")
-    path = make_site(tmp_path, parts=["train", "val"], select={"file": "cases.txt"}, evaluator=True)
+    path = make_site(tmp_path, parts=["train", "val"], select={"file": "cases.txt"}, test_only=True)
     assert load_site(path, "diagnosis").test.case_ids == ("train-00001", "train-00003", "val-00002")
     (tmp_path / "cases.txt").write_text("train-99999\n")
     with pytest.raises(DataError, match=r"1 listed case\(s\) are not in .*m.npz, e.g. 'train-99999'"):
@@ -84,7 +84,7 @@ def test_another_order_of_the_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_files(tmp_path: Path) -> None:
-    path = make_site(tmp_path, evaluator=True)
+    path = make_site(tmp_path, test_only=True)
     (tmp_path / "m.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="expected an npz archive"):
         load_site(path, "diagnosis")

@@ -204,5 +204,5 @@ def test_low_data_goes_by_seed_and_refuses_more_than_there_are() -> None:
     assert (first != other).any()
     with pytest.raises(DataError, match=r"at most the 70 case\(s\) of the training split, got 71"):
         limit_training(cases, splits, make_spec(train_cases=71))
-    evaluator = make_spec(train_cases=71, evaluator=True)
-    assert (limit_training(cases, splits, evaluator) == splits).all()
+    test_only = make_spec(train_cases=71, test_only=True)
+    assert (limit_training(cases, splits, test_only) == splits).all()

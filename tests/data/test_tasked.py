@@ -40,7 +40,7 @@ def test_the_tasks_that_a_site_has(tmp_path: Path) -> None:
     assert len(found.train) == sum(found.training_cases().values())
     assert len(found.train) + len(found.validation) + len(found.test) == 24
     assert found.split("test").parts["b-task"].case_ids == alone["b-task"].test.case_ids
-    assert not found.is_evaluator
+    assert not found.is_test_only
     with pytest.raises(ValueError, match="split must be one of"):
         found.split("dev")
 
@@ -54,10 +54,10 @@ def test_the_fingerprint_tells_data_and_tasks(tmp_path: Path) -> None:
 
 
 def test_a_site_that_is_tested_only(tmp_path: Path) -> None:
-    common = {"format": "tabular", "file": "rows.csv", "case": "id", "numeric": ["n"], "evaluator": True}
+    common = {"format": "tabular", "file": "rows.csv", "case": "id", "numeric": ["n"], "test_only": True}
     only = {**common, "classes": ["x", "y"], "label": {"column": "two"}}
     found = load_tasks(site(tmp_path, **{"a-task": {}, "b-task": only}), TASKS)
-    assert found.is_evaluator
+    assert found.is_test_only
     assert found.training_cases() == {"b-task": 0}
     assert len(found.test) == 12
 

@@ -52,7 +52,7 @@ def all_methods() -> dict[str, RunConfig]:
     for task, role in (("classification", "finding"), ("segmentation", "lesion")):
         study = load_study(f"fedgpl-{task}")
         configs[f"fedgpl-{task}"] = study_config(study, "fedgpl", 0, {}, [*short, f"role={role}"])
-    return {**configs, "fedkim": clinics_config(("method.asking.shots=[]", *short))}
+    return {**configs, "fedkim": clinics_config(("method.evaluation.few_shot=[]", *short))}
 
 
 def break_table(site: Path) -> str:

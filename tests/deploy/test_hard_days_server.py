@@ -153,7 +153,7 @@ def killed_at(processes: Sequence[Process], folder: Path) -> Path | None:
 
 @pytest.mark.long
 def test_the_server_is_killed_in_an_injection(start, tmp_path) -> None:
-    config = clinics_config(("method.asking.shots=[]", "method.injection.epochs=6"))
+    config = clinics_config(("method.evaluation.few_shot=[]", "method.injection.epochs=6"))
     sites = write_clinics(tmp_path / "sites")
     expected = in_process(config, sites, tmp_path / "inprocess")
     job = export(config, tmp_path / "jobs", min_clients=len(sites))

@@ -87,7 +87,7 @@ def test_fedgpl_gives_the_same_bytes(task: str, start, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_fedkim_gives_the_same_extractor_and_the_same_injected_model(start, tmp_path: Path) -> None:
-    config = clinics_config(("method.asking.shots=[]",))
+    config = clinics_config(("method.evaluation.few_shot=[]",))
     sites = write_clinics(tmp_path / "sites")
     job = export(config, tmp_path / "jobs", min_clients=len(sites))
     run = submit(start(sites, [job]), job)

@@ -238,7 +238,7 @@ def test_a_run_that_ended_between_two_looks_is_complete_by_the_server_s_log() ->
         "the run is complete; what NVFlare says of the job came after its end: the job failed"
     )
     # A site can have itself quoted in that log.
-    quoted = f"{at} - intake - WARNING - train from site evil is refused: extra tensor '{done.strip()}'\n"
+    quoted = f"{at} - validation - WARNING - train from site evil is refused: extra tensor '{done.strip()}'\n"
     for log in (LOG + LATER, LOG + LATER + quoted):
         ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=log)
         assert not ending.complete

@@ -21,7 +21,7 @@ RUN = {
     "started": "2026-05-04T09:00:00+00:00",
     "seconds": 42.0,
 }
-SITE = {"train": 1, "validation": 0, "test": 1, "evaluator": False, "fingerprint": "f"}
+SITE = {"train": 1, "validation": 0, "test": 1, "test_only": False, "fingerprint": "f"}
 ROUND = {
     "contributions": {},
     "refused": {},

@@ -35,7 +35,7 @@ def new_metric() -> Iterator[None]:
 
 @pytest.mark.usefixtures("new_metric")
 def test_one_entry_puts_a_metric_into_summary_comparison_and_report() -> None:
-    records = [make_record(seed=seed, rounds=2, evaluator=False) for seed in (1, 2)]  # Dover has 25 test cases
+    records = [make_record(seed=seed, rounds=2, test_only=False) for seed in (1, 2)]  # Dover has 25 test cases
     assert summarise(records[0]).numbers("last")["smallest_site"] == 25
     table = to_markdown(comparison_table(records)).splitlines()
     assert table[0].endswith("| Smallest site |")

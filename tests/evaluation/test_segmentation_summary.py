@@ -39,7 +39,7 @@ def round_of(number: int, ratios: dict[str, float | None]) -> dict[str, Any]:
 def record() -> dict[str, Any]:
     return {
         "run": {"id": "x", "task": "segmentation", "label": "X", "method": "m", "seed": 1, "seconds": 42.0},
-        "sites": {"a": {"evaluator": False}, "b": {"evaluator": False}},
+        "sites": {"a": {"test_only": False}, "b": {"test_only": False}},
         "fields": {"diversity": {"heading": "Diversity", "meaning": "made up"}},
         "rounds": [round_of(1, {"a": 0.1, "b": 0.3}), round_of(2, {"a": 0.6, "b": None})],
         "evaluations": [
@@ -141,7 +141,7 @@ def test_the_ablation_of_a_classification() -> None:
         "personal": {},
         "variants": {"plain": {"a": metrics(7, 10, 0.8), "b": metrics(18, 30, None)}},
     }
-    record = {"sites": {site: {"evaluator": site == "c"} for site in "abc"}, "final": {"last": chosen}}
+    record = {"sites": {site: {"test_only": site == "c"} for site in "abc"}, "final": {"last": chosen}}
     assert last_of(record).variants["plain"] == VariantSummary(
         sites=2,
         metrics={"accuracy": 25 / 40, "auroc": 0.8},

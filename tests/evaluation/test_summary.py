@@ -57,7 +57,7 @@ def record() -> dict[str, Any]:
     }
     return {
         "run": {"seconds": 42.0},
-        "sites": {"a": {"evaluator": False}, "b": {"evaluator": False}},
+        "sites": {"a": {"test_only": False}, "b": {"test_only": False}},
         "rounds": [round_of(1, ["a"], 100), round_of(2, ["a", "b"], 200)],
         "evaluations": evaluations,
         "final": {"last": last},
@@ -117,8 +117,8 @@ def test_costs(record: dict[str, Any]) -> None:
     assert costs.phases == {"train": PhaseCost(mean=4.5, total=9.0)}
 
 
-def test_evaluators_decide_the_global_figures_and_have_no_personal_model(record: dict[str, Any]) -> None:
-    record["sites"]["x"] = {"evaluator": True}
+def test_test_only_sites_decide_the_global_figures_and_have_no_personal_model(record: dict[str, Any]) -> None:
+    record["sites"]["x"] = {"test_only": True}
     record["final"]["last"]["global"]["x"] = part(9, 12, auroc=0.7)
     last = last_of(record)
     assert last.numbers["global_accuracy"] == 0.75

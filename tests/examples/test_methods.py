@@ -38,12 +38,12 @@ def example(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def data(cases: int = 4, *, evaluator: bool = False) -> SiteData:
+def data(cases: int = 4, *, test_only: bool = False) -> SiteData:
     order = torch.Generator().manual_seed(3)
     inputs = torch.randn(cases, 2, generator=order)
     split = Split(inputs, (inputs[:, 0] > 0).long(), tuple(f"case-{i}" for i in range(cases)))
     none = empty_split(inputs)
-    return SiteData("a", "r", ("x", "y"), none if evaluator else split, none, split)
+    return SiteData("a", "r", ("x", "y"), none if test_only else split, none, split)
 
 
 def linear() -> nn.Module:
@@ -130,7 +130,7 @@ def test_fedbn_keeps_its_normalisation_layers(example: None) -> None:
         f"1.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     }
     assert not torch.equal(before["1.running_mean"], after["1.running_mean"])
-    elsewhere = client_of("fedbn", model, data(evaluator=True), SGD)
+    elsewhere = client_of("fedbn", model, data(test_only=True), SGD)
     with pytest.raises(CannotEvaluate, match="normalisation layers of its own"):
         elsewhere.state_for("global", {})
 
@@ -207,7 +207,7 @@ def test_a_reply_too_late_leaves_no_trace_in_what_the_site_keeps(
 
         federation.bend = lose  # type: ignore[method-assign]
         federation.run()
-        assert federation.coordinator.keeper.rounds[1].missing == ["hospital-1"]
+        assert federation.coordinator.recorder.rounds[1].missing == ["hospital-1"]
         return models(federation)
 
     assert run(tmp_path / "late", relaunched=False) == run(tmp_path / "relaunched", relaunched=True)
@@ -236,8 +236,8 @@ def test_a_test_only_site_says_why_it_cannot_judge(
     example: None, listed: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = listed["hospital-4"]
-    path.write_text(path.read_text().replace("format: tabular", "format: tabular\n    evaluator: true"))
-    config = example_config("fedbn", rounds=1, participation=1.0, evaluators=["hospital-4"])
+    path.write_text(path.read_text().replace("format: tabular", "format: tabular\n    test_only: true"))
+    config = example_config("fedbn", rounds=1, participation=1.0, test_only_sites=["hospital-4"])
     federation = open_run(config, listed, tmp_path / "run")
     record = federation.run()
     assert "site hospital-4 does not evaluate the global model: with FedBN" in caplog.text

@@ -10,7 +10,7 @@ import yaml
 
 from consilia.federation.config import RunConfig, run_config
 
-CATALOGUE = {
+TASK_DEFINITIONS = {
     "modalities": {"table": "A row of five laboratory values.", "text": "A question in words."},
     "tasks": {
         "sepsis": {
@@ -61,12 +61,12 @@ def clinics_config(overrides: tuple[str, ...] = (), **more: Any) -> RunConfig:
     values = {
         "method": {
             "method": "fedkim",
-            "catalogue": CATALOGUE,
+            "task_definitions": TASK_DEFINITIONS,
             "experts": 3,
             "rank": 2,
             "target_modules": ["q_proj", "down_proj"],
             "injection": {"batch_size": 8, "learning_rate": 0.005, "checkpoint_steps": 2},
-            "asking": {"shots": [4], "shot_steps": 2, "answer_tokens": 4},
+            "evaluation": {"few_shot": [4], "few_shot_steps": 2, "answer_tokens": 4},
         },
         "model": {
             "class": "consilia.models.extractor.KnowledgeExtractor",

@@ -24,7 +24,7 @@ def defaults() -> dict[str, Any]:
         for name in BUILT_IN
     }
     # Tasks are data, with a file of their own.
-    methods["fedkim"].pop("catalogue")
+    methods["fedkim"].pop("task_definitions")
     return {"config_version": CONFIG_VERSION, "run": run, "methods": methods}
 
 

@@ -18,8 +18,8 @@ from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.methods.fedkim.section import injection_of
 from consilia.models.exchange import count_elements, exchanged_state
-from consilia.study.baselines import run_yardstick
-from tests.federation.clinics import CATALOGUE, clinics_config, write_clinics
+from consilia.study.baselines import run_baseline
+from tests.federation.clinics import TASK_DEFINITIONS, clinics_config, write_clinics
 
 pytest.importorskip("peft")
 
@@ -67,7 +67,7 @@ def test_the_record_tells_of_every_task_and_every_answerer(done) -> None:
         for gates in item.gates.values():
             assert len(gates) == 3
             assert sum(gates) == pytest.approx(1, abs=1e-5)
-    assert set(found.test["injected"]) == set(CATALOGUE["tasks"])
+    assert set(found.test["injected"]) == set(TASK_DEFINITIONS["tasks"])
     assert found.test["injected"]["reading"].open.count + found.test["injected"]["reading"].closed.count == 9
     assert set(found.test["extractor"]) == {"anaemia", "sepsis"}
     assert found.test["majority"]["sepsis"].closed.auroc == 0.5
@@ -120,7 +120,7 @@ def test_an_interrupted_injection_goes_on_to_the_same_bytes(
 
 def test_without_pushback_the_sites_get_the_plain_aggregate(done, tmp_path: Path) -> None:
     files = write_clinics(tmp_path / "sites")
-    config = clinics_config(("method.encoder_pushback=false", "rounds=1", "method.asking.shots=[]"))
+    config = clinics_config(("method.encoder_pushback=false", "rounds=1", "method.evaluation.few_shot=[]"))
     server = own_server(config, files)
     sites = {name: Site(config, path) for name, path in files.items()}
     model = config.model.build(seed=0, allowed=server.allow_models, folders={})
@@ -151,7 +151,7 @@ def test_without_pushback_the_sites_get_the_plain_aggregate(done, tmp_path: Path
 
 def test_an_update_with_a_task_the_site_does_not_have_is_refused(tmp_path: Path) -> None:
     files = write_clinics(tmp_path / "sites")
-    config = clinics_config(("rounds=1", "method.asking.shots=[]", "min_sites=1"))
+    config = clinics_config(("rounds=1", "method.evaluation.few_shot=[]", "min_sites=1"))
     server = own_server(config, files)
     sites = {name: Site(config, path) for name, path in files.items()}
     initial = exchanged_state(config.model.build(seed=0, allowed=server.allow_models, folders={}))
@@ -173,7 +173,7 @@ def test_an_update_with_a_task_the_site_does_not_have_is_refused(tmp_path: Path)
 
 def test_public_only_learns_without_any_site(done, tmp_path: Path) -> None:
     _, files, _, record = done
-    alone = run_yardstick("public-only", clinics_config(("label=public-only",)), files)
+    alone = run_baseline("public-only", clinics_config(("label=public-only",)), files)
     assert (alone.run.method, alone.sites, alone.rounds) == ("public_only", {}, [])
     assert [item.steps for item in injection_of(alone).rounds] == [item.steps for item in injection_of(record).rounds]
     assert injection_of(alone).test["injected"] != injection_of(record).test["injected"]

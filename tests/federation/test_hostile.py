@@ -13,7 +13,7 @@ from consilia.aggregation.validation import check_update
 from consilia.core.determinism import state_digest
 from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.events import Refused
-from consilia.federation.admission import why_not
+from consilia.federation.enrolment import why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Reply
 from consilia.methods.registry import make_method
 from consilia.simulation.federation import load_federation
@@ -53,7 +53,7 @@ def attacked_by_all(tmp_path_factory) -> Federation:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_refused_by_name_and_the_round_goes_on(attacked_by_all, name) -> None:
     number = 1 + list(ATTACKS).index(name)
-    rounds = attacked_by_all.coordinator.keeper.rounds
+    rounds = attacked_by_all.coordinator.recorder.rounds
     assert len(rounds) == 1 + len(ATTACKS)
     assert list(rounds[0].refused) == []
     assert list(rounds[number].refused) == [CULPRIT]
@@ -89,14 +89,16 @@ def test_integers_beyond_float64_are_refused() -> None:
             check_update({"n": torch.tensor(value)}, 1.0, reference=reference, max_norm=None, max_weight=9)
 
 
-def test_a_site_cannot_make_itself_the_evaluator(wisconsin, tmp_path) -> None:
+def test_a_site_cannot_make_itself_test_only(wisconsin, tmp_path) -> None:
     federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
     federation.bend = lambda site, task, reply: (
         change_content(train=0)(reply) if site == CULPRIT and task.request.kind == "prepare" else reply
     )
     record = federation.rounds()
     assert sorted(record.sites) == ["hospital-1", "hospital-2", "hospital-4"]
-    assert any("does not name it among its evaluators" in getattr(event, "reason", "") for event in federation.events)
+    assert any(
+        "does not name it among its test_only_sites" in getattr(event, "reason", "") for event in federation.events
+    )
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def case(request, wisconsin, tmp_path: Path) -> tuple[RunConfig, Mapping[str, Pa
     name = request.param
     if name == "fedkim":
         pytest.importorskip("peft")
-        config = clinics_config(("rounds=1", "method.asking.shots=[]", "method.injection.cases=8"))
+        config = clinics_config(("rounds=1", "method.evaluation.few_shot=[]", "method.injection.cases=8"))
         return config, write_clinics(tmp_path / "clinics")
     if name.startswith("fedgpl"):
         data = {"fedgpl-classification": "phantom-ultrasound", "fedgpl-segmentation": "phantom-polyp"}[name]

@@ -22,7 +22,7 @@ from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
-from consilia.study.baselines import run_yardstick
+from consilia.study.baselines import run_baseline
 from consilia.study.study import load_study, study_config
 
 pytestmark = pytest.mark.slow
@@ -118,9 +118,9 @@ def test_baselines_run_from_the_same_study(task: str, label: str, sites, tmp_pat
 
 
 def test_a_filled_box_is_worth_what_numpy_says(sites, tmp_path: Path) -> None:
-    """The yardstick that answers with its prompt: Dice of the tight box and of the whole image, written out."""
+    """The baseline that answers with its prompt: Dice of the tight box and of the whole image, written out."""
     wanted = config("segmentation", sites["segmentation"], "fedgpl")
-    record = run_yardstick("filled-box", wanted, sites["segmentation"])
+    record = run_baseline("filled-box", wanted, sites["segmentation"])
     for name, path in sites["segmentation"].items():
         masks = load_site(path, "structure").test.labels.numpy()
         boxed, imaged = [], []

@@ -255,7 +255,7 @@ def test_sites_that_cannot_take_part_count_against_the_minimum(wisconsin, tmp_pa
     told = r"2 site\(s\) with training data can take part, min_sites is 3\. hospital-1: .*OutgoingRefused"
     with pytest.raises(RunFailed, match=told):
         federation.run()
-    assert not federation.coordinator.keeper.rounds
+    assert not federation.coordinator.recorder.rounds
 
 
 @pytest.mark.slow

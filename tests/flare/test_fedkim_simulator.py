@@ -18,7 +18,7 @@ from tests.federation.clinics import clinics_config, write_clinics
 @pytest.mark.sim
 @pytest.mark.long
 def test_the_simulator_gives_the_same_extractor_and_the_same_injected_model(tmp_path: Path) -> None:
-    config = clinics_config(("method.asking.shots=[]",))
+    config = clinics_config(("method.evaluation.few_shot=[]",))
     records = {}
     for name, engine in (("sim", run_simulator), ("inprocess", run_inprocess)):
         files = write_clinics(tmp_path / name / "sites")

@@ -71,7 +71,7 @@ class Case:
 
 @pytest.fixture(params=[*BUILT_IN, *EXAMPLE_METHODS])
 def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    monkeypatch.setattr(fedkim_server, "load_server_cases", lambda path, catalogue: server_cases())
+    monkeypatch.setattr(fedkim_server, "load_server_cases", lambda path, task_definitions: server_cases())
     monkeypatch.setattr(injected, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
     with with_method(request.param):
         yield Case(request.param, tmp_path)

@@ -9,8 +9,8 @@ import numpy as np
 from consilia.record.schema import Record
 
 SITES = ("Ashford", "Bergen", "Cádiz", "Dover")
-EVALUATOR = "Exeter"
-TESTS = {"Ashford": 200, "Bergen": 80, "Cádiz": 40, "Dover": 25, EVALUATOR: 300}
+TEST_ONLY_SITE = "Exeter"
+TESTS = {"Ashford": 200, "Bergen": 80, "Cádiz": 40, "Dover": 25, TEST_ONLY_SITE: 300}
 DIVERSITY = {"Ashford": 0.95, "Bergen": 0.7, "Cádiz": 0.4, "Dover": 0.0}
 
 FIELDS = {
@@ -43,8 +43,8 @@ def metrics(
 
 
 def site_metrics(site: str, accuracy: float, flips: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Both splits; Cádiz and the evaluator have no validation cases."""
-    empty = site in ("Cádiz", EVALUATOR)
+    """Both splits; Cádiz and the test_only have no validation cases."""
+    empty = site in ("Cádiz", TEST_ONLY_SITE)
     validation = None if empty else metrics(site, accuracy + 0.01, count=max(10, TESTS[site] // 4))
     return {"validation": validation, "test": metrics(site, accuracy, flips)}
 
@@ -56,11 +56,11 @@ def make_record(
     label: str = "FedKPer",
     rounds: int = 12,
     lift: float = 0.0,
-    evaluator: bool = True,
+    test_only: bool = True,
 ) -> Record:
     """A run with partial participation, one refused and one missing update; ``lift`` raises every accuracy."""
     rng = np.random.default_rng([seed, len(label)])
-    sites = [*SITES, EVALUATOR] if evaluator else list(SITES)
+    sites = [*SITES, TEST_ONLY_SITE] if test_only else list(SITES)
     parts, evaluations = [], []
     trained: set[str] = set()
     for number in range(1, rounds + 1):
@@ -112,11 +112,11 @@ def make_record(
     )
 
 
-def make_yardstick(method: str, label: str, accuracy: float, *, seed: int = 1) -> Record:
-    """A yardstick without rounds: centralised and majority have a global model only, local-only has personal ones."""
+def make_baseline(method: str, label: str, accuracy: float, *, seed: int = 1) -> Record:
+    """A baseline without rounds: centralised and majority have a global model only, local-only has personal ones."""
     by_site = {site: site_metrics(site, accuracy) for site in SITES}
     both = {"global": by_site, "personal": {}} if method != "local_only" else {"global": {}, "personal": by_site}
-    record = make_record(seed=seed, method=method, label=label, rounds=1, evaluator=False).plain()
+    record = make_record(seed=seed, method=method, label=label, rounds=1, test_only=False).plain()
     record.update(rounds=[], evaluations=[], final={"last": {"version": 0, "sha256": "0" * 64, "variants": {}, **both}})
     record["run"].update(rounds_planned=0, rounds_done=0)
     return Record.model_validate(record)
@@ -140,7 +140,7 @@ def make_segmentation_record(
     *, seed: int = 1, method: str = "fedgpl", label: str = "Fed-GPL", rounds: int = 6, lift: float = 0.0
 ) -> Record:
     """A segmentation at four training sites, with individuality, the ablation of the query, and what is exchanged."""
-    content = make_record(seed=seed, method=method, label=label, rounds=rounds, evaluator=False).plain()
+    content = make_record(seed=seed, method=method, label=label, rounds=rounds, test_only=False).plain()
     rng = np.random.default_rng([seed, 7, len(label)])
 
     def sites(dice: float) -> dict[str, Any]:
@@ -193,12 +193,12 @@ def _run(seed: int, method: str, label: str, rounds: int) -> dict[str, Any]:
 
 
 def _site(site: str) -> dict[str, Any]:
-    evaluator = site == EVALUATOR
+    test_only = site == TEST_ONLY_SITE
     return {
-        "train": 0 if evaluator else 3 * TESTS[site],
-        "validation": 0 if evaluator or site == "Cádiz" else max(10, TESTS[site] // 4),
+        "train": 0 if test_only else 3 * TESTS[site],
+        "validation": 0 if test_only or site == "Cádiz" else max(10, TESTS[site] // 4),
         "test": TESTS[site],
-        "evaluator": evaluator,
+        "test_only": test_only,
         "fingerprint": f"{TESTS[site]:064x}",
     }
 

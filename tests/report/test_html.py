@@ -14,7 +14,7 @@ from consilia.record.metrics import show
 from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
 from consilia.report.plots import curves, forgetting
-from tests.report.factory import make_record, make_yardstick
+from tests.report.factory import make_baseline, make_record
 from tests.report.reading import assert_self_contained, figures, read
 
 
@@ -32,11 +32,11 @@ def run_html(record: Record) -> str:
 def several() -> list[Record]:
     methods = (("fedavg", "FedAvg", 0.0), ("fedkper", "FedKPer", 0.05))
     runs = [
-        make_record(seed=seed, method=method, label=label, lift=lift, rounds=5, evaluator=False)
+        make_record(seed=seed, method=method, label=label, lift=lift, rounds=5, test_only=False)
         for method, label, lift in methods
         for seed in (1, 2)
     ]
-    return [*runs, make_yardstick("centralised", "Centralised", 0.86), make_yardstick("local_only", "Local", 0.8)]
+    return [*runs, make_baseline("centralised", "Centralised", 0.86), make_baseline("local_only", "Local", 0.8)]
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_stopped_early_is_said_first() -> None:
 
 
 @pytest.mark.parametrize("method", ["centralised", "local_only", "majority"])
-def test_a_yardstick_alone_has_a_report(method: str) -> None:
-    text = read(render_report([make_yardstick(method, "Y", 0.7)])).text
+def test_a_baseline_alone_has_a_report(method: str) -> None:
+    text = read(render_report([make_baseline(method, "Y", 0.7)])).text
     assert "It has no rounds" in text
     assert not re.search(r"\b(nan|None)\b", text)
 
@@ -149,8 +149,8 @@ def test_long_runs_have_curves() -> None:
     assert forgetting(every) is not None
 
 
-def test_only_yardsticks_can_be_compared() -> None:
-    html = render_report([make_yardstick("majority", "Majority", 0.5), make_yardstick("centralised", "Central", 0.9)])
+def test_only_baselines_can_be_compared() -> None:
+    html = render_report([make_baseline("majority", "Majority", 0.5), make_baseline("centralised", "Central", 0.9)])
     assert "Majority" in read(html).text
 
 

@@ -122,14 +122,14 @@ def test_dirichlet_cut_keeps_patients_whole_and_is_repeatable(tmp_path: Path) ->
     write_pool(tmp_path)
     (tmp_path / "pool.csv").write_text("\n".join((tmp_path / "pool.csv").read_text().splitlines()[:-1]) + "\n")
     cut = {"by": "dirichlet", "sites": 3, "alpha": 1.0, "min_cases": 4}
-    config = write(tmp_path, pooled={"file": "pool.csv"}, cut=cut, evaluator={"file": "pool.csv"})
+    config = write(tmp_path, pooled={"file": "pool.csv"}, cut=cut, test_only={"file": "pool.csv"})
     sites = load_federation(config, tmp_path / "out")
     assert list(sites) == ["site-01", "site-02", "site-03", "evaluator"]
     listed = {name: (tmp_path / "out" / name / "cases.txt").read_text().split() for name in list(sites)[:3]}
     assert sorted(case for cases in listed.values() for case in cases) == sorted(f"c{i}" for i in range(40))
     owners = {name: {int(case[1:]) // 2 for case in cases} for name, cases in listed.items()}
     assert sum(len(group) for group in owners.values()) == 20
-    assert load_site(sites["evaluator"], "diagnosis").is_evaluator
+    assert load_site(sites["evaluator"], "diagnosis").is_test_only
     load_federation(config, tmp_path / "again")
     assert (tmp_path / "again" / "site-02" / "cases.txt").read_text().split() == listed["site-02"]
 
@@ -155,13 +155,13 @@ def test_leave_one_site_out(tmp_path: Path) -> None:
     source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, leave_out="south")
     sites = load_federation(source, tmp_path / "out")
     south, north = (load_site(sites[name], "diagnosis") for name in ("south", "north"))
-    assert (south.site, south.is_evaluator, len(south.test)) == ("south", True, 20)
-    assert (north.is_evaluator, len(north.train)) == (False, 14)
+    assert (south.site, south.is_test_only, len(south.test)) == ("south", True, 20)
+    assert (north.is_test_only, len(north.train)) == (False, 14)
     other = load_federation(source, tmp_path / "other", leave_out="north")
-    assert load_site(other["north"], "diagnosis").is_evaluator
-    assert not load_site(other["south"], "diagnosis").is_evaluator
+    assert load_site(other["north"], "diagnosis").is_test_only
+    assert not load_site(other["south"], "diagnosis").is_test_only
     wisconsin = load_federation("wisconsin", tmp_path / "w", leave_out="hospital-2")
-    assert [load_site_config(path).dataset("diagnosis").evaluator for path in wisconsin.values()] == [
+    assert [load_site_config(path).dataset("diagnosis").test_only for path in wisconsin.values()] == [
         False,
         True,
         False,
@@ -171,7 +171,7 @@ def test_leave_one_site_out(tmp_path: Path) -> None:
 
 def test_leave_out_what_cannot_be(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, evaluator={"file": "pool.csv"})
+    source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, test_only={"file": "pool.csv"})
     for name in ("west", "evaluator"):
         with pytest.raises(ConfigError, match=rf"several sites that train, \['north', 'south'\], got '{name}'"):
             load_federation(source, tmp_path / "out", leave_out=name)
@@ -259,7 +259,7 @@ MASKS = {
         ({"pooled": {"file": "pool.csv"}}, "give sites, or pooled and cut"),
         ({"sites": {}}, "at least one site"),
         ({"sites": {"../up": {"file": "a.csv"}}}, "not '../up'"),
-        ({"pooled": {"file": "a.csv", "evaluator": True}, "cut": COLUMN}, "the cut decides"),
+        ({"pooled": {"file": "a.csv", "test_only": True}, "cut": COLUMN}, "the cut decides"),
         ({"pooled": {"file": "a.csv"}, "cut": {"by": "dirichlet", "sites": 0, "alpha": 1}}, "cut.dirichlet.sites"),
         ({"common": {}, "pooled": MASKS, "cut": {"by": "dirichlet", "sites": 2, "alpha": 1}}, "cut by a column"),
     ],

@@ -15,7 +15,7 @@ from PIL import Image
 from consilia.data.loading import load_site
 from consilia.data.questions import load_questions
 from consilia.data.specs import DatasetSpec
-from consilia.methods.fedkim.catalogue import load_catalogue
+from consilia.methods.fedkim.task_definitions import load_task_definitions
 from consilia.simulation.synthetic import clinic
 from consilia.simulation.synthetic.clinic import LARGE, clinic_server, clinic_sites
 from consilia.simulation.synthetic.draw import draw_phantoms
@@ -69,18 +69,18 @@ def test_what_is_there_is_not_drawn_again(owners: dict[str, Roles], out: Path) -
 
 
 def test_the_roles_are_those_of_the_catalogue(owners: dict[str, Roles]) -> None:
-    catalogue = load_catalogue("phantom")
-    assert set(owners["server"]) == set(catalogue.tasks)
-    assert len(catalogue.seen) == 4
-    assert len(catalogue.unseen) == 5
-    read = {modality for task in catalogue.tasks.values() for modality in task.modalities}
-    assert read == set(catalogue.modalities) == {"image", "signal", "vitals", "labs", "fluids", "table", "text"}
+    task_definitions = load_task_definitions("phantom")
+    assert set(owners["server"]) == set(task_definitions.tasks)
+    assert len(task_definitions.seen) == 4
+    assert len(task_definitions.unseen) == 5
+    read = {modality for task in task_definitions.tasks.values() for modality in task.modalities}
+    assert read == set(task_definitions.modalities) == {"image", "signal", "vitals", "labs", "fluids", "table", "text"}
     for owner, roles in owners.items():
         for role, spec in roles.items():
-            assert len(spec.classes) == len(catalogue.tasks[role].answers), f"{owner} {role}"
-            assert owner == "server" or role in catalogue.seen
+            assert len(spec.classes) == len(task_definitions.tasks[role].answers), f"{owner} {role}"
+            assert owner == "server" or role in task_definitions.seen
     # Every seen task has two clinics or more, and two clinics lack some.
-    counts = [sum(role in owners[name] for name in clinic.CLINICS) for role in catalogue.seen]
+    counts = [sum(role in owners[name] for name in clinic.CLINICS) for role in task_definitions.seen]
     assert min(counts) == 2
     assert sorted(len(owners[name]) for name in clinic.CLINICS) == [2, 3, 4]
 

@@ -13,15 +13,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from consilia.core.errors import ConfigError
-from consilia.simulation.synthetic.ecg import FAST, FREQUENCY, LEADS, EcgPhantoms, draw_ecgs, write_record
+from consilia.simulation.synthetic.ecg import FAST, FREQUENCY, LEADS, Ecgs, draw_ecgs, write_record
 
 
 @pytest.fixture(scope="module")
-def drawn() -> EcgPhantoms:
+def drawn() -> Ecgs:
     return draw_ecgs(240, seed=1)
 
 
-def test_shapes_and_bytes(drawn: EcgPhantoms) -> None:
+def test_shapes_and_bytes(drawn: Ecgs) -> None:
     assert drawn.signals.shape == (240, 12, 1000)
     assert (drawn.signals.dtype, drawn.labels.dtype) == (np.float32, np.int64)
     assert len(drawn.findings) == len(drawn.rates) == 240
@@ -30,7 +30,7 @@ def test_shapes_and_bytes(drawn: EcgPhantoms) -> None:
     assert draw_ecgs(5, seed=2).signals.tobytes() != again.signals.tobytes()
 
 
-def test_another_recorder_sees_the_same_hearts_otherwise(drawn: EcgPhantoms) -> None:
+def test_another_recorder_sees_the_same_hearts_otherwise(drawn: Ecgs) -> None:
     there = draw_ecgs(5, seed=1, recorder=3)
     assert (there.labels == drawn.labels[:5]).all()
     assert (there.rates == drawn.rates[:5]).all()
@@ -39,7 +39,7 @@ def test_another_recorder_sees_the_same_hearts_otherwise(drawn: EcgPhantoms) -> 
         assert np.abs(one - other).max() > 0.01
 
 
-def test_the_limb_leads_obey_einthoven_and_goldberger(drawn: EcgPhantoms) -> None:
+def test_the_limb_leads_obey_einthoven_and_goldberger(drawn: Ecgs) -> None:
     lead = dict(zip(LEADS, np.moveaxis(drawn.signals, 1, 0), strict=True))
     np.testing.assert_allclose(lead["I"] + lead["III"], lead["II"], atol=1e-6)
     np.testing.assert_allclose(lead["aVR"] + lead["aVL"] + lead["aVF"], 0, atol=1e-6)
@@ -47,14 +47,14 @@ def test_the_limb_leads_obey_einthoven_and_goldberger(drawn: EcgPhantoms) -> Non
     assert np.abs(drawn.signals).max() < 5  # mV, as electrocardiographs record them
 
 
-def test_a_healthy_qrs_points_down_in_v1_and_up_in_v5(drawn: EcgPhantoms) -> None:
+def test_a_healthy_qrs_points_down_in_v1_and_up_in_v5(drawn: Ecgs) -> None:
     healthy = drawn.signals[(drawn.labels == 0) & (np.array(drawn.findings) != "wide-qrs")]
     v1, v5 = (healthy[:, LEADS.index(name)] for name in ("V1", "V5"))
     assert (-v1.min(axis=1) > v1.max(axis=1)).mean() > 0.8
     assert (v5.max(axis=1) > -v5.min(axis=1)).mean() > 0.95
 
 
-def test_the_heart_rate_is_in_the_r_peaks(drawn: EcgPhantoms) -> None:
+def test_the_heart_rate_is_in_the_r_peaks(drawn: Ecgs) -> None:
     b, a = butter(2, [5, 20], "band", fs=FREQUENCY)
     errors = []
     for signal, rate, finding in zip(drawn.signals, drawn.rates, drawn.findings, strict=True):
@@ -69,7 +69,7 @@ def test_the_heart_rate_is_in_the_r_peaks(drawn: EcgPhantoms) -> None:
     assert np.abs(errors).max() < 0.08
 
 
-def test_the_rate_has_no_part_in_the_label(drawn: EcgPhantoms) -> None:
+def test_the_rate_has_no_part_in_the_label(drawn: Ecgs) -> None:
     assert abs(roc_auc_score(drawn.labels, drawn.rates) - 0.5) < 0.11  # three standard errors of 240 cases
     assert 0.25 < (drawn.rates > FAST).mean() < 0.5
 
@@ -82,14 +82,14 @@ def spectra(signals: np.ndarray) -> np.ndarray:
     )
 
 
-def test_a_linear_model_learns_the_label_but_not_perfectly(drawn: EcgPhantoms) -> None:
+def test_a_linear_model_learns_the_label_but_not_perfectly(drawn: Ecgs) -> None:
     features = spectra(drawn.signals)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
     model.fit(features[:120], drawn.labels[:120])
     assert 0.7 < roc_auc_score(drawn.labels[120:], model.decision_function(features[120:])) < 0.99
 
 
-def test_a_record_has_the_bytes_that_wfdb_writes(drawn: EcgPhantoms, tmp_path: Path) -> None:
+def test_a_record_has_the_bytes_that_wfdb_writes(drawn: Ecgs, tmp_path: Path) -> None:
     wfdb = pytest.importorskip("wfdb", reason="the signals extra is not installed")
     for folder in ("ours", "theirs"):
         (tmp_path / folder).mkdir()

@@ -10,15 +10,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from consilia.core.errors import ConfigError
-from consilia.simulation.synthetic.icu import ALL, FEATURES, FLUIDS, LABS, VITALS, IcuPhantoms, draw_icu_stays
+from consilia.simulation.synthetic.icu import ALL, FEATURES, FLUIDS, LABS, VITALS, IcuStays, draw_icu_stays
 
 
 @pytest.fixture(scope="module")
-def drawn() -> IcuPhantoms:
+def drawn() -> IcuStays:
     return draw_icu_stays(400, seed=1)
 
 
-def of(drawn: IcuPhantoms, name: str) -> np.ndarray:
+def of(drawn: IcuStays, name: str) -> np.ndarray:
     return drawn.values[:, :, FEATURES.index(name)]
 
 
@@ -26,7 +26,7 @@ def mean_of(values: np.ndarray) -> float:
     return float(np.nanmean(values))
 
 
-def test_shapes_order_and_bytes(drawn: IcuPhantoms) -> None:
+def test_shapes_order_and_bytes(drawn: IcuStays) -> None:
     assert drawn.values.shape == (400, 24, 48)
     assert (*VITALS, *LABS, *FLUIDS) == FEATURES  # the order in which a task's modalities cut the columns
     assert (len(VITALS), len(LABS), len(FLUIDS)) == (8, 39, 1)
@@ -51,18 +51,18 @@ def test_shapes_order_and_bytes(drawn: IcuPhantoms) -> None:
         ("urine", 1, 1500),
     ],
 )
-def test_values_are_plausible(drawn: IcuPhantoms, name: str, low: float, high: float) -> None:
+def test_values_are_plausible(drawn: IcuStays, name: str, low: float, high: float) -> None:
     values = of(drawn, name)
     assert low <= np.nanmin(values)
     assert np.nanmax(values) <= high
 
 
-def test_values_are_missing_as_often_as_the_table_says(drawn: IcuPhantoms) -> None:
+def test_values_are_missing_as_often_as_the_table_says(drawn: IcuStays) -> None:
     seen = np.isfinite(drawn.values).mean(axis=(0, 1))
     np.testing.assert_allclose(seen, [feature.seen for feature in ALL.values()], atol=0.02)
 
 
-def test_pressures_and_blood_gases_fit_together(drawn: IcuPhantoms) -> None:
+def test_pressures_and_blood_gases_fit_together(drawn: IcuStays) -> None:
     systolic, diastolic, mean = (of(drawn, name) for name in ("sbp", "dbp", "map"))
     assert (diastolic[np.isfinite(mean)] < systolic[np.isfinite(mean)]).all()
     np.testing.assert_allclose(mean, (systolic + 2 * diastolic) / 3, rtol=2e-3)
@@ -71,7 +71,7 @@ def test_pressures_and_blood_gases_fit_together(drawn: IcuPhantoms) -> None:
     np.testing.assert_allclose(ph, 6.1 + np.log10(bicarbonate / (0.0307 * pco2)), atol=2e-3)
 
 
-def test_creatinine_rises_and_urine_falls_where_the_kidneys_are_injured(drawn: IcuPhantoms) -> None:
+def test_creatinine_rises_and_urine_falls_where_the_kidneys_are_injured(drawn: IcuStays) -> None:
     change = {}
     for injured in (True, False):
         for name in ("crea", "bun", "urine"):
@@ -84,7 +84,7 @@ def test_creatinine_rises_and_urine_falls_where_the_kidneys_are_injured(drawn: I
         assert abs(change[name, False] - 1) < 0.1
 
 
-def test_the_more_severe_the_illness_the_more_die(drawn: IcuPhantoms) -> None:
+def test_the_more_severe_the_illness_the_more_die(drawn: IcuStays) -> None:
     assert 0.28 < drawn.injury.mean() < 0.44  # 36 % expected, standard error 2.4 %
     assert 0.15 < drawn.death.mean() < 0.35
     assert mean_of(of(drawn, "lact")[drawn.death]) > 1.2 * mean_of(of(drawn, "lact")[~drawn.death])
@@ -92,7 +92,7 @@ def test_the_more_severe_the_illness_the_more_die(drawn: IcuPhantoms) -> None:
 
 
 @pytest.mark.parametrize("label", ["injury", "death"])
-def test_a_linear_model_learns_the_labels_but_not_perfectly(drawn: IcuPhantoms, label: str) -> None:
+def test_a_linear_model_learns_the_labels_but_not_perfectly(drawn: IcuStays, label: str) -> None:
     spread = np.nanstd(drawn.values, axis=(0, 1))
     standard = np.nan_to_num((drawn.values - np.nanmean(drawn.values, axis=(0, 1))) / spread)
     features = np.concatenate([standard[:, :12].mean(axis=1), standard[:, 12:].mean(axis=1)], axis=1)

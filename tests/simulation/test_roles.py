@@ -106,7 +106,7 @@ def test_a_site_left_out_tests_in_all_its_roles(tmp_path: Path) -> None:
     path = write(tmp_path, roles, leave_out="south")
     sites = load_federation(path, tmp_path / "out", leave_out="north")
     specs = {name: load_site_config(file).datasets for name, file in sites.items()}
-    assert {name for name, found in specs.items() if all(spec.evaluator for spec in found.values())} == {"north"}
+    assert {name for name, found in specs.items() if all(spec.test_only for spec in found.values())} == {"north"}
     assert len(specs["north"]) == 2
     with pytest.raises(ConfigError, match="leave_out: expected one of several sites that train"):
         load_federation(path, tmp_path / "out", leave_out="server")
@@ -160,7 +160,7 @@ ALL = {"pooled": table("hurt"), "server": {"public": 0.3, "test": 0.7}}
     ("roles", "message"),
     [
         ({"sick": {"cut": WARDS}}, "give pooled"),
-        ({"sick": {"pooled": table("sick", evaluator=True)}}, "the shares and the cut decide"),
+        ({"sick": {"pooled": table("sick", test_only=True)}}, "the shares and the cut decide"),
         (
             {"sick": {"pooled": table("sick"), "cut": WARDS, "sites": {"north": table("sick")}}},
             r"the sites \['north'\]",

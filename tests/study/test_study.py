@@ -13,12 +13,13 @@ from consilia.core.errors import ConfigError, UpdateRejected
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.intake import _check_prompts
 from consilia.federation.sampling import draws
 from consilia.federation.server_settings import own_server
+from consilia.federation.update_validation import _check_prompts
 from consilia.record.schema import SiteMetrics
 from consilia.simulation import digits
-from consilia.study.study import Study, _with_fedavg, finished, load_study, study_config, study_sites
+from consilia.study.study import Study, _with_fedavg, embedded_studies, finished, load_study, study_config, study_sites
+from tests.conftest import REPOSITORY
 from tests.federation.support import small
 
 
@@ -35,12 +36,12 @@ def test_leave_out_and_train_cases_hold_for_every_command(study_file: Path, tmp_
     study = load_study(study_file)
     sites = study_sites(study, tmp_path / "sites")
     assert [len(load_site(path, "diagnosis").train) for path in sites.values()] == [10, 0, 10, 10]
-    assert study_config(study, "fedavg", 0, sites).evaluators == ("hospital-2",)
+    assert study_config(study, "fedavg", 0, sites).test_only_sites == ("hospital-2",)
     result = CliRunner().invoke(
         app, ["run", "fedavg", "--study", str(study_file), "--engine", "inprocess", "--out", str(tmp_path / "run")]
     )
     assert result.exit_code == 0, result.output
-    assert load_site_config(tmp_path / "run" / "sites" / "hospital-2" / "site.yaml").dataset("diagnosis").evaluator
+    assert load_site_config(tmp_path / "run" / "sites" / "hospital-2" / "site.yaml").dataset("diagnosis").test_only
     result = CliRunner().invoke(app, ["export", "fedavg", "--study", str(study_file), "--out", str(tmp_path / "jobs")])
     assert result.exit_code == 0, result.output
     exported = (tmp_path / "jobs" / "fedavg" / "app" / "config" / "config_fed_server.json").read_text()
@@ -48,35 +49,37 @@ def test_leave_out_and_train_cases_hold_for_every_command(study_file: Path, tmp_
 
 
 @pytest.mark.slow
-def test_an_external_test_site_and_the_left_out_one_are_both_evaluators(wisconsin, tmp_path: Path) -> None:
+def test_an_external_test_site_and_the_left_out_one_are_both_test_only(wisconsin, tmp_path: Path) -> None:
     specs = {
         name: load_site_config(path).dataset("diagnosis").model_dump(mode="json", exclude_defaults=True)
         for name, path in wisconsin.items()
     }
     federation = tmp_path / "federation.yaml"
-    evaluator = specs.pop("hospital-4")
-    federation.write_text(yaml.safe_dump({"role": "diagnosis", "sites": specs, "evaluator": evaluator}))
+    test_only = specs.pop("hospital-4")
+    federation.write_text(yaml.safe_dump({"role": "diagnosis", "sites": specs, "test_only": test_only}))
     study = Study(data=str(federation), leave_out="hospital-2", run={"rounds": 1})
     sites = study_sites(study, tmp_path / "mixed")
     config = study_config(study, "fedavg", 0, sites)
-    assert sorted(config.evaluators) == ["evaluator", "hospital-2"]
+    assert sorted(config.test_only_sites) == ["evaluator", "hospital-2"]
     record = run_inprocess(config, sites, tmp_path / "run", server=own_server(config, sites))
     assert record.absent == {}
-    assert [name for name, site in sorted(record.sites.items()) if site.evaluator] == ["evaluator", "hospital-2"]
+    assert [name for name, site in sorted(record.sites.items()) if site.test_only] == ["evaluator", "hospital-2"]
     by_name = {"role": "diagnosis", "model": config.model.model_dump(mode="json", by_alias=True)}
     unread = study.model_copy(update={"run": {**study.run, **by_name}})
-    assert study_config(unread, "fedavg", 0, {}).evaluators == ("hospital-2",)  # no site file says who else there is
+    assert study_config(unread, "fedavg", 0, {}).test_only_sites == (
+        "hospital-2",
+    )  # no site file says who else there is
 
 
-def test_a_site_left_out_of_a_run_of_several_tasks_is_an_evaluator(tmp_path: Path) -> None:
+def test_a_site_left_out_of_a_run_of_several_tasks_is_test_only(tmp_path: Path) -> None:
     files = {}
-    for site, evaluator in (("a", False), ("b", True)):
-        spec = {"format": "medmnist", "file": "x.npz", "classes": ["no", "yes"], "evaluator": evaluator}
+    for site, test_only in (("a", False), ("b", True)):
+        spec = {"format": "medmnist", "file": "x.npz", "classes": ["no", "yes"], "test_only": test_only}
         files[site] = tmp_path / f"{site}.yaml"
         files[site].write_text(yaml.safe_dump({"site": site, "datasets": {"one": spec, "two": spec}}))
     study = load_study("fedkim").model_copy(update={"leave_out": "b"})
-    assert study_config(study, "fedkim", 0, files).evaluators == ("b",)
-    assert study_config(study, "fedkim", 0, {}).evaluators == ("b",)  # as a job
+    assert study_config(study, "fedkim", 0, files).test_only_sites == ("b",)
+    assert study_config(study, "fedkim", 0, {}).test_only_sites == ("b",)  # as a job
 
 
 @pytest.mark.parametrize("entry", [{"method": {"mu": 0.1}}, {"rounds": 2}])
@@ -100,10 +103,10 @@ def test_a_record_of_other_sites_is_not_this_runs(wisconsin, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_an_absent_site_is_in_the_record(wisconsin, tmp_path: Path) -> None:
     """Sites that could not take part are named, and the record is still this run's."""
-    config = small(rounds=1, evaluators=["hospital-3"])  # which has training cases, so it is left out
+    config = small(rounds=1, test_only_sites=["hospital-3"])  # which has training cases, so it is left out
     record = run_inprocess(config, wisconsin, tmp_path / "run", server=own_server(config, wisconsin))
     assert list(record.absent) == ["hospital-3"]
-    assert "names it as an evaluator" in record.absent["hospital-3"]
+    assert "names it as a test-only site" in record.absent["hospital-3"]
     assert finished(tmp_path / "run", config, wisconsin) is not None
 
 
@@ -136,3 +139,16 @@ def test_the_demo_samples_two_of_eight_sites_with_the_paper_s_local_training() -
         training = config.training
         assert (training.local_epochs, training.batch_size, training.learning_rate) == (5, 12, 0.01)
     assert digits.CUT.alpha == 0.1
+
+
+STUDIES = [*embedded_studies(), *map(str, sorted((REPOSITORY / "configs" / "studies").glob("*.yaml")))]
+
+
+@pytest.mark.parametrize("source", STUDIES, ids=lambda source: Path(source).stem)
+def test_every_method_of_a_shipped_study_has_a_valid_configuration(source: str) -> None:
+    study = load_study(source)
+    # Where the study leaves the model to the data, any will do for this.
+    model = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 4, "num_classes": 2}}
+    named = study.model_copy(update={"run": {"model": model, **study.run}})
+    for label in study.methods:
+        assert study_config(named, label, 0, {}).label == label

@@ -1,1 +1,1 @@
-"""Floor 4: what a person types."""
+"""The command line."""

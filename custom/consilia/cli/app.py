@@ -21,7 +21,7 @@ app = typer.Typer(
 
     \b
     consilia run fedkper                                     # embedded data, NVFlare's simulator
-    consilia compare wisconsin --out runs/wisconsin          # all methods and yardsticks
+    consilia compare wisconsin --out runs/wisconsin          # all methods and baselines
     consilia run fedkper --data my-federation.yaml --rounds 50 --set training.learning_rate=0.005
     consilia site check site.yaml                            # is this site's data what the file says?
     consilia submit jobs/fedkper-busbra --kit KIT --follow   # hand a job to a federation of real sites
@@ -116,9 +116,7 @@ def compare(
         str, typer.Argument(help="A study file, or the name of an embedded study: wisconsin, label-skew, ...")
     ] = "wisconsin",
     engine: Engine = "inprocess",
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="Some of the study's methods and yardsticks.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Some of the study's methods and baselines.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0,1,2; default: the study's.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
     leave_out: Annotated[

@@ -25,7 +25,7 @@ from consilia.methods.shown import panels_of, tables_of
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
-from consilia.study.baselines import YARDSTICKS
+from consilia.study.baselines import BASELINES
 from consilia.study.study import (
     EMBEDDED,
     Study,
@@ -57,7 +57,7 @@ def run_command(
     overwrite: bool,
 ) -> None:
     """``consilia run``."""
-    _refuse_yardstick(method)
+    _refuse_baseline(method)
     study, start = _study(study_source, data), _engine(engine)
     folder = out or Path("runs") / f"{method}-seed{seed}"
     if overwrite:
@@ -133,7 +133,7 @@ def export_command(
     from consilia.deploy.byoc import add_code
     from consilia.flare.recipe import ConsiliaRecipe
 
-    _refuse_yardstick(method)
+    _refuse_baseline(method)
     study = _study(study_source, None)
     with TemporaryDirectory() as scratch:
         # The data are looked at only where the study leaves open what they decide.
@@ -201,9 +201,9 @@ def _engine(name: str):  # type: ignore[no-untyped-def]
     return run
 
 
-def _refuse_yardstick(method: str) -> None:
-    if method in YARDSTICKS:
-        raise ConfigError(f"{method} is a yardstick, not a federated method: consilia compare --only {method}")
+def _refuse_baseline(method: str) -> None:
+    if method in BASELINES:
+        raise ConfigError(f"{method} is a baseline, not a federated method: consilia compare --only {method}")
 
 
 def _clear(folder: Path) -> None:

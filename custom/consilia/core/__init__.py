@@ -1,1 +1,1 @@
-"""Floor 0: updates, their checks, aggregation, checkpoints, seeds. Imports nothing above it and never NVFlare."""
+"""What every layer stands on: errors, validation, events, files, checkpoints, determinism. Imports no other layer."""

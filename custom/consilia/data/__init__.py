@@ -1,1 +1,1 @@
-"""Floor 1: a site's data, from the files that site.yaml names to preprocessed splits in memory."""
+"""A site's data, from the files that site.yaml names to preprocessed splits in memory."""

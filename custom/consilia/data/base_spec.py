@@ -114,7 +114,7 @@ class CommonSpec(Model, ABC):
     classes: tuple[str, ...] = Field(min_length=2)
     patient: str | None = None
     splits: SplitSpec = SplitSpec()
-    evaluator: bool = False
+    test_only: bool = False
     select: SelectSpec | None = None
     exclude_patients: tuple[Text, ...] = ()
     public_pool: PoolName | None = None

@@ -49,7 +49,7 @@ class RoleReport:
     role: str
     format: str
     classes: tuple[str, ...]
-    evaluator: bool = False
+    test_only: bool = False
     task: Task = "classification"
     cases: int = 0
     patients: int | None = None  # None where each case is its own patient
@@ -79,7 +79,7 @@ def check_site(path: Path, roles: list[str] | None = None) -> list[RoleReport]:
 
 
 def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
-    report = RoleReport(config.site, role, spec.format, spec.classes, spec.evaluator, spec.task)
+    report = RoleReport(config.site, role, spec.format, spec.classes, spec.test_only, spec.task)
     if isinstance(spec, QuestionsSpec):
         return _check_questions(report, config.role_dir(role), spec)
     reader, problems = reader_for(spec), Problems()
@@ -141,7 +141,7 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
     elif len(there) < len(spec.classes):
         report.warnings.append(f"no case of {[name for name in spec.classes if name not in there]}")
     if fitted_on_test(spec):
-        report.warnings.append("an evaluator has no training cases: its preprocessing is fitted on its own inputs")
+        report.warnings.append("a test-only site has no training cases: its preprocessing is fitted on its own inputs")
 
 
 def _check_splits(
@@ -162,7 +162,7 @@ def _check_splits(
     report.unused = int((splits == UNUSED).sum())
     file = splits_file(spec, role_dir)
     report.splits_from = str(file) if file.exists() else "to be drawn at the first load"
-    if spec.evaluator or spec.official_splits:
+    if spec.test_only or spec.official_splits:
         report.splits_from = "fixed by site.yaml"
     for name in SPLITS:
         inside = splits == name
@@ -210,7 +210,7 @@ def _check_raw(
         _attempt(problems, lambda: refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw)))
     if splits is None or problems:
         return
-    train = raw if spec.evaluator else raw[splits == "train"]
+    train = raw if spec.test_only else raw[splits == "train"]
     inputs = reader.apply(reader.fit(train), raw)
     report.input_shape = tuple(inputs.shape[1:])
     spacing = reader.spacing(cases)

@@ -15,7 +15,7 @@ SIZES = 8  # so many of the pictures' sizes are listed
 def render(report: RoleReport) -> RenderableType:
     """A rich renderable: the numbers as tables, then warnings and errors in full."""
     kind = f"{report.format}{', segmentation' if report.task == 'segmentation' else ''}"
-    title = f"{report.site} / {report.role} ({kind}{', evaluator' if report.evaluator else ''})"
+    title = f"{report.site} / {report.role} ({kind}{', test only' if report.test_only else ''})"
     parts: list[RenderableType] = [Text(title, style="bold"), _numbers(report)]
     if report.counts:
         parts.append(_splits(report))

@@ -62,7 +62,7 @@ class Split:
 
 @dataclass(frozen=True)
 class SiteData:
-    """One site's data for one dataset role. An evaluator (external test site) has cases in ``test`` only.
+    """One site's data for one dataset role. A test-only site (external test site) has cases in ``test`` only.
 
     ``class_names`` of a segmentation are the background's and the structure's.
     """
@@ -80,7 +80,7 @@ class SiteData:
         return len(self.class_names)
 
     @property
-    def is_evaluator(self) -> bool:
+    def is_test_only(self) -> bool:
         return len(self.train) == 0
 
     def split(self, name: str) -> Split:

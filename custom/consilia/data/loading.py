@@ -41,9 +41,9 @@ class NewCases:
 def load_site(path: Path, role: str) -> SiteData:
     """All cases of one dataset role, preprocessed and split; ``path`` is the site's site.yaml.
 
-    The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. An
-    evaluator has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part), with a
-    warning in the log.
+    The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. A
+    test-only site has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part),
+    with a warning in the log.
 
     Raises:
         ConfigError: site.yaml is wrong or has no such role.
@@ -59,8 +59,8 @@ def load_site(path: Path, role: str) -> SiteData:
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     require_cases(splits, spec, config.role_dir(role), where)
     if fitted_on_test(spec):
-        log.warning("%s: an evaluator has no training cases: its preprocessing is fitted on its own test inputs", where)
-    fitted = reader.fit(raw if spec.evaluator else raw[splits == "train"])
+        log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
+    fitted = reader.fit(raw if spec.test_only else raw[splits == "train"])
     write_json(preprocessing_file(config, role), {"layout": reader.layout(), "fitted": fitted}, private=True)
     inputs = _inputs(reader, fitted, raw, where)
     spacing = reader.spacing(cases)
@@ -129,14 +129,14 @@ def load_new_cases(path: Path, role: str, source: Path, *, preprocessing: Path |
 
 
 def fitted_on_test(spec: CommonSpec) -> bool:
-    """Whether preprocessing is fitted on test inputs: an evaluator has no others, and fixed values fit nothing."""
+    """Whether preprocessing is fitted on test inputs: a test-only site has no others, and fixed values fit nothing."""
     about = getattr(spec, "input", spec)  # of questions: the image or record, or nothing
-    return spec.evaluator and about is not None and getattr(about, "normalise", "train") == "train"
+    return spec.test_only and about is not None and getattr(about, "normalise", "train") == "train"
 
 
 def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
     """The splits that should have cases and have none."""
-    if spec.evaluator:
+    if spec.test_only:
         wanted = ["test"]
     elif spec.official_splits or spec.splits.file is not None:
         wanted = ["train", "test"]

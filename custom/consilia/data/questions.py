@@ -155,7 +155,7 @@ def load_questions(path: Path, role: str) -> QuestionData:
     """All questions of one role of format questions; ``path`` is a site.yaml, or the server's data file.
 
     The splits are kept under ``state_dir`` as :func:`consilia.data.loading.load_site` keeps them. Preprocessing of
-    images and records is fitted on those of the training questions; an evaluator's on all its own.
+    images and records is fitted on those of the training questions; a test-only site's on all its own.
 
     Raises:
         ConfigError: the file is wrong, has no such role, or the role is of another format.
@@ -185,9 +185,9 @@ def _read_inputs(
     problems = Problems()
     raw = of_inputs.read(distinct, problems)
     problems.raise_if_any(where)
-    train = np.unique(input_of if reader.spec.evaluator else input_of[splits == "train"])
+    train = np.unique(input_of if reader.spec.test_only else input_of[splits == "train"])
     if fitted_on_test(reader.spec):
-        log.warning("%s: an evaluator has no training cases: its preprocessing is fitted on its own test inputs", where)
+        log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     inputs = of_inputs.apply(of_inputs.fit(raw[train]), raw)
     if not torch.isfinite(inputs).all():
         raise DataError(f"{where}: {int((~torch.isfinite(inputs)).sum())} preprocessed value(s) are not finite")

@@ -103,7 +103,7 @@ def site_splits(
 
     ``content``: the digests of :meth:`consilia.data.readers.base.Reader.content`, saved with the splits.
     """
-    if spec.evaluator:
+    if spec.test_only:
         return np.full(len(cases), "test")
     if spec.official_splits:
         return np.asarray(cases.rows["part"].replace({"val": "validation"}), dtype=str)
@@ -129,7 +129,7 @@ def limit_training(cases: Cases, splits: np.ndarray, spec: CommonSpec) -> np.nda
         DataError: there are fewer training cases than asked for.
     """
     wanted, train = spec.train_cases, np.flatnonzero(splits == "train")
-    if wanted is None or spec.evaluator:
+    if wanted is None or spec.test_only:
         return splits
     count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(train)))
     if count > len(train):

@@ -55,7 +55,7 @@ class TaskedData:
         return self.split("test")
 
     @property
-    def is_evaluator(self) -> bool:
+    def is_test_only(self) -> bool:
         """Whether the site trains nothing."""
         return len(self.train) == 0
 

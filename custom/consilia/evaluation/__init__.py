@@ -1,1 +1,1 @@
-"""Figures of merit: metrics of one split, forgetting over rounds, the summary of a run, comparison of runs."""
+"""Metrics of one split, forgetting over rounds, the summary of a run, comparison of runs."""

@@ -65,12 +65,12 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 def training_sites(record: Record) -> list[str]:
     """The sites that train, in name order."""
-    return sorted(site for site, info in record.sites.items() if not info.evaluator)
+    return sorted(site for site, info in record.sites.items() if not info.test_only)
 
 
 def test_only_sites(record: Record) -> list[str]:
     """The sites that train nothing, in name order."""
-    return sorted(site for site, info in record.sites.items() if info.evaluator)
+    return sorted(site for site, info in record.sites.items() if info.test_only)
 
 
 def scored_sites(record: Record) -> list[str]:

@@ -39,10 +39,10 @@ class RunCheckpoint:
 
     def save(self, version: int, state: State) -> None:
         """Write the checkpoint of a version, atomically."""
-        keeper, best = self._participants.keeper, self._best
+        recorder, best = self._participants.recorder, self._best
         own, server = self._work.checkpoint(version)
         models = {
-            name: Kept("state", self._work.file_number(number), tensors, keeper.digest(number))
+            name: Kept("state", self._work.file_number(number), tensors, recorder.digest(number))
             for name, number, tensors in (("global", version, state), ("best", best.version, best.state))
         }
         content = {
@@ -51,7 +51,7 @@ class RunCheckpoint:
             "accepted": self._participants.accepted.to_json(),
             "server": server,
             "best": best.to_json(),
-            "record": keeper.state(),
+            "record": recorder.state(),
         }
         self.store.save(models | own, content)
 
@@ -68,7 +68,7 @@ class RunCheckpoint:
                 f"{self.store.folder} belongs to run {content['run_id']}, this configuration is run {self._run_id}"
             )
         self._best.restore(content["best"], checkpoint.models["best"])
-        self._participants.keeper.restore(content["record"])
+        self._participants.recorder.restore(content["record"])
         self._participants.accepted.restore(content["accepted"])
         self._work.restore(content["server"], checkpoint.models)
         log.info("resuming run %s after round %d", self._run_id, content["version"])

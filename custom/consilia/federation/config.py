@@ -58,7 +58,7 @@ class RunConfig(Strict):
     exchange_dtype: Literal["float32", "float16"] = Field(
         "float32", description="of what travels; float16 halves it, and is what the server then keeps"
     )
-    evaluators: tuple[str, ...] = Field((), description="sites that train nothing: external test sites")
+    test_only_sites: tuple[str, ...] = Field((), description="sites that train nothing: external test sites")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 
     @field_validator("config_version")

@@ -2,7 +2,8 @@
 
 The coordinator does not know how messages travel. An engine gives it one function that delivers requests to sites and
 hands every reply to :meth:`Coordinator.receive` before it returns; a site that does not answer is simply not heard.
-What a round does is in :mod:`consilia.federation.round`, how replies are checked in :mod:`consilia.federation.intake`.
+What a round does is in :mod:`consilia.federation.round`, how replies are checked in
+:mod:`consilia.federation.update_validation`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from consilia.federation.checkpoints import RunCheckpoint
 from consilia.federation.config import RunConfig
 from consilia.federation.contributions import field_infos
 from consilia.federation.final import Keep, ask_for_final, final_models, personalizing
-from consilia.federation.intake import Deliver, Intake
 from consilia.federation.messages import Broadcast, PrepareReply, Reply, Request, TrainReply
 from consilia.federation.participants import Participants
-from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.recorder import Recorder
 from consilia.federation.round import RoundResult, TrainingRound
 from consilia.federation.selection import BestRound, validation_value
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
 from consilia.federation.server_work import FOLDER, ServerWork, open_server
+from consilia.federation.update_validation import Deliver, UpdateValidation
 from consilia.methods.contract import State
 from consilia.methods.registry import AllowedMethods
 from consilia.record.schema import Exchange, Record
@@ -63,9 +64,9 @@ class Coordinator:
         self.config, self._progress = config, progress
         AllowedMethods(server.allow_methods, Path(SERVER_FILE)).require(config.method.method)
         self.server = open_server(config, server, folder / FOLDER, progress, should_stop)
-        self.keeper = RecordKeeper(config, server.engine)
-        self.keeper.fields = field_infos(self.server.method)
-        self.keeper.exchange = Exchange(
+        self.recorder = Recorder(config, server.engine)
+        self.recorder.fields = field_infos(self.server.method)
+        self.recorder.exchange = Exchange(
             parameters=sum(tensor.numel() for tensor in initial.values()),
             all_parameters=all_parameters,
             dtype=config.exchange_dtype,
@@ -73,9 +74,9 @@ class Coordinator:
         self.version = 0
         self.state: State = initial
         self.best = BestRound(config.best_figure, initial)
-        self.participants = Participants(config, sites, self.keeper)
+        self.participants = Participants(config, sites, self.recorder)
         spool = UpdateSpool(folder / "spool")
-        self.intake = Intake(self.server, spool, config.max_update_norm, progress, config.task)
+        self.validation = UpdateValidation(self.server, spool, config.max_update_norm, progress, config.task)
         self._work = ServerWork(self.server, config.training.threads)
         self._checkpoint = RunCheckpoint(folder, self.participants, self._work, self.best)
         self._resume = self._checkpoint.exists()
@@ -99,8 +100,8 @@ class Coordinator:
             self._finish(deliver)
         finally:
             # The sites' own models: nobody needs them any more, a resumed run asks for the round's anew.
-            self.intake.spool.remove()
-        return self.keeper.record("stopped_early" if self.version < self.config.rounds else "finished")
+            self.validation.spool.remove()
+        return self.recorder.record("stopped_early" if self.version < self.config.rounds else "finished")
 
     def _prepare(self, deliver: Deliver) -> None:
         """Ask every connected site who it is; go on with those that can take part."""
@@ -108,7 +109,7 @@ class Coordinator:
         asked = self.participants.connected
         replies = self._ask(deliver, [Broadcast(request, asked)])
         ready = {site: reply for site, reply in replies.items() if isinstance(reply, PrepareReply)}
-        reasons = {site: self.intake.why_absent(site) for site in asked if site not in ready}
+        reasons = {site: self.validation.why_absent(site) for site in asked if site not in ready}
         self.participants.enrol(ready, reasons, resume=self._resume)
         for site, reason in self.participants.absent.items():
             self._progress(Absent(site=site, reason=reason))
@@ -124,13 +125,13 @@ class Coordinator:
             config=self.config,
             server=self.server,
             participants=self.participants,
-            intake=self.intake,
+            validation=self.validation,
         ).run(deliver)
         self._note_evaluations(result.replies)
         self._judge()
         self.participants.accepted.add(number, result.updates)
         self.version, self.state = number, result.state
-        self.keeper.rounds.append(result.record)
+        self.recorder.rounds.append(result.record)
         self._checkpoint.save(self.version, self.state)
         self._work_after_round()
         self._tell_round(result, time.perf_counter() - started)
@@ -140,20 +141,20 @@ class Coordinator:
         if not self._work.is_due(self.version):
             return
         self.state, seconds = self._work.perform(self.state, self.version)
-        self.keeper.add_section(self.server)
-        self.keeper.amend_round(seconds, state_digest(self.state))
+        self.recorder.add_section(self.server)
+        self.recorder.amend_round(seconds, state_digest(self.state))
         self._checkpoint.save(self.version, self.state)
 
     def _finish(self, deliver: Deliver) -> None:
         """Every site makes a personal model of the last and of the best global model, sampled before or not."""
         self._work.finish()
-        self.keeper.add_section(self.server)
+        self.recorder.add_section(self.server)
         self._evaluate_final(deliver, "last")
         self._judge()
         if self.best.version in (0, self.version):
             # Nothing was better (or nothing could be judged): the last model is the best one.
             self.best.version, self.best.state = self.version, self.state
-            self.keeper.final["best"] = self.keeper.final["last"]
+            self.recorder.final["best"] = self.recorder.final["last"]
         else:
             self._evaluate_final(deliver, "best")
 
@@ -168,25 +169,25 @@ class Coordinator:
             self.server.payload(self.version + 1),
             server=self.server,
             participants=self.participants,
-            intake=self.intake,
+            validation=self.validation,
         )
         if keep == "last":
             self._note_evaluations(replies)
-        self.keeper.final[keep] = final_models(version, self.keeper.digest(version) or state_digest(state), replies)
+        self.recorder.final[keep] = final_models(version, self.recorder.digest(version) or state_digest(state), replies)
 
     # ---- for the engine ----------------------------------------------------------------------------------------
 
     def receive(self, site: str, reply: Reply) -> None:
         """Take one site's reply to the request that is open for it. Never raises for what a site sends."""
-        self.intake.receive(site, reply)
+        self.validation.receive(site, reply)
 
     def is_waiting(self) -> bool:
         """Whether some site has not yet answered the request that is open for it."""
-        return self.intake.is_waiting()
+        return self.validation.is_waiting()
 
     def so_far(self) -> Record:
         """The record as far as the run has got."""
-        return self.keeper.record("running")
+        return self.recorder.record("running")
 
     def tell_end(self, record: Record) -> None:
         """Say that the run is complete: the last word, once its results are where they belong."""
@@ -195,25 +196,25 @@ class Coordinator:
     # ---- small things ------------------------------------------------------------------------------------------
 
     def _ask(self, deliver: Deliver, broadcasts: Sequence[Broadcast]) -> dict[str, BaseModel]:
-        return self.intake.ask(deliver, broadcasts, reference=self.state, known=self.keeper.sites)
+        return self.validation.ask(deliver, broadcasts, reference=self.state, known=self.recorder.sites)
 
     def _note_evaluations(self, replies: Mapping[str, BaseModel]) -> None:
         for site, reply in replies.items():
             received = getattr(reply, "received", None)
             if received is not None:
-                self.keeper.add_evaluation(self.version, "global", site, received)
+                self.recorder.add_evaluation(self.version, "global", site, received)
             if isinstance(reply, TrainReply) and reply.trained is not None:
-                self.keeper.add_evaluation(self.version + 1, "personal", site, reply.trained)
+                self.recorder.add_evaluation(self.version + 1, "personal", site, reply.trained)
 
     def _judge(self) -> None:
-        if self.best.offer(self.version, self.state, self.keeper.evaluation(self.version, "global")):
+        if self.best.offer(self.version, self.state, self.recorder.evaluation(self.version, "global")):
             self.participants.accepted.mark_best()
 
     def _patience_is_over(self) -> bool:
         return self.config.patience is not None and self.best.stale >= self.config.patience
 
     def _tell_round(self, result: RoundResult, seconds: float) -> None:
-        began_with = self.keeper.evaluation(result.record.round - 1, "global")
+        began_with = self.recorder.evaluation(result.record.round - 1, "global")
         self._progress(
             RoundDone(
                 round=result.record.round,

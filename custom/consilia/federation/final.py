@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from consilia.federation.contributions import variants
-from consilia.federation.intake import Deliver, Intake
 from consilia.federation.messages import EvaluateReply, PersonalizeReply
 from consilia.federation.participants import Participants
+from consilia.federation.update_validation import Deliver, UpdateValidation
 from consilia.methods.contract import State
 from consilia.methods.server import Server
 from consilia.record.schema import FinalModels
@@ -32,7 +32,7 @@ def ask_for_final(
     *,
     server: Server[Any],
     participants: Participants,
-    intake: Intake,
+    validation: UpdateValidation,
 ) -> dict[str, BaseModel]:
     """Every site's metrics of a global model, and of the personal model that it makes of it; sampled before or not.
 
@@ -44,7 +44,7 @@ def ask_for_final(
         payload: what the method sends beside it to who trains.
         server: the method's half at the server.
         participants: the run's sites.
-        intake: checks every reply.
+        validation: checks every reply.
     """
     trainers = personalizing(server, participants)
     others = [site for site in participants.present() if site not in trainers]
@@ -53,7 +53,7 @@ def ask_for_final(
         *participants.requests("personalize", trainers, {**state, **payload}, **about),
         *participants.requests("evaluate", others, state, **about),
     ]
-    return intake.ask(deliver, broadcasts, reference=state, known=participants.keeper.sites)
+    return validation.ask(deliver, broadcasts, reference=state, known=participants.recorder.sites)
 
 
 def final_models(version: int, sha256: str, replies: Mapping[str, BaseModel]) -> FinalModels:

@@ -11,7 +11,7 @@ from typing import Any
 
 from consilia.aggregation.validation import MAX_INTEGER
 from consilia.core.errors import OutgoingRefused
-from consilia.federation.intake import MAX_CONTENT_BYTES
+from consilia.federation.update_validation import MAX_CONTENT_BYTES
 
 MAX_TEXT = 200
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from consilia.core.errors import RunFailed
 from consilia.federation.accepted import AcceptedRounds
-from consilia.federation.admission import common_classes, why_not
 from consilia.federation.config import RunConfig
+from consilia.federation.enrolment import common_classes, why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Request, RequestKind
-from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.recorder import Recorder
 from consilia.federation.sampling import draws, sample
 from consilia.methods.contract import State
 
@@ -24,11 +24,11 @@ class Participants:
     Args:
         config: the run.
         connected: names of the sites that are connected.
-        keeper: the run's record; its list of sites is the run's.
+        recorder: the run's record; its list of sites is the run's.
     """
 
-    def __init__(self, config: RunConfig, connected: Sequence[str], keeper: RecordKeeper) -> None:
-        self.config, self.keeper = config, keeper
+    def __init__(self, config: RunConfig, connected: Sequence[str], recorder: Recorder) -> None:
+        self.config, self.recorder = config, recorder
         self.connected = sorted(connected)
         self.accepted = AcceptedRounds()
         self.absent: dict[str, str] = {}
@@ -44,18 +44,18 @@ class Participants:
         Raises:
             RunFailed: too few sites have training data, or they agree on no class list.
         """
-        keeper, absent = self.keeper, dict(reasons)
-        known = dict(keeper.sites) if resume else None
-        if replies and not keeper.class_names:
-            keeper.class_names = common_classes(replies)
+        recorder, absent = self.recorder, dict(reasons)
+        known = dict(recorder.sites) if resume else None
+        if replies and not recorder.class_names:
+            recorder.class_names = common_classes(replies)
         for site, reply in replies.items():
-            reason = why_not(site, reply, self.config, classes=keeper.class_names, known=known)
+            reason = why_not(site, reply, self.config, classes=recorder.class_names, known=known)
             if reason is not None:
                 absent[site] = reason
             elif known is None:
-                keeper.add_site(site, reply)
-        absent |= {site: "it is not connected" for site in keeper.sites if site not in self.connected}
-        self.absent = keeper.absent = dict(sorted(absent.items()))
+                recorder.add_site(site, reply)
+        absent |= {site: "it is not connected" for site in recorder.sites if site not in self.connected}
+        self.absent = recorder.absent = dict(sorted(absent.items()))
         for site, reason in self.absent.items():
             log.error("site %s cannot take part: %s", site, reason)
 
@@ -69,11 +69,11 @@ class Participants:
 
     def present(self) -> list[str]:
         """Who takes part."""
-        return [name for name in sorted(self.keeper.sites) if name not in self.absent]
+        return [name for name in sorted(self.recorder.sites) if name not in self.absent]
 
     def all_trainers(self) -> list[str]:
         """The run's sites with training data, absent or not."""
-        return [name for name, site in sorted(self.keeper.sites.items()) if not site.evaluator]
+        return [name for name, site in sorted(self.recorder.sites.items()) if not site.test_only]
 
     def trainers(self) -> list[str]:
         """Those of them that take part."""

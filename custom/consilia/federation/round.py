@@ -14,9 +14,9 @@ from consilia.core.determinism import state_digest
 from consilia.core.errors import RunFailed
 from consilia.federation.config import RunConfig
 from consilia.federation.contributions import contributions, sent_bytes
-from consilia.federation.intake import Deliver, Intake, metadata
 from consilia.federation.messages import Broadcast, TrainReply
 from consilia.federation.participants import Participants, listed
+from consilia.federation.update_validation import Deliver, UpdateValidation, metadata
 from consilia.methods.contract import State
 from consilia.methods.server import Mean, Server, Weights
 from consilia.record.schema import RoundRecord
@@ -48,7 +48,7 @@ class TrainingRound:
         config: the run.
         server: the method's half at the server.
         participants: the run's sites.
-        intake: checks every reply, and keeps the accepted updates on disk.
+        validation: checks every reply, and keeps the accepted updates on disk.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class TrainingRound:
         config: RunConfig,
         server: Server[Any],
         participants: Participants,
-        intake: Intake,
+        validation: UpdateValidation,
     ) -> None:
         self.number, self.state, self.config = number, state, config
-        self.server, self.participants, self.intake = server, participants, intake
+        self.server, self.participants, self.validation = server, participants, validation
 
     def run(self, deliver: Deliver) -> RoundResult:
         """Carry the round out.
@@ -73,11 +73,11 @@ class TrainingRound:
         started = time.perf_counter()
         asked = self.participants.sample(self.number)
         broadcasts = self._broadcasts(asked)
-        replies = self.intake.ask(deliver, broadcasts, reference=self.state, known=self.participants.keeper.sites)
+        replies = self.validation.ask(deliver, broadcasts, reference=self.state, known=self.participants.recorder.sites)
         answered = time.perf_counter()
         updates = {site: reply for site, reply in replies.items() if isinstance(reply, TrainReply)}
         self._require_enough(asked, updates)
-        sites = self.participants.keeper.sites
+        sites = self.participants.recorder.sites
         weights = self.server.weights({site: metadata(reply, sites[site]) for site, reply in updates.items()})
         state, factors = self._aggregate(weights)
         seconds = {
@@ -85,7 +85,7 @@ class TrainingRound:
             "sites": answered - started,
             "slowest_site": max(reply.seconds for reply in updates.values()),
         }
-        refused = self.intake.refused
+        refused = self.validation.refused
         record = RoundRecord(
             round=self.number,
             participants=asked,
@@ -93,7 +93,7 @@ class TrainingRound:
             refused={site: why for site, why in sorted(refused.items()) if site in asked},
             missing=[site for site in asked if site not in updates and site not in refused],
             bytes_down=sent_bytes(broadcasts),
-            bytes_up=dict(sorted(self.intake.bytes_up.items())),
+            bytes_up=dict(sorted(self.validation.bytes_up.items())),
             seconds=seconds,
             sha256=state_digest(state),
         )
@@ -113,12 +113,12 @@ class TrainingRound:
     def _require_enough(self, asked: list[str], updates: Mapping[str, TrainReply]) -> None:
         needed = self.participants.needed()
         if len(updates) < needed:
-            reasons = listed({site: self.intake.why_absent(site) for site in asked if site not in updates})
+            reasons = listed({site: self.validation.why_absent(site) for site in asked if site not in updates})
             raise RunFailed(f"round {self.number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
 
     def _aggregate(self, weights: Weights) -> tuple[State, dict[str, float]]:
         """The next global state, and by which factor each update that was clipped was scaled."""
-        robust, spool = self.config.robust, self.intake.spool
+        robust, spool = self.config.robust, self.validation.spool
         rule = rule_of(robust.rule, robust.trim)
         updates, factors = (spool, {}) if robust.clip_norm is None else clipped(spool, self.state, robust.clip_norm)
         extras, equal = list(self.server.extras), dict.fromkeys(updates, 1.0)

@@ -320,8 +320,8 @@ class Client(Generic[C]):
 
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless the model takes this site's inputs and gives as many classes."""
-        split = self.data.test if self.data.is_evaluator else self.data.train
-        if self.augmentation is not None and not self.data.is_evaluator:
+        split = self.data.test if self.data.is_test_only else self.data.train
+        if self.augmentation is not None and not self.data.is_test_only:
             self.augmentation.check(split.inputs)
         probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
         for prediction in try_inputs(lambda: self.predict(probe), self.model, probe).values():

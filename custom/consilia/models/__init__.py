@@ -1,1 +1,1 @@
-"""Floor 1: models for local training, and the one function that builds them from a job's configuration."""
+"""Models for local training, and the one function that builds them from a job's configuration."""

@@ -53,7 +53,7 @@ class SiteInfo(Part):
     train: NonNegativeInt
     validation: NonNegativeInt
     test: NonNegativeInt
-    evaluator: bool
+    test_only: bool
     fingerprint: str
     tasks: dict[str, NonNegativeInt] = Field(default_factory=dict)
 
@@ -240,7 +240,7 @@ class Exchange(Part):
 
 
 class Record(Part):
-    """A whole run. ``config`` and ``versions`` are kept as given; yardsticks are records of their own.
+    """A whole run. ``config`` and ``versions`` are kept as given; baselines are records of their own.
 
     ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could
     not take part, and why. ``sections``: by method, what it says of its own work at the server;

@@ -14,7 +14,7 @@ from consilia.evaluation.summary import series
 from consilia.record.metrics import Metric
 from consilia.record.schema import Record, SegmentationMetrics
 from consilia.report import plots_compare
-from consilia.report.format import YARDSTICKS, flat
+from consilia.report.format import BASELINES, flat
 from consilia.report.run_page import last_models, several_tasks
 
 LEVELS: dict[Task, dict[str, str]] = {
@@ -55,13 +55,13 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
     """The values of the template ``comparison.html``; the drawings are of the last version."""
     rows, task = comparison_table(records), records[0].run.task
     groups = group_by_label(records)
-    methods = [row for row in rows if row.method not in YARDSTICKS]
-    yardsticks = [row for row in rows if row.method in YARDSTICKS]
-    levels = {row.label: {kind: _last(row, kind)[0] for kind in LEVELS[task]} for row in yardsticks}
+    methods = [row for row in rows if row.method not in BASELINES]
+    baselines = [row for row in rows if row.method in BASELINES]
+    levels = {row.label: {kind: _last(row, kind)[0] for kind in LEVELS[task]} for row in baselines}
     runs = {row.label: [series(record) for record in groups[row.label]] for row in methods}
     points = {row.label: {kind: _last(row, kind) for kind in KINDS} for row in methods}
     names = sorted({site for record in records for site in record.sites})
-    by_site = {row.label: _by_site(groups[row.label], names) for row in methods or yardsticks}
+    by_site = {row.label: _by_site(groups[row.label], names) for row in methods or baselines}
     return {
         "records": records,
         "task": task,
@@ -72,7 +72,7 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
         "exchange": any_defined(rows, "costs", "floor"),
         "rows": rows,
         "methods": methods,
-        "yardsticks": yardsticks,
+        "baselines": baselines,
         "sites": sorted(names),
         "same_data": _same_data(records),
         "fingerprints": next((found for record in records if (found := _fingerprints(record))), {}),

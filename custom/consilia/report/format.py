@@ -15,7 +15,7 @@ BASELINE_NAMES = {
     "filled_box": "Filled box",
     "public_only": "Public data only",
 }
-YARDSTICKS = tuple(BASELINE_NAMES)
+BASELINES = tuple(BASELINE_NAMES)
 
 
 def size(count: float | None) -> str:

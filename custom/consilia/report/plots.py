@@ -146,14 +146,14 @@ def curves(series: Series, chosen: Mapping[str, int], task: Task) -> Figure | No
 
 @drawn
 def site_bars(sites: Sequence[Mapping[str, Any]], task: Task) -> Figure | None:
-    """Per site (``site``, ``test``, ``evaluator``, ``global``, ``personal``): accuracy or Dice of both models."""
+    """Per site (``site``, ``test``, ``test_only``, ``global``, ``personal``): accuracy or Dice of both models."""
     if not any(row["global"] is not None or row["personal"] is not None for row in sites):
         return None
     crowded = len(sites) > 20
     unit: Unit = "percent" if task == "classification" else "score"
     figure = Figure(figsize=(WIDTH, 0.9 + len(sites) * (0.26 if crowded else 0.5)))
     axes = figure.add_subplot()
-    # One kind of model alone (a yardstick) is centred on its site.
+    # One kind of model alone (a baseline) is centred on its site.
     shift = 0.2 if all(any(row[key] is not None for row in sites) for key in ("global", "personal")) else 0.0
     for key, side, colour, hatch in (("global", -1, BLUE, ""), ("personal", 1, ORANGE, "///")):
         bars = [(place + side * shift, row[key]) for place, row in enumerate(sites) if row[key] is not None]
@@ -162,7 +162,7 @@ def site_bars(sites: Sequence[Mapping[str, Any]], task: Task) -> Figure | None:
             drawn_bars = axes.barh(places, values, 0.38, color=colour, hatch=hatch, edgecolor="white", lw=0, label=key)
             if not crowded:
                 axes.bar_label(drawn_bars, [show(value, unit) for value in values], padding=3, fontsize=8)
-    names = [f"{row['site']}{' (evaluator)' if row['evaluator'] else ''}, {row['test']} cases" for row in sites]
+    names = [f"{row['site']}{' (test only)' if row['test_only'] else ''}, {row['test']} cases" for row in sites]
     axes.set_yticks(range(len(sites)), names)
     axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_xlim(0, 1)

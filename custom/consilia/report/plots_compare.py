@@ -36,7 +36,7 @@ PANELS: dict[Task, tuple[tuple[str, str, str], ...]] = {
         ("global_dice_image", "Global model: Dice, whole image", "global_image"),
     ),
 }
-"""By task, key of the round's figure, title, and key of the yardsticks' level."""
+"""By task, key of the round's figure, title, and key of the baselines' level."""
 
 STYLES = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
@@ -48,7 +48,7 @@ STYLES = (
     {"color": INK, "marker": "X", "linestyle": (0, (1, 1))},
 )
 _RULE: dict[str, Any] = {"color": "#ececec", "linewidth": 0.8, "zorder": 0}
-YARDSTICK_LINES = ("-", "--", ":", "-.")
+BASELINE_LINES = ("-", "--", ":", "-.")
 
 Runs = Mapping[str, Sequence[Series]]  # label -> the round metrics of each seed
 
@@ -69,12 +69,12 @@ def _band(runs: Sequence[Series], name: str) -> list[tuple[int, float, float]]:
 
 
 @drawn
-def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], task: Task) -> Figure | None:
-    """Panels (``PANELS``) per round, mean and ± 1 sd over seeds; yardsticks (label -> level) as level lines.
+def curves(runs: Runs, baselines: Mapping[str, Mapping[str, float | None]], task: Task) -> Figure | None:
+    """Panels (``PANELS``) per round, mean and ± 1 sd over seeds; baselines (label -> level) as level lines.
 
     A panel without anything in it is left out.
     """
-    levelled = {kind for levels in yardsticks.values() for kind, level in levels.items() if level is not None}
+    levelled = {kind for levels in baselines.values() for kind, level in levels.items() if level is not None}
     panels = [
         panel
         for panel in PANELS[task]
@@ -94,9 +94,9 @@ def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], tas
                 (handles[label],) = axes.plot(versions, means, linewidth=1.6, markersize=5, markevery=step, **style)
                 low, high = ([m + sign * s for m, s in zip(means, sds, strict=True)] for sign in (-1, 1))
                 axes.fill_between(versions, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        for place, (label, levels) in enumerate(yardsticks.items()):
+        for place, (label, levels) in enumerate(baselines.items()):
             if levels.get(kind) is not None:
-                dashes = YARDSTICK_LINES[place % len(YARDSTICK_LINES)]
+                dashes = BASELINE_LINES[place % len(BASELINE_LINES)]
                 handles[label] = axes.axhline(levels[kind], color=GREY, linewidth=1.2, linestyle=dashes)
         axes.set_title(title)
         primary_axis(axes, task)
@@ -108,7 +108,7 @@ def curves(runs: Runs, yardsticks: Mapping[str, Mapping[str, float | None]], tas
 
 @drawn
 def plane(
-    methods: Mapping[str, Mapping[str, Any]], yardsticks: Mapping[str, Mapping[str, float | None]]
+    methods: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float | None]]
 ) -> Figure | None:
     """One point per method (label -> ``global`` and ``personal``, each (mean, sd)), with ± 1 sd over seeds."""
     defined = {
@@ -128,8 +128,8 @@ def plane(
                 x, y, xerr=x_sd, yerr=y_sd, fmt=style["marker"], color=style["color"], markersize=8, label=label
             )
     x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
-    for place, (label, levels) in enumerate(yardsticks.items()):
-        dashes = YARDSTICK_LINES[place % len(YARDSTICK_LINES)]
+    for place, (label, levels) in enumerate(baselines.items()):
+        dashes = BASELINE_LINES[place % len(BASELINE_LINES)]
         if levels["global"] is not None and x_limits[0] < levels["global"] < x_limits[1]:
             axes.axvline(levels["global"], color=GREY, linewidth=1, linestyle=dashes, label=f"{label}: G")
         if levels["personal"] is not None and y_limits[0] < levels["personal"] < y_limits[1]:

@@ -46,7 +46,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "names": names,
         "sites": sites,
         "training": training_sites(record),
-        "evaluators": test_only_sites(record),
+        "test_only_sites": test_only_sites(record),
         "refusals": refusals(record),
         "client_rows": client_rows(record),
         "settings": flat(record.config),
@@ -76,7 +76,7 @@ def site_rows(record: Record) -> list[dict[str, Any]]:
     """Per site: cases per split and the metrics of the last version's global and personal model."""
     last = last_models(record)
     rows = []
-    for site, info in sorted(record.sites.items(), key=lambda item: (item[1].evaluator, item[0])):
+    for site, info in sorted(record.sites.items(), key=lambda item: (item[1].test_only, item[0])):
         row = {"site": site, **info.model_dump()}
         for kind, by_site in last.items():
             metrics = split_metrics(by_site, [site]).get(site)

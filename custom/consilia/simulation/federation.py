@@ -23,7 +23,7 @@ from consilia.simulation.synthetic import phantom_sites
 from consilia.simulation.synthetic.clinic import clinic_server, clinic_sites
 from consilia.simulation.wisconsin import wisconsin_sites
 
-EVALUATOR = "evaluator"
+TEST_ONLY_SITE = "evaluator"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ EMBEDDED_DATA = {
 
 
 class FederationConfig(Model):
-    """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``evaluator`` is an external test site.
+    """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``test_only`` is an external test site.
 
     ``leave_out`` names a site that trains nothing and is a test site with all its cases: the unseen hospital.
     """
@@ -75,21 +75,21 @@ class FederationConfig(Model):
     sites: dict[str, DatasetSpec] | None = None
     pooled: DatasetSpec | None = None
     cut: Cut | None = None
-    evaluator: DatasetSpec | None = None
+    test_only: DatasetSpec | None = None
     leave_out: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> FederationConfig:
         if (self.sites is None) == (self.pooled is None) or (self.pooled is None) != (self.cut is None):
             raise ValueError("give sites, or pooled and cut")
-        if self.pooled is not None and (self.pooled.select or self.pooled.evaluator or self.pooled.splits.file):
-            raise ValueError("pooled takes no select, evaluator or splits.file: the cut decides")
+        if self.pooled is not None and (self.pooled.select or self.pooled.test_only or self.pooled.splits.file):
+            raise ValueError("pooled takes no select, test_only or splits.file: the cut decides")
         if isinstance(self.cut, DirichletCut) and self.pooled is not None and self.pooled.task == "segmentation":
             raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
         if self.sites is not None and not self.sites:
             raise ValueError("sites must name at least one site")
-        if EVALUATOR in (self.sites or {}) and self.evaluator is not None:
-            raise ValueError(f"no site can be called {EVALUATOR!r}: the external test site has this name")
+        if TEST_ONLY_SITE in (self.sites or {}) and self.test_only is not None:
+            raise ValueError(f"no site can be called {TEST_ONLY_SITE!r}: the external test site has this name")
         return self
 
 
@@ -121,7 +121,7 @@ def load_federation(
     elif path.is_dir():
         if leave_out is not None or train_cases is not None:
             raise ConfigError(
-                f"{path}: leave_out and train_cases: a folder of sites is taken as it is: set evaluator or train_cases "
+                f"{path}: leave_out and train_cases: a folder of sites is taken as it is: set test_only or train_cases "
                 "in its site.yaml files"
             )
         written = _site_folder(path)
@@ -157,8 +157,8 @@ def _read_config(path: Path) -> FederationConfig | RolesConfig:
             content["sites"] = {str(name): merged(spec) for name, spec in content["sites"].items()}
         if "pooled" in content:
             content["pooled"] = merged(content["pooled"])
-        if "evaluator" in content:
-            content["evaluator"] = merged(content["evaluator"], evaluator=True)
+        if "test_only" in content:
+            content["test_only"] = merged(content["test_only"], test_only=True)
     return validate(FederationConfig, content, path)
 
 
@@ -177,8 +177,8 @@ def _materialise(
         assert config.cut is not None
         specs = cut_pooled(config.pooled, config.cut, str(path), out)
     sites = without({site: {config.role: spec} for site, spec in specs.items()}, leave_out, path)
-    if config.evaluator is not None:
-        sites[EVALUATOR] = {config.role: config.evaluator}
+    if config.test_only is not None:
+        sites[TEST_ONLY_SITE] = {config.role: config.test_only}
     return sites, {}
 
 

@@ -39,23 +39,23 @@ def write_layout(
 
 
 def without(sites: Mapping[str, Roles], name: str | None, where: object) -> dict[str, Roles]:
-    """The sites with one of them as an evaluator, in all its roles, under its own name."""
+    """The sites with one of them as a test-only site, in all its roles, under its own name."""
     if name is None:
         return dict(sites)
-    trainers = [site for site, roles in sites.items() if not all(spec.evaluator for spec in roles.values())]
+    trainers = [site for site, roles in sites.items() if not all(spec.test_only for spec in roles.values())]
     if name not in trainers or len(trainers) < 2:
         raise ConfigError(f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}")
-    tested = {role: spec.model_copy(update={"evaluator": True}) for role, spec in sites[name].items()}
+    tested = {role: spec.model_copy(update={"test_only": True}) for role, spec in sites[name].items()}
     return {**sites, name: tested}
 
 
 def fewer(sites: Mapping[str, Roles], train_cases: int | float | None) -> dict[str, Roles]:
-    """The sites with so many training cases of each role; an evaluator has none anyway."""
+    """The sites with so many training cases of each role; a test-only site has none anyway."""
     if train_cases is None:
         return dict(sites)
     change = {"train_cases": train_cases}
 
     def few(spec: DatasetSpec) -> DatasetSpec:
-        return spec if spec.evaluator else spec.model_copy(update=change)
+        return spec if spec.test_only else spec.model_copy(update=change)
 
     return {site: {role: few(spec) for role, spec in roles.items()} for site, roles in sites.items()}

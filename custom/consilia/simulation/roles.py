@@ -73,8 +73,8 @@ class RoleConfig(Model):
         pooled = self.pooled
         if pooled is None and (not self.sites or self.cut is not None or self.server is not None):
             raise ValueError("give pooled (with or without cut), or sites; cut and server divide pooled data")
-        if pooled is not None and (pooled.select or pooled.evaluator or pooled.splits.file):
-            raise ValueError("pooled takes no select, evaluator or splits.file: the shares and the cut decide")
+        if pooled is not None and (pooled.select or pooled.test_only or pooled.splits.file):
+            raise ValueError("pooled takes no select, test_only or splits.file: the shares and the cut decide")
         if isinstance(self.cut, DirichletCut) and pooled is not None and pooled.task == "segmentation":
             raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
         twice = sorted(set(self.sites) & set(self._cut_names()))

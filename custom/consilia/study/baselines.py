@@ -19,7 +19,7 @@ from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
-from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.recorder import Recorder
 from consilia.federation.selection import BestRound
 from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.methods.client import Client, ClientContext, Round
@@ -37,53 +37,53 @@ State = dict[str, Tensor]
 
 
 class Setting(NamedTuple):
-    """What every yardstick needs beside the data."""
+    """What every baseline needs beside the data."""
 
     config: RunConfig
     server: ServerSettings
     tell: Progress
 
 
-def run_yardstick(
+def run_baseline(
     name: str,
     config: RunConfig,
     site_files: Mapping[str, Path],
     *,
     progress: Progress = no_progress,
 ) -> Record:
-    """Run a yardstick of :data:`YARDSTICKS` with a run's model, training and budget.
+    """Run a baseline of :data:`BASELINES` with a run's model, training and budget.
 
     Raises:
-        ConfigError: a yardstick that is unknown or not of this task, or a site's configuration is wrong.
+        ConfigError: a baseline that is unknown or not of this task, or a site's configuration is wrong.
         DataError: a site's data do not fit it.
     """
-    if name not in YARDSTICKS:
-        raise ConfigError(f"yardstick must be one of {sorted(YARDSTICKS)}, got {name!r}")
+    if name not in BASELINES:
+        raise ConfigError(f"baseline must be one of {sorted(BASELINES)}, got {name!r}")
     if name != PUBLIC_ONLY and make_method(config.method).several_datasets:
-        raise ConfigError(f"yardstick {name} is for methods that train one task, {config.method.method} trains several")
+        raise ConfigError(f"baseline {name} is for methods that train one task, {config.method.method} trains several")
     if config.task != TASK_OF.get(name, config.task):
-        raise ConfigError(f"yardstick {name} is for {TASK_OF[name]}, the run is a {config.task}")
+        raise ConfigError(f"baseline {name} is for {TASK_OF[name]}, the run is a {config.task}")
     config = config.model_copy(update={"label": name})
     with single_threaded(), torch_threads(config.training.threads):
         server = own_server(config, site_files)
-        keeper = RecordKeeper(config, "inprocess")
+        recorder = Recorder(config, "inprocess")
         if name == PUBLIC_ONLY:
-            public_only(config, server, keeper, progress)
+            public_only(config, server, recorder, progress)
         else:
             sites = [load_site(path, config.role) for _, path in sorted(site_files.items())]
-            keeper.class_names = list(sites[0].class_names)
+            recorder.class_names = list(sites[0].class_names)
             for site in sites:
-                keeper.add_site(site.site, _describe(site))
-            _ON_SITES[name](Setting(config, server, progress), sites, keeper)
-        record = keeper.record("finished")
+                recorder.add_site(site.site, _describe(site))
+            _ON_SITES[name](Setting(config, server, progress), sites, recorder)
+        record = recorder.record("finished")
     run = record.run.model_copy(update={"method": name.replace("-", "_")})
     return record.model_copy(update={"run": run})
 
 
-def _centralised(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
+def _centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
     """One model on the union of the training splits, each preprocessed as at its site."""
     config = setting.config
-    trainers = [site for site in sites if not site.is_evaluator]
+    trainers = [site for site in sites if not site.is_test_only]
     train = _union(trainers)
     none = empty_split(train.inputs, train.labels)
     pooled = SiteData("pooled", config.role, sites[0].class_names, train, none, none, config.task)
@@ -95,7 +95,7 @@ def _centralised(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) 
         if _looks(config, number):
             figures = {site.site: _figures(learner, state, site) for site in sites}
             for site, metrics in figures.items():
-                keeper.add_evaluation(number, "global", site, metrics)
+                recorder.add_evaluation(number, "global", site, metrics)
             best.offer(number, state, figures)
         setting.tell(RoundDone(round=number, of=config.rounds))
     for key, version, chosen in (
@@ -103,16 +103,16 @@ def _centralised(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) 
         ("best", best.version or config.rounds, best.state if best.version else state),
     ):
         figures = {site.site: _figures(learner, dict(chosen), site, thorough=True) for site in sites}
-        keeper.final["last" if key == "last" else "best"] = _final(version, dict(chosen), figures, {})
+        recorder.final["last" if key == "last" else "best"] = _final(version, dict(chosen), figures, {})
 
 
-def _local_only(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
+def _local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
     """Every site trains alone from the same initial weights; the best round is each site's own."""
     config = setting.config
     last: Figures = {}
     best: Figures = {}
     digest: State = {}
-    for place, site in enumerate(site for site in sites if not site.is_evaluator):
+    for place, site in enumerate(site for site in sites if not site.is_test_only):
         learner = _learner(setting, site)
         state = learner.state()
         chosen = BestRound(config.best_figure, state)
@@ -120,7 +120,7 @@ def _local_only(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -
             state = _train(learner, state, number, config)
             if _looks(config, number):
                 metrics = _figures(learner, state, site)
-                keeper.add_evaluation(number, "personal", site.site, metrics)
+                recorder.add_evaluation(number, "personal", site.site, metrics)
                 chosen.offer(number, state, {site.site: metrics})
         if chosen.version:
             best[site.site] = _figures(learner, dict(chosen.state), site, thorough=True)
@@ -128,38 +128,38 @@ def _local_only(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -
         best.setdefault(site.site, last[site.site])
         digest |= {f"{site.site}/{name}": value for name, value in state.items()}
         setting.tell(RoundDone(round=place + 1, of=len(sites)))
-    keeper.final["last"] = _final(config.rounds, digest, {}, last)
-    keeper.final["best"] = _final(config.rounds, digest, {}, best)
+    recorder.final["last"] = _final(config.rounds, digest, {}, last)
+    recorder.final["best"] = _final(config.rounds, digest, {}, best)
 
 
-def _majority(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
+def _majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
     """Always the commonest class: of all training cases for the global figure, of the site's own for the personal."""
-    trainers = [site for site in sites if not site.is_evaluator]
+    trainers = [site for site in sites if not site.is_test_only]
     classes = sites[0].num_classes
     overall = torch.cat([site.train.labels for site in trainers]).bincount(minlength=classes)
     constant = {site.site: _constant(overall, site) for site in sites}
     own = {site.site: _constant(site.train.labels.bincount(minlength=classes), site) for site in trainers}
     for key in ("last", "best"):
-        keeper.final[key] = _final(0, {}, constant, own)
+        recorder.final[key] = _final(0, {}, constant, own)
 
 
-def _filled_box(setting: Setting, sites: list[SiteData], keeper: RecordKeeper) -> None:
+def _filled_box(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
     """The prompt itself as the answer, every pixel of the box: what the oracle alone is worth."""
     figures = {site.site: _metrics(site, _filled) for site in sites}
     for key in ("last", "best"):
-        keeper.final[key] = _final(0, {}, figures, {})
+        recorder.final[key] = _final(0, {}, figures, {})
 
 
-_ON_SITES: dict[str, Callable[[Setting, list[SiteData], RecordKeeper], None]] = {
+_ON_SITES: dict[str, Callable[[Setting, list[SiteData], Recorder], None]] = {
     "centralised": _centralised,
     "local-only": _local_only,
     "majority": _majority,
     "filled-box": _filled_box,
 }
 PUBLIC_ONLY = "public-only"
-YARDSTICKS = (*_ON_SITES, PUBLIC_ONLY)
+BASELINES = (*_ON_SITES, PUBLIC_ONLY)
 TASK_OF = {"majority": "classification", "filled-box": "segmentation"}
-"""Yardsticks of one task only."""
+"""Baselines of one task only."""
 
 
 def _describe(site: SiteData) -> PrepareReply:

@@ -10,13 +10,13 @@ from consilia.core.events import Progress, RoundDone
 from consilia.core.stop import never
 from consilia.federation.config import RunConfig
 from consilia.federation.initial import initial_state
-from consilia.federation.record_keeper import RecordKeeper
+from consilia.federation.recorder import Recorder
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.server_work import open_server
 from consilia.methods.contract import State
 
 
-def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper, tell: Progress) -> None:
+def public_only(config: RunConfig, server: ServerSettings, recorder: Recorder, tell: Progress) -> None:
     """As many rounds of the server's act as the run has; what one leaves, the next begins with.
 
     Raises:
@@ -25,10 +25,10 @@ def public_only(config: RunConfig, server: ServerSettings, keeper: RecordKeeper,
     with TemporaryDirectory() as folder:
         half = open_server(config, server, Path(folder), tell, never)
         if not half.works_after_rounds():
-            raise ConfigError(f"yardstick public-only is for a method that learns at the server, not {config.label}")
+            raise ConfigError(f"baseline public-only is for a method that learns at the server, not {config.label}")
         state: State = initial_state(config, half.context.model())
         for number in range(1, config.rounds + 1):
             state = half.after_round(state, number)
             tell(RoundDone(round=number, of=config.rounds))
         half.finish()
-        keeper.add_section(half)
+        recorder.add_section(half)

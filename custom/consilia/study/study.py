@@ -23,7 +23,7 @@ from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
 from consilia.simulation.federation import load_federation
-from consilia.study.baselines import YARDSTICKS, run_yardstick
+from consilia.study.baselines import BASELINES, run_baseline
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 
@@ -49,7 +49,7 @@ class Study(Model):
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
         methods: what differs, by label: keys of RunConfig, ``method`` among them.
-        yardsticks: of centralised, local-only, majority (classification), filled-box (segmentation), public-only (a
+        baselines: of centralised, local-only, majority (classification), filled-box (segmentation), public-only (a
             method that learns at the server).
         seeds: run seeds.
     """
@@ -59,15 +59,15 @@ class Study(Model):
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     run: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_any_model)
-    yardsticks: tuple[str, ...] = ("centralised", "local-only", "majority")
+    baselines: tuple[str, ...] = ("centralised", "local-only", "majority")
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
-    @field_validator("yardsticks")
+    @field_validator("baselines")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in YARDSTICKS:
-                raise ValueError(f"expected some of {sorted(YARDSTICKS)}")
+            if name not in BASELINES:
+                raise ValueError(f"expected some of {sorted(BASELINES)}")
         return names
 
 
@@ -95,25 +95,25 @@ def study_sites(study: Study, out: Path) -> dict[str, Path]:
 def study_config(
     study: Study, label: str, seed: int, site_files: Mapping[str, Path], overrides: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a yardstick.
+    """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a baseline.
 
-    What the study leaves open of role, evaluators, task and model is read from the site files, where there are any.
+    What the study leaves open of role, test_only_sites, task and model is read from the site files, if any.
     """
-    if label not in study.methods and label not in method_names() and label not in YARDSTICKS:
+    if label not in study.methods and label not in method_names() and label not in BASELINES:
         known = dict.fromkeys([*study.methods, *method_names()])
         raise ConfigError(f"no method {label!r} here: there is {', '.join(known)}")
     values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
     several = _named(values).several_datasets
     if several and site_files:
-        values.setdefault("evaluators", _evaluators(site_files, None))
+        values.setdefault("test_only_sites", _test_only_sites(site_files, None))
     for first in [] if several else list(site_files.values())[:1]:
         values.setdefault("role", _only_role(first))
-        values.setdefault("evaluators", _evaluators(site_files, values["role"]))
+        values.setdefault("test_only_sites", _test_only_sites(site_files, values["role"]))
         values.setdefault("task", load_site_config(first).dataset(values["role"]).task)
         if "model" not in values:
             values["model"] = default_model(load_site(first, values["role"]))
     if study.leave_out is not None and not site_files:
-        values.setdefault("evaluators", [study.leave_out])
+        values.setdefault("test_only_sites", [study.leave_out])
     return run_config(values, overrides, source=f"study, method {label}")
 
 
@@ -124,11 +124,11 @@ def _only_role(site_file: Path) -> str:
     return roles[0]
 
 
-def _evaluators(site_files: Mapping[str, Path], role: str | None) -> list[str]:
+def _test_only_sites(site_files: Mapping[str, Path], role: str | None) -> list[str]:
     """The sites that train nothing in that role, or in none of their roles."""
     configs = {name: load_site_config(path) for name, path in site_files.items()}
     specs = {name: [own.dataset(role)] if role else own.datasets.values() for name, own in configs.items()}
-    return [name for name, roles in specs.items() if all(spec.evaluator for spec in roles)]
+    return [name for name, roles in specs.items() if all(spec.test_only for spec in roles)]
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,13 +161,13 @@ def run_study(
     overrides: Sequence[str] = (),
     announce: Callable[[str, bool], None],
 ) -> list[Record]:
-    """Run every method and yardstick for every seed that has no record yet; write the comparison report.
+    """Run every method and baseline for every seed that has no record yet; write the comparison report.
 
     Args:
         study: what to run.
         folder: one sub-folder per run, the sites, and report.html.
         engine: runs one configuration into a folder.
-        labels: some of the study's methods and yardsticks; all by default.
+        labels: some of the study's methods and baselines; all by default.
         overrides: ``key=value`` on every run's configuration.
         announce: told each run's name and whether its record is there already.
 
@@ -176,11 +176,11 @@ def run_study(
     """
     site_files = study_sites(study, folder / "sites")
     records = []
-    for label in _with_fedavg(labels or [*study.methods, *study.yardsticks], study):
+    for label in _with_fedavg(labels or [*study.methods, *study.baselines], study):
         for seed in study.seeds:
             config = study_config(study, label, seed, site_files, overrides)
             place = folder / f"{label}-seed{seed}"
-            known = finished(place, config, site_files, yardstick=label in YARDSTICKS)
+            known = finished(place, config, site_files, baseline=label in BASELINES)
             announce(place.name, known is not None)
             if known is None:
                 known = _run(config, label, site_files, place, engine)
@@ -190,10 +190,10 @@ def run_study(
 
 
 def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
-    """FedAvg followed by local fine-tuning is the personal yardstick that methods fail to beat: it is always there."""
-    federated = [label for label in labels if label not in YARDSTICKS]
+    """FedAvg followed by local fine-tuning is the personal baseline that methods fail to beat: it is always there."""
+    federated = [label for label in labels if label not in BASELINES]
     chosen = [{**study.run, **study.methods.get(label, {"method": label})} for label in federated]
-    # A method of several tasks has yardsticks of its own.
+    # A method of several tasks has baselines of its own.
     there = any(values.get("method") == "fedavg" or _named(values).several_datasets for values in chosen)
     return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
 
@@ -216,7 +216,7 @@ def _named(values: Mapping[str, Any]) -> type[Method[Any]]:
 
 
 def finished(
-    place: Path, config: RunConfig, site_files: Mapping[str, Path], *, yardstick: bool = False
+    place: Path, config: RunConfig, site_files: Mapping[str, Path], *, baseline: bool = False
 ) -> Record | None:
     """The record of this very configuration on these very data, if it is there.
 
@@ -227,12 +227,12 @@ def finished(
     if not path.is_file():
         return None
     record = load_record(path)
-    if record.run.id != config.run_id or (record.run.method != config.method.method) != yardstick:
+    if record.run.id != config.run_id or (record.run.method != config.method.method) != baseline:
         raise ConfigError(
             f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder with "
             "--out, or run it anew with --overwrite"
         )
-    # The yardstick without sites has none in its record, and does not depend on them.
+    # The baseline without sites has none in its record, and does not depend on them.
     if record.sites and set(site_files) != {*record.sites, *record.absent}:
         raise ConfigError(
             f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
@@ -254,9 +254,9 @@ def finished(
 
 
 def _run(config: RunConfig, label: str, site_files: Mapping[str, Path], place: Path, engine: Engine) -> Record:
-    if label not in YARDSTICKS:
+    if label not in BASELINES:
         return engine(config, site_files, place)
-    record = run_yardstick(label, config, site_files)
+    record = run_baseline(label, config, site_files)
     save_record(record, place / RESULT)
     write_report([record], place / "report.html", panels_of([record]))
     return record

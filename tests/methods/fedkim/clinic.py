@@ -16,10 +16,10 @@ from consilia.core.stop import never
 from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.data.tasked import TaskedData
 from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases
-from consilia.methods.fedkim.catalogue import Catalogue
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.method import FedKIM
+from consilia.methods.fedkim.task_definitions import TaskDefinitions
 from consilia.methods.server import ServerContext
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.models.foundation import EMBEDDED_FOLDER
@@ -47,16 +47,18 @@ ENCODERS: dict[str, Any] = {
 SHAPES = {"image": (1, 8, 8), "vitals": (6, 3), "table": (4,), "text": None}
 
 
-def catalogue(**changed: dict[str, Any]) -> Catalogue:
+def task_definitions(**changed: dict[str, Any]) -> TaskDefinitions:
     tasks = {
         name: {"description": f"Telling {name} apart.", "answers": ["no", "yes"], **task, **changed.get(name, {})}
         for name, task in TASKS.items()
     }
-    return Catalogue.model_validate({"modalities": MODALITIES, "tasks": tasks})
+    return TaskDefinitions.model_validate({"modalities": MODALITIES, "tasks": tasks})
 
 
 def settings(**changed: Any) -> FedKIMConfig:
-    return FedKIMConfig(**{"method": "fedkim", "catalogue": catalogue(), "experts": 3, "rank": 2, **changed})
+    return FedKIMConfig(
+        **{"method": "fedkim", "task_definitions": task_definitions(), "experts": 3, "rank": 2, **changed}
+    )
 
 
 def extractor(seed: int = 0, **changed: Any) -> KnowledgeExtractor:
@@ -101,7 +103,7 @@ def injected(config: FedKIMConfig | None = None, *, random: bool = True, **chang
 
 def cases(task: str, count: int = 5, seed: int = 0) -> Cases:
     """Random inputs; answers go round the task's candidates; questions differ in length where a case brings its own."""
-    given = catalogue().tasks[task]
+    given = task_definitions().tasks[task]
     order = generator(seed, "cases", task)
     shape = SHAPES[given.modalities[0]]
     truth = torch.arange(count) % len(given.answers)

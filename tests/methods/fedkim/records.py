@@ -38,7 +38,7 @@ def make_tasked_record(
     *, seed: int = 1, method: str = "fedavg", label: str = "Small model only", rounds: int = 4
 ) -> Record:
     """Sites with different tasks, one without any case of one of them; no injection, no personal models."""
-    content = make_record(seed=seed, method=method, label=label, rounds=rounds, evaluator=False).plain()
+    content = make_record(seed=seed, method=method, label=label, rounds=rounds, test_only=False).plain()
     content["class_names"] = sorted(SEEN)
     content["sites"] = {
         site: {**content["sites"][site], "train": sum(cases.values()), "tasks": cases} for site, cases in CASES.items()

@@ -33,7 +33,7 @@ from tests.methods.fedkim.clinic import (
 pytestmark = pytest.mark.slow
 
 QUICK: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "checkpoint_steps": 2, "device": "cpu"}
-ASKING = {"answer_tokens": 3, "shots": (2, "all"), "shot_steps": 2}
+ASKING = {"answer_tokens": 3, "few_shot": (2, "all"), "few_shot_steps": 2}
 
 
 def noted(act: FedKIMServer) -> Injection:
@@ -43,12 +43,12 @@ def noted(act: FedKIMServer) -> Injection:
 
 @pytest.fixture(autouse=True)
 def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_server_cases", lambda path, catalogue: server_cases())
+    monkeypatch.setattr(module, "load_server_cases", lambda path, task_definitions: server_cases())
     monkeypatch.setattr(injected, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
 
 
 def configured(**changed: Any) -> FedKIMConfig:
-    return settings(**{"injection": QUICK, "asking": ASKING, **changed})
+    return settings(**{"injection": QUICK, "evaluation": ASKING, **changed})
 
 
 def made(folder: Path, config: FedKIMConfig | None = None, **changed: Any) -> FedKIMServer:

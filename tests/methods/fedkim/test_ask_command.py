@@ -22,7 +22,7 @@ from tests.federation.clinics import clinics_config, write_clinics
 def ran(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ask")
     files = write_clinics(folder / "sites")
-    config = clinics_config(("rounds=1", "method.asking.shots=[]"))
+    config = clinics_config(("rounds=1", "method.evaluation.few_shot=[]"))
     run_inprocess(config, files, folder / "run", server=own_server(config, files))
     rows = ["id,x0,x1,x2,x3,x4", "anna,2.5,0,0.1,0,0", "bert,-2.5,0,0.1,0,0"]
     (folder / "new.csv").write_text("\n".join(rows) + "\n")
@@ -49,7 +49,7 @@ def test_every_case_gets_an_answer_with_its_probabilities(ran: Path, tmp_path: P
 def test_the_model_from_disk_answers_as_the_one_in_memory_did(ran: Path) -> None:
     data = ran / "sites" / "server" / "data.yaml"
     saved = load_injected(ran / "run" / "injected", load_site_config(data))
-    test = load_server_cases(data, saved.model.catalogue)["sepsis"].test
+    test = load_server_cases(data, saved.model.task_definitions)["sepsis"].test
     from consilia.methods.fedkim.section import injection_of
     from consilia.record.files import load_record
 

@@ -12,11 +12,13 @@ import yaml
 
 from consilia.core.errors import ConfigError
 from consilia.methods.fedkim.cases import OPEN, load_server_cases
-from tests.methods.fedkim.clinic import catalogue
+from tests.methods.fedkim.clinic import task_definitions
 
 PARTS = ["train", "train", "train", "validation", "test", "test"]
 ANSWERS = ["no", "yes", "Maybe ", "yes", "unclear", "no"]
-TABULAR = catalogue(mass={"modalities": ["table"]}, size={"modalities": ["table"]}, kidney={"modalities": ["table"]})
+TABULAR = task_definitions(
+    mass={"modalities": ["table"]}, size={"modalities": ["table"]}, kidney={"modalities": ["table"]}
+)
 
 
 def server(root: Path, roles: dict[str, dict[str, Any]]) -> Path:
@@ -92,7 +94,7 @@ def test_taking_some_keeps_each_case_whole(tmp_path: Path) -> None:
             r"datasets\.mass\.classes: the task has answers \['no', 'yes'\]",
         ),
         ({"mass": tabular(), "paper": tabular(classes=["good", "bad", "so"])}, "paper has no question of its own"),
-        ({"mass": tabular(evaluator=True, splits={})}, r"\['mass'\] have no training cases, and these are the public"),
+        ({"mass": tabular(test_only=True, splits={})}, r"\['mass'\] have no training cases, and these are the public"),
         ({"mass": tabular(), "ask-image": questions()}, r"ask-image\.input: .*\['image', 'text'\], got none"),
     ],
 )

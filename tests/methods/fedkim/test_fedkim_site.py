@@ -25,7 +25,6 @@ from consilia.methods.fedkim.owners import owners
 from consilia.methods.fedkim.server import FedKIMServer
 from consilia.models.exchange import exchanged_state
 from tests.methods.fedkim.clinic import (
-    catalogue,
     context,
     extractor,
     language_model,
@@ -33,6 +32,7 @@ from tests.methods.fedkim.clinic import (
     settings,
     several,
     split,
+    task_definitions,
 )
 
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
@@ -44,7 +44,7 @@ def learner(site: Any, training: TrainingConfig = TRAINING, **changed: Any) -> F
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FedKIMServer:
-    monkeypatch.setattr(module, "load_server_cases", lambda path, catalogue: server_cases())
+    monkeypatch.setattr(module, "load_server_cases", lambda path, task_definitions: server_cases())
     monkeypatch.setattr(injected, "load_language_model", lambda *_, dtype, **__: language_model(dtype))
     return FedKIMServer(FedKIM(settings()), context(tmp_path))
 
@@ -241,7 +241,7 @@ def test_inputs_that_an_encoder_does_not_take_are_told_before_the_run() -> None:
     ],
 )
 def test_owners(name: str, expected: tuple[str, ...]) -> None:
-    assert owners(name, catalogue()) == expected
+    assert owners(name, task_definitions()) == expected
 
 
 # ---- the server ----------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_each_tensor_is_weighed_by_the_cases_of_the_tasks_that_read_it(server) -
         site: {
             name: torch.full_like(tensor, values[site])
             for name, tensor in previous.items()
-            if set(owners(name, catalogue())) & set(claim.datasets)
+            if set(owners(name, task_definitions())) & set(claim.datasets)
         }
         for site, claim in claims.items()
     }

@@ -37,7 +37,7 @@ def learned_positions(kind: str, positions: int = 128) -> LanguageModel:
 @pytest.mark.parametrize("kind", ["gpt2", "opt"])
 @torch.no_grad()
 def test_learned_positions_do_not_see_the_padding(kind: str) -> None:
-    model = InjectedModel(learned_positions(kind), extractor(), settings(asking={"answer_tokens": 3}), 5).eval()
+    model = InjectedModel(learned_positions(kind), extractor(), settings(evaluation={"answer_tokens": 3}), 5).eval()
     found = cases("ask-image", 4)
     together = model.probabilities(found)
     alone = torch.cat([model.probabilities(found.take(torch.tensor([place]))) for place in range(4)])
@@ -55,7 +55,7 @@ def test_a_question_longer_than_the_model_takes_is_told() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_frozen_model_in_half_precision_is_trained_in_single(dtype: torch.dtype) -> None:
     precision: Any = str(dtype).removeprefix("torch.")
-    model = InjectedModel(language_model(dtype), extractor(), settings(asking={"answer_tokens": 3}), 5)
+    model = InjectedModel(language_model(dtype), extractor(), settings(evaluation={"answer_tokens": 3}), 5)
     assert {parameter.dtype for parameter in model.trained().values()} == {torch.float32}
     assert model.embed.weight.dtype == dtype
     public = {"mass": cases("mass", 8), "kidney": cases("kidney", 8)}

@@ -12,12 +12,12 @@ from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.injected import IGNORED, InjectedModel
 from tests.methods.fedkim.clinic import (
     cases,
-    catalogue,
     extractor,
     gradients,
     injected,
     language_model,
     settings,
+    task_definitions,
     tokenizer,
 )
 
@@ -31,7 +31,7 @@ def embeddings(model: InjectedModel, found: Cases, place: int) -> torch.Tensor:
     parts = [embed(torch.tensor([1]))]
     if found.inputs is not None:
         row = found.inputs[found.input_of[place]][None]
-        for name in catalogue().tasks[found.task].encoded:
+        for name in task_definitions().tasks[found.task].encoded:
             parts.append(model.aligner[name](model.extractor.encoders[name](row))[0])
     return torch.cat([*parts, embed(torch.tensor(ids))])[None]
 
@@ -72,7 +72,7 @@ def test_batch_mates_and_padding_change_nothing_with_experts(task: str) -> None:
 @torch.no_grad()
 def test_probabilities_by_single_tokens_equal_the_long_way(task: str) -> None:
     model, found = injected(), cases(task)
-    answers = catalogue().tasks[task].answers
+    answers = task_definitions().tasks[task].answers
     candidates = [model.answer_ids(answer, end=False) for answer in answers]
     assert [len(candidate) for candidate in candidates] == [1] * len(answers)
     long_way = torch.stack([model.log_likelihood(found, [c] * len(found))[0].sum(dim=1) for c in candidates], dim=1)
@@ -96,7 +96,7 @@ def test_an_answer_of_several_tokens_is_the_product_of_theirs() -> None:
 @pytest.mark.parametrize("task", ["paper", "ask-image"])
 @torch.no_grad()
 def test_decoding_is_the_argmax_again_and_again(task: str) -> None:
-    model, plain, found = injected(random=False, asking={"answer_tokens": 4}), language_model().model, cases(task)
+    model, plain, found = injected(random=False, evaluation={"answer_tokens": 4}), language_model().model, cases(task)
     expected = []
     for place in range(len(found)):
         whole, said = embeddings(model, found, place), []
@@ -118,16 +118,16 @@ def test_a_foundation_models_own_way_of_writing_is_left_aside() -> None:
     language.model.generation_config.no_repeat_ngram_size = 1
     language.model.generation_config.eos_token_id = None
     asking = {"answer_tokens": 6}
-    odd = InjectedModel(language, extractor(), settings(asking=asking), 5).eval()
+    odd = InjectedModel(language, extractor(), settings(evaluation=asking), 5).eval()
     found = cases("paper")
-    assert odd.decode(found) == injected(random=False, asking=asking).decode(found)
+    assert odd.decode(found) == injected(random=False, evaluation=asking).decode(found)
 
 
 @torch.no_grad()
 def test_decoding_ends_with_the_tokenizers_end_of_text() -> None:
     language = language_model()
     language.model.generation_config.eos_token_id = language.model.config.eos_token_id = 77
-    model = InjectedModel(language, extractor(), settings(adapter="none", asking={"answer_tokens": 6}), 5).eval()
+    model = InjectedModel(language, extractor(), settings(adapter="none", evaluation={"answer_tokens": 6}), 5).eval()
     found = cases("paper", 1)
     # The language model's head made to answer with the end of text alone.
     language.model.lm_head.weight.zero_()
@@ -171,7 +171,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(task: str, read: list[
 
 @torch.no_grad()
 def test_a_question_loses_its_beginning_when_too_long() -> None:
-    model = injected(asking={"max_tokens": 8})
+    model = injected(evaluation={"max_tokens": 8})
     found = cases("paper", 1)
     long = Cases("paper", None, found.input_of, ("word " * 300 + "the end?",), ("no",), found.truth, ("p",))
     ids = tokenizer()(f"### Human: {long.questions[0]}\n### Assistant:", add_special_tokens=False).input_ids[-8:]
@@ -235,12 +235,13 @@ def test_gates_depend_on_descriptions_alone() -> None:
 @torch.no_grad()
 def test_ablations_of_the_router(router: str, by_task: bool, by_modality: bool) -> None:
     """``mass`` against the same task described otherwise, and against its modality described otherwise."""
-    catalogues = {
-        "as it is": catalogue(),
-        "task": catalogue(mass={"description": "Something else entirely, about the sea."}),
-        "modality": catalogue().model_copy(update={"modalities": {**catalogue().modalities, "image": "A painting."}}),
+    whole = task_definitions()
+    definitions = {
+        "as it is": task_definitions(),
+        "task": task_definitions(mass={"description": "Something else entirely, about the sea."}),
+        "modality": whole.model_copy(update={"modalities": {**whole.modalities, "image": "A painting."}}),
     }
-    gates = {name: injected(catalogue=given, router=router).gates("mass") for name, given in catalogues.items()}
+    gates = {name: injected(task_definitions=given, router=router).gates("mass") for name, given in definitions.items()}
     assert (not torch.equal(gates["task"], gates["as it is"])) == by_task
     assert (not torch.equal(gates["modality"], gates["as it is"])) == by_modality
 

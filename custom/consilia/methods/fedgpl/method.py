@@ -58,7 +58,7 @@ class FedGPLClient(Client[FedGPLConfig]):
 
     def variant(self, name: str) -> AbstractContextManager[None]:
         """The model with every image's query replaced by the mean query over the site's images."""
-        return self._mean_query()
+        return self._mean_prompt()
 
     @torch.no_grad()
     def attention(self, split: Split) -> Tensor | None:
@@ -77,9 +77,9 @@ class FedGPLClient(Client[FedGPLConfig]):
         return prompt_diversity(prompts)
 
     @contextmanager
-    def _mean_query(self) -> Iterator[None]:
+    def _mean_prompt(self) -> Iterator[None]:
         # A test-only site has no training images: its test images' queries then do.
-        split = self.data.test if self.data.is_evaluator else self.data.train
+        split = self.data.test if self.data.is_test_only else self.data.train
         with torch.no_grad():
             self.model.eval()
             total = torch.zeros((), device=self.device)

@@ -12,10 +12,10 @@ from consilia.core.errors import ConfigError
 from consilia.core.files import write_csv
 from consilia.data.loading import NewCases, load_new_cases
 from consilia.data.site import SiteConfig, load_site_config
-from consilia.methods.fedkim.asking import pieces
 from consilia.methods.fedkim.cases import OPEN, Cases
-from consilia.methods.fedkim.catalogue import TEXT, Catalogue
+from consilia.methods.fedkim.evaluation import pieces
 from consilia.methods.fedkim.saved import Saved, load_injected
+from consilia.methods.fedkim.task_definitions import TEXT, TaskDefinitions
 
 READ_BY = {
     "images": "image",
@@ -35,11 +35,11 @@ def ask_command(
         raise ConfigError(f"{out} exists: choose another --out")
     settings = load_site_config(site)
     saved = load_injected(folder, settings)
-    catalogue = saved.method.catalogue
-    _check(catalogue, task, source, question)
+    task_definitions = saved.method.task_definitions
+    _check(task_definitions, task, source, question)
     new = None if source is None else _new_cases(saved, settings, site, task, role or task, source)
-    names, answers, probabilities, texts = _answers(saved, _cases(catalogue, task, new, question), new)
-    candidates = catalogue.tasks[task].answers
+    names, answers, probabilities, texts = _answers(saved, _cases(task_definitions, task, new, question), new)
+    candidates = task_definitions.tasks[task].answers
     header = ["case", "answer", *(f"p_{name}" for name in candidates), *(["text"] if texts else [])]
     rows = [
         [name, answer, *(f"{value:.4f}" for value in row), *(texts[place : place + 1])]
@@ -53,8 +53,8 @@ def ask_command(
         write_csv(out, header, rows)
 
 
-def _check(catalogue: Catalogue, task: str, source: Path | None, question: str | None) -> None:
-    known = catalogue.task(task)
+def _check(task_definitions: TaskDefinitions, task: str, source: Path | None, question: str | None) -> None:
+    known = task_definitions.task(task)
     if known.question is None and question is None:
         raise ConfigError(f"task {task} has no question of its own: ask one with --question")
     if known.question is not None and question is not None:
@@ -67,7 +67,7 @@ def _check(catalogue: Catalogue, task: str, source: Path | None, question: str |
 
 def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, role: str, source: Path) -> NewCases:
     found = settings.dataset(role).format
-    for modality in saved.method.catalogue.tasks[task].encoded:
+    for modality in saved.method.task_definitions.tasks[task].encoded:
         encoder = saved.network.args["encoders"].get(modality)
         if encoder is None:
             raise ConfigError(f"task {task} is about {modality}, for which the model of this run has no encoder")
@@ -80,9 +80,9 @@ def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, role: 
     return load_new_cases(site, role, source)
 
 
-def _cases(catalogue: Catalogue, task: str, new: NewCases | None, question: str | None) -> Cases:
+def _cases(task_definitions: TaskDefinitions, task: str, new: NewCases | None, question: str | None) -> Cases:
     count = 1 if new is None else len(new.ids)
-    text = question if question is not None else catalogue.tasks[task].question
+    text = question if question is not None else task_definitions.tasks[task].question
     assert text is not None  # _check has looked
     return Cases(
         task,
@@ -97,11 +97,11 @@ def _cases(catalogue: Catalogue, task: str, new: NewCases | None, question: str 
 
 def _answers(saved: Saved, cases: Cases, new: NewCases | None) -> tuple[list[str], list[str], torch.Tensor, list[str]]:
     model = saved.model
-    candidates = model.catalogue.tasks[cases.task].answers
+    candidates = model.task_definitions.tasks[cases.task].answers
     try:
         probabilities = torch.cat([model.probabilities(piece) for piece in pieces(cases)])
         # Where a question is the user's own, its answer may be none of the candidates.
-        free = model.catalogue.tasks[cases.task].question is None
+        free = model.task_definitions.tasks[cases.task].question is None
         texts = [text for piece in pieces(cases) for text in model.decode(piece)] if free else []
     except (RuntimeError, ValueError) as error:
         shape = None if cases.inputs is None else tuple(cases.inputs.shape)

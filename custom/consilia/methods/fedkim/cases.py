@@ -18,7 +18,7 @@ from consilia.data.loading import load_site
 from consilia.data.questions import QuestionSplit, load_questions
 from consilia.data.site import load_site_config
 from consilia.data.specs import QuestionsSpec
-from consilia.methods.fedkim.catalogue import Catalogue, MedicalTask
+from consilia.methods.fedkim.task_definitions import MedicalTask, TaskDefinitions
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class ServerCases:
     test: Cases
 
 
-def load_server_cases(path: Path, catalogue: Catalogue) -> dict[str, ServerCases]:
+def load_server_cases(path: Path, task_definitions: TaskDefinitions) -> dict[str, ServerCases]:
     """The server's cases of every task that its file has a dataset role for.
 
     Raises:
@@ -93,11 +93,11 @@ def load_server_cases(path: Path, catalogue: Catalogue) -> dict[str, ServerCases
         DataError: the data do not fit their specification.
     """
     config = load_site_config(path)
-    unknown = sorted(set(config.datasets) - set(catalogue.tasks))
+    unknown = sorted(set(config.datasets) - set(task_definitions.tasks))
     if unknown:
         log.warning("%s: roles %s are no tasks of this run and are left aside", path, unknown)
     found = {}
-    for name, task in sorted(catalogue.tasks.items()):
+    for name, task in sorted(task_definitions.tasks.items()):
         if name not in config.datasets:
             log.warning("%s: no role for task %s, which is therefore not asked", path, name)
         elif isinstance(config.datasets[name], QuestionsSpec):
@@ -113,9 +113,11 @@ def load_server_cases(path: Path, catalogue: Catalogue) -> dict[str, ServerCases
                     f"got classes {list(site.class_names)}"
                 )
             found[name] = ServerCases(*(_labelled(name, task, site.split(part)) for part in _PARTS))
-    seen = [name for name in catalogue.seen if name in found]
+    seen = [name for name in task_definitions.seen if name in found]
     if not seen:
-        raise ConfigError(f"{path}: expected a role for some of {list(catalogue.seen)}, got {sorted(config.datasets)}")
+        raise ConfigError(
+            f"{path}: expected a role for some of {list(task_definitions.seen)}, got {sorted(config.datasets)}"
+        )
     if not any(len(found[name].public) for name in seen):
         raise ConfigError(f"{path}: roles {seen} have no training cases, and these are the public data to inject with")
     return found

@@ -41,7 +41,7 @@ class FedKIMClient(Client[FedKIMConfig]):
         result = self.fit(round_)
         # The site may have test cases of other tasks: encoders and heads of those that it trains are sent.
         mine = {task for task, cases in self.data.training_cases().items() if cases}
-        sent = [name for name in self.shared if mine.intersection(owners(name, self.config.catalogue))]
+        sent = [name for name in self.shared if mine.intersection(owners(name, self.config.task_definitions))]
         return replace(self.update(result), state=self.state(sent))
 
     def loss(self, batch: Batch) -> Tensor:
@@ -52,7 +52,7 @@ class FedKIMClient(Client[FedKIMConfig]):
             own = {
                 name: parameter
                 for name, parameter in self.parameters.items()
-                if batch.dataset in owners(name, self.config.catalogue)
+                if batch.dataset in owners(name, self.config.task_definitions)
             }
             loss = loss + proximal_term(own, self._anchor, self.config.mu)
         return loss
@@ -96,14 +96,14 @@ class FedKIMClient(Client[FedKIMConfig]):
 
     def report(self, path: Path, predictions: Mapping[str, Predictions], attention: Tensor | None) -> None:
         """The first test cases of every task, with the predictions of the global extractor."""
-        write_task_examples(path, self.data, predictions["global"], self.config.catalogue)
+        write_task_examples(path, self.data, predictions["global"], self.config.task_definitions)
 
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless every head takes its task's inputs."""
         if self.augmentation is not None:
             self.augmentation.check_several({name: data.train.inputs for name, data in self.datasets().items()})
         for task, data in self.data.tasks.items():
-            split = data.test if data.is_evaluator else data.train
+            split = data.test if data.is_test_only else data.train
             probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
             try_inputs(partial(self.predict, TaskedSplit({task: probe})), self.model, probe)
 

@@ -10,7 +10,7 @@ import typer
 
 def ask(
     model: Annotated[Path, typer.Argument(help="A saved injected model: the folder injected of a FedKIM run.")],
-    task: Annotated[str, typer.Option(help="A task of the model's catalogue.")],
+    task: Annotated[str, typer.Option(help="A task of the model's task_definitions.")],
     site: Annotated[Path, typer.Option(help="The site.yaml whose preprocessing prepares the cases.")],
     cases: Annotated[
         Path | None, typer.Option(help="New cases: a csv, an image or a folder of images, records, parquet.")

@@ -25,7 +25,7 @@ SHARED: tuple[Answerer, ...] = ("linear", "majority")  # made from the public da
 
 
 def answer_tables(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The tables of tasks by methods: ``caption``, ``columns`` (label and whether it is a yardstick), ``rows``.
+    """The tables of tasks by methods: ``caption``, ``columns`` (label and whether it is a baseline), ``rows``.
 
     A row has a ``name``, whether it is a ``mean`` and a cell per column: ``value`` and ``between``, as text. One seed:
     the metric and its 95 % interval; several: mean ± sample standard deviation over seeds. Empty without any injection.
@@ -58,7 +58,7 @@ def _table(groups: Mapping[str, Sequence[Any]], caption: str, who: Answerer, kin
         if tasks:
             cells = [_mean_cell(*column[2:], tasks, kind, metric) for column in columns]
             rows.append({"name": f"mean of {title.lower()}", "mean": True, "cells": cells})
-    return {"caption": caption, "columns": [(label, yardstick) for label, yardstick, _, _ in columns], "rows": rows}
+    return {"caption": caption, "columns": [(label, baseline) for label, baseline, _, _ in columns], "rows": rows}
 
 
 def _tasks(groups: Mapping[str, Sequence[Any]], group: str | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from consilia.core.schema import Strict
 from consilia.methods.config import MethodConfig
-from consilia.methods.fedkim.catalogue import Catalogue, load_catalogue
+from consilia.methods.fedkim.task_definitions import TaskDefinitions, load_task_definitions
 from consilia.models.config import FoundationConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -32,16 +32,16 @@ class InjectionConfig(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class AskingConfig(Strict):
+class EvaluationConfig(Strict):
     """What the server asks the injected model when the rounds are over, and how it is fine-tuned on unseen tasks."""
 
     test_cases: int | None = Field(None, ge=1, description="at most so many test cases per task; null = all")
     max_tokens: int = Field(256, ge=8, description="longest question; its beginning is cut off")
     answer_tokens: int = Field(24, ge=1, description="longest answer that is decoded or learnt")
-    shots: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(
+    few_shot: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(
         (8, 32, "all"), description="labelled cases of an unseen task"
     )
-    shot_steps: int = Field(30, ge=1, description="optimiser steps of each fine-tuning")
+    few_shot_steps: int = Field(30, ge=1, description="optimiser steps of each fine-tuning")
 
 
 class FedKIMConfig(MethodConfig):
@@ -51,7 +51,7 @@ class FedKIMConfig(MethodConfig):
     ``router: modality`` and ``router: task``; ``mu`` > 0 is FedProx at the sites.
 
     Attributes:
-        catalogue: the tasks, or the name of an embedded catalogue.
+        task_definitions: the tasks, or the name of an embedded task_definitions.
         language_model: the frozen language model, which the server alone needs.
         experts: P; the gates are a dense softmax over them.
         rank: r of every expert.
@@ -61,7 +61,7 @@ class FedKIMConfig(MethodConfig):
         mu: strength of the proximal term in the sites' training.
     """
 
-    catalogue: Catalogue = Field(default_factory=lambda: load_catalogue("medical"))
+    task_definitions: TaskDefinitions = Field(default_factory=lambda: load_task_definitions("medical"))
     language_model: FoundationConfig = Field(default_factory=lambda: FoundationConfig(model="consilia-lm"))
     adapter: Literal["m3oe", "none"] = "m3oe"
     experts: int = Field(12, ge=1)
@@ -71,9 +71,9 @@ class FedKIMConfig(MethodConfig):
     encoder_pushback: bool = True
     mu: float = Field(0.0, ge=0)
     injection: InjectionConfig = InjectionConfig()
-    asking: AskingConfig = AskingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
-    @field_validator("catalogue", mode="before")
+    @field_validator("task_definitions", mode="before")
     @classmethod
     def _embedded(cls, value: Any) -> Any:
-        return load_catalogue(value) if isinstance(value, str) else value
+        return load_task_definitions(value) if isinstance(value, str) else value

@@ -51,7 +51,7 @@ class InjectedModel(nn.Module):
     def __init__(self, language: LanguageModel, extractor: KnowledgeExtractor, config: FedKIMConfig, seed: int) -> None:
         super().__init__()
         self.tokenizer: Any = language.tokenizer
-        self.catalogue, self.config = config.catalogue, config
+        self.task_definitions, self.config = config.task_definitions, config
         self.extractor = extractor
         if self.tokenizer.eos_token_id is None:
             raise ConfigError("the language model's tokenizer names no end of text (eos_token), by which answers end")
@@ -124,7 +124,7 @@ class InjectedModel(nn.Module):
     def gates(self, task: str) -> Tensor:
         """The experts' weights (P,) for a task; they depend on its description and its modalities' alone."""
         tuner = self.language.base_model
-        modality, description = self.catalogue.modality_text(task), self.catalogue.tasks[task].description
+        modality, description = self.task_definitions.modality_text(task), self.task_definitions.tasks[task].description
         if self.config.router == "task":
             modality = description
         elif self.config.router == "modality":
@@ -151,7 +151,7 @@ class InjectedModel(nn.Module):
     def features(self, cases: Cases) -> Tensor | None:
         """e = g(ENC(x)) of each case's modalities, one after the other: (N, n, hidden); None for text alone."""
         inputs = cases.encoder_inputs()
-        modalities = self.catalogue.tasks[cases.task].encoded
+        modalities = self.task_definitions.tasks[cases.task].encoded
         if inputs is None or not modalities:
             return None
         inputs = inputs.to(self.embed.weight.device)
@@ -164,7 +164,7 @@ class InjectedModel(nn.Module):
         rows = []
         for place, (question, ending) in enumerate(zip(cases.questions, endings, strict=True)):
             ids = self.tokenizer(prompt_text(question), add_special_tokens=False).input_ids
-            ids = ids[-self.config.asking.max_tokens :]
+            ids = ids[-self.config.evaluation.max_tokens :]
             text = self.embed(torch.tensor([*start, *ids, *ending], device=self.embed.weight.device))
             head, rest = text[: len(start)], text[len(start) :]
             own = [] if features is None else [features[place].to(text.dtype)]
@@ -202,7 +202,7 @@ class InjectedModel(nn.Module):
     def answer_ids(self, answer: str, *, end: bool) -> list[int]:
         """Tokens of an answer as it stands behind a prompt, with the end of text for learning."""
         ids: list[int] = self.tokenizer(f" {answer}", add_special_tokens=False).input_ids
-        ids = ids[: self.config.asking.answer_tokens]
+        ids = ids[: self.config.evaluation.answer_tokens]
         return [*ids, self.tokenizer.eos_token_id] if end else ids
 
     def loss(self, cases: Cases) -> tuple[Tensor, int]:
@@ -216,7 +216,7 @@ class InjectedModel(nn.Module):
 
         An answer's likelihood is the product over its tokens, the end of text not among them.
         """
-        candidates = [self.answer_ids(answer, end=False) for answer in self.catalogue.tasks[cases.task].answers]
+        candidates = [self.answer_ids(answer, end=False) for answer in self.task_definitions.tasks[cases.task].answers]
         if all(len(candidate) == 1 for candidate in candidates):
             self._route(cases.task, len(cases))
             last = self._logits(self.read(cases, [[]] * len(cases)), 1)[:, 0].log_softmax(dim=1)
@@ -232,7 +232,7 @@ class InjectedModel(nn.Module):
         self._route(cases.task, len(cases))
         ids = self.language.generate(
             **self.read(cases, [[]] * len(cases)),
-            max_new_tokens=self.config.asking.answer_tokens,
+            max_new_tokens=self.config.evaluation.answer_tokens,
             do_sample=False,
             num_beams=1,
             # A folder's own generation_config.json may penalise words or name other ends of text.

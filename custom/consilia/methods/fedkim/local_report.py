@@ -6,7 +6,7 @@ from pathlib import Path
 
 from consilia.data.tasked import TaskedData
 from consilia.methods.fedkim.answers_page import closed_example, write_answers
-from consilia.methods.fedkim.catalogue import Catalogue
+from consilia.methods.fedkim.task_definitions import TaskDefinitions
 from consilia.methods.tasks import Predictions
 from consilia.report.pictures import picture
 
@@ -14,11 +14,13 @@ EXAMPLES = 6
 """Test cases of each task that a site with several tasks shows."""
 
 
-def write_task_examples(path: Path, data: TaskedData, predictions: Predictions, catalogue: Catalogue) -> None:
+def write_task_examples(
+    path: Path, data: TaskedData, predictions: Predictions, task_definitions: TaskDefinitions
+) -> None:
     """Write the first test cases of every task with the answers of the global extractor (logits by task)."""
     shown = []
     for name, own in sorted(data.tasks.items()):
-        task = catalogue.tasks[name]
+        task = task_definitions.tasks[name]
         for place, row in enumerate(predictions[name][:EXAMPLES].double().softmax(dim=1)):
             truth = task.answers[int(own.test.labels[place])]
             likely = dict(zip(task.answers, row.tolist(), strict=True))

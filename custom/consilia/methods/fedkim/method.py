@@ -33,18 +33,18 @@ class FedKIM(Method[FedKIMConfig]):
 
     def datasets(self) -> dict[str, int]:
         """The seen tasks, each a data set, and the number of their answers."""
-        catalogue = self.config.catalogue
-        return {name: len(catalogue.tasks[name].answers) for name in catalogue.seen}
+        task_definitions = self.config.task_definitions
+        return {name: len(task_definitions.tasks[name].answers) for name in task_definitions.seen}
 
     def model_arguments(self) -> dict[str, Any]:
         """The extractor's heads."""
-        seen = {name: self.config.catalogue.tasks[name] for name in self.config.catalogue.seen}
+        seen = {name: self.config.task_definitions.tasks[name] for name in self.config.task_definitions.seen}
         heads = {name: {"modalities": list(task.encoded), "answers": len(task.answers)} for name, task in seen.items()}
         return {"heads": heads}
 
     def server_fingerprint(self, data: Path | None) -> str | None:
         """Of the public data that the server injects with."""
-        return None if data is None else fingerprint(load_server_cases(data, self.config.catalogue))
+        return None if data is None else fingerprint(load_server_cases(data, self.config.task_definitions))
 
     @classmethod
     def panels(cls, records: Sequence[Record]) -> list[Panel]:

@@ -79,7 +79,7 @@ def text_tables(records: Sequence[Record]) -> list[TextTable]:
     ]
     return [
         TextTable(
-            "Test AUROC by task; the injected language model of each run, then the yardsticks of the first",
+            "Test AUROC by task; the injected language model of each run, then the baselines of the first",
             ["task", *found, "small model", "linear", "majority"],
             rows,
             "* trained by the sites; the others nobody has trained. Intervals and open answers are in report.html.",
@@ -124,13 +124,13 @@ def few_shot_rows(injection: Mapping[str, Any], kind: str) -> Rows:
     """One row per unseen task and number of labelled cases (``0``: as injected), in ascending order, ``all`` last."""
     rows = []
     for task in [*injection["unseen"], *injection["seen"]]:
-        shots = injection["few_shot"].get(task, {})
-        if not any(part[kind] for part in shots.values()):
+        by_count = injection["few_shot"].get(task, {})
+        if not any(part[kind] for part in by_count.values()):
             continue
         untrained = (injection["test"].get("injected", {}).get(task) or {}).get(kind)
         found = {"0": untrained} if untrained else {}
-        found |= {shot: shots[shot][kind] for shot in sorted(shots, key=_ascending) if shots[shot][kind]}
-        rows += [{"task": task, "shots": shot, "figures": figures} for shot, figures in found.items()]
+        found |= {shot: by_count[shot][kind] for shot in sorted(by_count, key=_ascending) if by_count[shot][kind]}
+        rows += [{"task": task, "few_shot": shot, "figures": figures} for shot, figures in found.items()]
     return rows
 
 
@@ -169,5 +169,5 @@ def _by_answerer(means: Rows) -> dict[str, Any]:
     return {who: found.get(who) for who in ANSWERERS}
 
 
-def _ascending(shots: str) -> tuple[bool, int]:
-    return (not shots.isdigit(), int(shots) if shots.isdigit() else 0)
+def _ascending(cases: str) -> tuple[bool, int]:
+    return (not cases.isdigit(), int(cases) if cases.isdigit() else 0)

@@ -22,10 +22,10 @@ from consilia.methods.client import choose_device
 from consilia.methods.contract import Method, State
 from consilia.methods.fedkim import section as record
 from consilia.methods.fedkim.answers_page import ANSWERS, write_answers
-from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, examples, few_shot, validated
 from consilia.methods.fedkim.cases import Cases, fingerprint, load_server_cases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.estimate import estimate, in_words
+from consilia.methods.fedkim.evaluation import ask, ask_extractor, baselines, examples, few_shot, validated
 from consilia.methods.fedkim.injected import LANGUAGE, InjectedModel, frozen_language
 from consilia.methods.fedkim.injection import Injection, injection_store, plan
 from consilia.methods.fedkim.owners import owners
@@ -60,7 +60,7 @@ class FedKIMServer(Server[FedKIMConfig]):
                 "role per task) as data in the server's server.yaml"
             )
         self.seed = context.seed
-        self.cases = load_server_cases(context.data, config.catalogue)
+        self.cases = load_server_cases(context.data, config.task_definitions)
         require_nltk()  # now, and not when hours of rounds are over
         language = frozen_language(config, context.foundation_models)
         extractor = context.model()
@@ -72,10 +72,10 @@ class FedKIMServer(Server[FedKIMConfig]):
             language.model.gradient_checkpointing_enable({"use_reentrant": False})
         device = choose_device(config.injection.device)
         self.model = InjectedModel(language, self.extractor, config, self.seed).to(device)
-        self.public = {name: self.cases[name].public for name in config.catalogue.seen if name in self.cases}
+        self.public = {name: self.cases[name].public for name in config.task_definitions.seen if name in self.cases}
         self._report = record.Injection(
-            seen=[name for name in config.catalogue.seen if name in self.cases],
-            unseen=[name for name in config.catalogue.unseen if name in self.cases],
+            seen=[name for name in config.task_definitions.seen if name in self.cases],
+            unseen=[name for name in config.task_definitions.unseen if name in self.cases],
             fingerprint=fingerprint(self.cases),
             experts=config.experts if config.adapter == "m3oe" else 0,
             parameters=self._count(),
@@ -128,21 +128,21 @@ class FedKIMServer(Server[FedKIMConfig]):
     def finish(self) -> None:
         """Evaluate every task's test cases, and those of unseen tasks again after a few labelled public cases."""
         test: dict[record.Answerer, dict[str, record.TaskAnswers]] = {"injected": {}, "linear": {}, "majority": {}}
-        shots, stop = {}, self.context.should_stop
+        few_labelled, stop = {}, self.context.should_stop
         for name, cases in self.cases.items():
             self.context.progress(ServerWorks(doing=f"evaluating {name}"))
             test["injected"][name] = ask(self.model, self._test(name), seed=self.seed, should_stop=stop)
             self._examples += examples(self.model, self._test(name))
-            candidates = len(self.config.catalogue.tasks[name].answers)
-            read = [self.extractor.encoders[modality] for modality in self.config.catalogue.tasks[name].encoded]
+            candidates = len(self.config.task_definitions.tasks[name].answers)
+            read = [self.extractor.encoders[modality] for modality in self.config.task_definitions.tasks[name].encoded]
             series = any(isinstance(encoder, SeriesEncoder) for encoder in read)
             shown = baselines(cases.public, self._test(name), candidates, series=series, seed=self.seed)
             test["linear"][name], test["majority"][name] = shown["linear"], shown["majority"]
-            if name in self._report.unseen and self.config.asking.shots:
-                shots[name] = few_shot(self.model, cases.public, self._test(name), self.config, self.seed, stop)
+            if name in self._report.unseen and self.config.evaluation.few_shot:
+                few_labelled[name] = few_shot(self.model, cases.public, self._test(name), self.config, self.seed, stop)
         injection_store(self.context.folder).clear()
         kept = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
-        self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": shots})
+        self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": few_labelled})
 
     def section(self) -> dict[str, Any]:
         """What the record holds of the injection."""
@@ -200,17 +200,17 @@ class FedKIMServer(Server[FedKIMConfig]):
     # ---- small things ------------------------------------------------------------------------------------------
 
     def _cases(self, name: str, datasets: Mapping[str, int]) -> int:
-        return sum(datasets.get(task, 0) for task in owners(name, self.config.catalogue))
+        return sum(datasets.get(task, 0) for task in owners(name, self.config.task_definitions))
 
     def _require_encoders(self) -> None:
         there = set(self.extractor.encoders)
         for name in self.cases:
-            missing = sorted(set(self.config.catalogue.tasks[name].encoded) - there)
+            missing = sorted(set(self.config.task_definitions.tasks[name].encoded) - there)
             if missing:
                 raise ConfigError(f"task {name} reads {missing}, model.args.encoders has {sorted(there)}")
 
     def _test(self, name: str) -> Cases:
-        return some(self.cases[name].test, self.config.asking.test_cases, self.seed, "test")
+        return some(self.cases[name].test, self.config.evaluation.test_cases, self.seed, "test")
 
     @torch.no_grad()
     def _gates(self, task: str) -> list[float]:

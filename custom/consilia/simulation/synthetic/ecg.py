@@ -56,7 +56,7 @@ _P, _QRS, _ST, _T = 0, slice(1, 4), 4, 5
 
 
 @dataclass(frozen=True)
-class EcgPhantoms:
+class Ecgs:
     """``signals`` float32 (N, 12, SAMPLES) in mV, ``labels`` int64 (N,) in the order of CLASSES, ``rates`` (N,) in
     beats per minute, ``findings``: which of FINDINGS each phantom has in some degree."""
 
@@ -78,7 +78,7 @@ class _Heart:
     flutter: float
 
 
-def draw_ecgs(count: int, *, seed: int, recorder: int = 0, abnormal: float = 0.5) -> EcgPhantoms:
+def draw_ecgs(count: int, *, seed: int, recorder: int = 0, abnormal: float = 0.5) -> Ecgs:
     """Draw ``count`` ECGs.
 
     Each has one finding in some degree; a high degree is abnormal, a low one normal, and their distributions overlap.
@@ -109,7 +109,7 @@ def draw_ecgs(count: int, *, seed: int, recorder: int = 0, abnormal: float = 0.5
         rates[i] = heart.rate
         eight = _DOWER @ _dipole(rng, heart) + hum * _disturbance(rng)
         signals[i] = gain * _twelve(eight)
-    return EcgPhantoms(signals, labels, rates, tuple(findings))
+    return Ecgs(signals, labels, rates, tuple(findings))
 
 
 def write_record(folder: Path, name: str, signal: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Phantoms of intensive care: 48 features over 24 hours, driven by how ill a patient is and how ill his kidneys are.
+"""Synthetic intensive care: 48 features over 24 hours, driven by how ill a patient is and how ill his kidneys are.
 
 Every patient has a hidden severity s and a hidden kidney injury k, both standard normal and correlated by 0.5.
 
@@ -104,7 +104,7 @@ _LOG = np.array([feature.log for feature in _KINDS])
 
 
 @dataclass(frozen=True)
-class IcuPhantoms:
+class IcuStays:
     """``values`` float64 (N, HOURS, len(FEATURES)), NaN where not seen; ``injury`` and ``death`` bool (N,)."""
 
     values: np.ndarray
@@ -112,14 +112,14 @@ class IcuPhantoms:
     death: np.ndarray
 
 
-def draw_icu_stays(count: int, *, seed: int) -> IcuPhantoms:
+def draw_icu_stays(count: int, *, seed: int) -> IcuStays:
     """Draw ``count`` stays; stay i depends on seed and i only.
 
     Raises:
         ConfigError: the count is negative.
     """
     if count < 0:
-        raise ConfigError(f"ICU phantoms need count >= 0, got {count}")
+        raise ConfigError(f"ICU stays need count >= 0, got {count}")
     values = np.zeros((count, HOURS, len(FEATURES)))
     injury, death = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     for i in range(count):
@@ -129,7 +129,7 @@ def draw_icu_stays(count: int, *, seed: int) -> IcuPhantoms:
         injury[i] = kidney > THRESHOLD
         death[i] = rng.random() < 1 / (1 + np.exp(1.8 - 1.7 * severity))
         values[i] = _seen(rng, _course(rng, severity, max(kidney, 0.0)))
-    return IcuPhantoms(values, injury, death)
+    return IcuStays(values, injury, death)
 
 
 def _course(rng: np.random.Generator, severity: float, kidney: float) -> np.ndarray:

@@ -27,7 +27,7 @@ MAX_CONTENT_BYTES = 64_000
 Deliver = Callable[[Sequence[Broadcast]], None]
 
 
-class Intake:
+class UpdateValidation:
     """Takes the replies to the requests that are open, one per site, and spools the accepted updates.
 
     Args:

@@ -118,15 +118,15 @@ def few_shot(
 ) -> dict[str, TaskAnswers]:
     """Figures after fine-tuning on n labelled cases of an unseen task, by n; the model is as before afterwards."""
     before, found = model.tensors(), {}
-    for shots in config.asking.shots:
-        public = some(learnt, None if shots == "all" else shots, seed, "shots", str(shots))
+    for cases in config.evaluation.few_shot:
+        public = some(learnt, None if cases == "all" else cases, seed, "shots", str(cases))
         if not len(public):
             continue
         planned = _repeated(learnt.task, len(public), config, seed)
         try:
             injection = Injection(model, {learnt.task: public}, config.injection, planned, should_stop)
-            injection.run(None, f"{learnt.task} {shots}", seed, lambda step, steps: None)
-            found[str(shots)] = ask(model, asked, seed=seed, should_stop=should_stop)
+            injection.run(None, f"{learnt.task} {cases}", seed, lambda step, steps: None)
+            found[str(cases)] = ask(model, asked, seed=seed, should_stop=should_stop)
         finally:
             model.load(before)
     return found
@@ -136,9 +136,9 @@ def _repeated(task: str, cases: int, config: FedKIMConfig, seed: int) -> list[Ba
     """As many batches as asked for, in shuffled passes over the cases."""
     order = generator(seed, "shots", task, cases)
     planned: list[Batch] = []
-    while len(planned) < config.asking.shot_steps:
+    while len(planned) < config.evaluation.few_shot_steps:
         planned += [(task, indices) for indices in shuffled(cases, config.injection.batch_size, order)]
-    return planned[: config.asking.shot_steps]
+    return planned[: config.evaluation.few_shot_steps]
 
 
 def examples(model: InjectedModel, cases: Cases) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def examples(model: InjectedModel, cases: Cases) -> list[dict[str, Any]]:
     if not len(few):
         return []
     model.eval()
-    task = model.catalogue.tasks[cases.task]
+    task = model.task_definitions.tasks[cases.task]
     inputs, texts = few.encoder_inputs(), model.decode(few)
     found = []
     for place, row in enumerate(model.probabilities(few)):

@@ -40,7 +40,7 @@ PACKAGES = (
 )
 
 
-class RecordKeeper:
+class Recorder:
     """The growing record of one run."""
 
     def __init__(self, config: RunConfig, engine: Literal["inprocess", "sim", "poc", "prod"]) -> None:
@@ -65,7 +65,7 @@ class RecordKeeper:
             train=reply.train,
             validation=reply.validation,
             test=reply.test,
-            evaluator=reply.train == 0,
+            test_only=reply.train == 0,
             fingerprint=reply.fingerprint,
             tasks=reply.datasets,
         )
@@ -99,7 +99,8 @@ class RecordKeeper:
     def amend_round(self, seconds: float, sha256: str) -> None:
         """Note the method's own work after the newest round: how long it took, and the global model that it left."""
         last = self.rounds[-1]
-        self.rounds[-1] = last.model_copy(update={"seconds": {**last.seconds, "act": seconds}, "sha256": sha256})
+        took = {**last.seconds, "after_round": seconds}
+        self.rounds[-1] = last.model_copy(update={"seconds": took, "sha256": sha256})
 
     def digest(self, version: int) -> str | None:
         """The digest of the global model of a version; of the initial one there is none."""

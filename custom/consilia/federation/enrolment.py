@@ -38,22 +38,22 @@ def why_not(
     Args:
         site: its name.
         reply: what it says of itself.
-        config: the run. It names the external test sites (``evaluators``): a site cannot make itself one, since the
-            global figure is then its alone.
+        config: the run. It names the ``test_only_sites``: a site cannot make itself one, since the
+            global metric is then its alone.
         classes: the run's class list.
         known: the sites of the interrupted run that goes on, or None for a new one.
     """
     if list(reply.class_names) != list(classes):
         return f"its classes are {list(reply.class_names)}, those of the others {list(classes)}"
-    datasets, evaluators = make_method(config.method).datasets(), config.evaluators
+    datasets, test_only_sites = make_method(config.method).datasets(), config.test_only_sites
     cases, own = reply.train if datasets else 0, reply.datasets
     if bool(own) != bool(datasets) or set(own) - set(datasets) or sum(own.values()) != cases:
         names = sorted(datasets) or "no data set"
         return f"its training cases by data set are {str(own)[:200]}, expected {cases} in all, of {names}"
-    if reply.train == 0 and site not in evaluators:
-        return "it has no training cases, and the run does not name it among its evaluators"
-    if reply.train > 0 and site in evaluators:
-        return f"the run names it as an evaluator, but it has {reply.train} training cases"
+    if reply.train == 0 and site not in test_only_sites:
+        return "it has no training cases, and the run does not name it among its test_only_sites"
+    if reply.train > 0 and site in test_only_sites:
+        return f"the run names it as a test-only site, but it has {reply.train} training cases"
     if known is not None and site not in known:
         return "it was not there when the run began"
     if known is not None and known[site].fingerprint != reply.fingerprint:

@@ -44,7 +44,7 @@ class MedicalTask(Strict):
         return tuple(modality for modality in self.modalities if modality != TEXT)
 
 
-class Catalogue(Strict):
+class TaskDefinitions(Strict):
     """Modalities by name with their descriptions, and the tasks over them."""
 
     modalities: dict[str, str] = Field(min_length=1)
@@ -62,7 +62,7 @@ class Catalogue(Strict):
         return named
 
     @model_validator(mode="after")
-    def _complete(self) -> Catalogue:
+    def _complete(self) -> TaskDefinitions:
         for name, task in self.tasks.items():
             unknown = sorted(set(task.modalities) - set(self.modalities))
             if unknown:
@@ -120,12 +120,12 @@ class Catalogue(Strict):
             )
 
 
-def load_catalogue(source: str | Path) -> Catalogue:
-    """Read a catalogue file, or the embedded one of that name (``medical``, ``phantom``).
+def load_task_definitions(source: str | Path) -> TaskDefinitions:
+    """Read a task_definitions file, or the embedded one of that name (``medical``, ``phantom``).
 
     Raises:
         ConfigError: names the file, the key, what was expected and what came.
     """
     embedded = EMBEDDED / f"{source}.yaml"
     path = embedded if embedded.is_file() else Path(source)
-    return validate(Catalogue, read_yaml(path), path)
+    return validate(TaskDefinitions, read_yaml(path), path)

@@ -1,4 +1,4 @@
-"""The catalogue of tasks and FedKIM's settings: what they refuse, and that the embedded ones hold together."""
+"""The task_definitions of tasks and FedKIM's settings: what they refuse, and that the embedded ones hold together."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
-from consilia.methods.fedkim.catalogue import Catalogue, load_catalogue
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.method import FedKIM
-from tests.methods.fedkim.clinic import catalogue, tokenizer
+from consilia.methods.fedkim.task_definitions import TaskDefinitions, load_task_definitions
+from tests.methods.fedkim.clinic import task_definitions, tokenizer
 
 
 @pytest.mark.parametrize(
@@ -33,23 +33,23 @@ from tests.methods.fedkim.clinic import catalogue, tokenizer
 )
 def test_a_task_that_does_not_hold_together(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        catalogue(mass=changed)
+        task_definitions(mass=changed)
 
 
 @pytest.mark.parametrize("name", ["Mass", "a.b", "a b", "-a", ""])
 def test_names_become_tensors_and_folders(name: str) -> None:
     task = {"modalities": ["image"], "description": "d", "question": "q", "answers": ["no", "yes"], "trained": True}
     with pytest.raises(ValidationError, match="lower-case letters, digits"):
-        Catalogue.model_validate({"modalities": {"image": "i"}, "tasks": {name: task}})
+        TaskDefinitions.model_validate({"modalities": {"image": "i"}, "tasks": {name: task}})
 
 
 def test_a_catalogue_without_a_seen_task() -> None:
     with pytest.raises(ValidationError, match="no task is trained by the sites"):
-        catalogue(**{name: {"trained": False} for name in ("mass", "size", "kidney")})
+        task_definitions(**{name: {"trained": False} for name in ("mass", "size", "kidney")})
 
 
 def test_seen_unseen_and_who_reads_what() -> None:
-    found = catalogue()
+    found = task_definitions()
     assert found.seen == ("kidney", "mass", "size")
     assert found.unseen == ("ask-image", "heart", "paper", "side")
     assert found.trained_on("image") == ("mass", "size")
@@ -59,7 +59,7 @@ def test_seen_unseen_and_who_reads_what() -> None:
 
 
 def test_what_a_question_must_bring() -> None:
-    found = catalogue()
+    found = task_definitions()
     found.require_modalities(["text", "image"], "ask-image")
     with pytest.raises(ConfigError, match="ask-image is asked with image and text, got image"):
         found.require_modalities(["image"], "ask-image")
@@ -71,7 +71,7 @@ def test_what_a_question_must_bring() -> None:
 
 @pytest.mark.parametrize(("name", "seen", "tasks"), [("medical", 4, 12), ("phantom", 4, None)])
 def test_the_embedded_catalogues(name: str, seen: int, tasks: int | None) -> None:
-    found = load_catalogue(name)
+    found = load_task_definitions(name)
     assert len(found.seen) == seen
     assert tasks in (None, len(found.tasks))
     assert {modality for task in found.tasks.values() for modality in task.modalities} == set(found.modalities)
@@ -83,16 +83,16 @@ def test_the_embedded_catalogues(name: str, seen: int, tasks: int | None) -> Non
 
 def test_a_file_that_is_no_catalogue(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
-        load_catalogue(tmp_path / "nowhere.yaml")
+        load_task_definitions(tmp_path / "nowhere.yaml")
     (tmp_path / "odd.yaml").write_text("modalities: {image: i}\ntasks: {x: {modalities: [image]}}\n")
     with pytest.raises(ConfigError, match=r"(?s)odd\.yaml.*tasks\.x"):
-        load_catalogue(tmp_path / "odd.yaml")
+        load_task_definitions(tmp_path / "odd.yaml")
 
 
 def test_settings_by_name_and_the_arguments_of_the_model() -> None:
-    config = FedKIMConfig.model_validate({"method": "fedkim", "catalogue": "phantom"})
-    assert config.catalogue == load_catalogue("phantom")
-    own = FedKIM(FedKIMConfig(method="fedkim", catalogue=catalogue()))
+    config = FedKIMConfig.model_validate({"method": "fedkim", "task_definitions": "phantom"})
+    assert config.task_definitions == load_task_definitions("phantom")
+    own = FedKIM(FedKIMConfig(method="fedkim", task_definitions=task_definitions()))
     assert own.datasets() == {"kidney": 2, "mass": 2, "size": 2}
     assert own.model_arguments()["heads"]["kidney"] == {"modalities": ["vitals", "labs"], "answers": 2}
     assert FedKIMConfig.model_validate(own.config.model_dump(mode="json")) == own.config
@@ -104,9 +104,9 @@ def test_settings_by_name_and_the_arguments_of_the_model() -> None:
         {"experts": 0},
         {"mu": -1.0},
         {"router": "none"},
-        {"asking": {"shots": [0]}},
-        {"asking": {"shots": [-3]}},
-        {"asking": {"shots": ["some"]}},
+        {"evaluation": {"few_shot": [0]}},
+        {"evaluation": {"few_shot": [-3]}},
+        {"evaluation": {"few_shot": ["some"]}},
         {"injection": {"warmup": 1.0}},
         {"injection": {"learning_rate": 0}},
         {"injection": {"precision": "float8"}},

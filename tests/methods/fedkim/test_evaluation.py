@@ -10,9 +10,9 @@ import torch
 from consilia.core.determinism import state_digest
 from consilia.core.errors import TrainingStopped
 from consilia.core.stop import never
-from consilia.methods.fedkim.asking import ask, ask_extractor, baselines, few_shot, pieces
 from consilia.methods.fedkim.cases import Cases, some
 from consilia.methods.fedkim.estimate import estimate, in_words, injection_bytes
+from consilia.methods.fedkim.evaluation import ask, ask_extractor, baselines, few_shot, pieces
 from tests.methods.fedkim.clinic import cases, extractor, injected, opened, settings
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def test_what_an_injection_takes_is_told_in_words() -> None:
 
 
 def test_closed_and_open_questions_are_told_apart() -> None:
-    model = injected(random=False, asking={"answer_tokens": 3})
+    model = injected(random=False, evaluation={"answer_tokens": 3})
     mixed = opened(cases("ask-image", 6), {1: "left lung", 4: "the liver"})
     found = ask(model.train(), mixed, seed=0)
     assert not model.training
@@ -49,7 +49,7 @@ def test_closed_and_open_questions_are_told_apart() -> None:
 
 
 def test_only_one_kind_and_three_answers() -> None:
-    model = injected(asking={"answer_tokens": 3})
+    model = injected(evaluation={"answer_tokens": 3})
     assert ask(model, cases("paper", 6), seed=0).open is None
     every = opened(cases("ask-image", 3), dict.fromkeys(range(3), "left"))
     assert ask(model, every, seed=0).closed is None
@@ -136,7 +136,7 @@ def test_a_linear_model_of_words_where_questions_differ() -> None:
 # ---- a few cases ---------------------------------------------------------------------------------------------------
 
 FEW: dict[str, Any] = {
-    "asking": {"shots": (2, 4, "all"), "shot_steps": 3, "answer_tokens": 3},
+    "evaluation": {"few_shot": (2, 4, "all"), "few_shot_steps": 3, "answer_tokens": 3},
     "injection": {"batch_size": 2, "learning_rate": 0.01},
 }
 
