@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from consilia.data.yaml_file import AbsolutePath, Model
+from consilia.core.schema import Strict
+from consilia.data.yaml_file import AbsolutePath
 
 DEFAULT_ALLOWED = (
     "consilia.models.cnn.FourLayerCNN",
@@ -20,7 +21,7 @@ DIGEST = r"^sha256:[0-9a-f]{64}$"
 """How a digest is written. Without the prefix NVFlare takes a job's 64 hexadecimal digits for a leaked secret."""
 
 
-class FoundationFolder(Model):
+class FoundationFolder(Strict):
     """Where a participant keeps a foundation model, and its digest by :mod:`consilia.models.foundation`."""
 
     folder: AbsolutePath

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError
-from consilia.data.yaml_file import Model
+from consilia.core.schema import Strict
 
 Transform = Callable[[Tensor, Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Inputs (B, ...), labels (B,) or masks (B, H, W), and case ids (B) -> inputs and labels of the same shapes."""
@@ -29,7 +29,7 @@ AXES = {"vertical": 0, "horizontal": 1}  # of (rows, columns)
 SEEDS = 1 << 32  # MONAI seeds NumPy's generators, which take 32 bits
 
 
-class AugmentationConfig(Model):
+class AugmentationConfig(Strict):
     """How training images are changed; each range is drawn from uniformly, for every case anew in every epoch.
 
     Attributes:

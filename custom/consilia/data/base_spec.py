@@ -9,15 +9,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from consilia.core.schema import Strict
 from consilia.core.task import Task
-from consilia.data.yaml_file import AbsolutePath, Model, Text
+from consilia.data.yaml_file import AbsolutePath, Text
 
 Columns = tuple[str, ...]
 PoolName = Literal["busbra", "pneumoniamnist", "pubmedqa", "vqa_rad"]
 Normalise = Literal["train", "half", "imagenet"]
 
 
-class LabelSpec(Model):
+class LabelSpec(Strict):
     """Which column holds the label and how its text becomes a class name.
 
     With ``mapping`` each text is looked up; with ``contains`` a text that contains it (or one of several) is ``then``,
@@ -46,7 +47,7 @@ class LabelSpec(Model):
         return {self.then, self.otherwise} if self.then and self.otherwise else set()
 
 
-class SplitSpec(Model):
+class SplitSpec(Strict):
     """How the cases of a site are divided; see :mod:`consilia.data.splits`. Fractions are of patients.
 
     ``class_balanced`` divides single cases (fractions of cases). ``train`` may be left out: it is what remains.
@@ -75,7 +76,7 @@ class SplitSpec(Model):
         return {"train": 1 - self.validation - self.test, "validation": self.validation, "test": self.test}
 
 
-class SelectSpec(Model):
+class SelectSpec(Strict):
     """Which cases of a pooled file belong to this site: a column's values, or a text file with one case id per line."""
 
     column: str | None = None
@@ -90,7 +91,7 @@ class SelectSpec(Model):
         return self
 
 
-class CommonSpec(Model, ABC):
+class CommonSpec(Strict, ABC):
     """Keys of every format, and what a format says about itself.
 
     ``classes`` is the order of the class indices; all sites of a federation must agree.

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from consilia.core.schema import Strict
 from consilia.data.base_spec import Columns, CommonSpec, Normalise, pattern_columns
-from consilia.data.yaml_file import AbsolutePath, Model
+from consilia.data.yaml_file import AbsolutePath
 
 
-class ImageInput(Model):
+class ImageInput(Strict):
     """The image a question is about: a folder and a file name with ``{column}`` fields, as in format images."""
 
     format: Literal["images"]
@@ -28,7 +29,7 @@ class ImageInput(Model):
         return pattern_columns(self.image)
 
 
-class SignalInput(Model):
+class SignalInput(Strict):
     """The WFDB record a question is about, as in format signals."""
 
     format: Literal["signals"]
@@ -43,7 +44,7 @@ class SignalInput(Model):
         return [self.record]
 
 
-class EachQuestion(Model):
+class EachQuestion(Strict):
     """A closed question about each of some columns: ``text`` with ``{name}``, and the answer for filled and empty."""
 
     text: str
@@ -59,14 +60,14 @@ class EachQuestion(Model):
         return value
 
 
-class WhichQuestion(Model):
+class WhichQuestion(Strict):
     """An open question about all columns: the answer lists the names of the filled ones, or is ``none``."""
 
     text: str
     none: str
 
 
-class AboutSpec(Model):
+class AboutSpec(Strict):
     """Questions made from columns: ``names`` says what a filled cell of each column shows.
 
     A row gives one question for each column of ``each``, and the one of ``which``.

@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
+from consilia.core.schema import Strict
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.specs import DatasetSpec
-from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
+from consilia.data.yaml_file import AbsolutePath, read_yaml, validate
 
 SITE_FILE = "site.yaml"
 RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the roles
@@ -23,7 +24,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class SiteConfig(Model):
+class SiteConfig(Strict):
     """A site's name, where it keeps its state, which models jobs may name, and its data by role.
 
     ``allow_methods`` are methods of other packages than Consilia that jobs may name; ``foundation_models`` the site's

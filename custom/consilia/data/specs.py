@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from consilia.core.schema import Strict
 from consilia.data.base_spec import (
     Columns,
     CommonSpec,
@@ -18,7 +19,7 @@ from consilia.data.base_spec import (
     pattern_columns,
 )
 from consilia.data.question_spec import QuestionsSpec
-from consilia.data.yaml_file import AbsolutePath, Model, Text
+from consilia.data.yaml_file import AbsolutePath, Text
 
 __all__ = [
     "Columns",
@@ -78,7 +79,7 @@ class TabularSpec(CommonSpec):
         return self
 
 
-class MaskSpec(Model):
+class MaskSpec(Strict):
     """Where the masks are: a folder and a file name with ``{column}`` fields; and, for segmentation, what they hold.
 
     ``foreground`` and ``background`` are gray values (1-bit files: 255 and 0); any other value is an error. ``empty``

@@ -11,13 +11,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
 from consilia.core.errors import ConfigError
-from consilia.core.schema import Strict, explain
+from consilia.core.schema import explain
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-class Model(Strict):
-    """Base of everything written in YAML."""
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:

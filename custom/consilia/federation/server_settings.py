@@ -8,16 +8,17 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from consilia.core.schema import Strict
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import load_site_config, server_data
-from consilia.data.yaml_file import AbsolutePath, Model, read_yaml, validate
+from consilia.data.yaml_file import AbsolutePath, read_yaml, validate
 from consilia.federation.config import RunConfig
 
 SERVER_FILE = "server.yaml"
 JOB_ID = "{job_id}"
 
 
-class ServerSettings(Model):
+class ServerSettings(Strict):
     """``server.yaml`` in the server's local/ folder; every key may be left out.
 
     Attributes:

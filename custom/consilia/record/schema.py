@@ -18,13 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from consilia.core.schema import Strict
 from consilia.core.task import Task
-from consilia.record.part import Cases, Fraction, NonNegative, Part
+from consilia.record.types import Cases, Fraction, NonNegative
 
 PromptSetting = Literal["box", "image", "jitter"]
 
 
-class RunInfo(Part):
+class RunInfo(Strict):
     """What was run. ``label`` groups the seeds of one method; ``started`` is ISO 8601; ``seconds`` wall clock.
 
     No record with status ``running`` is ever saved: it is what live figures are made from.
@@ -44,7 +45,7 @@ class RunInfo(Part):
     seconds: NonNegative
 
 
-class SiteInfo(Part):
+class SiteInfo(Strict):
     """Cases per split, whether the site only evaluates, and the fingerprint of its data (no patient is in it).
 
     ``tasks``: training cases by data set, where the run trains several together.
@@ -58,7 +59,7 @@ class SiteInfo(Part):
     tasks: dict[str, NonNegativeInt] = Field(default_factory=dict)
 
 
-class Contribution(Part):
+class Contribution(Strict):
     """One accepted update: ``weight`` is its normalised share of the aggregate.
 
     ``fields``: what the site reported, by the names of ``Record.fields``; ``weight`` among them is the weight that it
@@ -72,7 +73,7 @@ class Contribution(Part):
     clipped: Fraction | None
 
 
-class RoundRecord(Part):
+class RoundRecord(Strict):
     """Round r = 1..T, from version r-1 to version r. Bytes are per site as sent; ``seconds`` per phase."""
 
     round: Annotated[int, Field(ge=1)]
@@ -86,7 +87,7 @@ class RoundRecord(Part):
     sha256: str
 
 
-class Metrics(Part):
+class Metrics(Strict):
     """Classification by one model on one split of one site; flips count against its previous evaluation of the kind.
 
     Where a site has several tasks, ``tasks`` holds each one's own figures; ``count``, ``correct`` and ``accuracy`` are
@@ -117,7 +118,7 @@ class Metrics(Part):
         return self
 
 
-class PromptFigures(Part):
+class PromptFigures(Strict):
     """Segmentation under one prompt setting: means over the cases whose true mask is not empty, each null without one.
 
     ``missed``: those of them whose predicted mask is empty. Their Dice and IoU are 0 and they have no HD95, so
@@ -130,7 +131,7 @@ class PromptFigures(Part):
     missed: NonNegativeInt
 
 
-class SegmentationMetrics(Part):
+class SegmentationMetrics(Strict):
     """Segmentation by one model on one split of one site, per prompt setting.
 
     ``empty``: cases whose true mask is empty; they are left out of every mean. ``unit`` is that of HD95.
@@ -184,7 +185,7 @@ SplitMetrics = Annotated[
 ]
 
 
-class SiteMetrics(Part):
+class SiteMetrics(Strict):
     """Figures of both splits, of one kind; a split without cases (or not evaluated) is null."""
 
     validation: SplitMetrics | None
@@ -203,7 +204,7 @@ class SiteMetrics(Part):
         return self
 
 
-class Evaluation(Part):
+class Evaluation(Strict):
     """``global``: that version at every site. ``personal``: round r's participants' own models before aggregation."""
 
     version: NonNegativeInt
@@ -211,7 +212,7 @@ class Evaluation(Part):
     sites: dict[str, SiteMetrics]
 
 
-class FinalModels(Part):
+class FinalModels(Strict):
     """A chosen global version, and the personal models that every training site made from it after the rounds.
 
     ``variants``: metrics of the method's variants of the global version, by variant and site.
@@ -224,14 +225,14 @@ class FinalModels(Part):
     variants: dict[str, dict[str, SiteMetrics]]
 
 
-class FieldInfo(Part):
+class FieldInfo(Strict):
     """What a number is that sites report with their updates: the heading of its column, and its meaning."""
 
     heading: str
     meaning: str
 
 
-class Exchange(Part):
+class Exchange(Strict):
     """What travels each way: ``parameters`` elements, where full fine-tuning would exchange ``all_parameters``."""
 
     parameters: Annotated[int, Field(ge=1)]
@@ -239,7 +240,7 @@ class Exchange(Part):
     dtype: Literal["float32", "float16"]
 
 
-class Record(Part):
+class Record(Strict):
     """A whole run. ``config`` and ``versions`` are kept as given; baselines are records of their own.
 
     ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could

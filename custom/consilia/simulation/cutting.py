@@ -12,17 +12,18 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
+from consilia.core.schema import Strict
 from consilia.data.cases import Cases, canonical
 from consilia.data.problems import Problems
 from consilia.data.questions import QuestionsReader
 from consilia.data.readers import reader_for
 from consilia.data.readers.base import Reader
 from consilia.data.specs import DatasetSpec, QuestionsSpec, SelectSpec
-from consilia.data.yaml_file import Model, Text
+from consilia.data.yaml_file import Text
 from consilia.simulation.partition import dirichlet_partition, partition_patients
 
 
-class ColumnCut(Model):
+class ColumnCut(Strict):
     """One site per value of a column (values given the same site name go together; rows of other values are left out).
 
     A patient with cases at two sites would be trained on at one and tested on at the other: ``refuse`` or ``drop``.
@@ -34,7 +35,7 @@ class ColumnCut(Model):
     shared_patients: Literal["refuse", "drop"] = "refuse"
 
 
-class DirichletCut(Model):
+class DirichletCut(Strict):
     """Sites with skewed labels; see :func:`consilia.simulation.partition.dirichlet_partition`.
 
     ``names`` of the sites; default: site-01, site-02 and so on.

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from consilia.core.errors import ConfigError
+from consilia.core.schema import Strict
 from consilia.core.task import Task
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import SERVER, load_site_config, server_data
 from consilia.data.specs import DatasetSpec
-from consilia.data.yaml_file import Model, read_yaml, validate
+from consilia.data.yaml_file import read_yaml, validate
 from consilia.simulation.cutting import Cut, DirichletCut, cut_pooled
 from consilia.simulation.digits import digits_sites
 from consilia.simulation.layout import Roles, fewer, without, write_layout
@@ -63,7 +64,7 @@ EMBEDDED_DATA = {
 }
 
 
-class FederationConfig(Model):
+class FederationConfig(Strict):
     """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``test_only`` is an external test site.
 
     ``leave_out`` names a site that trains nothing and is a test site with all its cases: the unseen hospital.

@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_bytes
+from consilia.core.schema import Strict
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.cases import Cases, canonical
 from consilia.data.public_pool import load_pool
 from consilia.data.site import SERVER
 from consilia.data.specs import DatasetSpec, MedMnistSpec, QuestionsSpec, SplitSpec
-from consilia.data.yaml_file import Model
 from consilia.simulation.cutting import (
     ColumnCut,
     Cut,
@@ -36,7 +36,7 @@ from consilia.simulation.layout import Roles
 SITES, PUBLIC, VALIDATION, TEST = "sites", "train", "validation", "test"  # but for the first, the server's splits
 
 
-class Shares(Model):
+class Shares(Strict):
     """What fraction of a pooled data set's patients is public and what fraction tests; the sites have the others."""
 
     public: float = Field(default=0.15, gt=0, lt=1)
@@ -56,7 +56,7 @@ class ServerShares(Shares):
     seed: int = 0
 
 
-class RoleConfig(Model):
+class RoleConfig(Strict):
     """One role: ``pooled`` data that the server and, with a ``cut``, the sites share; ``sites`` with data of their own.
 
     Without ``cut`` the pooled data are the server's alone: a task that no site trains. ``server``: other shares than
@@ -91,7 +91,7 @@ class RoleConfig(Model):
         return self.cut.site_names() if self.cut else []
 
 
-class RolesConfig(Model):
+class RolesConfig(Strict):
     """``roles`` by name, the ``server``'s shares, and what a site.yaml says besides its data.
 
     ``leave_out`` names a site that trains nothing: all its cases are test cases, in each of its roles.

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, field_validator
 
 from consilia.core.errors import ConfigError
+from consilia.core.schema import Strict
 from consilia.data.dataset import SiteData
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config, server_data
-from consilia.data.yaml_file import Model, read_yaml, validate
+from consilia.data.yaml_file import read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.run_data import load_run_data
 from consilia.federation.run_folder import RESULT
@@ -40,7 +41,7 @@ def embedded_studies() -> list[str]:
     return sorted(path.stem for path in EMBEDDED.glob("*.yaml"))
 
 
-class Study(Model):
+class Study(Strict):
     """A study file.
 
     Attributes:

@@ -13,8 +13,9 @@ import yaml
 from pydantic import BaseModel
 
 from consilia.core.errors import ConfigError
+from consilia.core.schema import Strict
 from consilia.data.site import SITE_FILE, SiteConfig
-from consilia.data.yaml_file import Model, read_yaml, validate
+from consilia.data.yaml_file import read_yaml, validate
 from consilia.deploy.kit import Kit
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
 
@@ -30,7 +31,7 @@ def moved_config(kit: Kit, source: Path) -> bytes:
     Raises:
         ConfigError: it is no such file, is for another site, or its paths cannot be moved.
     """
-    model: type[Model] = SiteConfig if kit.kind == "client" else ServerSettings
+    model: type[Strict] = SiteConfig if kit.kind == "client" else ServerSettings
     before = validate(model, read_yaml(source), source)
     if isinstance(before, SiteConfig) and before.site != kit.name:
         raise ConfigError(f"{source} is for site {before.site!r}, the kit {kit.folder} is of {kit.name!r}")
@@ -72,7 +73,7 @@ def _absolute(written: str, meant: Path, source: Path) -> str:
     return json.dumps(str(source.parent.resolve() / written) if relative else written, ensure_ascii=False)
 
 
-def _with_state(text: str, config: Model) -> str:
+def _with_state(text: str, config: Strict) -> str:
     """A site's state folder stays where it is, also where the file does not name it: splits lie there."""
     if not isinstance(config, SiteConfig) or "state_dir" in config.model_fields_set:
         return text
@@ -80,7 +81,7 @@ def _with_state(text: str, config: Model) -> str:
     return f"{text}{end}state_dir: {json.dumps(str(config.state_dir), ensure_ascii=False)}\n"
 
 
-def _read(model: type[Model], text: str, place: Path) -> Model | None:
+def _read(model: type[Strict], text: str, place: Path) -> Strict | None:
     """What a text would mean in a file at ``place``; None where it would not be valid."""
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / place.name

@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from consilia.record.part import Cases, Fraction, NonNegative, Part
+from consilia.core.schema import Strict
 from consilia.record.schema import Record
+from consilia.record.types import Cases, Fraction, NonNegative
 
 Answerer = Literal["injected", "extractor", "linear", "majority"]
 """The injected language model, the aggregated small model, and what both must beat."""
 
 
-class AnswerFigures(Part):
+class AnswerFigures(Strict):
     """Figures of answers to one task's cases; 95 % intervals by patient. Undefined figures are null.
 
     Closed questions, whose answer is one of the task's candidates: ``accuracy`` to ``loss``. Open ones, over all
@@ -35,14 +36,14 @@ class AnswerFigures(Part):
     intervals: dict[str, tuple[float, float] | None] = Field(default_factory=dict)
 
 
-class TaskAnswers(Part):
+class TaskAnswers(Strict):
     """Figures of one task: of its closed and of its open questions, each null where it has none."""
 
     closed: AnswerFigures | None = None
     open: AnswerFigures | None = None
 
 
-class InjectionRound(Part):
+class InjectionRound(Strict):
     """The injection after round r: optimiser steps, mean loss by task (nats per answer token), the experts' weights.
 
     ``validation``: closed questions of the server's validation cases, after the injection.
@@ -56,7 +57,7 @@ class InjectionRound(Part):
     gates: dict[str, list[Fraction]]
 
 
-class Parameters(Part):
+class Parameters(Strict):
     """Elements: of the frozen language model, and of what the injection trains."""
 
     language_model: NonNegativeInt
@@ -66,7 +67,7 @@ class Parameters(Part):
     encoders: NonNegativeInt
 
 
-class Injection(Part):
+class Injection(Strict):
     """What the server did with its own public data, and what became of it.
 
     ``test``: figures on the server's test cases by who answers and by task. ``few_shot``: of the injected model after

@@ -1,4 +1,4 @@
-"""What every part of the record is made of."""
+"""Types of the record's numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from consilia.core.schema import Strict
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Cases = Annotated[int, Field(ge=1, le=10_000_000)]
-
-
-class Part(Strict):
-    """Base of the record's parts."""
