@@ -2,9 +2,9 @@
 
     python -m benchmarks.poisoning --seeds 0,1,2 --out poisoning.json
 
-The Wisconsin breast cancer data over five sites, by a Dirichlet cut of the labels: alpha 100, nearly alike, and alpha
-2, unlike. A seed draws cut, weights and batches. The figure is the accuracy of the last global model on the test
-cases of the four honest sites together, by the in-process engine; mean and standard deviation over the seeds. A run
+The Wisconsin breast cancer data over five sites, by a Dirichlet partition of the labels: alpha 100, nearly alike, and
+alpha 2, unlike. A seed draws partition, weights and batches. The figure is the accuracy of the last global model on the
+test cases of the four honest sites together, by the in-process engine; mean and standard deviation over the seeds. A run
 whose honest sites are refused in the end, because poison has taken the global model so far away that their way back is
 longer than ``max_update_norm``, fails and has no accuracy.
 """
@@ -42,7 +42,7 @@ from consilia.simulation.wisconsin import CLASSES, wisconsin_sites
 
 SITES, MIN_CASES = 5, 60
 CULPRIT = "site-3"
-CUTS = {"alike": 100.0, "unlike": 2.0}
+PARTITIONS = {"alike": 100.0, "unlike": 2.0}
 METHODS = ("fedavg", "fedkper")
 RULES: dict[str, dict[str, Any]] = {
     "mean": {},
@@ -161,7 +161,7 @@ def accuracy(replies: Sequence[Reply]) -> float:
 
 def cells(seeds: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
     """Every run of the table, one after the other, with its accuracy."""
-    for cut, alpha in CUTS.items():
+    for partition, alpha in PARTITIONS.items():
         for name, poison in POISONS.items():
             for seed in seeds:
                 with tempfile.TemporaryDirectory(prefix="consilia-poisoning-") as scratch:
@@ -171,20 +171,30 @@ def cells(seeds: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
                         for rule in RULES:
                             config = settings(method, rule, seed=seed, rounds=rounds)
                             found = outcome(config, sites, folder / f"{method}-{rule}", poison)
-                            keys = {"cut": cut, "attack": name, "method": method, "rule": rule, "seed": seed}
+                            keys = {
+                                "partition": partition,
+                                "attack": name,
+                                "method": method,
+                                "rule": rule,
+                                "seed": seed,
+                            }
                             yield {**keys, "accuracy": found}
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row per cut, method and attack, a column per rule."""
+    """Markdown: a row per partition, method and attack, a column per rule."""
     lines = ["| sites | method | attack | " + " | ".join(RULES) + " |", "|---" * (3 + len(RULES)) + "|"]
-    for cut, method, attack in itertools.product(CUTS, METHODS, POISONS):
+    for partition, method, attack in itertools.product(PARTITIONS, METHODS, POISONS):
         row = [
-            [cell["accuracy"] for cell in found if (cell["cut"], cell["method"], cell["attack"], cell["rule"]) == key]
-            for key in ((cut, method, attack, rule) for rule in RULES)
+            [
+                cell["accuracy"]
+                for cell in found
+                if (cell["partition"], cell["method"], cell["attack"], cell["rule"]) == key
+            ]
+            for key in ((partition, method, attack, rule) for rule in RULES)
         ]
         if all(row):
-            lines.append(f"| {cut} | {method} | {attack} | " + " | ".join(map(shown, row)) + " |")
+            lines.append(f"| {partition} | {method} | {attack} | " + " | ".join(map(shown, row)) + " |")
     return "\n".join(lines)
 
 

@@ -127,12 +127,12 @@ def run(package: Path, script: str, *arguments: Path) -> subprocess.CompletedPro
 
 def federation_file(folder: Path, shares: str) -> Path:
     pooled = "{format: lines, lines: lines.txt, patient: patient, classes: [benign, malignant]}"
-    cut = "{by: dirichlet, sites: 2, alpha: 100.0, min_cases: 2}"
+    partition = "{by: dirichlet, sites: 2, alpha: 100.0, min_cases: 2}"
     path = folder / "federation.yaml"
     path.write_text(
         "server: {public: 0.3, test: 0.3}\nroles:\n"
-        f"  diagnosis: {{pooled: {pooled}, cut: {cut}}}\n"
-        f"  again: {{pooled: {pooled}, cut: {cut}{shares}}}\n"
+        f"  diagnosis: {{pooled: {pooled}, partition: {partition}}}\n"
+        f"  again: {{pooled: {pooled}, partition: {partition}{shares}}}\n"
     )
     return path
 

@@ -83,15 +83,15 @@ def test_site_files_are_written_anew_and_what_sites_keep_stays(tmp_path: Path) -
 
 def test_a_role_called_runs_is_refused(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    source = write(tmp_path, role="runs", pooled={"file": "pool.csv"}, cut=COLUMN)
+    source = write(tmp_path, role="runs", pooled={"file": "pool.csv"}, partition=COLUMN)
     with pytest.raises(ConfigError, match="no role can be called 'runs'"):
         load_federation(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_cut_by_column(tmp_path: Path) -> None:
+def test_partition_by_column(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    sites = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN), tmp_path / "out")
+    sites = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN), tmp_path / "out")
     assert list(sites) == ["north", "south"]
     assert sites["north"] == tmp_path / "out" / "north" / "site.yaml"
     north = load_site(sites["north"], "diagnosis")
@@ -103,9 +103,9 @@ def test_cut_by_column(tmp_path: Path) -> None:
 def test_a_patient_at_two_sites(tmp_path: Path) -> None:
     write_pool(tmp_path, shared=True)
     with pytest.raises(DataError, match=r"1 patient\(s\) have cases at more than one site, e.g. 'p0'"):
-        load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN), tmp_path / "out")
-    cut = {**COLUMN, "shared_patients": "drop"}
-    sites = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=cut), tmp_path / "out")
+        load_federation(write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN), tmp_path / "out")
+    partition = {**COLUMN, "shared_patients": "drop"}
+    sites = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, partition=partition), tmp_path / "out")
     north, south = (load_site(path, "diagnosis") for path in sites.values())
     assert sum(len(north.split(name)) for name in ("train", "validation", "test")) == 18
     assert sum(len(south.split(name)) for name in ("train", "validation", "test")) == 20
@@ -113,16 +113,16 @@ def test_a_patient_at_two_sites(tmp_path: Path) -> None:
 
 def test_a_value_that_is_not_there(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    cut = {**COLUMN, "names": {"A1": "north", "Z9": "west"}}
+    partition = {**COLUMN, "names": {"A1": "north", "Z9": "west"}}
     with pytest.raises(DataError, match=r"no case has 'ward' equal to \['Z9'\]"):
-        load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=cut), tmp_path / "out")
+        load_federation(write(tmp_path, pooled={"file": "pool.csv"}, partition=partition), tmp_path / "out")
 
 
 def test_dirichlet_cut_keeps_patients_whole_and_is_repeatable(tmp_path: Path) -> None:
     write_pool(tmp_path)
     (tmp_path / "pool.csv").write_text("\n".join((tmp_path / "pool.csv").read_text().splitlines()[:-1]) + "\n")
-    cut = {"by": "dirichlet", "sites": 3, "alpha": 1.0, "min_cases": 4}
-    config = write(tmp_path, pooled={"file": "pool.csv"}, cut=cut, test_only={"file": "pool.csv"})
+    partition = {"by": "dirichlet", "sites": 3, "alpha": 1.0, "min_cases": 4}
+    config = write(tmp_path, pooled={"file": "pool.csv"}, partition=partition, test_only={"file": "pool.csv"})
     sites = load_federation(config, tmp_path / "out")
     assert list(sites) == ["site-01", "site-02", "site-03", "evaluator"]
     listed = {name: (tmp_path / "out" / name / "cases.txt").read_text().split() for name in list(sites)[:3]}
@@ -152,7 +152,7 @@ def test_sites_one_by_one_and_a_folder(tmp_path: Path) -> None:
 
 def test_leave_one_site_out(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, leave_out="south")
+    source = write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN, leave_out="south")
     sites = load_federation(source, tmp_path / "out")
     south, north = (load_site(sites[name], "diagnosis") for name in ("south", "north"))
     assert (south.site, south.is_test_only, len(south.test)) == ("south", True, 20)
@@ -171,7 +171,7 @@ def test_leave_one_site_out(tmp_path: Path) -> None:
 
 def test_leave_out_what_cannot_be(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    source = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, test_only={"file": "pool.csv"})
+    source = write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN, test_only={"file": "pool.csv"})
     for name in ("west", "evaluator"):
         with pytest.raises(ConfigError, match=rf"several sites that train, \['north', 'south'\], got '{name}'"):
             load_federation(source, tmp_path / "out", leave_out=name)
@@ -185,8 +185,8 @@ def test_leave_out_what_cannot_be(tmp_path: Path) -> None:
 
 def test_low_data_in_common_leaves_validation_and_test(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    full = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN), tmp_path / "full")
-    few = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, common={**COMMON, "train_cases": 0.5})
+    full = load_federation(write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN), tmp_path / "full")
+    few = write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN, common={**COMMON, "train_cases": 0.5})
     for name, path in load_federation(few, tmp_path / "few").items():
         all_cases, some = load_site(full[name], "diagnosis"), load_site(path, "diagnosis")
         assert len(all_cases.train) == 14
@@ -196,7 +196,7 @@ def test_low_data_in_common_leaves_validation_and_test(tmp_path: Path) -> None:
         assert some.validation.case_ids == all_cases.validation.case_ids
         # The preprocessing is fitted on the cases that are used, and no others.
         assert some.train.inputs.mean().item() == pytest.approx(0, abs=1e-6)
-    many = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, common={**COMMON, "train_cases": 15})
+    many = write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN, common={**COMMON, "train_cases": 15})
     sites = load_federation(many, tmp_path / "many")
     with pytest.raises(DataError, match=r"at most the 14 case\(s\) of the training split, got 15"):
         load_site(sites["north"], "diagnosis")
@@ -205,7 +205,7 @@ def test_low_data_in_common_leaves_validation_and_test(tmp_path: Path) -> None:
 
 def test_low_data_in_the_check(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    few = write(tmp_path, pooled={"file": "pool.csv"}, cut=COLUMN, common={**COMMON, "train_cases": 3})
+    few = write(tmp_path, pooled={"file": "pool.csv"}, partition=COLUMN, common={**COMMON, "train_cases": 3})
     (report,) = check_site(load_federation(few, tmp_path / "few")["north"])
     assert report.errors == []
     assert (report.unused, sum(report.counts["train"].values())) == (11, 3)
@@ -255,13 +255,19 @@ MASKS = {
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "give sites, or pooled and cut"),
-        ({"pooled": {"file": "pool.csv"}}, "give sites, or pooled and cut"),
+        ({}, "give sites, or pooled and partition"),
+        ({"pooled": {"file": "pool.csv"}}, "give sites, or pooled and partition"),
         ({"sites": {}}, "at least one site"),
         ({"sites": {"../up": {"file": "a.csv"}}}, "not '../up'"),
-        ({"pooled": {"file": "a.csv", "test_only": True}, "cut": COLUMN}, "the cut decides"),
-        ({"pooled": {"file": "a.csv"}, "cut": {"by": "dirichlet", "sites": 0, "alpha": 1}}, "cut.dirichlet.sites"),
-        ({"common": {}, "pooled": MASKS, "cut": {"by": "dirichlet", "sites": 2, "alpha": 1}}, "cut by a column"),
+        ({"pooled": {"file": "a.csv", "test_only": True}, "partition": COLUMN}, "the partition decides"),
+        (
+            {"pooled": {"file": "a.csv"}, "partition": {"by": "dirichlet", "sites": 0, "alpha": 1}},
+            "partition.dirichlet.sites",
+        ),
+        (
+            {"common": {}, "pooled": MASKS, "partition": {"by": "dirichlet", "sites": 2, "alpha": 1}},
+            "partition by a column",
+        ),
     ],
 )
 def test_wrong_federations(tmp_path: Path, content: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The Dirichlet cut: complete, disjoint, skewed as alpha says, with whole patients and a clear end."""
+"""The Dirichlet partition: complete, disjoint, skewed as alpha says, with whole patients and a clear end."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_impossible_cuts_end_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("consilia.simulation.partition.BATCHES", 1)
     with pytest.raises(DataError, match="50 cases cannot give 6 sites 10 cases each"):
         dirichlet_partition(np.zeros(50, dtype=int), 6, 1.0, seed=0)
-    with pytest.raises(DataError, match=r"no Dirichlet\(0.01\) cut of 100 cases of 1 classes into 10 sites"):
+    with pytest.raises(DataError, match=r"no Dirichlet\(0.01\) partition of 100 cases of 1 classes into 10 sites"):
         dirichlet_partition(np.zeros(100, dtype=int), 10, 0.01, seed=0)
     with pytest.raises(ConfigError, match="alpha > 0"):
         dirichlet_partition(LABELS, 4, 0.0, seed=0)

@@ -50,7 +50,7 @@ def write(root: Path, roles: dict[str, Any], **more: object) -> str:
 
 
 def two_roles() -> dict[str, Any]:
-    return {"sick": {"pooled": table("sick"), "cut": WARDS}, "hurt": {"pooled": table("hurt")}}
+    return {"sick": {"pooled": table("sick"), "partition": WARDS}, "hurt": {"pooled": table("hurt")}}
 
 
 def patients(path: Path, role: str) -> dict[str, set[str]]:
@@ -89,8 +89,8 @@ def test_sites_need_not_have_every_role(tmp_path: Path) -> None:
     own = table("hurt", file="own.csv")
     del own["patient"]
     roles = {
-        "sick": {"pooled": table("sick"), "cut": WARDS},
-        "hurt": {"pooled": table("hurt"), "cut": HURT, "sites": {"east": own}},
+        "sick": {"pooled": table("sick"), "partition": WARDS},
+        "hurt": {"pooled": table("hurt"), "partition": HURT, "sites": {"east": own}},
     }
     sites = load_federation(write(tmp_path, roles), tmp_path / "out", train_cases=0.5)
     there = {name: set(load_site_config(path).datasets) for name, path in sites.items()}
@@ -102,7 +102,7 @@ def test_sites_need_not_have_every_role(tmp_path: Path) -> None:
 
 
 def test_a_site_left_out_tests_in_all_its_roles(tmp_path: Path) -> None:
-    roles = two_roles() | {"hurt": {"pooled": table("hurt"), "cut": HURT}}
+    roles = two_roles() | {"hurt": {"pooled": table("hurt"), "partition": HURT}}
     path = write(tmp_path, roles, leave_out="south")
     sites = load_federation(path, tmp_path / "out", leave_out="north")
     specs = {name: load_site_config(file).datasets for name, file in sites.items()}
@@ -159,15 +159,15 @@ ALL = {"pooled": table("hurt"), "server": {"public": 0.3, "test": 0.7}}
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ({"sick": {"cut": WARDS}}, "give pooled"),
-        ({"sick": {"pooled": table("sick", test_only=True)}}, "the shares and the cut decide"),
+        ({"sick": {"partition": WARDS}}, "give pooled"),
+        ({"sick": {"pooled": table("sick", test_only=True)}}, "the shares and the partition decide"),
         (
-            {"sick": {"pooled": table("sick"), "cut": WARDS, "sites": {"north": table("sick")}}},
+            {"sick": {"pooled": table("sick"), "partition": WARDS, "sites": {"north": table("sick")}}},
             r"the sites \['north'\]",
         ),
         ({"sick": {"pooled": table("sick"), "server": {"public": 0.6, "test": 0.6}}}, "must be at most 1"),
         ({"sick": {"pooled": table("sick")}}, "so there is no site"),
-        ({"sick": {"pooled": table("sick"), "cut": {**HURT, "names": ["a"]}}}, "names must be 2 different"),
+        ({"sick": {"pooled": table("sick"), "partition": {**HURT, "names": ["a"]}}}, "names must be 2 different"),
         ({**two_roles(), "hurt": ALL}, r"roles.sick and roles.hurt read the same table, and \d+ patient"),
         ({"sick": {"sites": {"server": table("sick")}}, "hurt": {"pooled": table("hurt")}}, "called 'server'"),
         (
@@ -182,13 +182,13 @@ def test_wrong_files(tmp_path: Path, roles: dict[str, Any], message: str) -> Non
 
 
 def test_data_that_leave_somebody_without(tmp_path: Path) -> None:
-    nobody = {"sick": {**two_roles()["sick"], "cut": {**WARDS, "names": {"A": "north", "C": "south"}}}}
-    with pytest.raises(DataError, match=r"roles.sick: cut.names: no case has 'ward' equal to \['C'\]"):
+    nobody = {"sick": {**two_roles()["sick"], "partition": {**WARDS, "names": {"A": "north", "C": "south"}}}}
+    with pytest.raises(DataError, match=r"roles.sick: partition.names: no case has 'ward' equal to \['C'\]"):
         load_federation(write(tmp_path, nobody), tmp_path / "out")
     tiny = {**two_roles()["sick"], "server": {"public": 1e-6, "test": 0.3}}
     with pytest.raises(DataError, match="no public and no validation case falls to the server, of 240"):
         load_federation(write(tmp_path, {"sick": tiny}), tmp_path / "out")
-    absent = {"sick": {**two_roles()["sick"], "cut": {**WARDS, "column": "wing"}}}
+    absent = {"sick": {**two_roles()["sick"], "partition": {**WARDS, "column": "wing"}}}
     with pytest.raises(DataError, match="no column 'wing'"):
         load_federation(write(tmp_path, absent), tmp_path / "out")
 

@@ -135,10 +135,10 @@ def test_the_demo_samples_two_of_eight_sites_with_the_paper_s_local_training() -
     study = load_study("label-skew")
     for label in ("fedavg", "fedprox", "fedkper"):
         config = study_config(study, label, 0, {})
-        assert draws(list(digits.CUT.site_names()), config.participation) == 2
+        assert draws(list(digits.PARTITION.site_names()), config.participation) == 2
         training = config.training
         assert (training.local_epochs, training.batch_size, training.learning_rate) == (5, 12, 0.01)
-    assert digits.CUT.alpha == 0.1
+    assert digits.PARTITION.alpha == 0.1
 
 
 STUDIES = [*embedded_studies(), *map(str, sorted((REPOSITORY / "configs" / "studies").glob("*.yaml")))]

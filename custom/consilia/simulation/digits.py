@@ -14,10 +14,10 @@ import numpy as np
 
 from consilia.core.files import write_bytes
 from consilia.data.specs import DatasetSpec, MedMnistSpec, SplitSpec
-from consilia.simulation.cutting import DirichletCut, cut_pooled
+from consilia.simulation.pooled import DirichletPartition, partition_pooled
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-CUT = DirichletCut(by="dirichlet", sites=8, alpha=0.1, seed=0, min_cases=60)
+PARTITION = DirichletPartition(by="dirichlet", sites=8, alpha=0.1, seed=0, min_cases=60)
 LARGEST = 16  # grey values of the data are 0 to 16
 
 
@@ -43,4 +43,4 @@ def digits_sites(out: Path) -> dict[str, DatasetSpec]:
         normalise="half",
         splits=SplitSpec(scheme="class_balanced", test=0.2, validation=0.1),
     )
-    return cut_pooled(pooled, CUT, "digits", out)
+    return partition_pooled(pooled, PARTITION, "digits", out)

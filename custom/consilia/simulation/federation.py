@@ -1,4 +1,4 @@
-"""A federation for one machine: write a folder with a site.yaml per site, cut from pooled data or listed."""
+"""A federation for one machine: write a folder with a site.yaml per site, taken from pooled data or listed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import SERVER, load_site_config, server_data
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import read_yaml, validate
-from consilia.simulation.cutting import Cut, DirichletCut, cut_pooled
 from consilia.simulation.digits import digits_sites
 from consilia.simulation.layout import Roles, fewer, without, write_layout
+from consilia.simulation.pooled import DirichletPartition, Partition, partition_pooled
 from consilia.simulation.roles import RolesConfig, role_specs
 from consilia.simulation.synthetic import phantom_sites
 from consilia.simulation.synthetic.clinic import clinic_server, clinic_sites
@@ -65,7 +65,7 @@ EMBEDDED_DATA = {
 
 
 class FederationConfig(Strict):
-    """Either ``sites`` one by one, or one ``pooled`` dataset and a ``cut``; ``test_only`` is an external test site.
+    """Either ``sites`` one by one, or one ``pooled`` dataset and a ``partition``; ``test_only`` is one site more.
 
     ``leave_out`` names a site that trains nothing and is a test site with all its cases: the unseen hospital.
     """
@@ -75,18 +75,24 @@ class FederationConfig(Strict):
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     sites: dict[str, DatasetSpec] | None = None
     pooled: DatasetSpec | None = None
-    cut: Cut | None = None
+    partition: Partition | None = None
     test_only: DatasetSpec | None = None
     leave_out: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> FederationConfig:
-        if (self.sites is None) == (self.pooled is None) or (self.pooled is None) != (self.cut is None):
-            raise ValueError("give sites, or pooled and cut")
+        if (self.sites is None) == (self.pooled is None) or (self.pooled is None) != (self.partition is None):
+            raise ValueError("give sites, or pooled and partition")
         if self.pooled is not None and (self.pooled.select or self.pooled.test_only or self.pooled.splits.file):
-            raise ValueError("pooled takes no select, test_only or splits.file: the cut decides")
-        if isinstance(self.cut, DirichletCut) and self.pooled is not None and self.pooled.task == "segmentation":
-            raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
+            raise ValueError("pooled takes no select, test_only or splits.file: the partition decides")
+        if (
+            isinstance(self.partition, DirichletPartition)
+            and self.pooled is not None
+            and self.pooled.task == "segmentation"
+        ):
+            raise ValueError(
+                "a Dirichlet partition goes by label, which a segmentation does not have: partition by a column"
+            )
         if self.sites is not None and not self.sites:
             raise ValueError("sites must name at least one site")
         if TEST_ONLY_SITE in (self.sites or {}) and self.test_only is not None:
@@ -111,7 +117,7 @@ def load_federation(
 
     Raises:
         ConfigError: there is no such federation, a file is wrong, or the sites' classes disagree.
-        DataError: the pooled data cannot be read or cut as asked.
+        DataError: the pooled data cannot be read or partitioned as asked.
     """
     path = Path(path_or_name)
     if path_or_name in EMBEDDED_DATA:
@@ -175,8 +181,8 @@ def _materialise(
         specs = dict(config.sites)
     else:
         assert config.pooled is not None  # FederationConfig has checked both
-        assert config.cut is not None
-        specs = cut_pooled(config.pooled, config.cut, str(path), out)
+        assert config.partition is not None
+        specs = partition_pooled(config.pooled, config.partition, str(path), out)
     sites = without({site: {config.role: spec} for site, spec in specs.items()}, leave_out, path)
     if config.test_only is not None:
         sites[TEST_ONLY_SITE] = {config.role: config.test_only}

@@ -1,4 +1,4 @@
-"""Cut one pooled data set into sites with skewed labels (the Dirichlet protocol of the FedKPer study)."""
+"""Divide one pooled data set into sites with skewed labels (the Dirichlet protocol of the FedKPer study)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dirichlet_partition(
     """Positions of the cases of each site; every case goes to exactly one site.
 
     Per class: shuffle its cases, draw shares from Dir(alpha, ..., alpha), set the share of a site that already holds
-    N / sites cases to zero, renormalise, cut. All of it again until every site has ``min_cases``.
+    N / sites cases to zero, renormalise, divide. All of it again until every site has ``min_cases``.
 
     Raises:
         ConfigError: a value is out of range.
@@ -28,7 +28,7 @@ def dirichlet_partition(
     """
     if sites < 1 or alpha <= 0 or min_cases < 1:
         raise ConfigError(
-            f"a Dirichlet cut needs sites >= 1, alpha > 0, min_cases >= 1, got {sites}, {alpha}, {min_cases}"
+            f"a Dirichlet partition needs sites >= 1, alpha > 0, min_cases >= 1, got {sites}, {alpha}, {min_cases}"
         )
     if len(labels) < sites * min_cases:
         raise DataError(f"{len(labels)} cases cannot give {sites} sites {min_cases} cases each")
@@ -46,7 +46,7 @@ def dirichlet_partition(
 def partition_patients(
     patients: Sequence[str], labels: np.ndarray, sites: int, alpha: float, seed: int, min_cases: int = 10
 ) -> list[np.ndarray]:
-    """As :func:`dirichlet_partition`, but every patient stays whole: patients are cut by their majority label.
+    """As :func:`dirichlet_partition`, but every patient stays whole: patients are divided by their majority label.
 
     ``min_cases`` counts patients here, so a site has at least that many cases.
     """
@@ -69,14 +69,15 @@ def _draw_sizes(counts: np.ndarray, sites: int, alpha: float, min_cases: int, rn
             shares = rng.dirichlet(np.full(sites, alpha), size=BATCH) * open_sites
             # The whole draw can fall on sites that are full; then the open ones share alike.
             shares = np.where(shares.sum(axis=1, keepdims=True) > 0, shares, open_sites)
-            cuts = np.cumsum(shares, axis=1)
-            cuts = (cuts / cuts[:, -1:] * count).astype(np.int64)  # the last is count exactly: x / x is 1
-            drawn.append(np.diff(cuts, prepend=0, axis=1))
+            bounds = np.cumsum(shares, axis=1)
+            bounds = (bounds / bounds[:, -1:] * count).astype(np.int64)  # the last is count exactly: x / x is 1
+            drawn.append(np.diff(bounds, prepend=0, axis=1))
             held += drawn[-1]
         good = np.flatnonzero(held.min(axis=1) >= min_cases)
         if len(good):
             return np.stack(drawn)[:, good[0]]
     raise DataError(
-        f"no Dirichlet({alpha}) cut of {counts.sum()} cases of {len(counts)} classes into {sites} sites with at least "
-        f"{min_cases} each came out in {BATCH * BATCHES} tries: take a larger alpha, fewer sites or a smaller min_cases"
+        f"no Dirichlet({alpha}) partition of {counts.sum()} cases of {len(counts)} classes into {sites} sites with at "
+        f"least {min_cases} each came out in {BATCH * BATCHES} tries: take a larger alpha, fewer sites, or fewer "
+        "min_cases"
     )

@@ -21,17 +21,17 @@ from consilia.data.cases import Cases, canonical
 from consilia.data.public_pool import load_pool
 from consilia.data.site import SERVER
 from consilia.data.specs import DatasetSpec, MedMnistSpec, QuestionsSpec, SplitSpec
-from consilia.simulation.cutting import (
-    ColumnCut,
-    Cut,
-    DirichletCut,
+from consilia.simulation.layout import Roles
+from consilia.simulation.pooled import (
+    ColumnPartition,
+    DirichletPartition,
+    Partition,
     column_sites,
     dirichlet_sites,
     identities,
     index_pooled,
     write_cases,
 )
-from consilia.simulation.layout import Roles
 
 SITES, PUBLIC, VALIDATION, TEST = "sites", "train", "validation", "test"  # but for the first, the server's splits
 
@@ -57,38 +57,42 @@ class ServerShares(Shares):
 
 
 class RoleConfig(Strict):
-    """One role: ``pooled`` data that the server and, with a ``cut``, the sites share; ``sites`` with data of their own.
+    """One role: ``pooled`` data, with a ``partition`` also the sites'; ``sites`` with data of their own.
 
-    Without ``cut`` the pooled data are the server's alone: a task that no site trains. ``server``: other shares than
-    those of the file.
+    Without ``partition`` the pooled data are the server's alone: a task that no site trains. ``server``: other shares
+    than those of the file.
     """
 
     pooled: DatasetSpec | None = None
-    cut: Cut | None = None
+    partition: Partition | None = None
     sites: dict[str, DatasetSpec] = Field(default_factory=dict)
     server: Shares | None = None
 
     @model_validator(mode="after")
     def _parts(self) -> RoleConfig:
         pooled = self.pooled
-        if pooled is None and (not self.sites or self.cut is not None or self.server is not None):
-            raise ValueError("give pooled (with or without cut), or sites; cut and server divide pooled data")
+        if pooled is None and (not self.sites or self.partition is not None or self.server is not None):
+            raise ValueError(
+                "give pooled (with or without partition), or sites; partition and server divide pooled data"
+            )
         if pooled is not None and (pooled.select or pooled.test_only or pooled.splits.file):
-            raise ValueError("pooled takes no select, test_only or splits.file: the shares and the cut decide")
-        if isinstance(self.cut, DirichletCut) and pooled is not None and pooled.task == "segmentation":
-            raise ValueError("a Dirichlet cut goes by label, which a segmentation does not have: cut by a column")
-        twice = sorted(set(self.sites) & set(self._cut_names()))
+            raise ValueError("pooled takes no select, test_only or splits.file: the shares and the partition decide")
+        if isinstance(self.partition, DirichletPartition) and pooled is not None and pooled.task == "segmentation":
+            raise ValueError(
+                "a Dirichlet partition goes by label, which a segmentation does not have: partition by a column"
+            )
+        twice = sorted(set(self.sites) & set(self._partition_names()))
         if twice:
-            raise ValueError(f"the sites {twice} are in cut and in sites")
-        questions = [spec for spec in (pooled if self.cut else None, *self.sites.values()) if _asks(spec)]
+            raise ValueError(f"the sites {twice} are in partition and in sites")
+        questions = [spec for spec in (pooled if self.partition else None, *self.sites.values()) if _asks(spec)]
         if questions:
             raise ValueError("sites train on classes, not on questions: format questions is the server's alone")
         return self
 
-    def _cut_names(self) -> list[str]:
-        if isinstance(self.cut, ColumnCut):
-            return list(self.cut.names.values())
-        return self.cut.site_names() if self.cut else []
+    def _partition_names(self) -> list[str]:
+        if isinstance(self.partition, ColumnPartition):
+            return list(self.partition.names.values())
+        return self.partition.site_names() if self.partition else []
 
 
 class RolesConfig(Strict):
@@ -120,7 +124,7 @@ def role_specs(config: RolesConfig, path: Path, out: Path) -> tuple[dict[str, Ro
 
     Raises:
         ConfigError: two roles give a patient to different sides.
-        DataError: pooled data cannot be read or cut as asked, or leave the server or a site without cases.
+        DataError: pooled data cannot be read or partitioned as asked, or leave the server or a site without cases.
     """
     sites: dict[str, Roles] = {}
     server: Roles = {}
@@ -132,12 +136,12 @@ def role_specs(config: RolesConfig, path: Path, out: Path) -> tuple[dict[str, Ro
             spec, cases = _indexed(part.pooled, where)
             splits = server_splits(cases, part.pooled, part.server or config.server, config.server)
             server[role] = _server_spec(spec, cases, splits, out / SERVER / role, where)
-            specs |= _site_specs(spec, cases.take(splits == SITES), part.cut, role, out, where)
-            owned.append(_Owned(role, frozenset(spec.files()), _patients(cases, splits, bool(part.cut))))
+            specs |= _site_specs(spec, cases.take(splits == SITES), part.partition, role, out, where)
+            owned.append(_Owned(role, frozenset(spec.files()), _patients(cases, splits, bool(part.partition))))
         for site, spec in specs.items():
             sites.setdefault(site, {})[role] = spec
     if not sites:
-        raise ConfigError(f"{path}: roles: no role has cut or sites, so there is no site")
+        raise ConfigError(f"{path}: roles: no role has partition or sites, so there is no site")
     _require_apart(owned, path)
     return sites, server
 
@@ -198,16 +202,21 @@ def _server_spec(spec: DatasetSpec, cases: Cases, splits: np.ndarray, stem: Path
 
 
 def _site_specs(
-    spec: DatasetSpec, cases: Cases, cut: ColumnCut | DirichletCut | None, role: str, out: Path, where: str
+    spec: DatasetSpec,
+    cases: Cases,
+    partition: ColumnPartition | DirichletPartition | None,
+    role: str,
+    out: Path,
+    where: str,
 ) -> dict[str, DatasetSpec]:
-    if cut is None:
+    if partition is None:
         return {}
-    if isinstance(cut, ColumnCut):
-        owner, shared = column_sites(cases, cut, where)
+    if isinstance(partition, ColumnPartition):
+        owner, shared = column_sites(cases, partition, where)
         whole = ~np.isin(np.asarray(cases.patients, dtype=str), shared)
-        parts = {site: np.flatnonzero((owner == site) & whole) for site in dict.fromkeys(cut.names.values())}
+        parts = {site: np.flatnonzero((owner == site) & whole) for site in dict.fromkeys(partition.names.values())}
     else:
-        parts = dirichlet_sites(cases, spec, cut)
+        parts = dirichlet_sites(cases, spec, partition)
     empty = sorted(site for site, part in parts.items() if not len(part))
     if empty:
         raise DataError(f"{where}: no case is left for {empty}")

@@ -20,7 +20,7 @@ MIN_CASES = 60
 def wisconsin_sites(out: Path) -> dict[str, DatasetSpec]:
     """Write ``<hospital>/cases.csv`` under ``out`` and return the dataset specification of each hospital.
 
-    569 fine-needle aspirates, 30 numeric features; label skew by a Dirichlet cut with alpha 1.
+    569 fine-needle aspirates, 30 numeric features; label skew by a Dirichlet partition with alpha 1.
     """
     from sklearn.datasets import load_breast_cancer
 

@@ -129,7 +129,7 @@ def _arrays(file: Path) -> Arrays:
 
 @lru_cache(maxsize=2)
 def _read(file: Path, _modified: int, _size: int) -> Arrays:
-    # One process may hold fifty sites cut from one file: decompress it once. Time and size in the key notice a change.
+    # One process may hold fifty sites of one file: decompress it once. Time and size in the key notice a change.
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

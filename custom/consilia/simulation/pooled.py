@@ -1,4 +1,4 @@
-"""Cut pooled data into sites: by the values of a column, or with skewed labels."""
+"""Divide pooled data into sites: by the values of a column, or with skewed labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from consilia.data.yaml_file import Text
 from consilia.simulation.partition import dirichlet_partition, partition_patients
 
 
-class ColumnCut(Strict):
+class ColumnPartition(Strict):
     """One site per value of a column (values given the same site name go together; rows of other values are left out).
 
     A patient with cases at two sites would be trained on at one and tested on at the other: ``refuse`` or ``drop``.
@@ -35,7 +35,7 @@ class ColumnCut(Strict):
     shared_patients: Literal["refuse", "drop"] = "refuse"
 
 
-class DirichletCut(Strict):
+class DirichletPartition(Strict):
     """Sites with skewed labels; see :func:`consilia.simulation.partition.dirichlet_partition`.
 
     ``names`` of the sites; default: site-01, site-02 and so on.
@@ -49,7 +49,7 @@ class DirichletCut(Strict):
     names: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _named(self) -> DirichletCut:
+    def _named(self) -> DirichletPartition:
         if self.names is not None and (len(self.names) != self.sites or len(set(self.names)) != self.sites):
             raise ValueError(f"names must be {self.sites} different site names, got {list(self.names)}")
         return self
@@ -60,7 +60,7 @@ class DirichletCut(Strict):
         return list(self.names or (f"site-{number:0{width}d}" for number in range(1, self.sites + 1)))
 
 
-Cut = Annotated[ColumnCut | DirichletCut, Field(discriminator="by")]
+Partition = Annotated[ColumnPartition | DirichletPartition, Field(discriminator="by")]
 
 
 def index_pooled(spec: DatasetSpec, where: str) -> Cases:
@@ -91,59 +91,67 @@ def write_cases(file: Path, ids: Sequence[str]) -> SelectSpec:
     return SelectSpec(file=file.absolute())
 
 
-def dirichlet_sites(cases: Cases, pooled: DatasetSpec, cut: DirichletCut) -> dict[str, np.ndarray]:
+def dirichlet_sites(cases: Cases, pooled: DatasetSpec, partition: DirichletPartition) -> dict[str, np.ndarray]:
     """Positions of each site's cases; patients stay whole."""
     if pooled.patient is None:
-        parts = dirichlet_partition(cases.labels, cut.sites, cut.alpha, cut.seed, cut.min_cases)
+        parts = dirichlet_partition(cases.labels, partition.sites, partition.alpha, partition.seed, partition.min_cases)
     else:
-        parts = partition_patients(cases.patients, cases.labels, cut.sites, cut.alpha, cut.seed, cut.min_cases)
-    return dict(zip(cut.site_names(), parts, strict=True))
+        parts = partition_patients(
+            cases.patients, cases.labels, partition.sites, partition.alpha, partition.seed, partition.min_cases
+        )
+    return dict(zip(partition.site_names(), parts, strict=True))
 
 
-def column_sites(cases: Cases, cut: ColumnCut, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def column_sites(cases: Cases, partition: ColumnPartition, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """The site (N,) of each case, "" for values that no site has, and the patients with cases at several sites.
 
     Raises:
-        DataError: a value is in no row, or there are such patients and the cut refuses them.
+        DataError: a value is in no row, or there are such patients and the partition refuses them.
     """
-    if cut.column not in cases.rows:
-        raise DataError(f"{where}: cut.column: no column {cut.column!r}; there are {sorted(map(str, cases.rows))}")
-    names = {canonical(value): site for value, site in cut.names.items()}
-    there = cases.rows[cut.column].map(lambda value: canonical(str(value)))
+    if partition.column not in cases.rows:
+        raise DataError(
+            f"{where}: partition.column: no column {partition.column!r}; there are {sorted(map(str, cases.rows))}"
+        )
+    names = {canonical(value): site for value, site in partition.names.items()}
+    there = cases.rows[partition.column].map(lambda value: canonical(str(value)))
     absent = sorted(set(names) - set(there))
     if absent:
-        raise DataError(f"{where}: cut.names: no case has {cut.column!r} equal to {absent}")
+        raise DataError(f"{where}: partition.names: no case has {partition.column!r} equal to {absent}")
     owner = there.map(names).fillna("").to_numpy(dtype=str)
     pairs = pd.DataFrame({"patient": cases.patients, "site": owner}).drop_duplicates()
     pairs = pairs[pairs["site"] != ""]
     shared = tuple(sorted(pairs.loc[pairs.duplicated("patient"), "patient"].unique()))
-    if shared and cut.shared_patients == "refuse":
+    if shared and partition.shared_patients == "refuse":
         raise DataError(
             f"{where}: {len(shared)} patient(s) have cases at more than one site, e.g. {shared[0]!r}: they would be "
-            "trained on at one and tested on at another; set cut.shared_patients: drop to leave them out"
+            "trained on at one and tested on at another; set partition.shared_patients: drop to leave them out"
         )
     return owner, shared
 
 
-def cut_pooled(pooled: DatasetSpec, cut: ColumnCut | DirichletCut, where: str, out: Path) -> dict[str, DatasetSpec]:
-    """A specification for each site of a cut. Lists of cases, where a cut needs them, are written under ``out``."""
-    if isinstance(cut, ColumnCut):
-        return _cut_by_column(pooled, cut, where)
+def partition_pooled(
+    pooled: DatasetSpec, partition: ColumnPartition | DirichletPartition, where: str, out: Path
+) -> dict[str, DatasetSpec]:
+    """A specification for each site of a partition. Lists of cases that it needs are written under ``out``."""
+    if isinstance(partition, ColumnPartition):
+        return _partition_by_column(pooled, partition, where)
     cases = index_pooled(pooled, where)
     specs = {}
-    for name, part in dirichlet_sites(cases, pooled, cut).items():
+    for name, part in dirichlet_sites(cases, pooled, partition).items():
         select = write_cases(out / name / "cases.txt", [cases.ids[i] for i in part])
         specs[name] = pooled.model_copy(update={"select": select})
     return specs
 
 
-def _cut_by_column(pooled: DatasetSpec, cut: ColumnCut, where: str) -> dict[str, DatasetSpec]:
-    selected = SelectSpec(column=cut.column, values=tuple(cut.names))
+def _partition_by_column(pooled: DatasetSpec, partition: ColumnPartition, where: str) -> dict[str, DatasetSpec]:
+    selected = SelectSpec(column=partition.column, values=tuple(partition.names))
     cases = index_pooled(pooled.model_copy(update={"select": selected}), where)
-    owner, shared = column_sites(cases, cut, where)
+    owner, shared = column_sites(cases, partition, where)
     specs = {}
-    for site in dict.fromkeys(cut.names.values()):
-        select = SelectSpec(column=cut.column, values=tuple(v for v, name in cut.names.items() if name == site))
+    for site in dict.fromkeys(partition.names.values()):
+        select = SelectSpec(
+            column=partition.column, values=tuple(v for v, name in partition.names.items() if name == site)
+        )
         # Only the site's own patients: a site.yaml does not tell who is treated elsewhere.
         here = set(np.asarray(cases.patients)[owner == site])
         left_out = (*pooled.exclude_patients, *(patient for patient in shared if patient in here))
