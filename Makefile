@@ -7,7 +7,7 @@
 # make test-fast  the tests that take no process of NVFlare's and no long: 3 minutes of processor time in 2 workers
 # make test-long  the rest: further cases with real processes of what make test covers
 # make check      formatting, lint, types, layers and words
-# make jobs       write jobs/ anew from the recipes
+# make jobs       write jobs/ anew from their studies
 # make setup      the virtual environment only; make clean removes it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

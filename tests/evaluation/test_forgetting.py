@@ -10,6 +10,9 @@ from consilia.evaluation.forgetting import (
     flips,
     inter_peak_forgetting,
 )
+from consilia.evaluation.rounds import transfer
+from consilia.record.schema import Record
+from tests.report.factory import make_record
 
 
 def test_flips() -> None:
@@ -73,3 +76,23 @@ def test_too_short_to_forget(series: list[float]) -> None:
     found = inter_peak_forgetting(series)
     assert found.average is None
     assert found.consistency is None
+
+
+def test_a_site_whose_update_was_refused_has_not_trained_in_that_round() -> None:
+    """Ashford's second update is refused: what it forgets then counts from its first round."""
+    content = make_record(rounds=3).plain()
+    content["rounds"][1]["contributions"].pop("Ashford")
+    content["rounds"][1]["refused"] = {"Ashford": "a value that is nan"}
+    record = Record.model_validate(content)
+    trained = {part.round: sorted(part.contributions) for part in record.rounds}
+    assert "Ashford" in record.rounds[1].participants
+    assert "Ashford" not in trained[2]
+    accuracy = {
+        item.version: {
+            site: metrics.test.accuracy for site, metrics in item.sites.items() if not record.sites[site].test_only
+        }
+        for item in record.evaluations
+        if item.model == "global"
+    }
+    assert transfer(record) == backward_transfer(accuracy, trained)
+    assert transfer(record) != backward_transfer(accuracy, {part.round: part.participants for part in record.rounds})

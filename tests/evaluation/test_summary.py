@@ -34,6 +34,10 @@ def round_of(number: int, participants: list[str], down: int) -> dict[str, Any]:
     return {
         "round": number,
         "participants": participants,
+        "contributions": {
+            site: {"weight": 1 / len(participants), "samples": 1, "fields": {}, "clipped": None}
+            for site in participants
+        },
         "bytes_down": dict.fromkeys(participants, down),
         "bytes_up": dict.fromkeys(participants, 2 * down),
         "seconds": {"train": 3.0 * number},

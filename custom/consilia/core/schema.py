@@ -11,6 +11,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 MAX_SHOWN = 120
 """Characters of a value that an error shows."""
 
+UNKNOWN_KEY = "unknown_key"
+
 
 class Strict(BaseModel):
     """Base of configurations, records and messages: unknown keys and NaN are errors, and values never change.
@@ -53,7 +55,8 @@ def explain(error: ValidationError, source: object, *parents: str) -> str:
         key = ".".join(str(part) for part in (*parents, *item["loc"])) or "(top level)"
         # For a missing key pydantic reports what is around it as the input: too much for a message.
         came = "nothing" if item["type"] == "missing" else _short(item["input"])
-        findings.append(f"{key}: {item['msg'].removeprefix('Value error, ')}; got {came}")
+        got = "" if item["type"] == UNKNOWN_KEY else f"; got {came}"
+        findings.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{got}")
     if len(findings) == 1:
         return f"{source}: {findings[0]}"
     return "\n  - ".join((f"{source}: {len(findings)} values do not fit", *findings))
@@ -63,7 +66,7 @@ def _detail(item: Any, known: list[str]) -> InitErrorDetails:
     """One of pydantic's findings; of a key that the model itself does not know, in our own words."""
     kind, message, place = item["type"], item["msg"], item["loc"]
     if kind == "extra_forbidden" and len(place) == 1:
-        kind, message = "unknown_key", f"unknown key; {nearest(place[0], known)}"
+        kind, message = UNKNOWN_KEY, f"unknown key; {nearest(place[0], known)}"
     text = PydanticCustomError(kind, "{message}", {"message": message})
     return InitErrorDetails(type=text, loc=place, input=item["input"])
 

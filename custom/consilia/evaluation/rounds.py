@@ -179,7 +179,10 @@ def flip_rates(record: Record, model: Literal["global", "personal"]) -> dict[int
 
 
 def transfer(record: Record) -> dict[int, float]:
-    """BwT per version, from the global model's accuracy on every training site's test cases; empty for a baseline."""
+    """BwT per version, from the global model's accuracy on every training site's test cases; empty for a baseline.
+
+    A site trained in a round if its update was accepted: of another one the global model has learnt nothing.
+    """
     if not record.rounds:
         return {}
     sites = training_sites(record)
@@ -189,7 +192,7 @@ def transfer(record: Record) -> dict[int, float]:
         }
         for version, by_site in evaluations(record, "global").items()
     }
-    return backward_transfer(accuracy, {part.round: part.participants for part in record.rounds})
+    return backward_transfer(accuracy, {part.round: list(part.contributions) for part in record.rounds})
 
 
 def reported(record: Record, name: str) -> dict[int, dict[str, float]]:

@@ -291,7 +291,7 @@ class Client(Generic[C]):
 
     @torch.no_grad()
     def predict(self, split: Split) -> dict[str, Tensor]:
-        """The model's predictions on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.task`."""
+        """The model's predictions on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.tasks`."""
         self.model.eval()
         labels, size = split.labels, self.task.at_once(split.inputs)
         pieces = [

@@ -12,7 +12,7 @@ from consilia.methods.contract import Method
 
 
 class FedAvg(Method[MethodConfig]):
-    """Every default of the contract. It has no parameters of its own."""
+    """The mean of the locally trained models, weighted by training cases (McMahan et al. 2017)."""
 
     name = "fedavg"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")

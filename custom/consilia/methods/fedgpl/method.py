@@ -93,7 +93,7 @@ class FedGPLClient(Client[FedGPLConfig]):
 
 
 class FedGPL(Method[FedGPLConfig]):
-    """Federated averaging of generator, prompt and head or decoder (specification 2.5)."""
+    """Federated averaging of generator, prompt and head or decoder."""
 
     name = "fedgpl"
     Config = FedGPLConfig
