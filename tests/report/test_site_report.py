@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def test_the_report_warns_and_shows_both_models(tmp_path: Path) -> None:
     assert html.count("data:image/png") == 6  # each case once per model
     assert "default-src 'none'" in html
     assert {stat.S_IMODE(file.stat().st_mode) for file in (path, table)} == {0o600}
+
+
+def test_confusion_matrices_count_cases_by_true_and_predicted_class(tmp_path: Path) -> None:
+    """Global: one benign right; of two malignant one is taken for benign. Personal: all on the diagonal."""
+    write_site_report(tmp_path / "report.html", **case())
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    tables = re.findall(r"<caption>(Global|Personal) model</caption>(.*?)</table>", html, re.DOTALL)
+    counts = {
+        name: [re.findall(r'rgba\(0, 114, 178, ([\d.]+)\)">(\d+)', row) for row in table.split("<tr>")[2:]]
+        for name, table in tables
+    }
+    assert counts["Global"] == [[("0.60", "1"), ("0.00", "0")], [("0.30", "1"), ("0.30", "1")]]
+    assert counts["Personal"] == [[("0.60", "1"), ("0.00", "0")], [("0.00", "0"), ("0.60", "2")]]
 
 
 def test_the_most_confident_come_first(tmp_path: Path) -> None:

@@ -153,12 +153,16 @@ def _gallery(
     return rows
 
 
-def _confusion(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor) -> str | None:
-    from consilia.report.plots_site import confusion
-
-    matrices = {}
+def _confusion(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor) -> list[dict[str, Any]]:
+    """A matrix for each model: by true class, the cases of each predicted class and their share of the row."""
+    found = []
     for name, values in logits.items():
         matrix = torch.zeros(len(class_names), len(class_names), dtype=torch.int64)
         matrix.index_put_((labels, values.argmax(dim=1)), torch.ones_like(labels), accumulate=True)
-        matrices[f"{name} model"] = matrix.numpy()
-    return confusion(matrices, class_names)
+        shares = (matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)).tolist()
+        rows = [
+            (true, list(zip(counts, row, strict=True)))
+            for true, counts, row in zip(class_names, matrix.tolist(), shares, strict=True)
+        ]
+        found.append({"model": name, "rows": rows})
+    return found if len(labels) else []
