@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from consilia.core.determinism import single_threaded
+from consilia.core.lock import WAITING
 from consilia.evaluation.forgetting import flips
-from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import LOCK, RESULT
 from consilia.federation.site_store import HISTORY, SiteStore
 from tests.deploy.support import (
@@ -145,15 +143,10 @@ def test_a_site_with_other_splits_cannot_go_on_with_a_run(hard_days, begin, tmp_
     assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
 
 
-def waits_at(run: Run, site: str, config: RunConfig) -> bool:
-    """Whether the site's job process has opened the lock of its run folder."""
-    lock = state_of(run.federation, site) / "runs" / config.run_id / LOCK
-    opened: set[str] = set()
-    for process in run.processes(site):
-        # A process that NVFlare starts for a moment may have ended meanwhile.
-        with contextlib.suppress(psutil.Error):
-            opened |= {file.path for file in process.open_files()}
-    return str(lock) in opened
+def waits_at(run: Run, site: str) -> bool:
+    """Whether the site's job process says that it waits for the lock of its run folder."""
+    log = run.federation.kit(site) / run.job_id / "log.txt"
+    return log.is_file() and WAITING in log.read_text(errors="replace")
 
 
 def test_two_jobs_at_once_and_the_same_job_twice(hard_days, begin, tmp_path) -> None:
@@ -163,7 +156,7 @@ def test_two_jobs_at_once_and_the_same_job_twice(hard_days, begin, tmp_path) -> 
     # The first is held up until the second stands before the folders that the first has locked.
     with paused(first.running(ONE)):
         second = begin(configs[0], "second")
-        until(lambda: all(waits_at(second, site, configs[0]) for site in hard_days.sites), "the second job's sites")
+        until(lambda: all(waits_at(second, site) for site in hard_days.sites), "the second job's sites")
         assert not second.events()
         assert not (first.folder / RESULT).exists()
     expected = {}

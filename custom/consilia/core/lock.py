@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from filelock import FileLock, Timeout
 from consilia.core.errors import RunFailed
 from consilia.core.stop import never
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.5
+WAITING = "waiting for another job to let go of a folder"
 
 
 @contextlib.contextmanager
@@ -31,7 +35,13 @@ def locked(file: Path, patience: float = 0.0, should_stop: Callable[[], bool] = 
     # locks is an error: a file that stands for the lock would outlive a killed process.
     lock = FileLock(file, mode=0o600, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=patience, poll_interval=POLL_SECONDS, cancel_check=should_stop)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if patience == 0:
+                raise
+            log.info("%s: %s", WAITING, file.parent)
+            lock.acquire(timeout=patience, poll_interval=POLL_SECONDS, cancel_check=should_stop)
     except Timeout:
         raise RunFailed(f"{file.parent} is in use by another job that is running") from None
     try:

@@ -89,10 +89,10 @@ def test_who_contributed_to_what(run_html: str) -> None:
 def test_few_shots_ascend_from_the_injected_model(record: Record) -> None:
     injection = record.plain()["sections"]["fedkim"]
     rows = few_shot_rows(injection, "closed")
-    assert [(row["task"], row["shots"]) for row in rows] == [("murmur", shot) for shot in ("0", "8", "32", "all")]
+    assert [(row["task"], row["cases"]) for row in rows] == [("murmur", shot) for shot in ("0", "8", "32", "all")]
     assert [row["figures"]["auroc"] for row in rows][1:] == [0.66, 0.72, 0.8]
     assert rows[0]["figures"] == injection["test"]["injected"]["murmur"]["closed"]
-    assert [row["shots"] for row in few_shot_rows(injection, "open")] == ["0", "8"]
+    assert [row["cases"] for row in few_shot_rows(injection, "open")] == ["0", "8"]
 
 
 def test_means_leave_out_what_is_undefined() -> None:

@@ -130,7 +130,7 @@ def few_shot_rows(injection: Mapping[str, Any], kind: str) -> Rows:
         untrained = (injection["test"].get("injected", {}).get(task) or {}).get(kind)
         found = {"0": untrained} if untrained else {}
         found |= {shot: by_count[shot][kind] for shot in sorted(by_count, key=_ascending) if by_count[shot][kind]}
-        rows += [{"task": task, "few_shot": shot, "figures": figures} for shot, figures in found.items()]
+        rows += [{"task": task, "cases": shot, "figures": figures} for shot, figures in found.items()]
     return rows
 
 
