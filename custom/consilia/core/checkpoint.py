@@ -18,7 +18,7 @@ from consilia.core.files import write_json
 from consilia.core.tensor_files import write_tensors
 
 INDEX = "checkpoint.json"
-SCHEMA = "consilia.checkpoint/2"
+SCHEMA = "consilia.checkpoint/3"
 
 
 class Kept(NamedTuple):
@@ -109,5 +109,8 @@ class CheckpointStore:
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{path} is not JSON: {error}") from error
         if index.get("schema") != SCHEMA:
-            raise CheckpointError(f"{path}: schema is {index.get('schema')!r}, expected {SCHEMA!r}")
+            raise CheckpointError(
+                f"{path}: schema is {index.get('schema')!r}, expected {SCHEMA!r}: go on with the Consilia that made "
+                "it, or begin the run anew in another folder"
+            )
         return index
