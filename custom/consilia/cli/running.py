@@ -17,9 +17,10 @@ from consilia.core.errors import ConfigError
 from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outputs import EVENTS, REPORT
+from consilia.federation.outputs import EVENTS, REPORT, SAVED
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
+from consilia.federation.server_work import FOLDER
 from consilia.methods.registry import load_plugin, method_class, method_names
 from consilia.methods.shown import panels_of, tables_of
 from consilia.record.files import load_record
@@ -27,8 +28,8 @@ from consilia.record.schema import Record
 from consilia.report.html import write_report
 from consilia.study.baselines import BASELINES
 from consilia.study.study import (
-    EMBEDDED,
     Study,
+    embedded_studies,
     finished,
     load_study,
     run_study,
@@ -40,7 +41,7 @@ from consilia.study.study import (
 ENGINES = ("sim", "inprocess")
 OUTPUTS = (
     *(RESULT, REPORT, PROGRESS, EVENTS, CHECKPOINT, "global-*.safetensors", "spool", "sites"),
-    *("simulator", "simulator.log", "run.json", "act", "injected"),
+    *("simulator", "simulator.log", "run.json", FOLDER, SAVED),
 )
 """What a run of either engine leaves in its folder."""
 
@@ -173,7 +174,7 @@ def _study(source: str | None, data: str | None) -> Study:
     if data is None:
         return load_study(source or "wisconsin")
     study = load_study(source) if source else Study()
-    known = data in {path.stem for path in EMBEDDED.glob("*.yaml")}
+    known = data in embedded_studies()
     return study.model_copy(update={"data": data if known else str(Path(data).absolute())})
 
 

@@ -15,16 +15,15 @@ from rich.text import Text
 
 from consilia.cli.console import console
 from consilia.core.events import (
-    Absent,
     Event,
     Finished,
     Notice,
     Personalizing,
     Prepared,
-    Refused,
     RoundDone,
     ServerWorks,
     SiteEvent,
+    SiteTrouble,
 )
 from consilia.core.events import Progress as Told
 from consilia.core.task import Task
@@ -52,7 +51,7 @@ class Follower:
                 value = event.validation
                 shown = "" if value is None else f", validation {value:.3f}"
                 self._bar.update(self._task, completed=event.round, description=f"{self._name}: training{shown}")
-            case Refused() | Absent():
+            case SiteTrouble():
                 self._bar.console.print(printable(f"{event.site}: {event.reason}"), style="yellow", markup=False)
             case Finished():
                 self._bar.update(self._task, description=f"{self._name}: done in {event.seconds:.0f} s")

@@ -57,27 +57,27 @@ class Replied(SiteEvent):
         return number + REPLIED.get(self.request, "answered")
 
 
-class Refused(SiteEvent):
+class SiteTrouble(SiteEvent):
+    """Something about a site that has a reason."""
+
+    reason: str
+
+    @property
+    def state(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class Refused(SiteTrouble):
     """A site's reply to a request was refused."""
 
     name = "refused"
     request: str
-    reason: str
-
-    @property
-    def state(self) -> str:
-        return f"refused: {self.reason}"
 
 
-class Absent(SiteEvent):
+class Absent(SiteTrouble):
     """A site takes no part in the run."""
 
     name = "absent"
-    reason: str
-
-    @property
-    def state(self) -> str:
-        return f"absent: {self.reason}"
 
 
 class Notice(Event):
