@@ -53,7 +53,7 @@ def single_threaded() -> Iterator[None]:
     torch.set_num_threads(1)
     # Some GPU operations (backward of bilinear upsampling, for one) have no deterministic form: a warning must do.
     # torch.use_deterministic_algorithms would say the same, and load torch's compiler to tell it, too: a second and
-    # 70 MB in a process that trains nothing, as most servers. (Optimizers load it anyway.)
+    # 70 MB in every process.
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     # Filling fresh memory would show up reads of it, of which there are none here; it costs a pass over every result.
     setattr(torch.utils.deterministic, FILL, False)

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from consilia.core.determinism import torch_threads
@@ -218,10 +217,8 @@ class Site:
 
 
 def _load_ahead() -> None:
-    """Load what a process loads when it first trains and evaluates: the first round has a time limit to keep to."""
+    """Load what a process loads when it first evaluates: the first round has a time limit to keep to."""
     import_module("sklearn.metrics")
-    # The first optimiser of a process loads torch's compiler.
-    torch.optim.SGD([torch.zeros(1)])
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
