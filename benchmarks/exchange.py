@@ -32,7 +32,7 @@ from benchmarks.common import Figure, machine, report
 from benchmarks.stock import CLOCKS, stock_recipe
 from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
 from consilia.core.events import Event, RoundDone
-from consilia.deploy.outgoing import AUDIT, OutgoingFilter, approve
+from consilia.deploy.release_filter import AUDIT, ReleaseFilter, approve
 from consilia.federation.messages import TrainReply, as_reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.flare.messages import reply_to_dxo
@@ -151,7 +151,7 @@ def time_gate(work: LargeWorkload, folder: Path, messages: int) -> list[float]:
     context.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
     content = TrainReply(round=1, cases=work.cases, fields={"train_loss": 2.3}, seconds=1.5)
     update = exchanged_state(work.model())
-    gate, seconds = OutgoingFilter(), []
+    gate, seconds = ReleaseFilter(), []
     # The first message reads the manifest; so does a job's first, which "prepare" is.
     for _ in range(messages + 1):
         result = reply_to_dxo(as_reply(content, update)).to_shareable()

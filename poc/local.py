@@ -19,7 +19,7 @@ from consilia.core.errors import ConsiliaError, RunFailed
 from consilia.data.site import server_data
 from consilia.deploy.install.plan import install, plan_installation
 from consilia.deploy.kit import Kit, open_kit
-from consilia.deploy.outgoing import approve
+from consilia.deploy.release_filter import approve
 from consilia.deploy.session import open_session
 from poc.processes import MARK, end_all, start_guard
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.exchange import Watch, figures, main, time_gate
 from benchmarks.workload import LargeWorkload, VisionTransformer, width_of
-from consilia.deploy.outgoing import AUDIT
+from consilia.deploy.release_filter import AUDIT
 
 TINY = LargeWorkload(sites=2, rounds=2, width=64)
 

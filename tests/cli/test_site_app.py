@@ -17,7 +17,7 @@ def site(tmp_path: Path) -> Kit:
     return kit_of("hospital-1", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["check", "foundation", "install", "doctor", "outgoing", "approve"])
+@pytest.mark.parametrize("command", ["check", "foundation", "install", "doctor", "manifest", "approve"])
 def test_help_teaches_by_example(command: str) -> None:
     text = consilia("site", command, "--help").replace("Usage: consilia", "", 1)
     assert f"consilia site {command} " in text

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from consilia.deploy.outgoing import AUDIT
+from consilia.deploy.release_filter import AUDIT
 
 BLOCK = 4096
 

@@ -22,7 +22,7 @@ from consilia.core.determinism import single_threaded
 from consilia.core.events import no_progress
 from consilia.core.files import sha256_of_file
 from consilia.deploy.following import follow
-from consilia.deploy.outgoing import approve
+from consilia.deploy.release_filter import approve
 from consilia.deploy.session import open_session
 from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig

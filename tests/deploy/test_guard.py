@@ -30,7 +30,7 @@ def test_a_forged_meta_json_is_refused_and_no_sites_local_folder_is_touched(
     job = export(study_config(load_study("wisconsin"), "fedkper", 23, {}, ["rounds=1"]), tmp_path / "jobs")
     approve_everywhere(pair, job)
     before = locals_of(pair)
-    assert sum("/local/outgoing/" in path for path in before) >= 2
+    assert sum("/local/approved/" in path for path in before) >= 2
     for key, value in (("job_id", "local"), ("cloned_from", "another-job")):
         forged = shutil.copytree(job, tmp_path / key / "job")
         meta = json.loads((job / "meta.json").read_text())

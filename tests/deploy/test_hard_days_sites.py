@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from psutil import Process
 
-from consilia.deploy.outgoing import AUDIT
+from consilia.deploy.release_filter import AUDIT
 from consilia.federation.outputs import REPORT
 from consilia.federation.run_folder import LOCK, RESULT
 from consilia.federation.site_errors import FILE as ERRORS
@@ -140,7 +140,7 @@ def test_a_full_disk_stops_only_the_site_that_has_it(hard_days, disks, begin, tm
         reasons.append(told[0]["reason"])
         takes_part_again(run, THREE)
     assert reasons == [
-        f"the site failed with {kind}; the reason is in that site's own log" for kind in ("OSError", "OutgoingRefused")
+        f"the site failed with {kind}; the reason is in that site's own log" for kind in ("OSError", "ReleaseRefused")
     ]
     record = run.record()
     rounds = missed(record, THREE)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
-from consilia.deploy.outgoing import AUDIT
+from consilia.deploy.release_filter import AUDIT
 from consilia.deploy.session import open_session
 from consilia.federation.outputs import REPORT, SAVED
 from consilia.federation.run_folder import RESULT

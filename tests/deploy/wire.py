@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 
 from consilia.data.site import RUNS, load_site_config
-from consilia.deploy.outgoing import AUDIT
+from consilia.deploy.release_filter import AUDIT
 from consilia.deploy.session import JobSession, open_session
 from consilia.federation.config import RunConfig
-from consilia.federation.outgoing import Manifest, read_manifest
+from consilia.federation.release_manifest import Manifest, read_manifest
 from poc.local import ADMIN, LEAD, SERVER, LocalFederation, free_port
 from tests.deploy.private_sites import MARK, all_methods, break_table, table_of, write_private_sites
 from tests.deploy.support import Run, export, kill_participant, processes_at, until

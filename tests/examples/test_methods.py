@@ -16,7 +16,7 @@ from consilia.core.determinism import derive_seed, state_digest
 from consilia.core.errors import ConfigError
 from consilia.data.dataset import SiteData, Split, empty_split
 from consilia.federation.messages import Broadcast, Reply
-from consilia.federation.outgoing import manifest_of
+from consilia.federation.release_manifest import manifest_of
 from consilia.methods import CannotEvaluate, Mean, Round, TrainingConfig
 from tests.examples.support import example_config, list_network
 from tests.federation.support import Federation, model_of, small, stop_in

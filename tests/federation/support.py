@@ -106,13 +106,13 @@ def without_clocks(record: Record) -> dict[str, Any]:
     return plain
 
 
-def write_job(folder: Path, outgoing: Any, app: str = "app", config: RunConfig | None = None) -> Path:
+def write_job(folder: Path, manifest: Any, app: str = "app", config: RunConfig | None = None) -> Path:
     """A job folder of which the manifest is read: nothing else in it is real."""
     path = folder / app / "config" / "config_fed_client.json"
     path.parent.mkdir(parents=True)
     executor = {
         "path": "consilia.flare.executor.ConsiliaExecutor",
-        "args": {"outgoing": outgoing, "config": (config or small()).to_json()},
+        "args": {"release_manifest": manifest, "config": (config or small()).to_json()},
     }
     path.write_text(json.dumps({"executors": [{"tasks": ["train"], "executor": executor}]}))
     (folder / "meta.json").write_text(json.dumps({"name": "heart job"}))

@@ -9,7 +9,7 @@ import pytest
 
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outgoing import manifest_of
+from consilia.federation.release_manifest import manifest_of
 from consilia.federation.server_settings import own_server
 from consilia.record.files import load_record
 from consilia.record.schema import Record

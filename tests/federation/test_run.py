@@ -246,13 +246,13 @@ class Refusing(Federation):
     away: tuple[str, ...] = ()
 
     def bend(self, site, task, reply):
-        return Reply(error="OutgoingRefused") if site in self.away else reply
+        return Reply(error="ReleaseRefused") if site in self.away else reply
 
 
 def test_sites_that_cannot_take_part_count_against_the_minimum(wisconsin, tmp_path) -> None:
     federation = Refusing(small(min_sites=3), wisconsin, tmp_path / "run")
     federation.away = tuple(wisconsin)[:2]
-    told = r"2 site\(s\) with training data can take part, min_sites is 3\. hospital-1: .*OutgoingRefused"
+    told = r"2 site\(s\) with training data can take part, min_sites is 3\. hospital-1: .*ReleaseRefused"
     with pytest.raises(RunFailed, match=told):
         federation.run()
     assert not federation.coordinator.recorder.rounds

@@ -29,7 +29,7 @@ NAME = "hospital-1"
 
 
 def executor_of(config: RunConfig, version: str = consilia.__version__) -> ConsiliaExecutor:
-    return ConsiliaExecutor(config.to_json(), version, outgoing={})
+    return ConsiliaExecutor(config.to_json(), version, release_manifest={})
 
 
 def kit(tmp_path: Path, wisconsin: dict[str, Path], place: str = "site.yaml", **changes):

@@ -110,20 +110,20 @@ def site_doctor(
     doctor_command(kit, job)
 
 
-@site_app.command("outgoing")
+@site_app.command("manifest")
 @friendly
-def site_outgoing(
+def site_manifest(
     job: Job,
     kit: Annotated[Path | None, typer.Option("--kit", help="Also say whether this site has approved it.")] = None,
 ) -> None:
     """Print what the sites of a job send: every tensor and every field, for a security officer.
 
     \b
-    consilia site outgoing jobs/fedkper-wisconsin --kit hospital-1
+    consilia site manifest jobs/fedkper-wisconsin --kit hospital-1
     """
-    from consilia.cli.outgoing import outgoing_command
+    from consilia.cli.release import manifest_command
 
-    outgoing_command(job, kit)
+    manifest_command(job, kit)
 
 
 @site_app.command("approve")
@@ -133,12 +133,12 @@ def site_approve(
     kit: KitFolder,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take an approval back.")] = False,
 ) -> None:
-    """Let a job's answers leave this site: what consilia site outgoing prints for it, and nothing else.
+    """Let a job's answers leave this site: what consilia site manifest prints for it, and nothing else.
 
     \b
     consilia site approve jobs/fedkper-wisconsin --kit hospital-1
     consilia site approve jobs/fedkper-wisconsin --kit hospital-1 --withdraw
     """
-    from consilia.cli.outgoing import approve_command
+    from consilia.cli.release import approve_command
 
     approve_command(job, kit, withdraw)

@@ -33,5 +33,5 @@ class TrainingStopped(ConsiliaError):
     """Training was told to stop: the job was aborted or the round timed out."""
 
 
-class OutgoingRefused(ConsiliaError):
+class ReleaseRefused(ConsiliaError):
     """A site's message holds what its hospital has not approved; the message names the task and the tensor or field."""

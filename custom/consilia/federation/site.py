@@ -149,7 +149,7 @@ class Site:
             trained=trained,
             seconds=time.perf_counter() - started,
         )
-        return as_reply(reply, self._outgoing(update))
+        return as_reply(reply, self._sent(update))
 
     def _evaluate(self, request: Request, state: State, payload: State) -> Reply:
         started = time.perf_counter()
@@ -197,7 +197,7 @@ class Site:
         check_tensors(payload, specs)
         return state, payload
 
-    def _outgoing(self, update: Update) -> State:
+    def _sent(self, update: Update) -> State:
         """The update's tensors in the exchange's type; refuses one that the method has not declared."""
         state = {name: in_type(tensor, self.config.exchange_dtype) for name, tensor in update.state.items()}
         sent = {**state, **update.extras}

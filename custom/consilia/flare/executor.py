@@ -38,12 +38,12 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
     Args:
         config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
         version: of Consilia, that made the job.
-        outgoing: what the site sends, for :class:`consilia.deploy.outgoing.OutgoingFilter` to hold it to.
+        release_manifest: what the site sends, for :class:`consilia.deploy.release_filter.ReleaseFilter` to hold it to.
     """
 
-    def __init__(self, config: dict[str, Any], version: str, outgoing: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], version: str, release_manifest: dict[str, Any]) -> None:
         super().__init__()
-        self.config, self.version, self.outgoing = config, version, outgoing
+        self.config, self.version, self.release_manifest = config, version, release_manifest
         self._site: Site | None = None
         self._state_dir: Path | None = None
         self._abort = Signal()

@@ -17,7 +17,7 @@ from consilia.core.errors import ConfigError
 from consilia.data.allowed import FoundationFolder
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import REQUESTS
-from consilia.federation.outgoing import manifest_of
+from consilia.federation.release_manifest import manifest_of
 from consilia.flare.controller import ConsiliaController
 from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.persistor import SafetensorsPersistor
@@ -75,7 +75,7 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
         job.to_server(SafetensorsPersistor(config=values), id="persistor")
         job.to_server({"server": {"task_request_interval": POLLING_SECONDS}})
         executor = ConsiliaExecutor(
-            config=values, version=consilia.__version__, outgoing=_outgoing(config, foundation_models or {})
+            config=values, version=consilia.__version__, release_manifest=_manifest(config, foundation_models or {})
         )
         job.to_clients(executor, tasks=list(REQUESTS))
         super().__init__(job)
@@ -88,7 +88,7 @@ class ConsiliaRecipe(Recipe):  # type: ignore[misc]
             write_allow_list(Path(env.workspace_root) / self.name / "local")
 
 
-def _outgoing(config: RunConfig, folders: Mapping[str, FoundationFolder]) -> dict[str, Any]:
+def _manifest(config: RunConfig, folders: Mapping[str, FoundationFolder]) -> dict[str, Any]:
     model = config.model.build(seed=config.seed, allowed=(config.model.class_,), folders=folders)
     return manifest_of(config, model).to_json()
 

@@ -21,7 +21,7 @@ from consilia.data.site import load_site_config
 from consilia.deploy.doctor.examine import check_data, check_machine, check_owner, check_versions, examine
 from consilia.deploy.doctor.job import check_job, read_job
 from consilia.deploy.kit import Kit
-from consilia.deploy.outgoing import approve
+from consilia.deploy.release_filter import approve
 from tests.deploy_units.kits import bad, done, kit_of, site_yaml, visits_job
 
 
@@ -140,7 +140,7 @@ def test_who_runs_nvflare_should_not_be_able_to_change_the_sites_policies() -> N
     with TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         kit = kit_of("hospital-1", Path(folder))
-        approvals = kit.local / "outgoing"
+        approvals = kit.local / "approved"
         approvals.mkdir(mode=0o755)
         shutil.chown(kit.folder / "startup" / "client.key", 65534)
         kit.folder.chmod(0o1777)

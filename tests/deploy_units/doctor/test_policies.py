@@ -94,7 +94,7 @@ def test_what_nvflare_would_tell_the_server_of_resources_is_named(site: Kit) -> 
     assert "/data/patients" not in finding.text
 
 
-OURS = {"path": "consilia.deploy.outgoing.OutgoingFilter"}
+OURS = {"path": "consilia.deploy.release_filter.ReleaseFilter"}
 OTHER = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars"}
 
 

@@ -21,7 +21,7 @@ from nvflare.security.security import FLAuthorizer
 
 from consilia.deploy.install.policies import ALLOWED_CLASSES, covers, doors
 from consilia.deploy.kit import Kit
-from consilia.deploy.outgoing import OutgoingFilter
+from consilia.deploy.release_filter import ReleaseFilter
 from tests.deploy_units.kits import done, kit_of, read, write
 
 
@@ -45,7 +45,7 @@ def test_a_job_may_build_our_three_classes_and_nothing_else(site: Kit) -> None:
     done(site)
     assert all(buildable(site, path) for path in ALLOWED_CLASSES)
     assert [path for path in DEFAULT_CLASS_ALLOW_LIST if buildable(site, path)] == []
-    assert not buildable(site, "consilia.deploy.outgoing.OutgoingFilter")
+    assert not buildable(site, "consilia.deploy.release_filter.ReleaseFilter")
 
 
 def test_a_list_of_the_sites_own_keeps_its_entries_and_hears_which_open_another_way_out(site: Kit) -> None:
@@ -113,7 +113,7 @@ def test_log_streaming_is_off(site: Kit) -> None:
 
 def test_the_filter_is_first_in_every_scope_that_a_job_can_name(site: Kit) -> None:
     exclude = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars", "args": {"exclude_vars": ["x"]}}
-    ours_inward = {"path": "consilia.deploy.outgoing.OutgoingFilter", "direction": "in"}
+    ours_inward = {"path": "consilia.deploy.release_filter.ReleaseFilter", "direction": "in"}
     scopes = [
         {"name": "public", "properties": {"a": 1}, "task_result_filters": [exclude, ours_inward]},
         {"name": "private", "task_data_filters": [exclude]},
@@ -125,7 +125,7 @@ def test_the_filter_is_first_in_every_scope_that_a_job_can_name(site: Kit) -> No
         name: [type(item) for item in scope.task_result_filters[FilterKey.OUT]]
         for name, scope in manager.name_to_scopes.items()
     }
-    assert kinds == {"public": [OutgoingFilter, ExcludeVars], "private": [OutgoingFilter]}
+    assert kinds == {"public": [ReleaseFilter, ExcludeVars], "private": [ReleaseFilter]}
     assert manager.default_scope.props == {"a": 1}
     assert [type(item) for item in manager.name_to_scopes["private"].task_data_filters[FilterKey.IN]] == [ExcludeVars]
 
@@ -137,7 +137,7 @@ def test_without_scopes_one_is_made_for_all_jobs(site: Kit, before: Any) -> None
     done(site)
     manager = create_privacy_manager(Workspace(str(site.folder), site.name), names_only=False)
     assert manager.is_policy_defined()
-    assert [type(item) for item in manager.get_scope("").task_result_filters[FilterKey.OUT]] == [OutgoingFilter]
+    assert [type(item) for item in manager.get_scope("").task_result_filters[FilterKey.OUT]] == [ReleaseFilter]
 
 
 RIGHTS = [

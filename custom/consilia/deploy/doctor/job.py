@@ -17,9 +17,9 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.allowed import FoundationFolder
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.kit import Kit
-from consilia.deploy.outgoing import approved
+from consilia.deploy.release_filter import approved
 from consilia.federation.config import RunConfig
-from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, read_manifest
+from consilia.federation.release_manifest import CLIENT_CONFIG, Manifest, read_manifest
 from consilia.methods.registry import make_method
 from consilia.models.build import is_allowed
 from consilia.models.config import FoundationConfig
@@ -123,7 +123,7 @@ def _check_approval(kit: Kit, job: Job) -> Finding:
         return failed(check, str(error), "repair or remove that file")
     if found is None:
         todo = (
-            f"read what consilia site outgoing prints for the job; then: consilia site approve JOB --kit {kit.folder}"
+            f"read what consilia site manifest prints for the job; then: consilia site approve JOB --kit {kit.folder}"
         )
         return failed(check, f"what {job.name} sends is not approved here: nothing would leave", todo)
     return ok(check, f"what {job.name} sends is approved ({found.name})")

@@ -18,7 +18,7 @@ Json = dict[str, Any]
 Merged = tuple[Json, list[str]]
 """The new content of a policy, and what the participant should know."""
 
-OUTGOING_FILTER = "consilia.deploy.outgoing.OutgoingFilter"
+RELEASE_FILTER = "consilia.deploy.release_filter.ReleaseFilter"
 SUBMISSION_GUARD = "consilia.deploy.guard.SubmissionGuard"
 _GUARD = {"id": "consilia_submission_guard", "path": SUBMISSION_GUARD}
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
@@ -171,7 +171,7 @@ def merged_privacy(before: Json) -> Merged:
         scopes = after["scopes"]
     for scope in scopes:
         others = [item for item in _listed(scope, "task_result_filters", ()) if not is_our_filter(item)]
-        scope["task_result_filters"] = [{"path": OUTGOING_FILTER}, *others]
+        scope["task_result_filters"] = [{"path": RELEASE_FILTER}, *others]
     if after.get("default_scope"):
         return after, []
     return after, ["no default_scope: NVFlare refuses jobs that name no scope"]
@@ -179,7 +179,7 @@ def merged_privacy(before: Json) -> Merged:
 
 def is_our_filter(item: Json) -> bool:
     """Whether an entry of privacy.json is the filter of what leaves."""
-    return _is(item, OUTGOING_FILTER)
+    return _is(item, RELEASE_FILTER)
 
 
 def _is(component: Json, path: str) -> bool:

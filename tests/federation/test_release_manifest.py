@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from consilia.core.errors import ConfigError, OutgoingRefused
+from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
 from consilia.federation.messages import Broadcast, Reply, Request
-from consilia.federation.outgoing import Manifest, manifest_of, read_manifest
+from consilia.federation.release_manifest import Manifest, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.simulation.federation import load_federation
@@ -136,7 +136,7 @@ def refused(answered, task: str, change: Callable[[dict[str, Any], dict[str, Any
     reply = replies[task]
     content, tensors = json.loads(reply.content), dict(reply.tensors)
     change(content, tensors)
-    with pytest.raises(OutgoingRefused) as caught:
+    with pytest.raises(ReleaseRefused) as caught:
         manifest.check(task, json.dumps(content), tensors, "")
     return str(caught.value)
 
@@ -213,7 +213,7 @@ def test_a_subset_of_the_tensors_and_arrays_of_the_same_layout_pass(answered) ->
     assert len(some) == 2
     assert "weight" in manifest.check("train", reply.content, some, "")
     some["layers.2.bias"] = np.array(["a", "b"], dtype=object)
-    with pytest.raises(OutgoingRefused, match=r"layers\.2\.bias' is object\[2\]"):
+    with pytest.raises(ReleaseRefused, match=r"layers\.2\.bias' is object\[2\]"):
         manifest.check("train", reply.content, some, "")
 
 
@@ -221,11 +221,11 @@ def test_an_error_is_a_class_name_with_nothing_beside_it(answered) -> None:
     manifest, replies = answered
     assert manifest.check("train", "", {}, "DataError") == ()
     for error in ("case id-1 is damaged", "E" * 81, "Data.Error", "DataError\n"):
-        with pytest.raises(OutgoingRefused, match="approved is a class name"):
+        with pytest.raises(ReleaseRefused, match="approved is a class name"):
             manifest.check("train", "", {}, error)
-    with pytest.raises(OutgoingRefused, match="an error with"):
+    with pytest.raises(ReleaseRefused, match="an error with"):
         manifest.check("train", replies["train"].content, {}, "DataError")
-    with pytest.raises(OutgoingRefused, match="not plain JSON"):
+    with pytest.raises(ReleaseRefused, match="not plain JSON"):
         manifest.check("train", "", {}, "")
 
 
@@ -234,7 +234,7 @@ def test_text_that_a_reader_would_not_see_is_refused(answered) -> None:
     content = replies["train"].content
     assert content.startswith('{"round":0,')
     for hidden in ('{"round":"id-1",' + content[1:], content + " []", "[1]", "[" * 5000):
-        with pytest.raises(OutgoingRefused, match=r"not plain JSON|approved is an object"):
+        with pytest.raises(ReleaseRefused, match=r"not plain JSON|approved is an object"):
             manifest.check("train", hidden, {}, "")
 
 
@@ -242,9 +242,9 @@ def test_a_task_that_the_job_does_not_have_is_refused() -> None:
     config = clinics_config()
     manifest = manifest_of(config, model_of(config))
     # FedKIM makes no personal models.
-    with pytest.raises(OutgoingRefused, match="task 'personalize' is not in the manifest"):
+    with pytest.raises(ReleaseRefused, match="task 'personalize' is not in the manifest"):
         manifest.check("personalize", "{}", {}, "")
-    with pytest.raises(OutgoingRefused, match=r"prepare\.datasets: field 'death' is not in the manifest"):
+    with pytest.raises(ReleaseRefused, match=r"prepare\.datasets: field 'death' is not in the manifest"):
         manifest.check("prepare", '{"datasets": {"death": 3}}', {}, "")
     assert manifest.check("prepare", '{"datasets": {"sepsis": 3}}', {}, "") == ("datasets",)
 
@@ -330,7 +330,7 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
 
 
 @pytest.mark.parametrize(
-    ("outgoing", "words"),
+    ("manifest", "words"),
     [
         ({**ROLES, "tensors": {}}, "fields"),
         ({"tensors": {}, "fields": {}}, "roles"),
@@ -346,7 +346,7 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
         ({**ROLES, "tensors": {}, "fields": {"train": {"id\rversion": "text"}}}, "fields.train"),
     ],
 )
-def test_a_malformed_manifest_is_refused_by_its_key(tmp_path: Path, outgoing: Any, words: str) -> None:
+def test_a_malformed_manifest_is_refused_by_its_key(tmp_path: Path, manifest: Any, words: str) -> None:
     with pytest.raises(ConfigError, match="the manifest is malformed") as caught:
-        read_manifest(write_job(tmp_path / "job", outgoing))
+        read_manifest(write_job(tmp_path / "job", manifest))
     assert words in str(caught.value)

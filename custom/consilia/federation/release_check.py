@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consilia.aggregation.validation import MAX_INTEGER
-from consilia.core.errors import OutgoingRefused
+from consilia.core.errors import ReleaseRefused
 from consilia.federation.update_validation import MAX_CONTENT_BYTES
 
 MAX_TEXT = 200
@@ -30,7 +30,7 @@ class Node:
 
 
 def tree(fields: Iterable[tuple[str, str]]) -> Node:
-    """The places of a reply from the paths of its fields, see :mod:`consilia.federation.outgoing`, and their kinds."""
+    """The places of a reply from the paths (see :mod:`consilia.federation.release_manifest`) of its fields, and their kinds."""
     root = Node()
     for path, kind in fields:
         places = [root]
@@ -47,19 +47,19 @@ def tree(fields: Iterable[tuple[str, str]]) -> Node:
 
 
 def compare(node: Node, value: Any, place: str) -> None:
-    """Raise :class:`OutgoingRefused` if a value holds anything else than the place ``node`` may; no value is in it."""
+    """Raise :class:`ReleaseRefused` if a value holds anything else than the place ``node`` may; no value is in it."""
     if is_nothing(value):
         return
     if isinstance(value, dict) and node.parts:
         for key, part in value.items():
             if key not in node.parts:
-                raise OutgoingRefused(f"{place}: field {key[:60]!r} is not in the manifest")
+                raise ReleaseRefused(f"{place}: field {key[:60]!r} is not in the manifest")
             compare(node.parts[key], part, f"{place}.{key}")
     elif isinstance(value, list) and node.items:
         for item in value:
             compare(node.items, item, f"{place}[]")
     elif not _fits(node.kind, value):
-        raise OutgoingRefused(f"{place} is {_described(value)}, approved is {node.approved}")
+        raise ReleaseRefused(f"{place} is {_described(value)}, approved is {node.approved}")
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -95,15 +95,15 @@ def is_nothing(value: Any) -> bool:
 
 
 def parsed(task: str, content: str) -> dict[str, Any]:
-    """The object that a reply's JSON holds; raises :class:`OutgoingRefused` where it is not plain, or too long."""
+    """The object that a reply's JSON holds; raises :class:`ReleaseRefused` where it is not plain, or too long."""
     if len(content) > MAX_CONTENT_BYTES:
-        raise OutgoingRefused(f"{task}: the content has {len(content)} characters, at most {MAX_CONTENT_BYTES} may be")
+        raise ReleaseRefused(f"{task}: the content has {len(content)} characters, at most {MAX_CONTENT_BYTES} may be")
     try:
         told = json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise OutgoingRefused(f"{task}: the content is not plain JSON ({type(error).__name__})") from None
+        raise ReleaseRefused(f"{task}: the content is not plain JSON ({type(error).__name__})") from None
     if not isinstance(told, dict):
-        raise OutgoingRefused(f"{task}: the content is {_described(told)}, approved is an object")
+        raise ReleaseRefused(f"{task}: the content is {_described(told)}, approved is an object")
     return told
 
 
@@ -116,8 +116,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_error(task: str, content: str, tensors: Mapping[str, Any], error: str) -> None:
-    """Raise :class:`OutgoingRefused` unless an error is a class name with nothing beside it."""
+    """Raise :class:`ReleaseRefused` unless an error is a class name with nothing beside it."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", error) is None:
-        raise OutgoingRefused(f"{task}: the error is a text of {len(error)} characters, approved is a class name")
+        raise ReleaseRefused(f"{task}: the error is a text of {len(error)} characters, approved is a class name")
     if content or tensors:
-        raise OutgoingRefused(f"{task}: an error with {len(content)} characters and {len(tensors)} tensors beside it")
+        raise ReleaseRefused(f"{task}: an error with {len(content)} characters and {len(tensors)} tensors beside it")

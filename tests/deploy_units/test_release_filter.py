@@ -24,9 +24,9 @@ from nvflare.app_common.widgets.job_stats_reporter import JobStatsReporter
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
-from consilia.deploy.outgoing import AUDIT, CODES, OutgoingFilter, approve, approved, withdraw
+from consilia.deploy.release_filter import AUDIT, CODES, ReleaseFilter, approve, approved, withdraw
 from consilia.federation.messages import Broadcast, Reply, Request
-from consilia.federation.outgoing import Manifest, manifest_of
+from consilia.federation.release_manifest import Manifest, manifest_of
 from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model, model_to_reply, reply_to_dxo
 from tests.federation.support import initial_state, model_of, small, write_job
@@ -49,7 +49,7 @@ class Place:
         content = {"servers": [server], "client": {"fqsn": NAME}}
         (self.kit / "startup" / "fed_client.json").write_text(json.dumps(content))
         self.job = write_job(self.kit / "job", manifest.to_json(), f"app_{NAME}")
-        self.filter = OutgoingFilter()
+        self.filter = ReleaseFilter()
 
     def process(self, result: Shareable, task: str = "train") -> Shareable:
         self.context.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
@@ -72,8 +72,8 @@ def result_of(reply: Reply = GOOD) -> Shareable:
 
 def is_refusal(result: Shareable) -> bool:
     """Whether a result is exactly the error that stands for a refused one."""
-    assert result == result_of(Reply(error="OutgoingRefused"))
-    return model_to_reply(FLModelUtils.from_shareable(result)) == Reply(error="OutgoingRefused")
+    assert result == result_of(Reply(error="ReleaseRefused"))
+    return model_to_reply(FLModelUtils.from_shareable(result)) == Reply(error="ReleaseRefused")
 
 
 def test_what_is_approved_passes_untouched_and_is_written_down(place: Place) -> None:
@@ -104,7 +104,7 @@ def test_nothing_leaves_before_the_site_has_approved_it_and_after_it_took_that_b
     assert "is not approved here" in caplog.text
     assert place.lines()[0]["reason"].startswith(f"the manifest of this job ({MANIFEST.digest}) is not approved here")
     path = approve(place.kit, place.job)
-    assert path == place.kit / "local" / "outgoing" / f"heart-job-{MANIFEST.digest[7:19]}.json"
+    assert path == place.kit / "local" / "approved" / f"heart-job-{MANIFEST.digest[7:19]}.json"
     assert approve(place.kit, place.job) == path
     assert Manifest.model_validate_json(path.read_text()) == MANIFEST
     assert place.process(result_of()).get(ReservedHeaderKey.HEADERS) == {"__content_type__": "DXO"}
@@ -158,7 +158,7 @@ def test_a_job_without_a_manifest_sends_nothing(place: Place) -> None:
 
 
 def test_a_damaged_approval_stops_everything_and_is_named(place: Place) -> None:
-    (place.kit / "local" / "outgoing" / "half.json").write_text('{"tensors": {}, ')
+    (place.kit / "local" / "approved" / "half.json").write_text('{"tensors": {}, ')
     assert is_refusal(place.process(result_of()))
     assert "half.json cannot be read" in place.lines()[0]["reason"]
     with pytest.raises(ConfigError, match=r"half\.json"):
@@ -286,7 +286,7 @@ def test_headers_that_a_component_of_the_job_adds_are_refused(place: Place) -> N
 def test_a_real_executors_answers_pass(place: Place, wisconsin) -> None:
     site = load_site_config(wisconsin[NAME]).model_dump_json(by_alias=True)
     (place.kit / "local" / "site.yaml").write_text(site)
-    executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, outgoing=MANIFEST.to_json())
+    executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, release_manifest=MANIFEST.to_json())
     tasks = (
         (Request(kind="prepare"), None),
         (Request(kind="train", evaluate=True), STATE),

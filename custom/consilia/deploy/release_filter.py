@@ -1,8 +1,8 @@
 """The site's own gate: only what its hospital has approved leaves, and every message is written down.
 
-A job says in its manifest what its sites send (:mod:`consilia.federation.outgoing`); the site approves a manifest by
-keeping the same one in its kit's ``local/outgoing/``. The filter stands in the site's ``local/privacy.json``, in every
-scope, out of the submitter's reach.
+A job says in its manifest what its sites send (:mod:`consilia.federation.release_manifest`); the site approves a
+manifest by keeping the same one in its kit's ``local/approved/``. The filter stands in the site's ``local/privacy.json``,
+in every scope, out of the submitter's reach.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
-from consilia.core.errors import ConfigError, OutgoingRefused
+from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.core.files import write_json
 from consilia.data.site import load_site_config, own_site_file
 from consilia.deploy.install.plan import SHARED_MODE, hand_over
 from consilia.deploy.kit import Kit, open_kit
 from consilia.federation.messages import Reply, payload_bytes
-from consilia.federation.outgoing import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
+from consilia.federation.release_manifest import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 from consilia.methods.registry import AllowedMethods
 
-AUDIT = "outgoing.jsonl"
+AUDIT = "releases.jsonl"
 """In the kit: one line of JSON for every message, sent or refused."""
 
-APPROVED = "outgoing"
+APPROVED = "approved"
 """In the kit's ``local/``: the approved manifests."""
 
 DXO_KEY = "DXO"
@@ -46,10 +46,10 @@ CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isup
 MAX_REASON = 500
 
 
-class OutgoingFilter(Filter):  # type: ignore[misc]
+class ReleaseFilter(Filter):  # type: ignore[misc]
     """Passes a task's result if the site has approved the job's manifest and the result holds nothing else.
 
-    Of a refused result nothing is sent but the error ``OutgoingRefused``; the reason is in ``<kit>/outgoing.jsonl`` and
+    Of a refused result nothing is sent but the error ``ReleaseRefused``; the reason is in ``<kit>/releases.jsonl`` and
     in the site's log, and names tensors and fields, never values. What cannot be written down is not sent either. An
     approval that is withdrawn counts from the next message on. Jobs without a manifest, of other applications say, are
     refused.
@@ -74,7 +74,7 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
         try:
             config, local = Path(workspace.get_app_config_dir(job)), Path(workspace.get_site_config_dir())
             line |= self._checked(shareable, task, job, config / CLIENT_CONFIG, local, fl_ctx.get_identity_name())
-        except (OutgoingRefused, ConfigError) as error:
+        except (ReleaseRefused, ConfigError) as error:
             reason = str(error)[:MAX_REASON]
         # A message that the check did not foresee is not sent; the error's text might quote it.
         except Exception as error:
@@ -87,13 +87,13 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
         if not reason:
             return shareable
         self.log_error(fl_ctx, f"nothing is sent for task {task}: {reason}")
-        refused: Shareable = reply_to_dxo(Reply(error=OutgoingRefused.__name__)).to_shareable()
+        refused: Shareable = reply_to_dxo(Reply(error=ReleaseRefused.__name__)).to_shareable()
         return refused
 
     def _checked(
         self, shareable: Shareable, task: str, job: str, config: Path, local: Path, site: str
     ) -> dict[str, Any]:
-        """What the audit says of a result that may leave; raises OutgoingRefused or ConfigError for any other."""
+        """What the audit says of a result that may leave; raises ReleaseRefused or ConfigError for any other."""
         headers = shareable.get(HEADERS)
         # NVFlare's way to say that there is no result: a code, and nothing with it.
         if set(shareable) == {HEADERS} and set(headers) == {RC} and headers[RC] in CODES:
@@ -102,9 +102,9 @@ class OutgoingFilter(Filter):  # type: ignore[misc]
         if manifest is None:
             manifest = self._manifests[job] = manifest_in(config, _allowed(local, site))
         if manifest.digest not in approved(local):
-            raise OutgoingRefused(
+            raise ReleaseRefused(
                 f"the manifest of this job ({manifest.digest}) is not approved here: look at it with consilia site "
-                "outgoing JOB, then consilia site approve JOB"
+                "manifest JOB, then consilia site approve JOB"
             )
         content, error, tensors = _opened(shareable)
         told = manifest.check(task, content, tensors, error)
@@ -196,23 +196,23 @@ def _opened(shareable: Shareable) -> tuple[str, str, Mapping[str, Any]]:
     _exactly("the result", shareable, {HEADERS, DXO_KEY})
     _exactly("the result's header", headers, {CONTENT_TYPE})
     if headers != {CONTENT_TYPE: "DXO"}:
-        raise OutgoingRefused("the result's content type is not DXO")
+        raise ReleaseRefused("the result's content type is not DXO")
     _exactly("the result's DXO", dxo, {"kind", "data", "meta"})
     _exactly("the DXO's meta", dxo["meta"], {CONTENT, ERROR})
     content, error = dxo["meta"][CONTENT], dxo["meta"][ERROR]
     if dxo["kind"] != DataKind.WEIGHTS or not isinstance(dxo["data"], dict):
-        raise OutgoingRefused("the DXO does not hold weights by name")
+        raise ReleaseRefused("the DXO does not hold weights by name")
     if type(content) is not str or type(error) is not str:
-        raise OutgoingRefused(f"{CONTENT} and {ERROR} must be texts")
+        raise ReleaseRefused(f"{CONTENT} and {ERROR} must be texts")
     return content, error, dxo["data"]
 
 
 def _exactly(what: str, part: Any, keys: set[str]) -> None:
     if not isinstance(part, dict):
-        raise OutgoingRefused(f"{what} is a {type(part).__name__}, expected keys {sorted(keys)}")
+        raise ReleaseRefused(f"{what} is a {type(part).__name__}, expected keys {sorted(keys)}")
     if set(part) != keys:
         unlike = sorted(str(key)[:60] for key in set(part) ^ keys)
-        raise OutgoingRefused(f"{what} must have the keys {sorted(keys)}; unlike are {unlike[:5]}")
+        raise ReleaseRefused(f"{what} must have the keys {sorted(keys)}; unlike are {unlike[:5]}")
 
 
 def _refusal(reason: str) -> dict[str, Any]:

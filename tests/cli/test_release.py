@@ -1,4 +1,4 @@
-"""``consilia site outgoing`` and ``consilia site approve`` as a security officer uses them, on the exported jobs."""
+"""``consilia site manifest`` and ``consilia site approve`` as a security officer uses them, on the exported jobs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from consilia.cli.app import app
-from consilia.cli.outgoing import MEANING
-from consilia.deploy.outgoing import approved
-from consilia.federation.outgoing import manifest_of
+from consilia.cli.release import MEANING
+from consilia.deploy.release_filter import approved
+from consilia.federation.release_manifest import manifest_of
 from consilia.methods.contract import TRAIN_LOSS
 from consilia.methods.registry import make_method
 from tests.federation.clinics import clinics_config
@@ -45,7 +45,7 @@ def job(tmp_path: Path) -> Path:
 
 
 def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
-    text = consilia("outgoing", job)
+    text = consilia("manifest", job)
     manifest = manifest_of(small(), model_of(small()))
     assert manifest.digest in text
     assert "It reads the data of dataset role diagnosis; no other role's." in text
@@ -66,7 +66,7 @@ def several_tasks(folder: Path) -> Path:
 
 
 def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
-    text = consilia("outgoing", several_tasks(tmp_path))
+    text = consilia("manifest", several_tasks(tmp_path))
     assert "reads the data of dataset role anaemia, sepsis, as far as the site has them; no other role's." in text
     assert "training cases of each data set that the site has for each of anaemia, sepsis" in text
     assert "personalize:" not in text
@@ -89,34 +89,34 @@ def test_every_field_has_a_meaning(config, tmp_path: Path) -> None:
             name = path.split(".")[-1].removesuffix("[]")
             assert name in MEANING or name in own or path.startswith("datasets.")
     assert "unknown to this version" not in consilia(
-        "outgoing", write_job(tmp_path / "job", manifest.to_json(), config=config)
+        "manifest", write_job(tmp_path / "job", manifest.to_json(), config=config)
     )
 
 
 def test_a_field_of_another_version_is_told_as_unknown(tmp_path: Path) -> None:
     manifest = {"roles": ["diagnosis"], "tensors": {}, "fields": {"train": ["histogram: text"]}}
-    assert "histogram text unknown to this version" in consilia("outgoing", write_job(tmp_path / "job", manifest))
+    assert "histogram text unknown to this version" in consilia("manifest", write_job(tmp_path / "job", manifest))
 
 
 def test_no_name_of_a_field_can_hide_itself(tmp_path: Path) -> None:
     hidden = "received.[black on black]notes: text"
     manifest = {"roles": ["diagnosis"], "tensors": {}, "fields": {"train": [hidden]}}
-    assert "black on black" in consilia("outgoing", write_job(tmp_path / "job", manifest))
+    assert "black on black" in consilia("manifest", write_job(tmp_path / "job", manifest))
 
 
 def test_approve_and_take_back(job: Path, kit: Path) -> None:
-    assert "Not approved at hospital-1. To approve it: consilia site approve" in consilia("outgoing", job, "--kit", kit)
+    assert "Not approved at hospital-1. To approve it: consilia site approve" in consilia("manifest", job, "--kit", kit)
     text = consilia("approve", job, "--kit", kit)
     (path,) = approved(kit / "local").values()
     assert f"hospital-1 sends in job heart-job what {path} names, and nothing else" in text
-    assert f"Approved at hospital-1 by {path}" in consilia("outgoing", job, "--kit", kit)
+    assert f"Approved at hospital-1 by {path}" in consilia("manifest", job, "--kit", kit)
     assert f"{path} is removed" in consilia("approve", job, "--kit", kit, "--withdraw")
     assert "is not approved at hospital-1" in consilia("approve", job, "--kit", kit, "--withdraw", code=1)
     assert approved(kit / "local") == {}
 
 
 def test_what_is_no_job_or_no_kit_is_told(job: Path, kit: Path, tmp_path: Path) -> None:
-    assert "is no job: expected */config/config_fed_client.json" in consilia("outgoing", tmp_path / "local", code=1)
+    assert "is no job: expected */config/config_fed_client.json" in consilia("manifest", tmp_path / "local", code=1)
     assert "is no startup kit" in consilia("approve", job, "--kit", tmp_path, code=1)
     shutil.rmtree(job / "app")
     assert "is no job" in consilia("approve", job, "--kit", kit, code=1)

@@ -25,7 +25,7 @@ def roles_of(config: RunConfig) -> tuple[str, ...]:
 def fields_of(config: RunConfig) -> dict[RequestKind, dict[str, str]]:
     """For each request that sites get in a run: the kind of each field of the reply's JSON by its path.
 
-    See :mod:`consilia.federation.outgoing` for paths and kinds.
+    See :mod:`consilia.federation.release_manifest` for paths and kinds.
     """
     method = make_method(config.method)
     return {

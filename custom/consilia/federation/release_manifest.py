@@ -24,12 +24,12 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from consilia.core.errors import ConfigError, OutgoingRefused
+from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.core.schema import Strict, explain
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import RequestKind
-from consilia.federation.outgoing_check import Node, check_error, compare, is_nothing, parsed, tree
-from consilia.federation.outgoing_fields import fields_of, roles_of
+from consilia.federation.release_check import Node, check_error, compare, is_nothing, parsed, tree
+from consilia.federation.release_fields import fields_of, roles_of
 from consilia.methods.contract import TensorSpec, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
 
@@ -101,11 +101,11 @@ class Manifest(Strict):
             The fields of the reply, at its top, that carry something; sorted.
 
         Raises:
-            OutgoingRefused: naming the task, the tensor or field, what was approved and what came.
+            ReleaseRefused: naming the task, the tensor or field, what was approved and what came.
         """
         fields = self._trees.get(task)
         if fields is None:
-            raise OutgoingRefused(f"task {task[:60]!r} is not in the manifest, which has {sorted(self.fields)}")
+            raise ReleaseRefused(f"task {task[:60]!r} is not in the manifest, which has {sorted(self.fields)}")
         if error:
             check_error(task, content, tensors, error)
             return ()
@@ -116,15 +116,15 @@ class Manifest(Strict):
 
     def _check_tensors(self, task: str, tensors: Mapping[str, Any]) -> None:
         if tensors and task != "train":
-            raise OutgoingRefused(f"{task}: {len(tensors)} tensor(s), approved are none: they go with train alone")
+            raise ReleaseRefused(f"{task}: {len(tensors)} tensor(s), approved are none: they go with train alone")
         for name, tensor in tensors.items():
             approved = self.tensors.get(name)
             if approved is None:
-                raise OutgoingRefused(f"{task}: tensor {str(name)[:120]!r} is not in the manifest")
+                raise ReleaseRefused(f"{task}: tensor {str(name)[:120]!r} is not in the manifest")
             # An instance of a subclass, a Parameter say, may carry more than its values.
             came = layout(tensor) if type(tensor) in (Tensor, np.ndarray) else f"a {type(tensor).__name__}"
             if came != approved:
-                raise OutgoingRefused(f"{task}: tensor {name!r} is {came}, approved is {approved}")
+                raise ReleaseRefused(f"{task}: tensor {name!r} is {came}, approved is {approved}")
 
     @cached_property
     def _trees(self) -> dict[str, Node]:
@@ -198,7 +198,7 @@ def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest,
     try:
         executors = json.loads(path.read_text())["executors"]
         arguments = [item["executor"]["args"] for item in executors]
-        found = [item for item in arguments if "outgoing" in item]
+        found = [item for item in arguments if "release_manifest" in item]
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -206,8 +206,8 @@ def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest,
     # A second one, with a manifest or without, would answer tasks by a configuration that nobody has compared.
     if len(found) != 1 or len(arguments) != 1:
         text = f"found {len(found)} with one among {len(arguments)}"
-        raise ConfigError(f"{path}: expected one executor, with a manifest (argument outgoing), {text}")
-    manifest = as_manifest(found[0]["outgoing"], str(path))
+        raise ConfigError(f"{path}: expected one executor, with a manifest (argument release_manifest), {text}")
+    manifest = as_manifest(found[0]["release_manifest"], str(path))
     settings = found[0].get("config")
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: argument config: expected an object, got {type(settings).__name__}")

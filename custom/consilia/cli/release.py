@@ -1,4 +1,4 @@
-"""``consilia site outgoing`` and ``consilia site approve``: what a job sends, for the person who answers for it."""
+"""``consilia site manifest`` and ``consilia site approve``: what a job sends, for the person who answers for it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rich.text import Text
 from consilia.cli.console import console
 from consilia.core.errors import ConfigError
 from consilia.deploy.kit import open_kit
-from consilia.deploy.outgoing import AUDIT, approve, approved, withdraw
-from consilia.federation.outgoing import Manifest, read_manifest
+from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
+from consilia.federation.release_manifest import Manifest, read_manifest
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
 
@@ -74,7 +74,7 @@ NEVER = (
 """What no method sends."""
 
 
-def outgoing_command(job: Path, kit: Path | None) -> None:
+def manifest_command(job: Path, kit: Path | None) -> None:
     """Print what the sites of a job send, what they do not, and whether a site has approved it."""
     name, manifest, config = read_manifest(job)
     method = make_method(config.method)
