@@ -1,7 +1,7 @@
 """The site's own gate: only what its hospital has approved leaves, and every message is written down.
 
 A job says in its manifest what its sites send (:mod:`consilia.federation.release_manifest`); the site approves a
-manifest by keeping the same one in its kit's ``local/approved/``. The filter stands in the site's ``local/privacy.json``,
+manifest by keeping the same one in its kit's ``local/approved/``. The filter stands in its ``local/privacy.json``,
 in every scope, out of the submitter's reach.
 """
 

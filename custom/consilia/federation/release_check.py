@@ -30,7 +30,7 @@ class Node:
 
 
 def tree(fields: Iterable[tuple[str, str]]) -> Node:
-    """The places of a reply from the paths (see :mod:`consilia.federation.release_manifest`) of its fields, and their kinds."""
+    """The places of a reply from the paths of its fields and their kinds; see the module ``release_manifest``."""
     root = Node()
     for path, kind in fields:
         places = [root]
