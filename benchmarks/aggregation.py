@@ -24,7 +24,7 @@ import torch
 from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
 from torch import Tensor
 
-from benchmarks.common import Figure, machine, report
+from benchmarks.common import Measurement, machine, report
 from consilia.aggregation.mean import weighted_mean
 from consilia.aggregation.store import SpooledUpdate
 from consilia.core.determinism import generator, single_threaded
@@ -152,8 +152,8 @@ def _status(key: str) -> int:
     raise KeyError(key)
 
 
-def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> tuple[list[Figure], dict[str, Any]]:
-    """All figures, and the single measurements behind them."""
+def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> tuple[list[Measurement], dict[str, Any]]:
+    """The measurements, and the single runs behind them."""
     write_updates(folder, shapes)
     seconds = time_both(folder, repeats)
     ratios = [ours / theirs for ours, theirs in zip(seconds["consilia"], seconds["nvflare"], strict=True)]
@@ -161,14 +161,14 @@ def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> t
     few, many = median(memory[FEW]), median(memory[MANY])
     elements = sum(torch.Size(shape).numel() for shape in shapes.values())
     found = [
-        Figure("elements per update", elements, ""),
-        Figure(f"NVFlare's helper, {FEW} updates in memory", median(seconds["nvflare"]), "s"),
-        Figure(f"Consilia, {FEW} updates on disk", median(seconds["consilia"]), "s"),
-        Figure("Consilia / NVFlare", median(ratios), "x", TIME_BOUND),
-        Figure("size of one update", 4 * elements / 1e6, "MB"),
-        Figure(f"peak memory, {FEW} updates", few / 1e6, "MB"),
-        Figure(f"peak memory, {MANY} updates", many / 1e6, "MB"),
-        Figure(f"peak memory, {MANY} / {FEW}", many / few, "x", SAME_MEMORY),
+        Measurement("elements per update", elements, ""),
+        Measurement(f"NVFlare's helper, {FEW} updates in memory", median(seconds["nvflare"]), "s"),
+        Measurement(f"Consilia, {FEW} updates on disk", median(seconds["consilia"]), "s"),
+        Measurement("Consilia / NVFlare", median(ratios), "x", TIME_BOUND),
+        Measurement("size of one update", 4 * elements / 1e6, "MB"),
+        Measurement(f"peak memory, {FEW} updates", few / 1e6, "MB"),
+        Measurement(f"peak memory, {MANY} updates", many / 1e6, "MB"),
+        Measurement(f"peak memory, {MANY} / {FEW}", many / few, "x", SAME_MEMORY),
     ]
     return found, {"seconds": seconds, "peak_bytes": {str(count): values for count, values in memory.items()}}
 
@@ -189,8 +189,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.dir is not None:
         options.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="consilia-benchmark-", dir=options.dir) as scratch:
-        figures, details = measure(Path(scratch), options.repeats, layout(depth=options.depth))
-    report("Weighted mean over spooled updates", figures, details, found, options.out)
+        measurements, details = measure(Path(scratch), options.repeats, layout(depth=options.depth))
+    report("Weighted mean over spooled updates", measurements, details, found, options.out)
 
 
 if __name__ == "__main__":

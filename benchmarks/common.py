@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine it ran on, a table of figures beside their bounds, the JSON file."""
+"""What every benchmark shares: the machine it ran on, a table of measurements beside their bounds, the JSON file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from consilia.federation.recorder import versions
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """One measured value; ``bound`` is the largest value that is still good enough, None where there is none."""
 
     name: str
@@ -33,7 +33,7 @@ class Figure:
 
 
 def machine() -> dict[str, Any]:
-    """Cores, load and graphics processor of the machine: figures from unlike machines do not compare."""
+    """Cores, load and graphics processor of the machine: measurements from unlike machines do not compare."""
     return {
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -44,23 +44,23 @@ def machine() -> dict[str, Any]:
 
 
 def report(
-    title: str, figures: Sequence[Figure], details: dict[str, Any], found: dict[str, Any], out: Path | None
+    title: str, measurements: Sequence[Measurement], details: dict[str, Any], found: dict[str, Any], out: Path | None
 ) -> None:
-    """Print the figures as a table; with ``out`` also write them, the machine and all single measurements as JSON."""
+    """Print the measurements as a table; with ``out`` write them, the single runs, and the machine as JSON, too."""
     table = Table(title=title)
-    for column in ("figure", "value", "unit", "bound", "holds"):
+    for column in ("measurement", "value", "unit", "bound", "holds"):
         table.add_column(column, justify="right" if column in ("value", "bound") else "left")
-    for figure in figures:
-        bound = "" if figure.bound is None else shown(figure.bound)
-        holds = {None: "", True: "yes", False: "NO"}[figure.holds]
-        table.add_row(figure.name, shown(figure.value), figure.unit, bound, holds)
+    for measurement in measurements:
+        bound = "" if measurement.bound is None else shown(measurement.bound)
+        holds = {None: "", True: "yes", False: "NO"}[measurement.holds]
+        table.add_row(measurement.name, shown(measurement.value), measurement.unit, bound, holds)
     Console(width=None if os.isatty(1) else 120).print(table)
     if out is not None:
         content = {
             "title": title,
             "machine": found,
             "versions": versions(),
-            "figures": [{**asdict(figure), "holds": figure.holds} for figure in figures],
+            "measurements": [{**asdict(measurement), "holds": measurement.holds} for measurement in measurements],
             **details,
         }
         write_json(out, content)

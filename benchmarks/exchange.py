@@ -28,7 +28,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
-from benchmarks.common import Figure, machine, report
+from benchmarks.common import Measurement, machine, report
 from benchmarks.stock import CLOCKS, stock_recipe
 from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
 from consilia.core.events import Event, RoundDone
@@ -178,26 +178,28 @@ def measure(work: LargeWorkload, gate: LargeWorkload, repeats: int, messages: in
     return {"runs": runs, "gate": {"round": found["seconds"], "messages": time_gate(gate, folder / "gate", messages)}}
 
 
-def figures(work: LargeWorkload, gate: LargeWorkload, found: dict[str, Any]) -> list[Figure]:
+def measurements(work: LargeWorkload, gate: LargeWorkload, found: dict[str, Any]) -> list[Measurement]:
     """Medians, and ratios beside their bounds: a ratio is the median of the ratios within a repeat."""
     runs = found["runs"]
-    made = [Figure("parameters", work.parameters(), "")]
+    made = [Measurement("parameters", work.parameters(), "")]
     for key, words, unit, scale in (
         ("seconds", "time per round", "s", 1.0),
         ("processor", "processor time per round, all processes", "s", 1.0),
         ("server", "peak memory of the server", "GB", 1e9),
         ("site", "peak memory of a site", "GB", 1e9),
     ):
-        made += [Figure(f"{name}: {words}", median(run[key] for run in runs[name]) / scale, unit) for name in runs]
+        made += [Measurement(f"{name}: {words}", median(run[key] for run in runs[name]) / scale, unit) for name in runs]
         ratios = [ours[key] / theirs[key] for ours, theirs in zip(runs["consilia"], runs["nvflare"], strict=True)]
-        made.append(Figure(f"{words}, consilia / nvflare", median(ratios), "x", NOT_WORSE if key in BOUND else None))
+        made.append(
+            Measurement(f"{words}, consilia / nvflare", median(ratios), "x", NOT_WORSE if key in BOUND else None)
+        )
     message, whole = median(found["gate"]["messages"]), found["gate"]["round"]
     return [
         *made,
-        Figure("gate: parameters", gate.parameters(), ""),
-        Figure("gate: time per message", 1000 * message, "ms"),
-        Figure("gate: time of a round", whole, "s"),
-        Figure("gate / round", 100 * message / whole, "%", GATE_BOUND),
+        Measurement("gate: parameters", gate.parameters(), ""),
+        Measurement("gate: time per message", 1000 * message, "ms"),
+        Measurement("gate: time of a round", whole, "s"),
+        Measurement("gate / round", 100 * message / whole, "%", GATE_BOUND),
     ]
 
 
@@ -227,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="consilia-benchmark-", dir=options.dir) as scratch:
         details = measure(work, gate, options.repeats, options.messages, Path(scratch))
     title = f"Full exchange of a vision transformer, {work.sites} sites, {work.rounds} rounds"
-    report(title, figures(work, gate, details), details, found, options.out)
+    report(title, measurements(work, gate, details), details, found, options.out)
 
 
 if __name__ == "__main__":

@@ -61,13 +61,13 @@ def closed(runs: Runs, tasks: Sequence[str]) -> str:
     rows += [(f"{name} ({next(iter(runs))})", base, who) for who, name in named.items()]
     lines = [_line("", *tasks, "mean"), _line("---", *["---"] * (len(tasks) + 1))]
     for label, records, who in rows:
-        figures = [[_answers(record, who, task, "closed") for record in records] for task in tasks]
-        if not any(figure for figure in figures for figure in figure):
+        metrics = [[_answers(record, who, task, "closed") for record in records] for task in tasks]
+        if not any(metric for row in metrics for metric in row):
             continue
-        defined = [_value(figure, "auroc") for figure in figures]
+        defined = [_value(metric, "auroc") for metric in metrics]
         shown = [value for value in defined if value is not None]
         whole = f"{mean(shown):.3f}" if len(shown) == len(tasks) else UNDEFINED
-        lines.append(_line(label, *(_cell(figure, "auroc") for figure in figures), whole))
+        lines.append(_line(label, *(_cell(metric, "auroc") for metric in metrics), whole))
     return "\n".join(lines) + "\n"
 
 
@@ -103,7 +103,7 @@ def few_shot(runs: Runs, tasks: Sequence[str]) -> str:
             cells.append(_cell([_answers(record, "injected", task, "closed") for record in records], "auroc"))
             for n in numbers:
                 found = [record["injection"]["few_shot"].get(task, {}).get(n) or {} for record in records]
-                cells.append(_cell([figures.get("closed") for figures in found], "auroc"))
+                cells.append(_cell([metrics.get("closed") for metrics in found], "auroc"))
         lines.append(_line(task, *cells))
     return "\n".join(lines) + "\n"
 
@@ -128,19 +128,19 @@ def _answers(record: Mapping[str, Any], who: str, task: str, kind: str) -> dict[
     return found
 
 
-def _value(figures: Sequence[Mapping[str, Any] | None], key: str) -> float | None:
-    values = [figure[key] for figure in figures if figure is not None and figure[key] is not None]
+def _value(metrics: Sequence[Mapping[str, Any] | None], key: str) -> float | None:
+    values = [metric[key] for metric in metrics if metric is not None and metric[key] is not None]
     return mean(values) if values else None
 
 
-def _cell(figures: Sequence[Mapping[str, Any] | None], key: str) -> str:
-    value = _value(figures, key)
+def _cell(metrics: Sequence[Mapping[str, Any] | None], key: str) -> str:
+    value = _value(metrics, key)
     if value is None:
         return UNDEFINED
-    values = [figure[key] for figure in figures if figure is not None and figure[key] is not None]
+    values = [metric[key] for metric in metrics if metric is not None and metric[key] is not None]
     if len(values) > 1:
         return f"{value:.3f} ± {stdev(values):.3f}"
-    interval = next(figure for figure in figures if figure is not None)["intervals"].get(key)
+    interval = next(metric for metric in metrics if metric is not None)["intervals"].get(key)
     return f"{value:.3f}" + ("" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]")
 
 

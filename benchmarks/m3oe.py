@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Figure, machine, report
+from benchmarks.common import Measurement, machine, report
 from benchmarks.prompts import Step, interleaved
 from consilia.core.determinism import generator, seeded, single_threaded
 from consilia.methods.fedkim.m3oe import M3OEConfig
@@ -97,12 +97,12 @@ def step_of(name: str, shape: Shape) -> Step:
     return step
 
 
-def figures(shape: Shape, seconds: Mapping[str, list[float]]) -> list[Figure]:
+def measurements(shape: Shape, seconds: Mapping[str, list[float]]) -> list[Measurement]:
     """Medians, and ratios beside their bounds."""
-    found = [Figure(f"{shape.name}: {name}", 1000 * median(values), "ms") for name, values in seconds.items()]
+    found = [Measurement(f"{shape.name}: {name}", 1000 * median(values), "ms") for name, values in seconds.items()]
     for other, bound in shape.bounds.items():
         ratio = median(a / b for a, b in zip(seconds[M3OE], seconds[other], strict=True))
-        found.append(Figure(f"{shape.name}: {M3OE} / {other}", ratio, "x", bound))
+        found.append(Measurement(f"{shape.name}: {M3OE} / {other}", ratio, "x", bound))
     return found
 
 
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
             with single_threaded():
                 steps = {name: step_of(name, shape) for name in (M3OE, SAME_RANK, ONE_EXPERT)}
                 details[shape.name] = interleaved(steps, options.repeats)
-            measured += figures(shape, details[shape.name])
+            measured += measurements(shape, details[shape.name])
     report(f"A training step with {EXPERTS} experts of rank {RANK}", measured, {"seconds": details}, found, options.out)
 
 

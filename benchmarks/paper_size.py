@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Figure, machine, report
+from benchmarks.common import Measurement, machine, report
 from benchmarks.prompts import training_step
 from consilia.core.determinism import generator, seeded, single_threaded
 from consilia.methods.tasks import Network, network_of
@@ -154,18 +154,18 @@ def in_child(name: str) -> dict[str, float]:
     return found
 
 
-def figures(name: str, found: Mapping[str, float], device: str) -> list[Figure]:
+def measurements(name: str, found: Mapping[str, float], device: str) -> list[Measurement]:
     """Counts beside the paper's, time and memory."""
     title, size = TITLES[name], SIZES[name]
     rows = [
-        Figure(f"{title}: parameters of the foundation model", found["foundation"], ""),
-        Figure(f"{title}: trained", found["trained"], "", size.trained),
-        Figure(f"{title}: trained, share of those", 100 * found["trained"] / found["foundation"], "%"),
-        Figure(f"{title}: one step of {size.batch}, {device}", found["seconds"], "s"),
-        Figure(f"{title}: peak memory, {device}", found["peak_bytes"] / 1e9, "GB"),
+        Measurement(f"{title}: parameters of the foundation model", found["foundation"], ""),
+        Measurement(f"{title}: trained", found["trained"], "", size.trained),
+        Measurement(f"{title}: trained, share of those", 100 * found["trained"] / found["foundation"], "%"),
+        Measurement(f"{title}: one step of {size.batch}, {device}", found["seconds"], "s"),
+        Measurement(f"{title}: peak memory, {device}", found["peak_bytes"] / 1e9, "GB"),
     ]
     if device == "cuda":
-        rows.append(Figure(f"{title}: images per second, {device}", size.batch / found["seconds"], "1/s"))
+        rows.append(Measurement(f"{title}: images per second, {device}", size.batch / found["seconds"], "1/s"))
     return rows
 
 
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     measured = {
         name: cuda_steps(SIZES[name]) if options.device == "cuda" else in_child(name) for name in options.models
     }
-    rows = [row for name, one in measured.items() for row in figures(name, one, options.device)]
+    rows = [row for name, one in measured.items() for row in measurements(name, one, options.device)]
     report("Fed-GPL at the paper's size", rows, {"measured": measured}, found, options.out)
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.poisoning --seeds 0,1,2 --out poisoning.json
 
 The Wisconsin breast cancer data over five sites, by a Dirichlet partition of the labels: alpha 100, nearly alike, and
-alpha 2, unlike. A seed draws partition, weights and batches. The figure is the accuracy of the last global model on
+alpha 2, unlike. A seed draws partition, weights and batches. The metric is the accuracy of the last global model on
 the test cases of the four honest sites together, by the in-process engine; mean and standard deviation over the
 seeds. A run whose honest sites are refused in the end, because poison has taken the global model so far away that
 their way back is longer than ``max_update_norm``, fails and has no accuracy.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Figure, machine, report
+from benchmarks.common import Measurement, machine, report
 from consilia.core.determinism import generator, single_threaded
 from consilia.data.dataset import Split
 from consilia.data.loading import load_site
@@ -162,16 +162,16 @@ def interleaved(steps: Mapping[str, Step], repeats: int) -> dict[str, list[float
     return seconds
 
 
-def time_figures(study: str, seconds: Mapping[str, list[float]]) -> list[Figure]:
+def time_measurements(study: str, seconds: Mapping[str, list[float]]) -> list[Measurement]:
     """Medians, and ratios beside their bounds."""
-    found = [Figure(f"{study}: {name}", 1000 * median(values), "ms") for name, values in seconds.items()]
+    found = [Measurement(f"{study}: {name}", 1000 * median(values), "ms") for name, values in seconds.items()]
     for (one, other), bound in RATIOS[study].items():
         ratio = median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
-        found.append(Figure(f"{study}: {one} / {other}", ratio, "x", bound))
+        found.append(Measurement(f"{study}: {one} / {other}", ratio, "x", bound))
     return found
 
 
-def byte_figures(place: Workplace, study: str, folder: Path) -> list[Figure]:
+def byte_measurements(place: Workplace, study: str, folder: Path) -> list[Measurement]:
     """What a site sends in each of two real rounds of Fed-GPL, in both types of exchange."""
     # Every site sends the same tensors: two show what all do.
     sites = dict(list(place.sites.items())[:2])
@@ -184,23 +184,23 @@ def byte_figures(place: Workplace, study: str, folder: Path) -> list[Figure]:
         floor = size * record.exchange.parameters
         up = max(sent for done in record.rounds for sent in done.bytes_up.values())
         found += [
-            Figure(f"{study}: trained, {dtype}", floor, "B"),
-            Figure(f"{study}: sent up per site and round, {dtype}", up, "B", 1.01 * floor + 64_000),
+            Measurement(f"{study}: trained, {dtype}", floor, "B"),
+            Measurement(f"{study}: sent up per site and round, {dtype}", up, "B", 1.01 * floor + 64_000),
         ]
     return found
 
 
-def measure(repeats: int, folder: Path) -> tuple[list[Figure], dict[str, Any]]:
-    """All figures, and the single measurements behind them."""
-    figures: list[Figure] = []
+def measure(repeats: int, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+    """The measurements, and the single runs behind them."""
+    measurements: list[Measurement] = []
     details: dict[str, Any] = {}
     for study, steps, size in ((CLASSIFICATION, vit_steps, VIT_BATCH), (SEGMENTATION, sam_steps, SAM_BATCH)):
         place = Workplace(study, folder / study)
         with single_threaded():
             seconds = interleaved(steps(place, size), repeats)
-        figures += time_figures(study, seconds) + byte_figures(place, study, folder / study / "runs")
+        measurements += time_measurements(study, seconds) + byte_measurements(place, study, folder / study / "runs")
         details[study] = seconds
-    return figures, {"seconds": details}
+    return measurements, {"seconds": details}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -213,9 +213,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--repeats must be at least 1")
     found = machine()
     with tempfile.TemporaryDirectory(prefix="consilia-benchmark-") as scratch:
-        figures, details = measure(options.repeats, Path(scratch))
+        measurements, details = measure(options.repeats, Path(scratch))
     title = f"Training steps: ViT, batch {VIT_BATCH}; SAM, batch {SAM_BATCH}"
-    report(title, figures, details, found, options.out)
+    report(title, measurements, details, found, options.out)
 
 
 if __name__ == "__main__":

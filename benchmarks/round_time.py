@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.common import Figure, machine, report
+from benchmarks.common import Measurement, machine, report
 from benchmarks.stock import stock_recipe
 from benchmarks.workload import MODEL, Workload, plain_rounds, write_sites
 from consilia.core.events import Event, Prepared, RoundDone, read_event
@@ -135,18 +135,18 @@ def measure(
     return runs
 
 
-def figures(work: Workload, runs: dict[str, list[dict[str, Any]]]) -> list[Figure]:
+def measurements(work: Workload, runs: dict[str, list[dict[str, Any]]]) -> list[Measurement]:
     """Medians and ratios beside their bounds."""
-    found = [Figure(f"{name}: time per round", median(run["seconds"] for run in runs[name]), "s") for name in runs]
+    found = [Measurement(f"{name}: time per round", median(run["seconds"] for run in runs[name]), "s") for name in runs]
     for name in [name for name in runs if name != "plain"]:
         ratios = [run["seconds"] / plain["seconds"] for run, plain in zip(runs[name], runs["plain"], strict=True)]
-        found.append(Figure(f"{name} / plain", median(ratios), "x", BOUNDS.get(name)))
+        found.append(Measurement(f"{name} / plain", median(ratios), "x", BOUNDS.get(name)))
     if "simulator" in runs:
-        found += byte_figures(work.parameters(), runs["simulator"])
+        found += byte_measurements(work.parameters(), runs["simulator"])
     return found
 
 
-def byte_figures(parameters: int, runs: list[dict[str, Any]]) -> list[Figure]:
+def byte_measurements(parameters: int, runs: list[dict[str, Any]]) -> list[Measurement]:
     """Bytes per round and site.
 
     The device counts both directions together. How the headers, acknowledgements and polls divide between them is not
@@ -157,13 +157,13 @@ def byte_figures(parameters: int, runs: list[dict[str, Any]]) -> list[Figure]:
     bound = 1.01 * 4 * parameters + 64_000
     overhead = wire - down - up
     return [
-        Figure("parameters", parameters, ""),
-        Figure("model, 4 bytes per parameter", 4 * parameters, "B"),
-        Figure("content down (result.json)", down, "B", bound),
-        Figure("content up (result.json)", up, "B", bound),
-        Figure("loopback, down and up together", wire, "B", 2 * bound),
-        Figure("loopback, down at most", down + overhead, "B", bound),
-        Figure("loopback, up at most", up + overhead, "B", bound),
+        Measurement("parameters", parameters, ""),
+        Measurement("model, 4 bytes per parameter", 4 * parameters, "B"),
+        Measurement("content down (result.json)", down, "B", bound),
+        Measurement("content up (result.json)", up, "B", bound),
+        Measurement("loopback, down and up together", wire, "B", 2 * bound),
+        Measurement("loopback, down at most", down + overhead, "B", bound),
+        Measurement("loopback, up at most", up + overhead, "B", bound),
     ]
 
 
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="consilia-benchmark-") as scratch:
         runs = measure(work, options.repeats, Path(scratch), simulator=not options.no_simulator, stock=options.stock)
     title = f"{work.sites} sites x {work.steps} steps of batch {work.batch}, {work.rounds} rounds"
-    report(title, figures(work, runs), {"runs": runs}, found, options.out)
+    report(title, measurements(work, runs), {"runs": runs}, found, options.out)
 
 
 if __name__ == "__main__":

@@ -61,9 +61,9 @@ def main() -> None:
             record = finished(place, config, sites) or run_inprocess(
                 config, sites, place, server=own_server(config, sites)
             )
-            table.setdefault(label, {})[value] = best_validation(record, config.best_figure)
+            table.setdefault(label, {})[value] = best_validation(record, config.primary_metric)
         row = table[label]
-        best = max(row, key=lambda value: row[value] * (-1 if config.best_figure == "loss" else 1))
+        best = max(row, key=lambda value: row[value] * (-1 if config.primary_metric == "loss" else 1))
         print(f"{label:28}", *(f"{v}: {x:.3f}{'*' if v == best else ' '}" for v, x in row.items()), flush=True)
     (arguments.out / "tune.json").write_text(json.dumps({"grid": arguments.grid, "best_validation": table}, indent=1))
 

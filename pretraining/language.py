@@ -4,7 +4,7 @@
 
 A batch is running text (next-token loss) and questions that a text answers by itself (see pretraining.text_corpus),
 with the loss of the answer beside that of the text. A short second part teaches the form of an answer where no text
-gives it: a coin says yes or no. It ends with the figures on the held-out articles.
+gives it: a coin says yes or no. It ends with the metrics on the held-out articles.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def same_word(model: Any, tokenizer: Any, drawn: list[Exchange]) -> float:
     return float(right.all(dim=1).float().mean())
 
 
-def figures(model: Any, tokenizer: Any, corpus: Corpus, count: int = 400) -> dict[str, Any]:
+def metrics(model: Any, tokenizer: Any, corpus: Corpus, count: int = 400) -> dict[str, Any]:
     """What the model can do with the articles it has not read."""
     model.eval()
     found: dict[str, Any] = dict(perplexity(model, tokenizer, [article.text for article in corpus.held_out]))
@@ -231,7 +231,7 @@ def train(model: Any, tokenizer: Any, corpus: Corpus, part: Part, seed: int) -> 
 
 def write(model: Any, tokenizer: Any, corpus: Corpus, how: dict[str, Any], out: Path) -> None:
     """Measure the model, and write its folder."""
-    found = figures(model, tokenizer, corpus)
+    found = metrics(model, tokenizer, corpus)
     print(found, flush=True)
     # The output layer is the embedding: stored once.
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}

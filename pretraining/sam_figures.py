@@ -43,7 +43,7 @@ def ellipses(boxes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def figures(model: Any, pixels: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+def metrics(model: Any, pixels: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     """Dice by prompt for images uint8 (N, H, W[, 3]) and masks (N, H, W)."""
     truth = torch.from_numpy(masks > 127)
     boxes = tight_boxes(truth[:, None].float())
@@ -62,7 +62,7 @@ def figures(model: Any, pixels: np.ndarray, masks: np.ndarray) -> dict[str, floa
 
 
 def main() -> None:
-    """Print the figures and write them if asked."""
+    """Print the metrics and write them if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=EMBEDDED_FOLDER / "consilia-sam")
@@ -73,10 +73,10 @@ def main() -> None:
     result: dict[str, Any] = {"model_digest": place.digest, "dice": {}}
     for kind in KINDS:
         drawn = draw_phantoms(kind, COUNT, seed=SEED, scanner=SCANNER, size=SIZE)
-        result["dice"][kind] = figures(model, drawn.images, drawn.masks)
+        result["dice"][kind] = metrics(model, drawn.images, drawn.masks)
     real = busbra(options.data, pooled=False)
     assert real.masks is not None
-    result["dice"]["BUS-BRA outside the pool"] = figures(model, real.pixels, real.masks)
+    result["dice"]["BUS-BRA outside the pool"] = metrics(model, real.pixels, real.masks)
     if options.out is not None:
         write_json(options.out, result)
     print(json.dumps(result, indent=1))

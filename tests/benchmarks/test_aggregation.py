@@ -62,7 +62,7 @@ def test_the_command_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "aggregation.json"
     main(["--depth", "1", "--repeats", "1", "--dir", str(tmp_path / "work"), "--out", str(out)])
     content = json.loads(out.read_text())
-    named = {figure["name"]: figure["value"] for figure in content["figures"]}
+    named = {measurement["name"]: measurement["value"] for measurement in content["measurements"]}
     assert named["Consilia / NVFlare"] > 0
     # The peak holds the result at least, and far less than all updates at once.
     assert named["size of one update"] < named[f"peak memory, {MANY} updates"] < FEW * named["size of one update"]

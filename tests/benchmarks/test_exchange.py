@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.exchange import Watch, figures, main, time_gate
+from benchmarks.exchange import Watch, main, measurements, time_gate
 from benchmarks.workload import LargeWorkload, VisionTransformer, width_of
 from consilia.deploy.release_filter import AUDIT
 
@@ -69,7 +69,7 @@ def test_ratios_are_taken_within_a_repeat_and_the_gate_s_share_is_that_of_a_roun
         },
         "gate": {"round": 2.0, "messages": [0.001, 0.03, 0.002]},
     }
-    named = {figure.name: figure for figure in figures(TINY, TINY, found)}
+    named = {measurement.name: measurement for measurement in measurements(TINY, TINY, found)}
     # (0.9 + 1.25) / 2 of the ratios; the ratio of the medians would be 14.5 / 13.
     assert named["time per round, consilia / nvflare"].value == pytest.approx(1.075)
     assert named["time per round, consilia / nvflare"].holds is False
@@ -94,7 +94,7 @@ def test_the_command_writes_json(tmp_path: Path) -> None:
     size = ["--parameters", "1", "--gate-parameters", "1", "--sites", "2", "--rounds", "2", "--messages", "1"]
     main([*size, "--repeats", "1", "--dir", str(tmp_path / "work"), "--out", str(out)])
     content = json.loads(out.read_text())
-    named = {figure["name"]: figure["value"] for figure in content["figures"]}
+    named = {measurement["name"]: measurement["value"] for measurement in content["measurements"]}
     assert named["parameters"] == TINY.parameters()
     # A server and a site are Python processes that hold torch and NVFlare.
     for name in ("consilia", "nvflare"):

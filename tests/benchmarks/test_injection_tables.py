@@ -8,8 +8,8 @@ from benchmarks.injection_tables import tables
 
 
 def record(auroc: float, seed: int = 0) -> dict[str, Any]:
-    figures = {"auroc": auroc, "intervals": {"auroc": [auroc - 0.1, auroc + 0.1]}}
-    answers = {"seen-1": {"closed": figures}, "unseen-1": {"closed": figures, "open": None}}
+    metrics = {"auroc": auroc, "intervals": {"auroc": [auroc - 0.1, auroc + 0.1]}}
+    answers = {"seen-1": {"closed": metrics}, "unseen-1": {"closed": metrics, "open": None}}
     return {
         "run": {"label": "fedkim", "seed": seed, "seconds": 9.6},
         "last_round": {"seconds": {"sites": 3.2}, "bytes_up": {"a": 1_500_000, "b": 2_000_000}},
@@ -19,7 +19,7 @@ def record(auroc: float, seed: int = 0) -> dict[str, Any]:
             "parameters": {"experts": 1000, "router": 234},
             "rounds": [{"seconds": 4.4}],
             "test": {"injected": answers, "extractor": {"seen-1": {"closed": {"auroc": 0.75, "intervals": {}}}}},
-            "few_shot": {"unseen-1": {"8": {"closed": figures}, "all": {"closed": {"auroc": None, "intervals": {}}}}},
+            "few_shot": {"unseen-1": {"8": {"closed": metrics}, "all": {"closed": {"auroc": None, "intervals": {}}}}},
         },
     }
 

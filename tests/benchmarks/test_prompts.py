@@ -16,7 +16,7 @@ from benchmarks.prompts import (
     RATIOS,
     input_gradient,
     interleaved,
-    time_figures,
+    time_measurements,
     training_step,
 )
 from benchmarks.tables import TABLES, labels_of, load, tables
@@ -84,7 +84,7 @@ def test_ratios_are_medians_within_repeats() -> None:
     names = {name for pair in RATIOS[CLASSIFICATION] for name in pair}
     seconds = {name: [1.0, 2.0, 10.0] for name in names}
     seconds[INPUT_GRADIENT] = [1.0, 1.0, 20.0]
-    found = {figure.name: figure for figure in time_figures(CLASSIFICATION, seconds)}
+    found = {measurement.name: measurement for measurement in time_measurements(CLASSIFICATION, seconds)}
     ratio = found[f"{CLASSIFICATION}: fedgpl / {INPUT_GRADIENT}"]
     # 1, 2 and 0.5; the ratio of the medians would be 2.
     assert (ratio.value, ratio.bound, ratio.holds) == (1.0, 1.1, True)
@@ -102,7 +102,7 @@ def test_the_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     out = tmp_path / "prompts.json"
     prompts.main(["--repeats", "1", "--out", str(out)])
     content = json.loads(out.read_text())
-    named = {figure["name"]: figure for figure in content["figures"]}
+    named = {measurement["name"]: measurement for measurement in content["measurements"]}
     # P 10 x 128; W_q 64 + 1; W_k, W_v 128 x 128 + 128 each; W_o 128 x 1280 + 1280; head 128 + 1 per class.
     classes = load_study(CLASSIFICATION).run["model"]["args"]["num_classes"]
     trained = 1280 + 65 + 2 * 16_512 + 165_120 + 129 * classes

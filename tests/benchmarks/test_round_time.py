@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.round_time import Alternation, RoundClock, byte_figures, figures, main
+from benchmarks.round_time import Alternation, RoundClock, byte_measurements, main, measurements
 from benchmarks.workload import MODEL, Workload, per_round, plain_rounds, write_sites
 from consilia.core.determinism import single_threaded
 from consilia.core.events import Finished, Notice, Prepared, RoundDone
@@ -86,7 +86,7 @@ def test_ratios_are_medians_of_ratios_within_a_repeat() -> None:
         "plain": [{"seconds": 1.0}, {"seconds": 2.0}, {"seconds": 4.0}],
         "inprocess": [{"seconds": 1.1}, {"seconds": 2.0}, {"seconds": 3.6}],
     }
-    found = {figure.name: figure for figure in figures(TINY, runs)}
+    found = {measurement.name: measurement for measurement in measurements(TINY, runs)}
     # Ratios 1.1, 1.0 and 0.9; the medians alone would give 2.0 / 2.0 as well, so the values are checked, too.
     assert found["inprocess / plain"].value == pytest.approx(1.0)
     assert found["inprocess / plain"].holds
@@ -97,7 +97,7 @@ def test_ratios_are_medians_of_ratios_within_a_repeat() -> None:
 def test_bytes_are_held_to_the_bound() -> None:
     # 1000 parameters: 4000 bytes each way, the bound 1.01 * 4000 + 64 000 = 68 040.
     run = {"down": 4100, "up": 4200, "loopback_per_round_and_site": 78_300}
-    found = {figure.name: figure for figure in byte_figures(1000, [run])}
+    found = {measurement.name: measurement for measurement in byte_measurements(1000, [run])}
     assert found["content down (result.json)"].bound == 68_040
     # The whole overhead, 70 000 bytes, is charged to each direction in turn.
     assert found["loopback, up at most"].value == 74_200
@@ -110,7 +110,7 @@ def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = tmp_path / "round_time.json"
     main(["--rounds", "2", "--steps", "1", "--repeats", "1", "--no-simulator", "--out", str(out)])
     content = json.loads(out.read_text())
-    named = {figure["name"]: figure for figure in content["figures"]}
+    named = {measurement["name"]: measurement for measurement in content["measurements"]}
     ratio = content["runs"]["inprocess"][0]["seconds"] / content["runs"]["plain"][0]["seconds"]
     assert named["inprocess / plain"]["value"] == pytest.approx(ratio)
     assert named["inprocess / plain"]["bound"] == 1.05
@@ -124,7 +124,7 @@ def test_simulator_and_stock_recipe_run(tmp_path: Path) -> None:
     out = tmp_path / "round_time.json"
     main(["--rounds", "10", "--steps", "1", "--repeats", "1", "--stock", "--out", str(out)])
     content = json.loads(out.read_text())
-    named = {figure["name"]: figure["value"] for figure in content["figures"]}
+    named = {measurement["name"]: measurement["value"] for measurement in content["measurements"]}
     assert named["stock: time per round"] > 0
     # The model must really have gone over the wire, once down and once up.
     # The counters are read when the first and the last round end, give or take a poll: hence not all of it.

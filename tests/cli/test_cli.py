@@ -67,10 +67,10 @@ def test_help_takes_less_than_half_a_second() -> None:
 
 
 @pytest.mark.slow
-def test_run_prints_figures_and_where_the_report_is(tmp_path) -> None:
+def test_run_prints_metrics_and_where_the_report_is(tmp_path) -> None:
     text = consilia("run", "fedkper", *FAST, "--out", tmp_path / "run")
     record = load_record(tmp_path / "run" / "result.json")
-    test = [figures.test for figures in record.final["last"].global_.values()]
+    test = [metrics.test for metrics in record.final["last"].global_.values()]
     pooled = sum(part.correct for part in test) / sum(part.count for part in test)
     assert f"{100 * pooled:.1f}" in text
     assert str(tmp_path / "run" / "report.html") in text

@@ -119,7 +119,7 @@ WIRE: dict[str, Callable[[Shareable], Shareable]] = {
     "another's name in the header": with_header(MetaKey.SITE_NAME, "hospital-1"),
     # Refused.
     "oversized": with_data(lambda tensors: tensors | {"ballast": torch.ones(MEGABYTES * 2**18)}),
-    "figures for tensors": lambda shareable: with_dxo(shareable, DataKind.METRICS, data={"accuracy": 1.0}),
+    "metrics for tensors": lambda shareable: with_dxo(shareable, DataKind.METRICS, data={"accuracy": 1.0}),
     "a list for tensors": with_list,
     "tensors within tensors": with_data(lambda tensors: {"layers": tensors}),
     "a number for content": with_meta(**{CONTENT: 3}),

@@ -105,16 +105,16 @@ def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remember
     record = clone(run).record()
     assert_same(record, expected)
     assert personal_models(hard_days.sites, config) == personal_models(copies, config)
-    # All figures are those of the unbroken run but the flips of its first evaluations after the gap.
+    # All metrics are those of the unbroken run but the flips of its first evaluations after the gap.
     gap = {(TWO, "global", last), (TWO, "personal", last + 1)}
     after_gap = {}
     for here, there in zip(record.evaluations, expected.evaluations, strict=True):
         assert (here.version, here.model) == (there.version, there.model)
-        for site, figures in here.sites.items():
+        for site, metrics in here.sites.items():
             if (site, here.model, here.version) in gap:
-                after_gap[site, here.model, here.version] = figures.test
+                after_gap[site, here.model, here.version] = metrics.test
             else:
-                assert figures == there.sites[site]
+                assert metrics == there.sites[site]
     assert set(after_gap) == gap
     for (site, model, version), test in after_gap.items():
         now = remembered[site, model, version]

@@ -48,7 +48,7 @@ UNSENDABLE = {"surrogate", "sparse", "meta"}
 MALFORMED, NO_MODEL = "failed with MalformedReply", "missing tensor 'layers.0.bias'"
 REFUSED = {
     "oversized": "extra tensor 'ballast'",
-    "figures for tensors": NO_MODEL,
+    "metrics for tensors": NO_MODEL,
     "a list for tensors": MALFORMED,
     "tensors within tensors": NO_MODEL,
     "a number for content": MALFORMED,

@@ -195,16 +195,16 @@ def test_no_label_count_leaves(seen: Evidence, site: str) -> None:
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_class_sizes_can_be_worked_out_from_the_figures(seen: Evidence, site: str) -> None:
-    """The limit of the test before: exact figures tell the sizes of two classes, but for which is which."""
+def test_class_sizes_can_be_worked_out_from_the_metrics(seen: Evidence, site: str) -> None:
+    """The limit of the test before: exact metrics tell the sizes of two classes, but for which is which."""
     trained = next(json.loads(text) for text in replies(seen.sent[site]) if b'"trained":' in text)
-    figures = trained["received"]["test"]
-    cases, right = figures["count"], figures["correct"]
+    metrics = trained["received"]["test"]
+    cases, right = metrics["count"], metrics["correct"]
     sizes = {
         first
         for first in range(1, cases)
         for hits in range(max(0, right - cases + first), min(first, right) + 1)
-        if abs((hits / first + (right - hits) / (cases - first)) / 2 - figures["balanced_accuracy"]) < 1e-12
+        if abs((hits / first + (right - hits) / (cases - first)) / 2 - metrics["balanced_accuracy"]) < 1e-12
     }
     labels = load_site(seen.sites[site], "diagnosis").test.labels
     assert sizes == set(torch.bincount(labels).tolist())

@@ -1,4 +1,4 @@
-"""Figures of open answers, worked out by hand from the published formulas; nothing may be downloaded."""
+"""Metrics of open answers, worked out by hand from the published formulas; nothing may be downloaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from consilia.core.errors import ConfigError, DataError
-from consilia.evaluation.answers import open_figures
+from consilia.evaluation.answers import open_metrics
 from consilia.evaluation.open_answers import require_nltk, scores, words
 
 
@@ -42,7 +42,7 @@ def test_by_hand(prediction: str, reference: str, expected: tuple[float, ...]) -
 
 
 def test_an_empty_output_counts_nought_in_every_mean() -> None:
-    found = open_figures(["liver", "", "liver", ""], ["liver"] * 4, ["p", "q", "r", "s"])
+    found = open_metrics(["liver", "", "liver", ""], ["liver"] * 4, ["p", "q", "r", "s"])
     assert (found["count"], found["patients"]) == (4, 4)
     assert (found["bleu1"], found["rouge1"], found["meteor"], found["exact"]) == (0.5, 0.5, 0.25, 0.5)
     assert found["intervals"]["exact"] == [0.0, 1.0]
@@ -50,14 +50,14 @@ def test_an_empty_output_counts_nought_in_every_mean() -> None:
 
 
 def test_patients_are_drawn() -> None:
-    found = open_figures(["liver", "liver", "x", "x"] * 10, ["liver"] * 40, ["p", "p", "q", "q"] * 10)
+    found = open_metrics(["liver", "liver", "x", "x"] * 10, ["liver"] * 40, ["p", "p", "q", "q"] * 10)
     assert found["patients"] == 2
     assert found["intervals"]["exact"] == [0.0, 1.0]
 
 
 def test_no_network_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a figure opened a socket")
+        raise AssertionError("a metric opened a socket")
 
     monkeypatch.setattr(socket, "socket", refuse)
     assert scores("two masses", "two mass lesions")[2] > 0
@@ -67,11 +67,11 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     require_nltk()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'consilia\[language\]'"):
-        open_figures(["a"], ["a"], ())
+        open_metrics(["a"], ["a"], ())
 
 
 def test_bad_input() -> None:
     with pytest.raises(DataError, match="got 1 and 2"):
-        open_figures(["a"], ["a", "b"], ())
+        open_metrics(["a"], ["a", "b"], ())
     with pytest.raises(DataError, match="at least one letter or digit"):
-        open_figures(["a"], ["..."], ())
+        open_metrics(["a"], ["..."], ())

@@ -1,4 +1,4 @@
-"""Figures of segmentation against hand values, NumPy, SciPy's distance transform and MONAI's own metrics."""
+"""Metrics of segmentation against hand values, NumPy, SciPy's distance transform and MONAI's own metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from consilia.core.errors import DataError
-from consilia.evaluation.segmentation import case_figures, segmentation_metrics
+from consilia.evaluation.segmentation import case_metrics, segmentation_metrics
 from consilia.record.schema import SegmentationMetrics
 
 
@@ -71,7 +71,7 @@ def test_spacing_is_down_and_across() -> None:
 
 def test_dice_and_iou_agree_with_numpy_and_monai() -> None:
     masks, found = blobs(6, 0), blobs(6, 1) != 0
-    cases = case_figures(found, masks, distances=False)
+    cases = case_metrics(found, masks, distances=False)
     a, b = found.numpy(), masks.numpy() != 0
     both, total = (a & b).sum((1, 2)), a.sum((1, 2)) + b.sum((1, 2))
     np.testing.assert_array_equal(cases.dice.numpy(), 2 * both / total)
@@ -88,21 +88,21 @@ def test_dice_and_iou_agree_with_numpy_and_monai() -> None:
 def test_hd95_agrees_with_a_distance_transform(spacing: tuple[float, float] | None) -> None:
     masks, found = blobs(4, 2), blobs(4, 3) != 0
     given = None if spacing is None else torch.tensor([spacing]).expand(4, 2)
-    cases = case_figures(found, masks, given)
+    cases = case_metrics(found, masks, given)
     expected = [scipy_hd95(a, b != 0, spacing or (1, 1)) for a, b in zip(found.numpy(), masks.numpy(), strict=True)]
     np.testing.assert_allclose(cases.hd95.numpy(), expected, rtol=1e-6)
 
 
 def test_each_case_has_its_own_spacing() -> None:
     masks, found = box(2, 2, 6, 6).repeat(2, 1, 1), (box(2, 3, 6, 7) != 0).repeat(2, 1, 1)
-    cases = case_figures(found, masks, torch.tensor([[1.0, 0.25], [1.0, 2.0]]))
+    cases = case_metrics(found, masks, torch.tensor([[1.0, 0.25], [1.0, 2.0]]))
     # The second: a moved column is 2 mm away, but the pixels of the rows still lie on each other; 4 of 12 are off.
     assert cases.hd95.tolist() == pytest.approx([0.25, scipy_hd95(found[1].numpy(), masks[1].numpy() != 0, (1, 2))])
 
 
 def test_a_mask_at_the_border_has_an_edge_there() -> None:
     whole, corner = torch.ones(1, 12, 12, dtype=torch.uint8), box(0, 0, 12, 6) != 0
-    cases = case_figures(corner, whole)
+    cases = case_metrics(corner, whole)
     assert cases.hd95.tolist() == [pytest.approx(scipy_hd95(corner[0].numpy(), whole[0].numpy() != 0, (1, 1)))]
 
 
@@ -112,12 +112,12 @@ def test_empty_truths_are_left_out_and_empty_predictions_count_as_zero() -> None
     found = torch.cat([box(2, 2, 6, 6), box(0, 0, 3, 3), nothing, nothing]) != 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # MONAI is not asked about empty masks
-        figures = segmentation_metrics({"image": found}, masks)
-    assert figures is not None
-    assert (figures["count"], figures["empty"]) == (4, 2)
-    assert figures["prompts"]["image"] == {"dice": 0.5, "iou": 0.5, "hd95": 0.0, "missed": 1}
-    SegmentationMetrics.model_validate(figures)
-    cases = case_figures(found, masks)
+        metrics = segmentation_metrics({"image": found}, masks)
+    assert metrics is not None
+    assert (metrics["count"], metrics["empty"]) == (4, 2)
+    assert metrics["prompts"]["image"] == {"dice": 0.5, "iou": 0.5, "hd95": 0.0, "missed": 1}
+    SegmentationMetrics.model_validate(metrics)
+    cases = case_metrics(found, masks)
     assert [math.isnan(value) for value in cases.dice.tolist()] == [False, True, False, True]
     assert cases.missed.tolist() == [False, False, True, False]
 

@@ -1,4 +1,4 @@
-"""The summary of a small segmentation whose every figure can be worked out by hand, and convergence and ablation."""
+"""The summary of a small segmentation whose every metric can be worked out by hand, and convergence and ablation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def last_of(record: dict[str, Any]) -> ModelSummary:
     return last
 
 
-def test_final_figures_are_means_over_sites(record: dict[str, Any]) -> None:
+def test_final_metrics_are_means_over_sites(record: dict[str, Any]) -> None:
     last = last_of(record)
     assert last.numbers["global_dice_box"] == pytest.approx(0.85)
     assert last.numbers["global_dice_image"] == pytest.approx(0.3)
@@ -99,11 +99,11 @@ def test_a_site_without_a_defined_figure_is_left_out(record: dict[str, Any]) -> 
 def test_over_rounds(record: dict[str, Any]) -> None:
     over_rounds = summarise(whole(record)).over_rounds
     assert over_rounds.versions == 2
-    figures = over_rounds.metrics
-    assert figures["global_dice"] == pytest.approx((0.6 + 0.85) / 2)
-    assert figures["personal_dice"] == pytest.approx(0.75)
-    assert figures["worst_dice"] == 0.6
-    assert figures["rounds_to_within_1_percent"] == 2
+    metrics = over_rounds.metrics
+    assert metrics["global_dice"] == pytest.approx((0.6 + 0.85) / 2)
+    assert metrics["personal_dice"] == pytest.approx(0.75)
+    assert metrics["worst_dice"] == 0.6
+    assert metrics["rounds_to_within_1_percent"] == 2
     every = series(whole(record))
     assert list(every["global_dice"]) == [0, 1, 2]
     assert every["global_dice_image"][1] == pytest.approx(0.3)

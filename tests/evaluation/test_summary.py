@@ -1,4 +1,4 @@
-"""The summary of a small record whose every figure can be worked out by hand."""
+"""The summary of a small record whose every metric can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -89,20 +89,20 @@ def test_metrics_of_the_last_version(record: dict[str, Any]) -> None:
 def test_over_rounds(record: dict[str, Any]) -> None:
     over_rounds = summarise(whole(record)).over_rounds
     assert over_rounds.versions == 2
-    figures = over_rounds.metrics
-    assert figures["global_accuracy"] == pytest.approx((20 / 40 + 28 / 40) / 2)
-    assert figures["personal_accuracy"] == pytest.approx((0.8 + (0.6 + 0.9) / 2) / 2)
-    assert figures["worst_accuracy"] == pytest.approx((0.8 + 0.6) / 2)
+    metrics = over_rounds.metrics
+    assert metrics["global_accuracy"] == pytest.approx((20 / 40 + 28 / 40) / 2)
+    assert metrics["personal_accuracy"] == pytest.approx((0.8 + (0.6 + 0.9) / 2) / 2)
+    assert metrics["worst_accuracy"] == pytest.approx((0.8 + 0.6) / 2)
     # The first evaluation has 0 flips; then 6 of 40 cases for the global model.
-    assert figures["nfr_global"] == pytest.approx((0 + 6 / 40) / 2)
+    assert metrics["nfr_global"] == pytest.approx((0 + 6 / 40) / 2)
     # Round 1: a's first, 0 of 10. Round 2: a's 3, and b's first with 0, of 40 cases.
-    assert figures["nfr_personal"] == pytest.approx((0 + 3 / 40) / 2)
+    assert metrics["nfr_personal"] == pytest.approx((0 + 3 / 40) / 2)
     # Version 1: nobody earlier, 0. Version 2: a trained in round 1: 0.4 - 0.5.
-    assert figures["bwt"] == pytest.approx(-0.05)
-    assert figures["consistency_global"] == 1.0
+    assert metrics["bwt"] == pytest.approx(-0.05)
+    assert metrics["consistency_global"] == 1.0
     # a: 0.8 to 0.6 is a drop of a quarter; b has one evaluation only and does not count.
-    assert figures["consistency_personal"] == pytest.approx(0.75)
-    assert figures["rounds_to_within_1_percent"] is None  # no AUROC
+    assert metrics["consistency_personal"] == pytest.approx(0.75)
+    assert metrics["rounds_to_within_1_percent"] is None  # no AUROC
 
 
 def test_convergence_goes_by_the_global_auroc(record: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ def test_costs(record: dict[str, Any]) -> None:
     assert costs.phases == {"train": PhaseCost(mean=4.5, total=9.0)}
 
 
-def test_test_only_sites_decide_the_global_figures_and_have_no_personal_model(record: dict[str, Any]) -> None:
+def test_test_only_sites_decide_the_global_metrics_and_have_no_personal_model(record: dict[str, Any]) -> None:
     record["sites"]["x"] = {"test_only": True}
     record["final"]["last"]["global"]["x"] = part(9, 12, auroc=0.7)
     last = last_of(record)

@@ -34,7 +34,7 @@ def change_content(**changes):
     return change
 
 
-def change_figures(**changes):
+def change_metrics(**changes):
     def change(reply: Reply) -> Reply:
         content = json.loads(reply.content)
         content["received"]["test"] |= changes
@@ -45,7 +45,7 @@ def change_figures(**changes):
 
 def add_a_task(reply: Reply) -> Reply:
     own = json.loads(reply.content)["received"]["test"]
-    return change_figures(tasks={"fever": own})(reply)
+    return change_metrics(tasks={"fever": own})(reply)
 
 
 BIAS = "layers__0__bias"
@@ -77,15 +77,15 @@ ATTACKS = {
         "'label_entropy' is not declared",
     ),
     "endless seconds": (change_content(seconds=1.7e308), "seconds"),
-    "more correct than cases": (change_figures(correct=10**6), "disagree"),
-    "accuracy that is not correct / count": (change_figures(accuracy=1.0, correct=0), "disagree"),
-    "more flips than cases": (change_figures(negative_flips=10**9), "disagree"),
+    "more correct than cases": (change_metrics(correct=10**6), "disagree"),
+    "accuracy that is not correct / count": (change_metrics(accuracy=1.0, correct=0), "disagree"),
+    "more flips than cases": (change_metrics(negative_flips=10**9), "disagree"),
     "more test cases than declared": (
-        change_figures(count=999, correct=999, accuracy=1.0),
+        change_metrics(count=999, correct=999, accuracy=1.0),
         "received.test.count is 999, the site declared",
     ),
-    "figures of a task it does not have": (add_a_task, r"received.test.tasks are \['fever'\], the site declared \[\]"),
-    "count 10**400": (change_figures(count=10**400), "does not fit its schema"),
+    "metrics of a task it does not have": (add_a_task, r"received.test.tasks are \['fever'\], the site declared \[\]"),
+    "count 10**400": (change_metrics(count=10**400), "does not fit its schema"),
     "surrogate": (lambda reply: dataclasses.replace(reply, content="\ud800"), r"cannot be read \(UnicodeEncodeError\)"),
     "4 MB of text": (change_content(note="x" * 4_000_000), "bytes, at most 64000 expected"),
     "sparse": (change_tensors(**{BIAS: lambda t: t.to_sparse()}), "torch.sparse_coo on cpu|cannot be read"),

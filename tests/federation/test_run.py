@@ -303,7 +303,7 @@ def test_the_best_round_adds_nothing_to_the_history(wisconsin, tmp_path) -> None
     record = run(small(rounds=8, select_by="accuracy"), wisconsin, tmp_path / "r")
     best = record.final["best"]
     assert best.version < 8
-    assert all(figures.test.negative_flips is None for figures in best.global_.values())
+    assert all(metrics.test.negative_flips is None for metrics in best.global_.values())
 
 
 @pytest.mark.slow

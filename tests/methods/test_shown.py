@@ -10,7 +10,7 @@ from consilia.record.schema import Record
 from consilia.report.html import render_report
 from tests.conftest import REPOSITORY
 from tests.report.factory import make_record, make_segmentation_record
-from tests.report.reading import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, metrics, read
 
 PACKAGE = REPOSITORY / "custom" / "consilia"
 SHARED = [*(PACKAGE / name for name in ("record", "evaluation", "report")), PACKAGE / "cli" / "show.py"]
@@ -24,7 +24,7 @@ def test_the_report_of_fedgpl_says_how_the_prompts_differ() -> None:
     record = make_segmentation_record()
     html = report(record)
     assert_self_contained(html)
-    assert len(figures(html)) == 4  # Dice per round, per site, prompt diversity, weights
+    assert len(metrics(html)) == 4  # Dice per round, per site, prompt diversity, weights
     summary = summarise(record)
     first, last = (reports["prompt_diversity"] for reports in (summary.first_reports, summary.last_reports))
     assert f"mean of sites {first:.2g} {last:.2g}" in read(html).text

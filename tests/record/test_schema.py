@@ -103,9 +103,9 @@ def test_segmentation_round_trip(tmp_path: Path) -> None:
     record = make_segmentation_record()
     save_record(record, tmp_path / "result.json")
     assert load_record(tmp_path / "result.json") == record
-    figures = record.final["last"].global_["Ashford"].test
-    assert isinstance(figures, SegmentationMetrics)
-    assert figures.dice == figures.prompts["box"].dice
+    metrics = record.final["last"].global_["Ashford"].test
+    assert isinstance(metrics, SegmentationMetrics)
+    assert metrics.dice == metrics.prompts["box"].dice
 
 
 def test_without_the_box_the_first_setting_counts() -> None:
@@ -114,7 +114,7 @@ def test_without_the_box_the_first_setting_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "figures", "message"),
+    ("changes", "metrics", "message"),
     [
         ({"empty": 199}, {"missed": 2}, "199 empty and 2 missed of 200 cases"),
         ({}, {"dice": 0.5, "iou": 0.6}, "disagree"),  # IoU above Dice
@@ -128,21 +128,21 @@ def test_without_the_box_the_first_setting_counts() -> None:
         ({"prompts": {}}, {}, "at least 1"),
     ],
 )
-def test_segmentation_figures_that_cannot_be_are_refused(
-    changes: dict[str, Any], figures: dict[str, Any], message: str
+def test_segmentation_metrics_that_cannot_be_are_refused(
+    changes: dict[str, Any], metrics: dict[str, Any], message: str
 ) -> None:
     values = {**segmentation_metrics("Ashford", 0.8, settings=("box",)), **changes}
     if values["prompts"]:
-        values["prompts"]["box"].update(figures)
+        values["prompts"]["box"].update(metrics)
     with pytest.raises(ValidationError, match=message):
         SegmentationMetrics.model_validate(values)
 
 
 def test_all_missed_or_all_empty_is_possible() -> None:
-    figures = {"dice": 0.0, "iou": 0.0, "hd95": None, "missed": 3}
-    SegmentationMetrics.model_validate({"count": 3, "empty": 0, "unit": "px", "prompts": {"image": figures}})
-    figures = {"dice": None, "iou": None, "hd95": None, "missed": 0}
-    SegmentationMetrics.model_validate({"count": 3, "empty": 3, "unit": "px", "prompts": {"image": figures}})
+    metrics = {"dice": 0.0, "iou": 0.0, "hd95": None, "missed": 3}
+    SegmentationMetrics.model_validate({"count": 3, "empty": 0, "unit": "px", "prompts": {"image": metrics}})
+    metrics = {"dice": None, "iou": None, "hd95": None, "missed": 0}
+    SegmentationMetrics.model_validate({"count": 3, "empty": 3, "unit": "px", "prompts": {"image": metrics}})
 
 
 def test_both_splits_are_of_one_task_and_that_of_the_run(content: dict[str, Any], tmp_path: Path) -> None:

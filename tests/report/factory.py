@@ -125,7 +125,7 @@ def make_baseline(method: str, label: str, accuracy: float, *, seed: int = 1) ->
 def segmentation_metrics(
     site: str, dice: float, *, count: int | None = None, settings: tuple[str, ...] = ("box", "image", "jitter")
 ) -> dict[str, Any]:
-    """Figures of a split; Bergen has one case with an empty truth and one missed, only Ashford knows its spacing."""
+    """Metrics of a split; Bergen has one case with an empty truth and one missed, only Ashford knows its spacing."""
     cases = TESTS[site] if count is None else count
     drops = {"box": 0.0, "image": 0.3, "jitter": 0.05}
     bergen = site == "Bergen"

@@ -42,8 +42,8 @@ def read(html: str) -> Reader:
     return reader
 
 
-def figures(html: str) -> list[str]:
-    """The SVG text of every figure."""
+def metrics(html: str) -> list[str]:
+    """The SVG text of every metric."""
     return [base64.b64decode(found).decode() for found in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", html)]
 
 
@@ -54,9 +54,9 @@ def assert_self_contained(html: str) -> None:
     assert reader.tags.isdisjoint({"script", "link", "iframe", "object"})
     assert "url(" not in html
     assert "default-src 'none'" in html
-    for figure in figures(html):
+    for metric in metrics(html):
         # Names of XML namespaces are no links; nothing else may look like an address.
-        assert set(re.findall(r"https?://[^\"'<\s]+", figure)) <= {
+        assert set(re.findall(r"https?://[^\"'<\s]+", metric)) <= {
             "http://www.w3.org/2000/svg",
             "http://www.w3.org/1999/xlink",
             "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd",

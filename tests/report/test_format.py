@@ -36,7 +36,7 @@ def test_numbers() -> None:
     assert (plural(1, "site"), plural(0, "site")) == ("1 site", "0 sites")
 
 
-def test_figures() -> None:
+def test_metrics() -> None:
     assert show(0.8066, "percent") == "80.7 %"
     assert show(-0.1274, "signed") == "−0.127"
     assert show(0.0304, "signed") == "+0.030"

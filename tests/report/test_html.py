@@ -1,4 +1,4 @@
-"""The reports: self-contained, reproducible, escaped, and showing the figures that the summary gives."""
+"""The reports: self-contained, reproducible, escaped, and showing the metrics that the summary gives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from consilia.record.schema import Record
 from consilia.report.html import render_report, write_report
 from consilia.report.plots import curves, forgetting
 from tests.report.factory import make_baseline, make_record
-from tests.report.reading import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, metrics, read
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_same_records_same_bytes(record: Record, run_html: str, tmp_path: Path) 
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == run_html
 
 
-def test_the_figures_of_the_summary_are_shown(record: Record, run_html: str) -> None:
+def test_the_metrics_of_the_summary_are_shown(record: Record, run_html: str) -> None:
     text = read(run_html).text
     summary = summarise(record)
     for chosen in summary.finals.values():
@@ -66,7 +66,7 @@ def test_the_figures_of_the_summary_are_shown(record: Record, run_html: str) -> 
     assert show(summary.over_rounds.metrics["bwt"], "signed") in text
     assert "defined at 3 of 4 sites" in text  # Dover has one class only
     assert "Exeter trained nothing and only tests the global model" in text
-    assert len(figures(run_html)) == 5
+    assert len(metrics(run_html)) == 5
 
 
 def test_refused_and_missing_updates_are_listed(run_html: str) -> None:
@@ -115,7 +115,7 @@ def test_comparison_shows_mean_and_sd(several: list[Record], comparison_html: st
     sd = abs(last[0] - last[1]) / 2**0.5  # sample standard deviation of two values
     assert f"FedKPer 2 {100 * mean:.1f} ± {100 * sd:.1f} %" in text
     assert "All runs saw the same data" in text
-    assert len(figures(comparison_html)) == 3
+    assert len(metrics(comparison_html)) == 3
     assert "method.name fedavg fedkper centralised local_only" in text
 
 

@@ -15,7 +15,7 @@ from consilia.record.schema import Record
 from consilia.report.html import render_report
 from consilia.report.tensorboard import write_events
 from tests.report.factory import make_record, make_segmentation_record
-from tests.report.reading import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, metrics, read
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> No
         hd95 = show(site[setting]["hd95"], "distance")
         assert f"{name} 80 1 1 {dice} {iou} {hd95} px" in text  # cases, empty, missed
     assert "Some sites give HD95 in pixels and others in millimetres" in text
-    assert len(figures(run_html)) == 3  # Dice per round, per site, weights
+    assert len(metrics(run_html)) == 3  # Dice per round, per site, weights
 
 
 def test_variants_stand_beside_the_model(record: Record, run_html: str) -> None:
@@ -110,7 +110,7 @@ def test_comparison(comparison_html: str) -> None:
     assert f"Fed-GPL 2 {(first + second) / 2:.3f} ± {abs(first - second) / 2**0.5:.3f}" in text
     assert "IoU, and HD95 in mm or px" in text
     assert "1.62 MiB 1.62 MiB 1.62 MiB 13.7 MiB" in text  # down, up, floor, full
-    assert len(figures(comparison_html)) == 2
+    assert len(metrics(comparison_html)) == 2
     ablation = text[text.index("Variants of the global model") : text.index("What it cost")]
     assert "Fed-GPL 2 0." in ablation
     assert "Full fine-tuning" not in ablation

@@ -1,4 +1,4 @@
-"""The site's own report: its figures, the predictions beside it, and the gallery."""
+"""The site's own report: its metrics, the predictions beside it, and the gallery."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_signals_have_no_gallery(tmp_path: Path) -> None:
     assert "data:image/png" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_no_cases_no_figures(tmp_path: Path) -> None:
+def test_no_cases_no_metrics(tmp_path: Path) -> None:
     empty = torch.zeros(0, 2)
     nothing = {"labels": torch.zeros(0, dtype=torch.int64), "case_ids": [], "inputs": torch.zeros(0, 1, 8, 8)}
     write_site_report(tmp_path / "report.html", **case(logits_global=empty, logits_personal=empty, **nothing))

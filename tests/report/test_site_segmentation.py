@@ -1,4 +1,4 @@
-"""The site's own report of a segmentation: its figures, the table beside it, and which cases it shows."""
+"""The site's own report of a segmentation: its metrics, the table beside it, and which cases it shows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_table_holds_every_case(tmp_path: Path) -> None:
     assert found["global_box_hd95_px"].isna().tolist() == [False, False, True, False, True]
 
 
-def test_figures_and_pictures(tmp_path: Path) -> None:
+def test_metrics_and_pictures(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     table = write_segmentation_report(path, **case(spacing=torch.tensor([[1.0, 2.0]]).expand(5, 2)))
     html = text_of(path)
@@ -88,7 +88,7 @@ def test_without_the_box_the_first_setting_picks_the_cases(tmp_path: Path) -> No
     assert "By Dice of the personal model, whole image." in text_of(tmp_path / "r.html")
 
 
-def test_only_empty_truths_have_figures_but_no_pictures(tmp_path: Path) -> None:
+def test_only_empty_truths_have_metrics_but_no_pictures(tmp_path: Path) -> None:
     write_segmentation_report(tmp_path / "r.html", **case(masks=column(0, 0, 0, 0, 0)))
     html = text_of(tmp_path / "r.html")
     assert "data:image/png" not in html

@@ -110,14 +110,14 @@ def test_an_absent_site_is_in_the_record(wisconsin, tmp_path: Path) -> None:
     assert finished(tmp_path / "run", config, wisconsin) is not None
 
 
-def test_figures_under_other_prompts_are_refused() -> None:
+def test_metrics_under_other_prompts_are_refused() -> None:
     whole = {"dice": 0.9, "iou": 0.82, "hd95": None, "missed": 0}
-    figures = {"count": 3, "empty": 0, "unit": "px", "prompts": {"image": whole}}
+    metrics = {"count": 3, "empty": 0, "unit": "px", "prompts": {"image": whole}}
     with pytest.raises(
         UpdateRejected, match=r"received.test.prompts has \['image'\], expected \['box', 'image', 'jitter'\]"
     ):
-        _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": figures}))
-    full = {**figures, "prompts": dict.fromkeys(("box", "image", "jitter"), whole)}
+        _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": metrics}))
+    full = {**metrics, "prompts": dict.fromkeys(("box", "image", "jitter"), whole)}
     _check_prompts("received", SiteMetrics.model_validate({"validation": None, "test": full}))
 
 

@@ -60,15 +60,15 @@ PLACES = {
 TASKS = {
     "prepare": "prepare: once, before the first round",
     "train": "train: in every round",
-    "evaluate": "evaluate: figures of the global model",
-    "personalize": "personalize: after the last round, figures of the global and of the personal model",
+    "evaluate": "evaluate: metrics of the global model",
+    "personalize": "personalize: after the last round, metrics of the global and of the personal model",
 }
 
 NEVER = (
     "cases: images, signals, tables, text, or anything computed from one case alone",
     "identifiers of patients and cases, file names, paths, and the site's site.yaml",
     "label counts, as such; of validation and test cases they can be worked out from accuracy and balanced accuracy",
-    "answers, masks and figures of single cases; they are in the report that stays at the site",
+    "answers, masks and metrics of single cases; they are in the report that stays at the site",
     "texts of errors: the server learns the kind of an error by its class name",
 )
 """What no method sends."""
@@ -133,7 +133,7 @@ def _fields(task: str, fields: Mapping[str, str], own: Sequence[ReplyField]) -> 
 def _named(path: str) -> tuple[str, str, str]:
     """Name of a field, the model and split it is of, and the tasks or prompts for each of which it is told."""
     parts = path.replace("[]", "").split(".")
-    # Of a dictionary (tasks, prompts) the keys stand between its name and the figure's, or after its name.
+    # Of a dictionary (tasks, prompts) the keys stand between its name and the metric's, or after its name.
     keyed = next((place for place, part in enumerate(parts[:-1]) if part in ("tasks", "prompts", "datasets")), None)
     if keyed is None:
         return parts[-1], ".".join(parts[:-1]), ""
@@ -190,14 +190,14 @@ def _print_never(manifest: Manifest) -> None:
     console.print("\nNot sent:", style="bold")
     kept = list(NEVER)
     if "personalize" in manifest.fields:
-        kept.append("the personal model that the site makes after the last round: its figures alone are")
+        kept.append("the personal model that the site makes after the last round: its metrics alone are")
     else:
         kept.append("a personal model: this method makes none")
     for line in kept:
         console.print(f"- {line}", highlight=False, markup=False)
     console.print(
         "\nA model learns from the cases it is trained on, so its tensors may tell something of them to one who "
-        "attacks it; and figures over very few cases tell something of each. The site's filter holds it to this list; "
+        "attacks it; and metrics over very few cases tell something of each. The site's filter holds it to this list; "
         "it adds no noise."
     )
 

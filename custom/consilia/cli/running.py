@@ -253,7 +253,7 @@ def _results(place: Path) -> list[Path]:
 
 
 def show_records(records: Sequence[Record], folder: Path) -> None:
-    """Print the figures of runs, what went wrong on the way, and where the report is."""
+    """Print the metrics of runs, what went wrong on the way, and where the report is."""
     tables = tables_of(records)
     for table in tables:
         console.print(text_table(table))

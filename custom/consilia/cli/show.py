@@ -1,4 +1,4 @@
-"""What the command line prints: progress with the time left, and a run's figures as a table."""
+"""What the command line prints: progress with the time left, and a run's metrics as a table."""
 
 from __future__ import annotations
 

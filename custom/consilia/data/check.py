@@ -41,7 +41,7 @@ class MaskCounts:
 class RoleReport:
     """What :func:`check_site` found for one dataset role.
 
-    ``counts`` are cases by split and class of a classification, ``masks`` figures by split of a segmentation. A role of
+    ``counts`` are cases by split and class of a classification, ``masks`` metrics by split of a segmentation. A role of
     questions counts those with each closed answer, and as OPEN the others.
     """
 

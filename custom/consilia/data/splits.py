@@ -24,7 +24,7 @@ from consilia.data.specs import CommonSpec, SplitSpec
 UNUSED = "unused"  # training cases that train_cases leaves out
 SMALLEST = 3  # with at least so many patients no split that should have cases stays empty
 DRAW_ANEW = (
-    "move this file away, and all splits are drawn anew (earlier test figures then no longer compare, and models "
+    "move this file away, and all splits are drawn anew (earlier test metrics then no longer compare, and models "
     "trained before have seen some of the new test cases)"
 )
 

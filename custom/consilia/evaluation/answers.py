@@ -1,4 +1,4 @@
-"""Figures of answers to questions, with 95 % intervals by patient: closed ones here, open ones in open_answers.py.
+"""Metrics of answers to questions, with 95 % intervals by patient: closed ones here, open ones in open_answers.py.
 
 The values come from scikit-learn; the intervals from the same formulas with a weight per case, for all resamples at
 once (:mod:`consilia.evaluation.bootstrap`). Every value is a plain number or None, which means "undefined here".
@@ -14,22 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from consilia.core.errors import DataError
 from consilia.evaluation.bootstrap import Array, grouped, intervals
-from consilia.evaluation.open_answers import open_figures
+from consilia.evaluation.open_answers import open_metrics
 
-__all__ = ["closed_figures", "open_figures"]
+__all__ = ["closed_metrics", "open_metrics"]
 
 Truth = NDArray[np.int64]
 SMALLEST = float(np.finfo(np.float64).eps)  # as in scikit-learn's log_loss: an answer ruled out costs 36 nats
 
 
-def closed_figures(
+def closed_metrics(
     probabilities: ArrayLike, truth: ArrayLike, patients: Sequence[str], *, seed: int = 0, resamples: int = 1000
 ) -> dict[str, Any]:
-    """Figures of ``probabilities`` (N, K) of the candidate answers against ``truth`` (N,) in 0..K-1.
+    """Metrics of ``probabilities`` (N, K) of the candidate answers against ``truth`` (N,) in 0..K-1.
 
     Keys: ``count``, ``patients``; ``accuracy``, ``balanced_accuracy`` (mean recall over the answers that occur),
     ``auroc``, ``auprc`` (average precision), ``f1``, ``loss`` (mean of -ln p of the true answer); ``intervals``, by
-    figure. Two candidates: the positive one is the second. More: plain means over one-against-rest, for AUROC and
+    metric. Two candidates: the positive one is the second. More: plain means over one-against-rest, for AUROC and
     AUPRC over the answers that some cases have and others have not. ``patients`` empty: each case is a patient.
     A case with a probability that is not finite counts as wrong, and then ``auroc``, ``auprc`` and ``loss`` are None.
 
@@ -72,7 +72,7 @@ def weighted_ranking(scores: Array, positive: NDArray[np.bool_], weights: Array)
 
 
 def _values(scores: Array, truth: Truth, said: Truth, ranked: bool) -> dict[str, float | None]:
-    """The figures of all cases, by scikit-learn."""
+    """The metrics of all cases, by scikit-learn."""
     from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
     shown = _shown(scores)
@@ -92,7 +92,7 @@ def _values(scores: Array, truth: Truth, said: Truth, ranked: bool) -> dict[str,
 
 
 def _weighted(scores: Array, truth: Truth, said: Truth, ranked: bool, weights: Array) -> dict[str, Array]:
-    """The same figures (R,) with each row of ``weights`` (R, N); undefined ones NaN."""
+    """The same metrics (R,) with each row of ``weights`` (R, N); undefined ones NaN."""
     classes, shown = range(scores.shape[1]), _shown(scores)
     total, undefined = weights.sum(axis=1), np.full(len(weights), np.nan)
     right = {index: weights @ ((truth == index) & (said == index)) for index in classes}
@@ -136,7 +136,7 @@ def _checked(probabilities: ArrayLike, truth: ArrayLike) -> tuple[Array, Truth]:
     scores, answers = np.asarray(probabilities, dtype=np.float64), np.asarray(truth)
     if scores.ndim != 2 or scores.shape[1] < 2 or answers.shape != (len(scores),) or not len(scores):
         raise DataError(
-            "figures of answers need probabilities (N, K) of K >= 2 candidates and N >= 1 true answers, "
+            "metrics of answers need probabilities (N, K) of K >= 2 candidates and N >= 1 true answers, "
             f"got shapes {scores.shape} and {answers.shape}"
         )
     if not np.issubdtype(answers.dtype, np.integer) or answers.min() < 0 or answers.max() >= scores.shape[1]:

@@ -1,7 +1,7 @@
 """95 % intervals by bootstrap over patients: the cases of one resemble each other, so patients are drawn, not cases.
 
 Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), percentile intervals. A resample is a weight per case
-(how often its patient was drawn), so that a figure of all resamples is one computation over a matrix.
+(how often its patient was drawn), so that a metric of all resamples is one computation over a matrix.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from consilia.core.determinism import derive_seed
 from consilia.core.errors import DataError
 
 Array = NDArray[np.float64]
-Figures = Callable[[Array], Mapping[str, Array]]
-"""From weights (R, N) to each figure's values (R,), NaN where a resample leaves it undefined."""
+Metrics = Callable[[Array], Mapping[str, Array]]
+"""From weights (R, N) to each metric's values (R,), NaN where a resample leaves it undefined."""
 
 Intervals = dict[str, list[float] | None]
 LEVEL = 0.95
@@ -32,19 +32,19 @@ def grouped(patients: Sequence[str], count: int) -> NDArray[np.int64]:
     if len(patients) == 0:
         return np.arange(count)
     if len(patients) != count:
-        raise DataError(f"figures of {count} cases need a patient for each, got {len(patients)} patients")
+        raise DataError(f"metrics of {count} cases need a patient for each, got {len(patients)} patients")
     return np.unique(np.array(list(patients), dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def intervals(figures: Figures, groups: NDArray[np.int64], *, seed: int, resamples: int) -> Intervals:
-    """Percentile intervals (low, high) of every figure, over ``resamples`` draws of the patients ``groups`` (N,).
+def intervals(metrics: Metrics, groups: NDArray[np.int64], *, seed: int, resamples: int) -> Intervals:
+    """Percentile intervals (low, high) of every metric, over ``resamples`` draws of the patients ``groups`` (N,).
 
-    Resamples that leave a figure undefined are left out; None where that leaves fewer than half, or with one patient,
+    Resamples that leave a metric undefined are left out; None where that leaves fewer than half, or with one patient,
     whose resamples are all the same.
     """
     found: dict[str, list[Array]] = {}
     for weights in _weights(groups, seed, resamples):
-        for name, values in figures(weights).items():
+        for name, values in metrics(weights).items():
             found.setdefault(name, []).append(values)
     single = len(groups) == 0 or groups.max() == 0
     return {name: None if single else _percentiles(np.concatenate(values)) for name, values in found.items()}

@@ -1,4 +1,4 @@
-"""Figures of open answers: texts that a model wrote against the texts that were expected, with intervals by patient.
+"""Metrics of open answers: texts that a model wrote against the texts that were expected, with intervals by patient.
 
 BLEU-1 and METEOR come from NLTK, which has corpora and models to download but needs none of them here: words are found
 by a pattern, and METEOR gets a thesaurus that knows no synonyms.
@@ -29,10 +29,10 @@ def require_nltk() -> None:
         ConfigError: NLTK is not installed.
     """
     if importlib.util.find_spec("nltk") is None:
-        raise ConfigError("figures of open answers need NLTK: pip install 'consilia[language]'")
+        raise ConfigError("metrics of open answers need NLTK: pip install 'consilia[language]'")
 
 
-def open_figures(
+def open_metrics(
     predictions: Sequence[str],
     references: Sequence[str],
     patients: Sequence[str],
@@ -40,10 +40,10 @@ def open_figures(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """Figures of ``predictions`` (N) against ``references`` (N), as means over all of them: an empty one counts 0.
+    """Metrics of ``predictions`` (N) against ``references`` (N), as means over all of them: an empty one counts 0.
 
     Keys: ``count``, ``patients``; ``bleu1``, ``rouge1``, ``meteor`` and ``exact`` (see :func:`scores`); ``intervals``,
-    by figure. ``patients`` empty: each case is a patient.
+    by metric. ``patients`` empty: each case is a patient.
 
     Raises:
         ConfigError: NLTK is not installed.
@@ -52,7 +52,7 @@ def open_figures(
     require_nltk()
     if len(predictions) != len(references) or not references:
         raise DataError(
-            f"figures of open answers need as many answers as references, at least one; got {len(predictions)} and "
+            f"metrics of open answers need as many answers as references, at least one; got {len(predictions)} and "
             f"{len(references)}"
         )
     groups = grouped(patients, len(references))

@@ -1,4 +1,4 @@
-"""Figures of segmentation: Dice, IoU and HD95 of each case, and their means over a split per prompt setting.
+"""Metrics of segmentation: Dice, IoU and HD95 of each case, and their means over a split per prompt setting.
 
 With the prediction A and the true mask B of one case, Dice = 2 |A ∩ B| / (|A| + |B|) and IoU = |A ∩ B| / |A ∪ B|, from
 exact pixel counts. HD95 is the larger of the two 95th percentiles of the distances from each mask's edge pixels to the
@@ -19,10 +19,10 @@ from consilia.core.errors import DataError
 
 
 @dataclass(frozen=True)
-class CaseFigures:
-    """Figures of N cases: ``dice``, ``iou`` and ``hd95`` (N,) float64, NaN where undefined; the others (N,) bool.
+class CaseMetrics:
+    """Metrics of N cases: ``dice``, ``iou`` and ``hd95`` (N,) float64, NaN where undefined; the others (N,) bool.
 
-    ``empty``: the true mask is empty, and no figure is defined. ``missed``: only the prediction is;
+    ``empty``: the true mask is empty, and no metric is defined. ``missed``: only the prediction is;
     Dice and IoU are 0, HD95 is undefined.
     """
 
@@ -48,7 +48,7 @@ def segmentation_metrics(
     if not predictions:
         raise DataError("segmentation metrics need the predictions of at least one prompt setting, got none")
     cases = {
-        setting: case_figures(values, masks, spacing, distances and len(masks) > 0)
+        setting: case_metrics(values, masks, spacing, distances and len(masks) > 0)
         for setting, values in predictions.items()
     }
     if not len(masks):
@@ -61,10 +61,10 @@ def segmentation_metrics(
     }
 
 
-def case_figures(
+def case_metrics(
     prediction: Tensor, masks: Tensor, spacing: Tensor | None = None, distances: bool = True
-) -> CaseFigures:
-    """Figures of each case under one prompt setting; arguments and errors as in :func:`segmentation_metrics`."""
+) -> CaseMetrics:
+    """Metrics of each case under one prompt setting; arguments and errors as in :func:`segmentation_metrics`."""
     _check(prediction, masks, spacing)
     found, truth = prediction.detach().cpu().flatten(1), masks.detach().cpu().flatten(1) != 0
     both, sizes, whole = (found & truth).sum(1), found.sum(1) + truth.sum(1), (found | truth).sum(1)
@@ -74,7 +74,7 @@ def case_figures(
     for case in torch.nonzero(~empty & ~missed).flatten().tolist() if distances else []:
         hd95[case] = _hd95(prediction[case], masks[case] != 0, None if spacing is None else spacing[case].tolist())
     nan = torch.tensor(torch.nan, dtype=torch.float64)
-    return CaseFigures(
+    return CaseMetrics(
         dice=torch.where(empty, nan, 2 * both.double() / sizes),
         iou=torch.where(empty, nan, both.double() / whole),
         hd95=hd95,
@@ -83,7 +83,7 @@ def case_figures(
     )
 
 
-def means(cases: CaseFigures) -> dict[str, float | int | None]:
+def means(cases: CaseMetrics) -> dict[str, float | int | None]:
     """``dice``, ``iou`` and ``hd95`` over the cases where each is defined (else None), and how many ``missed``."""
     return {
         "dice": _mean(cases.dice),

@@ -46,7 +46,7 @@ class RunConfig(Strict):
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
     )
     select_by: str | None = Field(
-        None, description="validation figure of the best round; default: balanced_accuracy, or dice"
+        None, description="validation metric of the best round; default: balanced_accuracy, or dice"
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better validation value"
@@ -78,7 +78,7 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> RunConfig:
-        if self.best_figure not in selectable(self.task):
+        if self.primary_metric not in selectable(self.task):
             raise ValueError(f"select_by of a {self.task} is one of {selectable(self.task)}, got {self.select_by!r}")
         method = make_method(self.method)
         if self.task not in method.tasks:
@@ -103,8 +103,8 @@ class RunConfig(Strict):
         return self
 
     @property
-    def best_figure(self) -> str:
-        """The validation figure by which the best round is chosen."""
+    def primary_metric(self) -> str:
+        """The validation metric by which the best round is chosen."""
         return self.select_by or ("dice" if self.task == "segmentation" else "balanced_accuracy")
 
     @property

@@ -73,7 +73,7 @@ class Coordinator:
         )
         self.version = 0
         self.state: State = initial
-        self.best = BestRound(config.best_figure, initial)
+        self.best = BestRound(config.primary_metric, initial)
         self.participants = Participants(config, sites, self.recorder)
         spool = UpdateSpool(folder / "spool")
         self.validation = UpdateValidation(self.server, spool, config.max_update_norm, progress, config.task)
@@ -221,7 +221,7 @@ class Coordinator:
                 of=self.config.rounds,
                 updates=len(result.updates),
                 participants=len(result.record.participants),
-                validation=validation_value(began_with, self.config.best_figure),
+                validation=validation_value(began_with, self.config.primary_metric),
                 seconds=seconds,
             )
         )

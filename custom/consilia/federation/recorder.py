@@ -78,13 +78,13 @@ class Recorder:
         self.server_fingerprint = server.fingerprint()
 
     def add_evaluation(
-        self, version: int, model: Literal["global", "personal"], site: str, figures: SiteMetrics
+        self, version: int, model: Literal["global", "personal"], site: str, metrics: SiteMetrics
     ) -> None:
-        """Note a site's figures of one model version."""
-        self._evaluations.setdefault((version, model), {})[site] = figures
+        """Note a site's metrics of one model version."""
+        self._evaluations.setdefault((version, model), {})[site] = metrics
 
     def evaluation(self, version: int, model: Literal["global", "personal"]) -> Mapping[str, SiteMetrics]:
-        """The figures noted for one model version, by site."""
+        """The metrics noted for one model version, by site."""
         return self._evaluations.get((version, model), {})
 
     def evaluations(self) -> list[Evaluation]:

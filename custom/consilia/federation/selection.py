@@ -38,9 +38,9 @@ class BestRound:
         self.value = -math.inf
         self.stale = 0
 
-    def offer(self, version: int, state: Mapping[str, Tensor], figures: Mapping[str, SiteMetrics]) -> bool:
+    def offer(self, version: int, state: Mapping[str, Tensor], metrics: Mapping[str, SiteMetrics]) -> bool:
         """Whether a version's metrics are better than all before; it is kept then."""
-        value = validation_value(figures, self.metric)
+        value = validation_value(metrics, self.metric)
         if value is None or version == 0:
             return False
         if value > self.value:

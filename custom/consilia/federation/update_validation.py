@@ -186,25 +186,25 @@ def metadata(reply: TrainReply, site: SiteInfo) -> UpdateMetadata:
     return UpdateMetadata(reply.cases, reply.weight, reply.fields, site.tasks)
 
 
-def _check_prompts(part: str, figures: SiteMetrics) -> None:
+def _check_prompts(part: str, reported: SiteMetrics) -> None:
     for split in ("validation", "test"):
-        metrics = getattr(figures, split)
+        metrics = getattr(reported, split)
         if isinstance(metrics, SegmentationMetrics) and set(metrics.prompts) != set(PROMPTS):
             # With another prompt than the others' a site's Dice would join a mean in which it has no place.
             raise UpdateRejected(f"{part}.{split}.prompts has {sorted(metrics.prompts)}, expected {sorted(PROMPTS)}")
 
 
-def _check_tasks(part: str, figures: SiteMetrics, declared: SiteInfo) -> None:
+def _check_tasks(part: str, reported: SiteMetrics, declared: SiteInfo) -> None:
     for split in ("validation", "test"):
-        tasks = getattr(getattr(figures, split), "tasks", {})
+        tasks = getattr(getattr(reported, split), "tasks", {})
         if set(tasks) - set(declared.tasks) or any(own.tasks for own in tasks.values()):
             told = str(sorted(tasks))[:200]
             raise UpdateRejected(f"{part}.{split}.tasks are {told}, the site declared {sorted(declared.tasks)}")
 
 
-def _check_counts(part: str, figures: SiteMetrics, declared: SiteInfo) -> None:
+def _check_counts(part: str, reported: SiteMetrics, declared: SiteInfo) -> None:
     for split in ("validation", "test"):
-        metrics = getattr(figures, split)
+        metrics = getattr(reported, split)
         if metrics is not None and metrics.count != getattr(declared, split):
             raise UpdateRejected(
                 f"{part}.{split}.count is {metrics.count}, the site declared {getattr(declared, split)} cases"

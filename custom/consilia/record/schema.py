@@ -28,7 +28,7 @@ PromptSetting = Literal["box", "image", "jitter"]
 class RunInfo(Strict):
     """What was run. ``label`` groups the seeds of one method; ``started`` is ISO 8601; ``seconds`` wall clock.
 
-    No record with status ``running`` is ever saved: it is what live figures are made from.
+    No record with status ``running`` is ever saved: it is what live metrics are made from.
     """
 
     id: str
@@ -90,8 +90,8 @@ class RoundRecord(Strict):
 class Metrics(Strict):
     """Classification by one model on one split of one site; flips count against its previous evaluation of the kind.
 
-    Where a site has several tasks, ``tasks`` holds each one's own figures; ``count``, ``correct`` and ``accuracy`` are
-    then over the cases of all tasks, the other figures means over the tasks.
+    Where a site has several tasks, ``tasks`` holds each one's own metrics; ``count``, ``correct`` and ``accuracy`` are
+    then over the cases of all tasks, the other metrics means over the tasks.
     """
 
     count: Cases
@@ -118,7 +118,7 @@ class Metrics(Strict):
         return self
 
 
-class PromptFigures(Strict):
+class PromptMetrics(Strict):
     """Segmentation under one prompt setting: means over the cases whose true mask is not empty, each null without one.
 
     ``missed``: those of them whose predicted mask is empty. Their Dice and IoU are 0 and they have no HD95, so
@@ -140,41 +140,41 @@ class SegmentationMetrics(Strict):
     count: Cases
     empty: NonNegativeInt
     unit: Literal["px", "mm"]
-    prompts: Annotated[dict[PromptSetting, PromptFigures], Field(min_length=1)]
+    prompts: Annotated[dict[PromptSetting, PromptMetrics], Field(min_length=1)]
 
     @property
     def dice(self) -> float | None:
         """Mean Dice with the true box as prompt, or in the first setting if that one was not evaluated."""
-        figures = self.prompts.get("box") or next(iter(self.prompts.values()))
-        return figures.dice
+        metrics = self.prompts.get("box") or next(iter(self.prompts.values()))
+        return metrics.dice
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentationMetrics:
         scored = self.count - self.empty
-        for setting, figures in self.prompts.items():
-            if scored < figures.missed:
+        for setting, metrics in self.prompts.items():
+            if scored < metrics.missed:
                 raise ValueError(
-                    f"prompts.{setting}: {self.empty} empty and {figures.missed} missed of {self.count} cases"
+                    f"prompts.{setting}: {self.empty} empty and {metrics.missed} missed of {self.count} cases"
                 )
-            if not _agree(figures, scored):
+            if not _agree(metrics, scored):
                 raise ValueError(
-                    f"prompts.{setting}: dice {figures.dice}, iou {figures.iou} and hd95 {figures.hd95} disagree with "
-                    f"each other, or with {figures.missed} missed of {scored} cases that are not empty"
+                    f"prompts.{setting}: dice {metrics.dice}, iou {metrics.iou} and hd95 {metrics.hd95} disagree with "
+                    f"each other, or with {metrics.missed} missed of {scored} cases that are not empty"
                 )
         return self
 
 
-def _agree(figures: PromptFigures, scored: int) -> bool:
+def _agree(metrics: PromptMetrics, scored: int) -> bool:
     """Whether the means can be those of ``scored`` cases, of which ``missed`` have Dice 0: Dice / 2 <= IoU <= Dice."""
-    if not scored or figures.dice is None or figures.iou is None:
-        return not scored and figures.dice is figures.iou is figures.hd95 is None
-    found, slack = scored - figures.missed, 1e-6
-    in_order = figures.dice / 2 - slack <= figures.iou <= figures.dice + slack
-    return in_order and figures.dice <= found / scored + slack and (found > 0 or figures.hd95 is None)
+    if not scored or metrics.dice is None or metrics.iou is None:
+        return not scored and metrics.dice is metrics.iou is metrics.hd95 is None
+    found, slack = scored - metrics.missed, 1e-6
+    in_order = metrics.dice / 2 - slack <= metrics.iou <= metrics.dice + slack
+    return in_order and metrics.dice <= found / scored + slack and (found > 0 or metrics.hd95 is None)
 
 
-def _kind(figures: object) -> Task:
-    segmented = "prompts" in figures if isinstance(figures, Mapping) else isinstance(figures, SegmentationMetrics)
+def _kind(metrics: object) -> Task:
+    segmented = "prompts" in metrics if isinstance(metrics, Mapping) else isinstance(metrics, SegmentationMetrics)
     return "segmentation" if segmented else "classification"
 
 
@@ -186,16 +186,16 @@ SplitMetrics = Annotated[
 
 
 class SiteMetrics(Strict):
-    """Figures of both splits, of one kind; a split without cases (or not evaluated) is null."""
+    """Metrics of both splits, of one kind; a split without cases (or not evaluated) is null."""
 
     validation: SplitMetrics | None
     test: SplitMetrics | None
 
     @property
     def task(self) -> Task | None:
-        """The task that the figures are of; None if there are none."""
-        figures = self.test or self.validation
-        return None if figures is None else _kind(figures)
+        """The task that the metrics are of; None if there are none."""
+        metrics = self.test or self.validation
+        return None if metrics is None else _kind(metrics)
 
     @model_validator(mode="after")
     def _one_kind(self) -> SiteMetrics:
@@ -278,9 +278,9 @@ class Record(Strict):
     @model_validator(mode="after")
     def _of_the_task(self) -> Record:
         for sites in self._evaluated():
-            for site, figures in sites.items():
-                if figures.task not in (None, self.run.task):
-                    raise ValueError(f"run.task is {self.run.task}, but site {site} has figures of {figures.task}")
+            for site, metrics in sites.items():
+                if metrics.task not in (None, self.run.task):
+                    raise ValueError(f"run.task is {self.run.task}, but site {site} has metrics of {metrics.task}")
         return self
 
     def _evaluated(self) -> list[dict[str, SiteMetrics]]:

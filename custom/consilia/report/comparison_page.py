@@ -36,7 +36,7 @@ CAPTIONS = {
 """By table of a metric, what stands above it."""
 BEST = "The version that was best on validation cases"
 OVER_ROUNDS_CAPTIONS = {
-    "means": "Averaged over rounds, then over seeds; personal figures are over each round's participants",
+    "means": "Averaged over rounds, then over seeds; personal metrics are over each round's participants",
     "forgetting": "Forgetting: flip rates lower is better; backward transfer and consistency higher is better",
     "convergence": "Convergence: {meaning}",
 }

@@ -42,7 +42,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """A figure that may be many times smaller than 1, with two digits: ``0.42``, ``1e-05``."""
+    """A metric that may be many times smaller than 1, with two digits: ``0.42``, ``1e-05``."""
     return UNDEFINED if value is None else f"{value:.2g}"
 
 

@@ -1,4 +1,4 @@
-"""The figures of a single run's report. Each function returns an SVG as a ``data:`` address, or None without data.
+"""The plots of a single run's report. Each function returns an SVG as a ``data:`` address, or None without data.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; line style or marker always differs as well.
 """

@@ -1,4 +1,4 @@
-"""The figures that set several methods side by side; each method keeps its colour and marker throughout."""
+"""The plots that set several methods side by side; each method keeps its colour and marker throughout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PANELS: dict[Task, tuple[tuple[str, str, str], ...]] = {
         ("global_dice_image", "Global model: Dice, whole image", "global_image"),
     ),
 }
-"""By task, key of the round's figure, title, and key of the baselines' level."""
+"""By task, key of the round's metric, title, and key of the baselines' level."""
 
 STYLES = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},

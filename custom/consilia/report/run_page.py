@@ -59,7 +59,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "variants": variant_rows(record, finals, names),
         "tasks": record.class_names,
         "site_tasks": site_tasks(record),
-        "site_figures": site_figures(record),
+        "site_metrics": site_metrics(record),
     }
 
 
@@ -142,7 +142,7 @@ def site_tasks(record: Record) -> dict[str, dict[str, int]]:
     return {site: info.tasks for site, info in sorted(record.sites.items()) if info.tasks}
 
 
-def site_figures(record: Record) -> list[dict[str, Any]]:
+def site_metrics(record: Record) -> list[dict[str, Any]]:
     """One row per site and data set: the last version's global model on the site's own test cases."""
     tested = split_metrics(last_models(record)["global"], sorted(record.sites))
     return [

@@ -60,7 +60,7 @@ def write_site_report(
         class_names=class_names,
         models=models if len(labels) else [],
         confusion=_confusion(found, class_names, labels),
-        figures=PREDICTIONS.of("classification"),
+        metrics=PREDICTIONS.of("classification"),
         table=table.name,
         attention_meaning=attention_meaning,
     )

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
-from consilia.evaluation.segmentation import CaseFigures, case_figures, means
+from consilia.evaluation.segmentation import CaseMetrics, case_metrics, means
 from consilia.report.html import page
 from consilia.report.pictures import attended, outlined
 
-Cases = Mapping[str, Mapping[str, CaseFigures]]  # model -> prompt setting -> figures of each case
+Cases = Mapping[str, Mapping[str, CaseMetrics]]  # model -> prompt setting -> metrics of each case
 
 
 def write_segmentation_report(
@@ -32,7 +32,7 @@ def write_segmentation_report(
     attention: Tensor | None = None,
     attention_meaning: str = "",
 ) -> Path:
-    """Write the report to ``path`` and every case's figures to ``<stem>_cases.csv`` beside it; returns the latter.
+    """Write the report to ``path`` and every case's metrics to ``<stem>_cases.csv`` beside it; returns the latter.
 
     ``predictions``: model (``global``, ``personal``) -> prompt setting -> (N, H, W) bool, of the test cases. ``masks``
     (N, H, W) uint8, the true ones of the ``structure``; ``inputs`` (N, c, H, W) as the model saw them, grey or colour;
@@ -44,7 +44,7 @@ def write_segmentation_report(
     """
     _check(masks, case_ids, inputs, attention)
     cases = {
-        model: {setting: case_figures(found, masks, spacing) for setting, found in by_setting.items()}
+        model: {setting: case_metrics(found, masks, spacing) for setting, found in by_setting.items()}
         for model, by_setting in predictions.items()
     }
     unit = "px" if spacing is None else "mm"
@@ -60,9 +60,9 @@ def write_segmentation_report(
         empty=int((masks == 0).flatten(1).all(1).sum()),
         unit=unit,
         rows=[
-            {"model": model, "setting": setting, **means(figures)}
+            {"model": model, "setting": setting, **means(metrics)}
             for model, by_setting in cases.items()
-            for setting, figures in by_setting.items()
+            for setting, metrics in by_setting.items()
         ],
         shown=shown,
         gallery=_gallery(cases, shown, predictions, masks, case_ids, inputs, attention) if shown else [],
@@ -94,15 +94,15 @@ def _first(predictions: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, str] |
 
 
 def _table(cases: Cases, masks: Tensor, case_ids: Sequence[str], unit: str) -> str:
-    """The CSV: case id, pixels of the true mask, and per model and setting its figures, blank where undefined."""
+    """The CSV: case id, pixels of the true mask, and per model and setting its metrics, blank where undefined."""
     import pandas as pd
 
     columns: dict[str, Any] = {"case_id": list(case_ids), "true_pixels": (masks != 0).flatten(1).sum(1).numpy()}
     for model, by_setting in cases.items():
-        for setting, figures in by_setting.items():
-            columns[f"{model}_{setting}_dice"] = figures.dice.numpy()
-            columns[f"{model}_{setting}_iou"] = figures.iou.numpy()
-            columns[f"{model}_{setting}_hd95_{unit}"] = figures.hd95.numpy()
+        for setting, metrics in by_setting.items():
+            columns[f"{model}_{setting}_dice"] = metrics.dice.numpy()
+            columns[f"{model}_{setting}_iou"] = metrics.iou.numpy()
+            columns[f"{model}_{setting}_hd95_{unit}"] = metrics.hd95.numpy()
     # A fixed line end, so that the file is the same on every system.
     text: str = pd.DataFrame(columns).to_csv(index=False, float_format="%.6f", lineterminator="\n")
     return text

@@ -32,7 +32,7 @@ from consilia.models.sam_segmenter import MaskPrompts
 from consilia.record.schema import FinalModels, Record, SiteMetrics
 from consilia.study.public_only import public_only
 
-Figures = dict[str, SiteMetrics]
+BySite = dict[str, SiteMetrics]
 State = dict[str, Tensor]
 
 
@@ -89,42 +89,42 @@ def _centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) ->
     pooled = SiteData("pooled", config.role, sites[0].class_names, train, none, none, config.task)
     learner = _learner(setting, pooled)
     state = learner.state()
-    best = BestRound(config.best_figure, state)
+    best = BestRound(config.primary_metric, state)
     for number in range(1, config.rounds + 1):
         state = _train(learner, state, number, config)
         if _looks(config, number):
-            figures = {site.site: _figures(learner, state, site) for site in sites}
-            for site, metrics in figures.items():
-                recorder.add_evaluation(number, "global", site, metrics)
-            best.offer(number, state, figures)
+            by_site = {site.site: _evaluate(learner, state, site) for site in sites}
+            for name, metrics in by_site.items():
+                recorder.add_evaluation(number, "global", name, metrics)
+            best.offer(number, state, by_site)
         setting.tell(RoundDone(round=number, of=config.rounds))
     for key, version, chosen in (
         ("last", config.rounds, state),
         ("best", best.version or config.rounds, best.state if best.version else state),
     ):
-        figures = {site.site: _figures(learner, dict(chosen), site, thorough=True) for site in sites}
-        recorder.final["last" if key == "last" else "best"] = _final(version, dict(chosen), figures, {})
+        by_site = {site.site: _evaluate(learner, dict(chosen), site, thorough=True) for site in sites}
+        recorder.final["last" if key == "last" else "best"] = _final(version, dict(chosen), by_site, {})
 
 
 def _local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
     """Every site trains alone from the same initial weights; the best round is each site's own."""
     config = setting.config
-    last: Figures = {}
-    best: Figures = {}
+    last: BySite = {}
+    best: BySite = {}
     digest: State = {}
     for place, site in enumerate(site for site in sites if not site.is_test_only):
         learner = _learner(setting, site)
         state = learner.state()
-        chosen = BestRound(config.best_figure, state)
+        chosen = BestRound(config.primary_metric, state)
         for number in range(1, config.rounds + 1):
             state = _train(learner, state, number, config)
             if _looks(config, number):
-                metrics = _figures(learner, state, site)
+                metrics = _evaluate(learner, state, site)
                 recorder.add_evaluation(number, "personal", site.site, metrics)
                 chosen.offer(number, state, {site.site: metrics})
         if chosen.version:
-            best[site.site] = _figures(learner, dict(chosen.state), site, thorough=True)
-        last[site.site] = _figures(learner, state, site, thorough=True)
+            best[site.site] = _evaluate(learner, dict(chosen.state), site, thorough=True)
+        last[site.site] = _evaluate(learner, state, site, thorough=True)
         best.setdefault(site.site, last[site.site])
         digest |= {f"{site.site}/{name}": value for name, value in state.items()}
         setting.tell(RoundDone(round=place + 1, of=len(sites)))
@@ -133,7 +133,7 @@ def _local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
 
 
 def _majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
-    """Always the commonest class: of all training cases for the global figure, of the site's own for the personal."""
+    """Always the commonest class: of all training cases for the global metric, of the site's own for the personal."""
     trainers = [site for site in sites if not site.is_test_only]
     classes = sites[0].num_classes
     overall = torch.cat([site.train.labels for site in trainers]).bincount(minlength=classes)
@@ -145,9 +145,9 @@ def _majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> No
 
 def _filled_box(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
     """The prompt itself as the answer, every pixel of the box: what the oracle alone is worth."""
-    figures = {site.site: _metrics(site, _filled) for site in sites}
+    by_site = {site.site: _metrics(site, _filled) for site in sites}
     for key in ("last", "best"):
-        recorder.final[key] = _final(0, {}, figures, {})
+        recorder.final[key] = _final(0, {}, by_site, {})
 
 
 _ON_SITES: dict[str, Callable[[Setting, list[SiteData], Recorder], None]] = {
@@ -202,7 +202,7 @@ def _union(sites: list[SiteData]) -> Split:
     )
 
 
-def _figures(learner: Client[MethodConfig], state: State, site: SiteData, *, thorough: bool = False) -> SiteMetrics:
+def _evaluate(learner: Client[MethodConfig], state: State, site: SiteData, *, thorough: bool = False) -> SiteMetrics:
     learner.load(state)
     return _metrics(site, learner.predict, thorough=thorough)
 
@@ -234,7 +234,7 @@ def _metrics(site: SiteData, answer: Callable[[Split], Predictions], *, thorough
     return SiteMetrics.model_validate(found)
 
 
-def _final(version: int, state: State, shared: Figures, personal: Figures) -> FinalModels:
+def _final(version: int, state: State, shared: BySite, personal: BySite) -> FinalModels:
     return FinalModels.model_validate(
         {"version": version, "sha256": state_digest(state), "global": shared, "personal": personal, "variants": {}}
     )

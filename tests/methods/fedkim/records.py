@@ -17,21 +17,21 @@ EXPERTS = 4
 
 
 def closed(auroc: float | None, *, count: int = 120) -> dict[str, Any]:
-    """Figures of closed questions around one AUROC."""
+    """Metrics of closed questions around one AUROC."""
     level = 0.5 if auroc is None else auroc
-    figures = {"accuracy": level - 0.05, "auroc": auroc, "auprc": auroc, "f1": level - 0.1}
+    metrics = {"accuracy": level - 0.05, "auroc": auroc, "auprc": auroc, "f1": level - 0.1}
     intervals = {
         name: None if value is None else [max(0.0, value - 0.06), min(1.0, value + 0.04)]
-        for name, value in figures.items()
+        for name, value in metrics.items()
     }
-    return {"count": count, "patients": count - 20, **figures, "loss": 0.6, "intervals": intervals}
+    return {"count": count, "patients": count - 20, **metrics, "loss": 0.6, "intervals": intervals}
 
 
 def opened(level: float) -> dict[str, Any]:
-    """Figures of open questions around one level."""
-    figures = {"bleu1": level, "rouge1": level + 0.02, "meteor": level / 2, "exact": level - 0.1}
-    intervals = {name: [value - 0.05, value + 0.05] for name, value in figures.items()}
-    return {"count": 60, "patients": 60, **figures, "intervals": intervals}
+    """Metrics of open questions around one level."""
+    metrics = {"bleu1": level, "rouge1": level + 0.02, "meteor": level / 2, "exact": level - 0.1}
+    intervals = {name: [value - 0.05, value + 0.05] for name, value in metrics.items()}
+    return {"count": 60, "patients": 60, **metrics, "intervals": intervals}
 
 
 def make_tasked_record(
@@ -130,8 +130,8 @@ def _tasked(site: str, level: float) -> dict[str, Any]:
 
 def _metrics(count: int, accuracy: float) -> dict[str, Any]:
     correct = round(accuracy * count)
-    figures = {"balanced_accuracy": accuracy - 0.02, "auroc": accuracy + 0.05, "loss": 0.5}
-    return {"count": count, "correct": correct, "accuracy": correct / count, **figures}
+    metrics = {"balanced_accuracy": accuracy - 0.02, "auroc": accuracy + 0.05, "loss": 0.5}
+    return {"count": count, "correct": correct, "accuracy": correct / count, **metrics}
 
 
 def _injection(number: int, lift: float) -> dict[str, Any]:

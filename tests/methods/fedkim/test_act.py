@@ -111,7 +111,7 @@ def test_what_a_round_reports(tmp_path: Path) -> None:
     assert Injection.model_validate_json(report.model_dump_json()) == report
 
 
-def test_the_extractors_figures_are_those_of_the_aggregated_one(tmp_path: Path) -> None:
+def test_the_extractors_metrics_are_those_of_the_aggregated_one(tmp_path: Path) -> None:
     act, state, twin = made(tmp_path), aggregated(), extractor()
     act.after_round(state, 1)
     twin.load_state_dict(state, strict=False)

@@ -165,9 +165,9 @@ def test_training_learns_several_tasks_at_once() -> None:
     own = learner(site, TRAINING.model_copy(update={"local_epochs": 25}))
     update = own.train(Round(1, start()))
     assert update.fields["train_loss"] < 0.2
-    figures = own.evaluate(own.predict(site.train), site.train)
-    assert figures is not None
-    assert figures["accuracy"] == 1.0
+    metrics = own.evaluate(own.predict(site.train), site.train)
+    assert metrics is not None
+    assert metrics["accuracy"] == 1.0
 
 
 def test_an_epochs_loss_is_the_mean_over_cases() -> None:
@@ -187,16 +187,16 @@ def test_an_epochs_loss_is_the_mean_over_cases() -> None:
     assert 0 < other < 5
 
 
-def test_figures_of_a_split() -> None:
+def test_metrics_of_a_split() -> None:
     site = several(mass=6, kidney=5)
     own = learner(site)
     answers = own.predict(site.test)
     assert {task: tuple(logits.shape) for task, logits in answers.items()} == {"mass": (3, 2), "kidney": (3, 2)}
-    figures = own.evaluate(answers, site.test)
-    assert figures is not None
+    metrics = own.evaluate(answers, site.test)
+    assert metrics is not None
     single = {task: classification_metrics(answers[task], site.tasks[task].test.labels) for task in answers}
-    assert figures["tasks"] == single
-    assert figures["count"] == 6
+    assert metrics["tasks"] == single
+    assert metrics["count"] == 6
     none = own.predict(site.validation)
     assert {tuple(logits.shape) for logits in none.values()} == {(0, 2)}
     assert own.evaluate(none, site.validation) is None

@@ -21,7 +21,7 @@ from consilia.report.html import render_report, write_report
 from consilia.report.tensorboard import write_events
 from tests.methods.fedkim.records import SEEN, make_injection_record, make_tasked_record
 from tests.report.factory import make_record
-from tests.report.reading import assert_self_contained, figures, read
+from tests.report.reading import assert_self_contained, metrics, read
 
 pytestmark = pytest.mark.slow
 
@@ -90,8 +90,8 @@ def test_few_shots_ascend_from_the_injected_model(record: Record) -> None:
     injection = record.plain()["sections"]["fedkim"]
     rows = few_shot_rows(injection, "closed")
     assert [(row["task"], row["cases"]) for row in rows] == [("murmur", shot) for shot in ("0", "8", "32", "all")]
-    assert [row["figures"]["auroc"] for row in rows][1:] == [0.66, 0.72, 0.8]
-    assert rows[0]["figures"] == injection["test"]["injected"]["murmur"]["closed"]
+    assert [row["metrics"]["auroc"] for row in rows][1:] == [0.66, 0.72, 0.8]
+    assert rows[0]["metrics"] == injection["test"]["injected"]["murmur"]["closed"]
     assert [row["cases"] for row in few_shot_rows(injection, "open")] == ["0", "8"]
 
 
@@ -102,8 +102,8 @@ def test_means_leave_out_what_is_undefined() -> None:
     }
     means = answer_means(answer_rows(test, ["a", "b", "c"], "closed"), "closed")
     assert [(row["who"], row["tasks"]) for row in means] == [("injected", 2), ("linear", 1)]
-    assert means[0]["figures"]["auroc"] == pytest.approx(0.7)
-    assert means[0]["figures"]["f1"] is None
+    assert means[0]["metrics"]["auroc"] == pytest.approx(0.7)
+    assert means[0]["metrics"]["f1"] is None
 
 
 def test_without_injection_the_tasks_are_still_told_apart() -> None:
@@ -125,7 +125,7 @@ def test_before_the_first_test_there_is_a_report_too(record: Record) -> None:
 
 def test_one_expert_needs_no_map(record: Record, run_html: str) -> None:
     assert "Which expert serves which task" in read(run_html).text
-    assert len(figures(run_html)) == 4  # routing, learning, accuracy at the sites, weights
+    assert len(metrics(run_html)) == 4  # routing, learning, accuracy at the sites, weights
     assert routing({"a": [1.0]}, 1) is None
     assert routing({}, 0) is None
     assert routing({f"task {n}": list(np.full(32, 1 / 32)) for n in range(12)}, 4) is not None

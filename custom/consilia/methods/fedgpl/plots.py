@@ -1,4 +1,4 @@
-"""The figure of Fed-GPL's generated prompts."""
+"""The plot of Fed-GPL's generated prompts."""
 
 from __future__ import annotations
 

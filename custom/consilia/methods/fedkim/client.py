@@ -109,7 +109,7 @@ class FedKIMClient(Client[FedKIMConfig]):
 
 
 def combined(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Figures of several tasks as one: cases are summed, means are over the tasks where a figure is defined."""
+    """Metrics of several tasks as one: cases are summed, means are over the tasks where a metric is defined."""
     if not tasks:
         return None
     count, correct = (sum(metrics[key] for metrics in tasks.values()) for key in ("count", "correct"))

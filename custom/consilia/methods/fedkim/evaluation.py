@@ -10,20 +10,20 @@ import torch
 from consilia.core.determinism import derive_seed, generator
 from consilia.core.errors import TrainingStopped
 from consilia.core.stop import never
-from consilia.evaluation.answers import closed_figures
+from consilia.evaluation.answers import closed_metrics
 from consilia.evaluation.linear import (
     linear_probabilities,
     majority_answer,
     majority_probabilities,
     text_probabilities,
 )
-from consilia.evaluation.open_answers import open_figures
+from consilia.evaluation.open_answers import open_metrics
 from consilia.methods.fedkim.answers_page import closed_example
 from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases, some
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
 from consilia.methods.fedkim.injection import Batch, Injection
-from consilia.methods.fedkim.section import AnswerFigures, TaskAnswers
+from consilia.methods.fedkim.section import AnswerMetrics, TaskAnswers
 from consilia.methods.fit import shuffled
 from consilia.models.extractor import KnowledgeExtractor
 from consilia.report.pictures import picture
@@ -43,7 +43,7 @@ def pieces(cases: Cases, should_stop: Callable[[], bool] = never) -> Iterator[Ca
 
 
 def ask(model: InjectedModel, cases: Cases, *, seed: int, should_stop: Callable[[], bool] = never) -> TaskAnswers:
-    """Figures of the injected model's answers to one task's cases."""
+    """Metrics of the injected model's answers to one task's cases."""
     model.eval()
     closed, opened = cases.take(torch.nonzero(cases.closed)[:, 0]), cases.take(torch.nonzero(~cases.closed)[:, 0])
     found = {}
@@ -56,22 +56,22 @@ def ask(model: InjectedModel, cases: Cases, *, seed: int, should_stop: Callable[
     return TaskAnswers(**found)
 
 
-def closed_answers(probabilities: torch.Tensor, cases: Cases, *, seed: int) -> AnswerFigures:
-    """Figures of probabilities (N, K) of the candidates."""
+def closed_answers(probabilities: torch.Tensor, cases: Cases, *, seed: int) -> AnswerMetrics:
+    """Metrics of probabilities (N, K) of the candidates."""
     chance = derive_seed(seed, "intervals", cases.task)
-    figures = closed_figures(probabilities.double().numpy(), cases.truth.numpy(), cases.patients, seed=chance)
-    return AnswerFigures.model_validate(figures)
+    metrics = closed_metrics(probabilities.double().numpy(), cases.truth.numpy(), cases.patients, seed=chance)
+    return AnswerMetrics.model_validate(metrics)
 
 
-def open_answers(texts: Sequence[str], cases: Cases, *, seed: int) -> AnswerFigures:
-    """Figures of free answers."""
+def open_answers(texts: Sequence[str], cases: Cases, *, seed: int) -> AnswerMetrics:
+    """Metrics of free answers."""
     chance = derive_seed(seed, "intervals", cases.task)
-    return AnswerFigures.model_validate(open_figures(texts, cases.answers, cases.patients, seed=chance))
+    return AnswerMetrics.model_validate(open_metrics(texts, cases.answers, cases.patients, seed=chance))
 
 
 @torch.no_grad()
 def ask_extractor(extractor: KnowledgeExtractor, cases: Cases, *, seed: int) -> TaskAnswers:
-    """Figures of the aggregated small model on a seen task."""
+    """Metrics of the aggregated small model on a seen task."""
     extractor.eval()
     device = next(extractor.parameters()).device
     logits = [
@@ -83,7 +83,7 @@ def ask_extractor(extractor: KnowledgeExtractor, cases: Cases, *, seed: int) -> 
 
 
 def baselines(learnt: Cases, asked: Cases, candidates: int, *, series: bool, seed: int) -> dict[str, TaskAnswers]:
-    """Figures of a linear model of the public cases, and of their most frequent answer, on the test cases.
+    """Metrics of a linear model of the public cases, and of their most frequent answer, on the test cases.
 
     ``series``: inputs are (N, steps, features), not (N, channels, samples).
     """
@@ -116,7 +116,7 @@ def few_shot(
     seed: int,
     should_stop: Callable[[], bool],
 ) -> dict[str, TaskAnswers]:
-    """Figures after fine-tuning on n labelled cases of an unseen task, by n; the model is as before afterwards."""
+    """Metrics after fine-tuning on n labelled cases of an unseen task, by n; the model is as before afterwards."""
     before, found = model.tensors(), {}
     for cases in config.evaluation.few_shot:
         public = some(learnt, None if cases == "all" else cases, seed, "shots", str(cases))
@@ -159,8 +159,8 @@ def examples(model: InjectedModel, cases: Cases) -> list[dict[str, Any]]:
     return found
 
 
-def validated(model: InjectedModel, tasks: Mapping[str, ServerCases], *, seed: int) -> dict[str, AnswerFigures]:
-    """Figures on the closed questions among the validation cases, by task."""
+def validated(model: InjectedModel, tasks: Mapping[str, ServerCases], *, seed: int) -> dict[str, AnswerMetrics]:
+    """Metrics on the closed questions among the validation cases, by task."""
     found = {}
     for name, cases in tasks.items():
         answers = ask(model, cases.validation.take(torch.nonzero(cases.validation.closed)[:, 0]), seed=seed)

@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[Metric, ...]] = {
         Metric("exact", "Exact", "percent", True, "share of answers that are word for word the expected one"),
     ),
 }
-"""By kind of question, the figures that tables show."""
+"""By kind of question, the metrics that tables show."""
 
 OTHERS: tuple[Answerer, ...] = ("extractor", "linear", "majority")
 """What the language model must beat."""
@@ -100,23 +100,23 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
 
 
 def answer_rows(test: Mapping[str, Mapping[str, Any]], tasks: Sequence[str], kind: str) -> Rows:
-    """One row (``task``, ``who``, ``figures``) per task and answerer with figures of this ``kind``, closed or open."""
+    """One row (``task``, ``who``, ``metrics``) per task and answerer with metrics of this ``kind``, closed or open."""
     return [
-        {"task": task, "who": who, "figures": figures}
+        {"task": task, "who": who, "metrics": metrics}
         for task in tasks
         for who in ANSWERERS
-        if (figures := (test.get(who, {}).get(task) or {}).get(kind)) is not None
+        if (metrics := (test.get(who, {}).get(task) or {}).get(kind)) is not None
     ]
 
 
 def answer_means(rows: Sequence[Mapping[str, Any]], kind: str) -> Rows:
-    """One row per answerer: plain means of the figures over the tasks where they are defined, and of how many tasks."""
+    """One row per answerer: plain means of the metrics over the tasks where they are defined, and of how many tasks."""
     found = []
     for who in ANSWERERS:
-        own = [row["figures"] for row in rows if row["who"] == who]
+        own = [row["metrics"] for row in rows if row["who"] == who]
         if own:
-            figures = {column.name: mean(part.get(column.name) for part in own) for column in COLUMNS[kind]}
-            found.append({"who": who, "tasks": len(own), "figures": figures})
+            metrics = {column.name: mean(part.get(column.name) for part in own) for column in COLUMNS[kind]}
+            found.append({"who": who, "tasks": len(own), "metrics": metrics})
     return found
 
 
@@ -130,7 +130,7 @@ def few_shot_rows(injection: Mapping[str, Any], kind: str) -> Rows:
         untrained = (injection["test"].get("injected", {}).get(task) or {}).get(kind)
         found = {"0": untrained} if untrained else {}
         found |= {shot: by_count[shot][kind] for shot in sorted(by_count, key=_ascending) if by_count[shot][kind]}
-        rows += [{"task": task, "cases": shot, "figures": figures} for shot, figures in found.items()]
+        rows += [{"task": task, "cases": shot, "metrics": metrics} for shot, metrics in found.items()]
     return rows
 
 

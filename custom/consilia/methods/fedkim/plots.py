@@ -1,4 +1,4 @@
-"""The figures of knowledge injection: which experts serve which task, how the language model learns, and signals."""
+"""The plots of knowledge injection: which experts serve which task, how the language model learns, and signals."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ Answerer = Literal["injected", "extractor", "linear", "majority"]
 """The injected language model, the aggregated small model, and what both must beat."""
 
 
-class AnswerFigures(Strict):
-    """Figures of answers to one task's cases; 95 % intervals by patient. Undefined figures are null.
+class AnswerMetrics(Strict):
+    """Metrics of answers to one task's cases; 95 % intervals by patient. Undefined metrics are null.
 
     Closed questions, whose answer is one of the task's candidates: ``accuracy`` to ``loss``. Open ones, over all
     outputs, the empty ones too: ``bleu1`` to ``exact``.
@@ -37,10 +37,10 @@ class AnswerFigures(Strict):
 
 
 class TaskAnswers(Strict):
-    """Figures of one task: of its closed and of its open questions, each null where it has none."""
+    """Metrics of one task: of its closed and of its open questions, each null where it has none."""
 
-    closed: AnswerFigures | None = None
-    open: AnswerFigures | None = None
+    closed: AnswerMetrics | None = None
+    open: AnswerMetrics | None = None
 
 
 class InjectionRound(Strict):
@@ -53,7 +53,7 @@ class InjectionRound(Strict):
     steps: NonNegativeInt
     seconds: NonNegative
     loss: dict[str, NonNegative]
-    validation: dict[str, AnswerFigures]
+    validation: dict[str, AnswerMetrics]
     gates: dict[str, list[Fraction]]
 
 
@@ -70,7 +70,7 @@ class Parameters(Strict):
 class Injection(Strict):
     """What the server did with its own public data, and what became of it.
 
-    ``test``: figures on the server's test cases by who answers and by task. ``few_shot``: of the injected model after
+    ``test``: metrics on the server's test cases by who answers and by task. ``few_shot``: of the injected model after
     training on n labelled public cases of an unseen task, by task and n (``all`` for all of them). ``fingerprint``: of
     the server's data, as a site's is of its own.
     """

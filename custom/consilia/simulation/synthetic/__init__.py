@@ -2,7 +2,7 @@
 
 Five kinds imitate what a method must cope with (a shape to judge, a structure to find, scanners that differ, classes
 that overlap), not what a radiologist would accept. They serve tests, examples, pictures in the documents and
-pretraining; figures on them say nothing about patients.
+pretraining; metrics on them say nothing about patients.
 
     phantoms = draw_phantoms("ultrasound", 100, seed=1, scanner=2)
     phantoms.images, phantoms.masks, phantoms.labels
