@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from consilia.core import files
-from consilia.core.checkpoint import INDEX, CheckpointStore, Kept
+from consilia.core.checkpoint import INDEX, CheckpointEntry, CheckpointStore
 from consilia.core.errors import CheckpointError
 
 
 def save(store: CheckpointStore, version: int, value: float, best: int = 1) -> None:
     states = {"global": (version, value), "best": (best, float(best))}
-    models = {name: Kept("state", of, {"w": torch.full((3,), filled)}) for name, (of, filled) in states.items()}
+    models = {
+        name: CheckpointEntry("state", of, {"w": torch.full((3,), filled)}) for name, (of, filled) in states.items()
+    }
     store.save(models, {"version": version})
 
 

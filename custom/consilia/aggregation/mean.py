@@ -115,14 +115,14 @@ def partial_mean(
     """
     sent = {site: set(update) for site, update in updates.items()}
     result = {}
-    for name, kept in sorted(previous.items()):
+    for name, before in sorted(previous.items()):
         sites = weights.get(name, {})
         for site in sites:
             if name not in sent.get(site, ()):
                 raise AggregationError(f"site {site!r} has a weight for tensor {name!r}, but did not send it")
         # Not by their sum: a weight that is negative or not a number must not pass for none.
         weighed = any(weight != 0 for weight in sites.values())
-        result[name] = _reduced(name, sorted(sites), updates, normalised(sites), rule) if weighed else kept.clone()
+        result[name] = _reduced(name, sorted(sites), updates, normalised(sites), rule) if weighed else before.clone()
     return result
 
 

@@ -64,15 +64,15 @@ def trimmed_mean(trim: float) -> Rule:
     def rule(parts: Iterator[Tensor], shares: Sequence[float]) -> Tensor:
         values, weights = _in_order(parts, shares)
         dropped = dropped_sites(len(shares), trim)
-        kept = range(dropped, len(shares) - dropped)
+        middle = range(dropped, len(shares) - dropped)
         total, weight, plain = (torch.zeros(len(values), dtype=torch.float64) for _ in range(3))
-        for place in kept:
+        for place in middle:
             total += values[:, place] * weights[:, place]
             weight += weights[:, place]
             plain += values[:, place]
-        found = torch.where(weight > 0, total / weight, plain / len(kept))
+        found = torch.where(weight > 0, total / weight, plain / len(middle))
         # A quotient of rounded sums may lie beyond the values by its last bit.
-        return found.clamp_(values[:, kept[0]], values[:, kept[-1]])
+        return found.clamp_(values[:, middle[0]], values[:, middle[-1]])
 
     return rule
 

@@ -58,7 +58,7 @@ def _say_undone(undone: Undone) -> None:
     for done, paths in (("put back", undone.restored), ("removed", undone.removed)):
         for path in paths:
             _say(f"{path}: {done}", "green")
-    for path in undone.kept:
+    for path in undone.edited:
         _say(f"{path}: kept as it is, it was edited after the installation", "yellow")
 
 

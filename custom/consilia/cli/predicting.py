@@ -46,8 +46,8 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
             f"{list(settings.dataset(card['role']).classes)}"
         )
     # A personal model goes with the preprocessing it was trained with, whatever the site's data have become since.
-    kept = model_file.parent / PREPROCESSING
-    own = kept if kept.is_file() else preprocessing_file(settings, card["role"])
+    saved = model_file.parent / PREPROCESSING
+    own = saved if saved.is_file() else preprocessing_file(settings, card["role"])
     new = load_new_cases(site, card["role"], cases, preprocessing=own)
     with torch.no_grad():
         try:

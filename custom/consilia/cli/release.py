@@ -188,12 +188,12 @@ def _size(layout: str) -> tuple[int, int]:
 
 def _print_never(manifest: Manifest) -> None:
     console.print("\nNot sent:", style="bold")
-    kept = list(NEVER)
+    private = list(NEVER)
     if "personalize" in manifest.fields:
-        kept.append("the personal model that the site makes after the last round: its metrics alone are")
+        private.append("the personal model that the site makes after the last round: its metrics alone are")
     else:
-        kept.append("a personal model: this method makes none")
-    for line in kept:
+        private.append("a personal model: this method makes none")
+    for line in private:
         console.print(f"- {line}", highlight=False, markup=False)
     console.print(
         "\nA model learns from the cases it is trained on, so its tensors may tell something of them to one who "

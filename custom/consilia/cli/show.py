@@ -25,7 +25,7 @@ from consilia.core.events import (
     SiteEvent,
     SiteTrouble,
 )
-from consilia.core.events import Progress as Told
+from consilia.core.events import Progress as Listener
 from consilia.core.task import Task
 from consilia.evaluation.compare import Spread, comparison_table
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, Terminal
@@ -70,7 +70,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 @contextmanager
-def job_view(name: str) -> Iterator[Told]:
+def job_view(name: str) -> Iterator[Listener]:
     """What is told the events of a job that runs elsewhere: on a terminal a live view, else a line per event."""
     if not console.is_terminal:
         yield _print_line
@@ -80,12 +80,12 @@ def job_view(name: str) -> Iterator[Told]:
     follower = Follower(bar, name, None)
     with Live(Group(bar, board), console=console) as live:
 
-        def tell(event: Event) -> None:
+        def show(event: Event) -> None:
             follower(event)
             board(event)
             live.refresh()
 
-        yield tell
+        yield show
 
 
 class SiteBoard:

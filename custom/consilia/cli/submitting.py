@@ -139,8 +139,8 @@ def _fetch(session: JobSession, job_id: str, download: Path, ending: Ending) -> 
 
 def _why(ending: Ending, job_id: str, session: JobSession) -> str:
     reason = printable(ending.reason) if not ending.complete else f"the job is {ending.status} but left no {RESULT}"
-    kept = ending.rounds or not is_over(ending.status)
-    hint = f"\nGo on after its last full round with: {_command('resume', job_id, session)}" if kept else ""
+    resumable = ending.rounds or not is_over(ending.status)
+    hint = f"\nGo on after its last full round with: {_command('resume', job_id, session)}" if resumable else ""
     return f"job {job_id} ended without a result: {reason}{hint}"
 
 

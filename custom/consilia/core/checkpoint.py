@@ -21,7 +21,7 @@ INDEX = "checkpoint.json"
 SCHEMA = "consilia.checkpoint/3"
 
 
-class Kept(NamedTuple):
+class CheckpointEntry(NamedTuple):
     """Tensors to keep. Kind and version tell what they are: equal ones are one file.
 
     Attributes:
@@ -56,7 +56,7 @@ class CheckpointStore:
         """Whether there is a checkpoint to resume from."""
         return (self.folder / INDEX).is_file()
 
-    def save(self, models: Mapping[str, Kept], state: Mapping[str, Any]) -> None:
+    def save(self, models: Mapping[str, CheckpointEntry], state: Mapping[str, Any]) -> None:
         """Save models by name, and the JSON state. A file that the index already has is not written again."""
         known = self._index()["models"].values() if self.exists() else ()
         digests = {entry["file"]: entry["digest"] for entry in known}

@@ -153,8 +153,8 @@ def _split(inputs: Tensor, truth: np.ndarray, spacing: np.ndarray | None, cases:
     if not keep.any():
         return empty_split(inputs, torch.from_numpy(truth))
     mm = None if spacing is None else torch.from_numpy(spacing[keep])
-    kept = cases.take(keep)
-    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(truth[keep]), kept.ids, mm, kept.patients)
+    chosen = cases.take(keep)
+    return Split(inputs[torch.from_numpy(keep)], torch.from_numpy(truth[keep]), chosen.ids, mm, chosen.patients)
 
 
 def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) -> Tensor:

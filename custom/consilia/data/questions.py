@@ -197,11 +197,13 @@ def _read_inputs(
 def _part(
     reader: QuestionsReader, cases: Cases, inputs: Tensor | None, input_of: np.ndarray, keep: np.ndarray
 ) -> QuestionSplit:
-    kept = cases.take(keep)
+    chosen = cases.take(keep)
     used, places = np.unique(input_of[keep], return_inverse=True)
     own = None if inputs is None else inputs[torch.from_numpy(used)]
-    of = torch.from_numpy(places.astype(np.int64)) if inputs is not None else torch.zeros(len(kept), dtype=torch.int64)
-    return QuestionSplit(reader.questions(kept), reader.answers(kept), own, of, kept.ids, kept.patients)
+    of = (
+        torch.from_numpy(places.astype(np.int64)) if inputs is not None else torch.zeros(len(chosen), dtype=torch.int64)
+    )
+    return QuestionSplit(reader.questions(chosen), reader.answers(chosen), own, of, chosen.ids, chosen.patients)
 
 
 def _read_files(spec: QuestionsSpec) -> pd.DataFrame:

@@ -84,8 +84,10 @@ def in_words(meta: Mapping[str, Any]) -> str:
 
 def not_deployed(meta: Mapping[str, Any]) -> dict[str, str]:
     """Sites (or the server) that would not take the job, with the reason; one may forbid jobs that carry code."""
-    told = [str(entry).partition(": ") for entry in meta.get(DEPLOYED) or []]
-    return {site: reason.removeprefix("NVFLARE_ERROR: ")[:300] for site, _, reason in told if reason and reason != "OK"}
+    failures = [str(entry).partition(": ") for entry in meta.get(DEPLOYED) or []]
+    return {
+        site: reason.removeprefix("NVFLARE_ERROR: ")[:300] for site, _, reason in failures if reason and reason != "OK"
+    }
 
 
 def why_waiting(meta: Mapping[str, Any], connected: Sequence[str]) -> str:
@@ -261,8 +263,8 @@ def last_error(log: str) -> str | None:
     errors = [line.partition(ERROR)[2] for line in log.splitlines() if ERROR in line and OWN not in line]
     panics = [text.partition(PANIC)[2] for text in errors if PANIC in text]
     # What comes first in brackets is the context of the job.
-    told = panics or [text.rpartition("] - ")[2] for text in errors]
-    return told[-1][:500] if told else None
+    messages = panics or [text.rpartition("] - ")[2] for text in errors]
+    return messages[-1][:500] if messages else None
 
 
 COMPLETE_LINE = re.compile(

@@ -107,9 +107,15 @@ class ReleaseFilter(Filter):  # type: ignore[misc]
                 "manifest JOB, then consilia site approve JOB"
             )
         content, error, tensors = _opened(shareable)
-        told = manifest.check(task, content, tensors, error)
+        reported = manifest.check(task, content, tensors, error)
         size = payload_bytes(tensors, content) + len(error)
-        sent = {"sent": True, "manifest": manifest.digest, "bytes": size, "tensors": len(tensors), "fields": list(told)}
+        sent = {
+            "sent": True,
+            "manifest": manifest.digest,
+            "bytes": size,
+            "tensors": len(tensors),
+            "fields": list(reported),
+        }
         return sent | ({"error": error} if error else {})
 
 

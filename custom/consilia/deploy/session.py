@@ -109,11 +109,11 @@ class JobSession:
         """
         with self._asking(f"follow job {job_id}"):
             try:
-                told = self.flare.do_app_command(job_id, PROGRESS_TOPIC, {"from": start})
+                reply = self.flare.do_app_command(job_id, PROGRESS_TOPIC, {"from": start})
             # The process is not up yet, is ending, or too busy to answer: ask again.
             except (JobNotRunning, InternalError, NoReply):
                 return [], start
-        return list(told.get("events", [])), int(told.get("next", start))
+        return list(reply.get("events", [])), int(reply.get("next", start))
 
     def server_log(self, job_id: str) -> str:
         """The server's log of a job; empty where there is none."""

@@ -18,7 +18,7 @@ import numpy as np
 from consilia.core.errors import ConfigError, DataError
 from consilia.evaluation.bootstrap import grouped, intervals
 
-FIGURES = ("bleu1", "rouge1", "meteor", "exact")
+METRICS = ("bleu1", "rouge1", "meteor", "exact")
 _WORD = re.compile(r"[^\W_]+")  # letters and digits of any script
 
 
@@ -61,9 +61,9 @@ def open_metrics(
     return {
         "count": len(references),
         "patients": int(groups.max()) + 1,
-        **{name: float(table[:, place].mean()) for place, name in enumerate(FIGURES)},
+        **{name: float(table[:, place].mean()) for place, name in enumerate(METRICS)},
         "intervals": intervals(
-            lambda weights: dict(zip(FIGURES, (weights @ table / weights.sum(axis=1, keepdims=True)).T, strict=True)),
+            lambda weights: dict(zip(METRICS, (weights @ table / weights.sum(axis=1, keepdims=True)).T, strict=True)),
             groups,
             seed=seed,
             resamples=resamples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from consilia.core.checkpoint import CheckpointStore, Kept
+from consilia.core.checkpoint import CheckpointEntry, CheckpointStore
 from consilia.core.errors import CheckpointError
 from consilia.federation.participants import Participants
 from consilia.federation.selection import BestRound
@@ -42,7 +42,7 @@ class RunCheckpoint:
         recorder, best = self._participants.recorder, self._best
         own, server = self._work.checkpoint(version)
         models = {
-            name: Kept("state", self._work.file_number(number), tensors, recorder.digest(number))
+            name: CheckpointEntry("state", self._work.file_number(number), tensors, recorder.digest(number))
             for name, number, tensors in (("global", version, state), ("best", best.version, best.state))
         }
         content = {

@@ -134,7 +134,7 @@ class Coordinator:
         self.recorder.rounds.append(result.record)
         self._checkpoint.save(self.version, self.state)
         self._work_after_round()
-        self._tell_round(result, time.perf_counter() - started)
+        self._announce(result, time.perf_counter() - started)
 
     def _work_after_round(self) -> None:
         """The method's own work at the server, unless it is done: what the sites sent is safe on disk by now."""
@@ -189,7 +189,7 @@ class Coordinator:
         """The record as far as the run has got."""
         return self.recorder.record("running")
 
-    def tell_end(self, record: Record) -> None:
+    def announce_end(self, record: Record) -> None:
         """Say that the run is complete: the last word, once its results are where they belong."""
         self._progress(Finished(rounds=self.version, seconds=record.run.seconds))
 
@@ -213,7 +213,7 @@ class Coordinator:
     def _patience_is_over(self) -> bool:
         return self.config.patience is not None and self.best.stale >= self.config.patience
 
-    def _tell_round(self, result: RoundResult, seconds: float) -> None:
+    def _announce(self, result: RoundResult, seconds: float) -> None:
         began_with = self.recorder.evaluation(result.record.round - 1, "global")
         self._progress(
             RoundDone(

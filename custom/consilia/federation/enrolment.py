@@ -21,8 +21,8 @@ def common_classes(replies: Mapping[str, PrepareReply]) -> list[str]:
     for candidate in lists:
         if 2 * sum(other == candidate for other in lists) > len(lists):
             return candidate
-    told = "; ".join(f"{site}: {list(reply.class_names)}" for site, reply in sorted(replies.items()))
-    raise RunFailed(f"sites disagree on the classes, in number or order: {told}")
+    reported = "; ".join(f"{site}: {list(reply.class_names)}" for site, reply in sorted(replies.items()))
+    raise RunFailed(f"sites disagree on the classes, in number or order: {reported}")
 
 
 def why_not(

@@ -48,7 +48,7 @@ def run_inprocess(
 
         record = coordinator.run(deliver)
         write_outputs(folder, coordinator, record)
-        coordinator.tell_end(record)
+        coordinator.announce_end(record)
     return record
 
 

@@ -99,20 +99,20 @@ def parsed(task: str, content: str) -> dict[str, Any]:
     if len(content) > MAX_CONTENT_BYTES:
         raise ReleaseRefused(f"{task}: the content has {len(content)} characters, at most {MAX_CONTENT_BYTES} may be")
     try:
-        told = json.loads(content, object_pairs_hook=_once)
+        fields = json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ReleaseRefused(f"{task}: the content is not plain JSON ({type(error).__name__})") from None
-    if not isinstance(told, dict):
-        raise ReleaseRefused(f"{task}: the content is {_described(told)}, approved is an object")
-    return told
+    if not isinstance(fields, dict):
+        raise ReleaseRefused(f"{task}: the content is {_described(fields)}, approved is an object")
+    return fields
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Of two values under one key a reader sees the last, but both would leave.
-    told = dict(pairs)
-    if len(told) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a key stands twice")
-    return told
+    return fields
 
 
 def check_error(task: str, content: str, tensors: Mapping[str, Any], error: str) -> None:

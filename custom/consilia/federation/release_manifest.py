@@ -110,9 +110,9 @@ class Manifest(Strict):
             check_error(task, content, tensors, error)
             return ()
         self._check_tensors(task, tensors)
-        told = parsed(task, content)
-        compare(fields, told, task)
-        return tuple(sorted(name for name, value in told.items() if not is_nothing(value)))
+        reported = parsed(task, content)
+        compare(fields, reported, task)
+        return tuple(sorted(name for name, value in reported.items() if not is_nothing(value)))
 
     def _check_tensors(self, task: str, tensors: Mapping[str, Any]) -> None:
         if tensors and task != "train":

@@ -42,11 +42,11 @@ def take_over(earlier: Path, folder: Path, should_stop: Callable[[], bool] = nev
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(earlier / LOCK, ORPHAN_SECONDS, should_stop):
         # Before anybody who follows the new job looks there.
-        remove_told(earlier)
+        remove_outputs(earlier)
         earlier.rename(folder)
 
 
-def remove_told(folder: Path) -> None:
+def remove_outputs(folder: Path) -> None:
     """Remove what a job's process has told of the run, that it is not taken for what the next one tells."""
     for name in (PROGRESS, RESULT):
         (folder / name).unlink(missing_ok=True)

@@ -54,7 +54,7 @@ class BestRound:
         value = self.value if math.isfinite(self.value) else None
         return {"version": self.version, "value": value, "stale": self.stale}
 
-    def restore(self, kept: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    def restore(self, saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint."""
-        self.version, self.stale, self.state = kept["version"], kept["stale"], state
-        self.value = -math.inf if kept["value"] is None else kept["value"]
+        self.version, self.stale, self.state = saved["version"], saved["stale"], state
+        self.value = -math.inf if saved["value"] is None else saved["value"]

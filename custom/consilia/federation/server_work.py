@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from consilia.core.checkpoint import Kept
+from consilia.core.checkpoint import CheckpointEntry
 from consilia.core.determinism import torch_threads
 from consilia.core.errors import CheckpointError
 from consilia.core.events import Progress
@@ -80,7 +80,7 @@ class ServerWork:
         """Names a state's file: with work after rounds a round has two states, one after the other."""
         return 2 * version + (version <= self.done) if self._works else version
 
-    def checkpoint(self, version: int) -> tuple[dict[str, Kept], dict[str, Any]]:
+    def checkpoint(self, version: int) -> tuple[dict[str, CheckpointEntry], dict[str, Any]]:
         """The method's own state: tensors as a model of the checkpoint, and what is JSON.
 
         Raises:
@@ -90,7 +90,7 @@ class ServerWork:
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         values = {name: value for name, value in state.items() if name not in tensors}
         as_json(values, "server")
-        models = {"server": Kept("server", self.file_number(version), tensors)} if state else {}
+        models = {"server": CheckpointEntry("server", self.file_number(version), tensors)} if state else {}
         return models, {"done": self.done, "values": values}
 
     def restore(self, saved: Mapping[str, Any], models: Mapping[str, State]) -> None:

@@ -198,8 +198,8 @@ def _check_tasks(part: str, reported: SiteMetrics, declared: SiteInfo) -> None:
     for split in ("validation", "test"):
         tasks = getattr(getattr(reported, split), "tasks", {})
         if set(tasks) - set(declared.tasks) or any(own.tasks for own in tasks.values()):
-            told = str(sorted(tasks))[:200]
-            raise UpdateRejected(f"{part}.{split}.tasks are {told}, the site declared {sorted(declared.tasks)}")
+            names = str(sorted(tasks))[:200]
+            raise UpdateRejected(f"{part}.{split}.tasks are {names}, the site declared {sorted(declared.tasks)}")
 
 
 def _check_counts(part: str, reported: SiteMetrics, declared: SiteInfo) -> None:

@@ -25,7 +25,7 @@ from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
-from consilia.federation.run_folder import LOCK, PROGRESS, remove_told, take_over
+from consilia.federation.run_folder import LOCK, PROGRESS, remove_outputs, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
 from consilia.flare.nvflare_internals import EveryAnswerController, watch_arrivals
@@ -82,7 +82,7 @@ class ConsiliaController(EveryAnswerController):
 
     def run(self) -> None:
         """NVFlare's entry point."""
-        self.engine.register_app_command(PROGRESS_TOPIC, self._told_so_far)
+        self.engine.register_app_command(PROGRESS_TOPIC, self._progress_so_far)
         try:
             with single_threaded():
                 self._run()
@@ -93,7 +93,7 @@ class ConsiliaController(EveryAnswerController):
             self.warning(f"{error}; the last full round is in the checkpoint")
         except (ConsiliaError, OSError) as error:
             reason = f"the server cannot go on: {error}" if isinstance(error, OSError) else str(error)
-            self._tell(Failed(reason=reason))
+            self._report_progress(Failed(reason=reason))
             self.panic(reason)
         finally:
             # The sites' next question is answered with the end of the run.
@@ -124,13 +124,13 @@ class ConsiliaController(EveryAnswerController):
                 with suppress(OSError):
                     copy_outputs(folder, published, private)
                 raise
-            self._coordinator.tell_end(record)
+            self._coordinator.announce_end(record)
             with suppress(OSError):
                 shutil.copy2(folder / PROGRESS, published)
             self.info(f"run {config.run_id} {IS_COMPLETE} {folder}")
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> Record:
-        remove_told(folder)
+        remove_outputs(folder)
         # Where a result cannot be read, NVFlare ends this process and does not say by whom.
         watch_arrivals(self.engine, lambda site: log.info("a result of %s has arrived", site))
         sites = [client.name for client in self.engine.get_clients()]
@@ -144,7 +144,7 @@ class ConsiliaController(EveryAnswerController):
             folder,
             all_parameters=self.engine.get_component(self.persistor_id).all_parameters,
             server=settings,
-            progress=self._tell,
+            progress=self._report_progress,
             should_stop=self._should_stop,
         )
         self._coordinator = coordinator
@@ -197,7 +197,7 @@ class ConsiliaController(EveryAnswerController):
         """A site has answered, with what is no reply."""
         self._coordinator.receive(site, Reply(error=error))
 
-    def _tell(self, event: Event) -> None:
+    def _report_progress(self, event: Event) -> None:
         """Append to progress.jsonl, which the command line follows, and to TensorBoard's events.
 
         A full disk must not make of a note the reason why a run ends: what cannot do without it says so itself.
@@ -210,7 +210,7 @@ class ConsiliaController(EveryAnswerController):
                 record = self._coordinator.so_far()
                 self._events.update(record, scalars_of(record))
 
-    def _told_so_far(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
+    def _progress_so_far(self, topic: str, data: Any, fl_ctx: FLContext) -> dict[str, Any]:
         """Answer an administrator who follows the run: the events from a number on."""
         path = None if self._folder is None else self._folder / PROGRESS
         lines = path.read_text().splitlines(keepends=True) if path is not None and path.is_file() else []

@@ -37,7 +37,7 @@ class ReadySignal:
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Pass the executor's events here."""
         if event_type == EventType.START_RUN:
-            fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._told)
+            fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._received)
         elif event_type == EventType.BEFORE_PULL_TASK:
             self._ready.wait(PATIENCE_SECONDS)
 
@@ -45,6 +45,6 @@ class ReadySignal:
         """From now on the next task is news again."""
         self._ready.clear()
 
-    def _told(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+    def _received(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
         self._ready.set()
         return make_reply(ReturnCode.OK)

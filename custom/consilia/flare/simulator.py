@@ -27,7 +27,7 @@ from consilia.core.files import write_json
 from consilia.data.allowed import FoundationFolder
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.run_folder import PROGRESS, RESULT, remove_told
+from consilia.federation.run_folder import PROGRESS, RESULT, remove_outputs
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
 from consilia.federation.site_errors import last_error
@@ -122,7 +122,7 @@ def _prepare(config: RunConfig, site_files: Mapping[str, Path], folder: Path, se
     workspace = folder / SIMULATOR / config.label / "local"
     shutil.rmtree(folder / SIMULATOR, ignore_errors=True)
     (workspace / "sites").mkdir(parents=True)
-    remove_told(folder)
+    remove_outputs(folder)
     for path in site_files.values():
         (load_site_config(path).state_dir / ERRORS).unlink(missing_ok=True)
     for name, path in site_files.items():

@@ -118,10 +118,10 @@ def run_blocks(backbone: Backbone, states: Tensor, keep: int) -> Tensor:
     for block in before:
         states = block(states)
     if backbone.global_pool == "token" and _is_plain(last):
-        kept = _class_row(last, states)
+        tokens = _class_row(last, states)
     else:
-        kept = last(states)[:, :keep]
-    pooled: Tensor = backbone.forward_head(backbone.norm(kept), pre_logits=True)
+        tokens = last(states)[:, :keep]
+    pooled: Tensor = backbone.forward_head(backbone.norm(tokens), pre_logits=True)
     return pooled
 
 

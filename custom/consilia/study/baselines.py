@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 
     config: RunConfig
     server: ServerSettings
-    tell: Progress
+    progress: Progress
 
 
 def run_baseline(
@@ -97,7 +97,7 @@ def _centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) ->
             for name, metrics in by_site.items():
                 recorder.add_evaluation(number, "global", name, metrics)
             best.offer(number, state, by_site)
-        setting.tell(RoundDone(round=number, of=config.rounds))
+        setting.progress(RoundDone(round=number, of=config.rounds))
     for key, version, chosen in (
         ("last", config.rounds, state),
         ("best", best.version or config.rounds, best.state if best.version else state),
@@ -127,7 +127,7 @@ def _local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
         last[site.site] = _evaluate(learner, state, site, thorough=True)
         best.setdefault(site.site, last[site.site])
         digest |= {f"{site.site}/{name}": value for name, value in state.items()}
-        setting.tell(RoundDone(round=place + 1, of=len(sites)))
+        setting.progress(RoundDone(round=place + 1, of=len(sites)))
     recorder.final["last"] = _final(config.rounds, digest, {}, last)
     recorder.final["best"] = _final(config.rounds, digest, {}, best)
 

@@ -16,19 +16,19 @@ from consilia.federation.server_work import open_server
 from consilia.methods.contract import State
 
 
-def public_only(config: RunConfig, server: ServerSettings, recorder: Recorder, tell: Progress) -> None:
+def public_only(config: RunConfig, server: ServerSettings, recorder: Recorder, progress: Progress) -> None:
     """As many rounds of the server's act as the run has; what one leaves, the next begins with.
 
     Raises:
         ConfigError: the method does nothing at the server.
     """
     with TemporaryDirectory() as folder:
-        half = open_server(config, server, Path(folder), tell, never)
+        half = open_server(config, server, Path(folder), progress, never)
         if not half.works_after_rounds():
             raise ConfigError(f"baseline public-only is for a method that learns at the server, not {config.label}")
         state: State = initial_state(config, half.context.model())
         for number in range(1, config.rounds + 1):
             state = half.after_round(state, number)
-            tell(RoundDone(round=number, of=config.rounds))
+            progress(RoundDone(round=number, of=config.rounds))
         half.finish()
         recorder.add_section(half)

@@ -53,7 +53,7 @@ def test_undo_keeps_what_was_edited_by_hand_also_before_a_second_installation(si
     write(site, "resources.json", {**resources, "allow_log_streaming": True})
     done(site)  # writes resources.json again
     undone = uninstall(site)
-    assert sorted(path.name for path in undone.kept) == ["resources.json", "site.yaml"]
+    assert sorted(path.name for path in undone.edited) == ["resources.json", "site.yaml"]
     assert edited.read_text().endswith("# by hand\n")
     assert read(site, "resources.json")["allow_log_streaming"] is False
 
@@ -87,7 +87,7 @@ def test_one_that_was_cut_short_and_done_again_can_be_undone_to_what_was_there_f
             install(plan)
     done(site)
     assert read(site, "privacy.json") != own
-    assert uninstall(site).kept == ()
+    assert uninstall(site).edited == ()
     assert contents(site) == before
 
 

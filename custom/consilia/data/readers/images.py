@@ -50,7 +50,7 @@ class ImagesReader(Reader[ImagesSpec]):
 
     def read(self, cases: Cases, problems: Problems) -> np.ndarray:
         paths = self.image_paths(cases)
-        return self._read(paths, self._slices(cases, problems), _teller(paths, problems, cases))
+        return self._read(paths, self._slices(cases, problems), _reporter(paths, problems, cases))
 
     def _read(
         self, paths: Sequence[Path], slices: Sequence[int | None], report: Callable[[int, str], None]
@@ -71,20 +71,20 @@ class ImagesReader(Reader[ImagesSpec]):
         spec, masks = self.spec, self.mask_paths(cases)
         if spec.mask is None:
             return cases.labels
-        tell = _teller(masks, problems, cases)
+        report = _reporter(masks, problems, cases)
         images = [(path, _header(path)) for path in self.image_paths(cases)]
         if spec.task == "segmentation":
-            return read_masks(masks, self._slices(cases, Problems()), images, spec.mask, spec.size, tell)
+            return read_masks(masks, self._slices(cases, Problems()), images, spec.mask, spec.size, report)
         for i, (path, image) in enumerate(zip(masks, images, strict=True)):
             try:
                 header = pictures.read_header(path)
             except DataError as error:
-                tell(i, f"expected a readable mask: {error}")
+                report(i, f"expected a readable mask: {error}")
                 continue
             try:
                 fits(header, image)
             except DataError as error:
-                tell(i, str(error))
+                report(i, str(error))
         return cases.labels
 
     def spacing(self, cases: Cases) -> np.ndarray | None:
@@ -113,7 +113,7 @@ class ImagesReader(Reader[ImagesSpec]):
         paths = [item.path for item in found]
         count = {path: paths.count(path) for path in set(paths)}
         ids = [pictures.stem(item.path) + (f"-{item.slice}" if count[item.path] > 1 else "") for item in found]
-        return ids, self._read(paths, [item.slice for item in found], _teller(paths, problems))
+        return ids, self._read(paths, [item.slice for item in found], _reporter(paths, problems))
 
     def sources(self, source: Path) -> tuple[Source, ...]:
         if source.is_dir():
@@ -183,11 +183,11 @@ def _header(path: Path) -> Header | None:
         return None
 
 
-def _teller(paths: Sequence[Path], problems: Problems, cases: Cases | None = None) -> Callable[[int, str], None]:
+def _reporter(paths: Sequence[Path], problems: Problems, cases: Cases | None = None) -> Callable[[int, str], None]:
     """Notes a problem of the case at a position: its file, its row if it has one, and the reason."""
 
-    def tell(i: int, reason: str) -> None:
+    def report(i: int, reason: str) -> None:
         row = f" (row {cases.rows['row#'].iloc[i]})" if cases is not None else ""
         problems.add(f"{paths[i]}{row}: {reason}")
 
-    return tell
+    return report

@@ -165,16 +165,16 @@ def _role(report: RoleReport, path: Path) -> Finding:
 def check_machine(kit: Kit, config: Config | None, model_bytes: int) -> Iterator[Finding]:
     """Disk and memory against what a model of ``model_bytes`` needs, and the folder of the state."""
     state = None if config is None else _state(kit, config)
-    sites, told = (SITES, f" with {SITES} sites") if kit.kind == "server" else (0, "")
+    sites, suffix = (SITES, f" with {SITES} sites") if kit.kind == "server" else (0, "")
     sizes = {kind: (copies + sites) * model_bytes for kind, copies in COPIES[kit.kind].items()}
     need = max(GIGABYTE, sizes["disk"])
     places = [_existing(path) for path in (state, kit.folder) if path is not None]
     for place in {path.stat().st_dev: path for path in places}.values():
         free = shutil.disk_usage(place).free
-        text = f"{free / GIGABYTE:.1f} GiB free in {place}, needed {need / GIGABYTE:.1f}{told}"
+        text = f"{free / GIGABYTE:.1f} GiB free in {place}, needed {need / GIGABYTE:.1f}{suffix}"
         yield ok("disk", text) if free >= need else failed("disk", text, "make room: a full disk ends a run")
     available, wanted = psutil.virtual_memory().available, GIGABYTE + sizes["memory"]
-    text = f"{available / GIGABYTE:.1f} GiB available, a job's process needs about {wanted / GIGABYTE:.1f}{told}"
+    text = f"{available / GIGABYTE:.1f} GiB available, a job's process needs about {wanted / GIGABYTE:.1f}{suffix}"
     yield ok("memory", text) if available >= wanted else warning("memory", text, "end other programs before a run")
     if state is not None:
         yield _check_state(state)

@@ -69,17 +69,19 @@ def _pair(certificate: Path, key: Path) -> Finding:
 def check_clock() -> Finding:
     """Is the clock kept right? A wrong one makes good certificates invalid."""
     tool = shutil.which("timedatectl")
-    told = ""
+    synchronised = ""
     if tool is not None:
         try:
             command = [tool, "show", "--property=NTPSynchronized", "--value"]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True).stdout.strip()
+            synchronised = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS, check=True
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
-            told = ""
-    if told == "yes":
+            synchronised = ""
+    if synchronised == "yes":
         return ok("clock", "synchronised")
     here = f"{datetime.now(UTC):%F %R} UTC"
-    if told == "no":
+    if synchronised == "no":
         return warning("clock", f"not synchronised; here it is {here}", "switch NTP on: timedatectl set-ntp true")
     return warning("clock", f"whether it is synchronised cannot be told here; it is {here}", "compare it yourself")
 

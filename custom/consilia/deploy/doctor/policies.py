@@ -86,11 +86,11 @@ def check_streaming(kit: Kit, resources: Json) -> Finding:
 
 def check_advertised(resources: Json) -> Iterator[Finding]:
     """Top-level keys of resources.json that NVFlare sends to the server when the site registers."""
-    told = sorted(advertised_keys(resources) - ADVERTISED)
-    if told:
+    advertised = sorted(advertised_keys(resources) - ADVERTISED)
+    if advertised:
         yield warning(
             "registration",
-            f"resources.json has keys of your own, which NVFlare sends to the server with their values: {told}",
+            f"resources.json has keys of your own, which NVFlare sends to the server with their values: {advertised}",
             "keep nothing there that must not leave, no path of data for one",
         )
 

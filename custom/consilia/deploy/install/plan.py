@@ -70,7 +70,7 @@ class Undone:
 
     restored: tuple[Path, ...]
     removed: tuple[Path, ...]
-    kept: tuple[Path, ...]
+    edited: tuple[Path, ...]
 
 
 def plan_installation(kit: Kit, config: Path | None = None) -> Plan:
@@ -128,7 +128,7 @@ def uninstall(kit: Kit) -> Undone:
     if not record:
         raise ConfigError(f"{kit.local}: nothing of Consilia was installed here, so there is nothing to undo")
     _stay_inside(kit, record)
-    restored, removed, kept = [], [], []
+    restored, removed, edited = [], [], []
     for name, entry in sorted(record.items()):
         path = kit.local / name
         there = path.read_bytes() if path.is_file() else None
@@ -136,7 +136,7 @@ def uninstall(kit: Kit) -> Undone:
         if there == before:
             continue
         if entry["edited"] or not _ours(there, entry):
-            kept.append(path)
+            edited.append(path)
         elif before is None:
             path.unlink()
             removed.append(path)
@@ -145,7 +145,7 @@ def uninstall(kit: Kit) -> Undone:
             restored.append(path)
     (kit.local / RECORD).unlink()
     (kit.local / RECORD).parent.rmdir()
-    return Undone(tuple(restored), tuple(removed), tuple(kept))
+    return Undone(tuple(restored), tuple(removed), tuple(edited))
 
 
 def read_policy(path: Path) -> Json:
@@ -174,10 +174,10 @@ def _policies(kit: Kit) -> tuple[list[Change], list[str]]:
         before = read_policy(source) if source.is_file() else None
         own = source.name == name and before is not None
         try:
-            after, told = merge(before or {}, own)
+            after, remarks = merge(before or {}, own)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-        notes += [f"{name}: {note}" for note in told]
+        notes += [f"{name}: {note}" for note in remarks]
         if not own or after != before:
             changes.append(_policy_change(kit.local / name, source, before or {}, after))
     return changes, notes

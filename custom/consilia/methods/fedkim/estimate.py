@@ -40,8 +40,8 @@ def injection_bytes(
         checkpointing: gradient checkpointing.
     """
     whole = 17 * element * tokens * width + 2 * 7 * 4 * tokens * rank
-    kept = layers * element * tokens * width + whole if checkpointing else layers * whole
-    return frozen * element + trained * STATE_BYTES + kept
+    stored = layers * element * tokens * width + whole if checkpointing else layers * whole
+    return frozen * element + trained * STATE_BYTES + stored
 
 
 def estimate(

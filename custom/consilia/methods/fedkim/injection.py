@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilia.core.checkpoint import CheckpointStore, Kept
+from consilia.core.checkpoint import CheckpointEntry, CheckpointStore
 from consilia.core.determinism import generator, seeded
 from consilia.core.errors import RunFailed, TrainingStopped
 from consilia.methods.fedkim.cases import Cases
@@ -22,7 +22,7 @@ from consilia.methods.fit import shuffled
 Batch = tuple[str, Tensor]
 """A task, and which of its cases."""
 
-TELL_STEPS = 25
+STEPS_BETWEEN_REPORTS = 25
 
 
 def plan(public: Mapping[str, Cases], config: InjectionConfig, seed: int, *purpose: str | int) -> list[Batch]:
@@ -92,7 +92,7 @@ class Injection:
         steps, warm = len(self.planned), math.ceil(self.config.warmup * len(self.planned))
         return (step + 1) / (warm + 1) if step < warm else (steps - step) / max(steps - warm, 1)
 
-    def run(self, store: CheckpointStore | None, key: str, seed: int, tell: Callable[[int, int], None]) -> None:
+    def run(self, store: CheckpointStore | None, key: str, seed: int, progress: Callable[[int, int], None]) -> None:
         """Train to the end of the plan, from ``store``'s checkpoint where that is of the same ``key``.
 
         Raises:
@@ -110,8 +110,8 @@ class Injection:
             self.step += 1
             if store is not None and self.step % self.config.checkpoint_steps == 0 and self.step < len(self.planned):
                 self._save(store, key)
-            if self.step % TELL_STEPS == 0:
-                tell(self.step, len(self.planned))
+            if self.step % STEPS_BETWEEN_REPORTS == 0:
+                progress(self.step, len(self.planned))
         self.model.eval()
 
     def mean_losses(self) -> dict[str, float]:
@@ -164,7 +164,7 @@ class Injection:
             "scaler": self._scaler.state_dict(),
         }
         models = {"trained": self.model.tensors(), "moments": moments}
-        store.save({name: Kept(name, self.step, tensors) for name, tensors in models.items()}, state)
+        store.save({name: CheckpointEntry(name, self.step, tensors) for name, tensors in models.items()}, state)
 
     def _restore(self, store: CheckpointStore, key: str) -> None:
         checkpoint = store.load()
@@ -173,11 +173,11 @@ class Injection:
             store.clear()
             return
         self.model.load(checkpoint.models["trained"])
-        kept = self._optimiser.state_dict()
+        saved = self._optimiser.state_dict()
         for name, value in checkpoint.models["moments"].items():
             index, _, moment = name.partition(".")
-            kept["state"].setdefault(int(index), {})[moment] = value
-        self._optimiser.load_state_dict(kept)
+            saved["state"].setdefault(int(index), {})[moment] = value
+        self._optimiser.load_state_dict(saved)
         self.step, self.losses = checkpoint.state["step"], checkpoint.state["losses"]
         if checkpoint.state["scaler"]:
             self._scaler.load_state_dict(checkpoint.state["scaler"])

@@ -111,8 +111,8 @@ class FedKIMServer(Server[FedKIMConfig]):
         injection = Injection(self.model, self.public, settings, planned, self.context.should_stop)
         store = injection_store(self.context.folder)
         key = f"{round_number} {self._report.fingerprint} {state_digest({**state, **self.model.tensors()})}"
-        injection.run(store, key, self.seed, lambda step, steps: self._tell(round_number, step, steps))
-        told = record.InjectionRound(
+        injection.run(store, key, self.seed, lambda step, steps: self._report_progress(round_number, step, steps))
+        done = record.InjectionRound(
             round=round_number,
             steps=len(planned),
             seconds=time.perf_counter() - started,
@@ -121,7 +121,7 @@ class FedKIMServer(Server[FedKIMConfig]):
             gates={name: self._gates(name) for name in self.cases} if self.model.routed else {},
         )
         self._report = self._report.model_copy(
-            update={"rounds": [*self._report.rounds, told], "test": {"extractor": own}}
+            update={"rounds": [*self._report.rounds, done], "test": {"extractor": own}}
         )
         return self._pushed_back(state)
 
@@ -141,8 +141,8 @@ class FedKIMServer(Server[FedKIMConfig]):
             if name in self._report.unseen and self.config.evaluation.few_shot:
                 few_labelled[name] = few_shot(self.model, cases.public, self._test(name), self.config, self.seed, stop)
         injection_store(self.context.folder).clear()
-        kept = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
-        self._report = self._report.model_copy(update={"test": {**test, **kept}, "few_shot": few_labelled})
+        own = {"extractor": self._report.test["extractor"]} if "extractor" in self._report.test else {}
+        self._report = self._report.model_copy(update={"test": {**test, **own}, "few_shot": few_labelled})
 
     def section(self) -> dict[str, Any]:
         """What the record holds of the injection."""
@@ -216,7 +216,7 @@ class FedKIMServer(Server[FedKIMConfig]):
     def _gates(self, task: str) -> list[float]:
         return [min(max(float(gate), 0.0), 1.0) for gate in self.model.gates(task)]
 
-    def _tell(self, round_number: int, step: int, steps: int) -> None:
+    def _report_progress(self, round_number: int, step: int, steps: int) -> None:
         self.context.progress(ServerWorks(doing="injecting", round=round_number, step=step, of=steps))
 
     def _count(self) -> record.Parameters:

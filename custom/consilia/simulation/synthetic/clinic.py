@@ -1,8 +1,8 @@
 """An embedded federation of several tasks: three invented clinics, and a server with public and test data of its own.
 
 Two clinics lack something: the second has no intensive care, the third neither eye clinic nor electrocardiograph. All
-phantoms of a clinic are drawn from its own seed, and every patient belongs to one clinic (or the server) alone. The
-server's phantoms are public, validation or test by patient, the same for all tasks that look at them.
+data of a clinic are drawn from its own seed, and every patient belongs to one clinic (or the server) alone. The
+server's cases are public, validation or test by patient, the same for all tasks that look at them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LARGE = 0.05
 """Share of the image above which a lesion is large: about half of them are."""
 SERVER = "server"
 PUBLIC, VALIDATION, TEST = 120, 40, 120
-"""Cases of the server's splits, of each kind of phantom."""
+"""Cases of the server's splits, of each kind of data."""
 
 
 @dataclass(frozen=True)
 class _Task:
-    """The kind of phantom a task looks at, the column with its answer, and the classes in that column."""
+    """The kind of data a task looks at, the column with its answer, and the classes in that column."""
 
     kind: str
     column: str
@@ -86,7 +86,7 @@ _SPEC: TypeAdapter[DatasetSpec] = TypeAdapter(DatasetSpec)
 
 
 def clinic_sites(out: Path) -> dict[str, dict[str, DatasetSpec]]:
-    """Write the clinics' phantoms under ``out``/phantoms/clinic; the specification of each role at each clinic.
+    """Write the clinics' data under ``out``/phantoms/clinic; the specification of each role at each clinic.
 
     What is there already is not written again: the list of cases is written last.
     """
@@ -98,9 +98,9 @@ def clinic_sites(out: Path) -> dict[str, dict[str, DatasetSpec]]:
 
 
 def clinic_server(out: Path) -> dict[str, DatasetSpec]:
-    """Write the server's phantoms under ``out``/phantoms/clinic; the specification of each role.
+    """Write the server's data under ``out``/phantoms/clinic; the specification of each role.
 
-    The training split of each is the public data. Beside the phantoms it has a real table, Wisconsin's breast cytology
+    The training split of each is the public data. Beside the synthetic data it has a real table, of breast cytology
     (see :mod:`consilia.simulation.wisconsin`), and questions about short reports.
     """
     root = out / "phantoms" / "clinic"
@@ -115,7 +115,7 @@ def clinic_server(out: Path) -> dict[str, DatasetSpec]:
 
 
 def _write(root: Path, owner: str, clinic: _Clinic, blocks: Sequence[int]) -> dict[str, Path]:
-    """The folders of an owner's phantoms by kind; ``blocks``: how many cases its splits have, where they are given."""
+    """The folders of an owner's data by kind; ``blocks``: how many cases its splits have, where they are given."""
     folders = {kind: root / owner / kind for kind in clinic.cases}
     for kind, folder in folders.items():
         if (folder / "cases.csv").exists():

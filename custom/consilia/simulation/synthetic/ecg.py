@@ -1,4 +1,4 @@
-"""ECG phantoms: ten seconds of twelve leads at 100 Hz, from a turning dipole.
+"""Synthetic ECGs: ten seconds of twelve leads at 100 Hz, from a turning dipole.
 
 The heart is a dipole whose course over a beat is a sum of Gaussians (Sameni et al. 2007, equations 3 and 4, after
 McSharry et al. 2003), in Frank's axes: x to the left, y to the feet, z to the back. Dower's matrix (Dower et al. 1980)
@@ -58,7 +58,7 @@ _P, _QRS, _ST, _T = 0, slice(1, 4), 4, 5
 @dataclass(frozen=True)
 class Ecgs:
     """``signals`` float32 (N, 12, SAMPLES) in mV, ``labels`` int64 (N,) in the order of CLASSES, ``rates`` (N,) in
-    beats per minute, ``findings``: which of FINDINGS each phantom has in some degree."""
+    beats per minute, ``findings``: which of FINDINGS each case has in some degree."""
 
     signals: np.ndarray
     labels: np.ndarray
@@ -68,7 +68,7 @@ class Ecgs:
 
 @dataclass
 class _Heart:
-    """One phantom's waves (as the module's tables), its rhythm, and the fibrillation of its atria in mV."""
+    """One case's waves (as the module's tables), its rhythm, and the fibrillation of its atria in mV."""
 
     centres: np.ndarray
     widths: np.ndarray
@@ -95,7 +95,7 @@ def draw_ecgs(count: int, *, seed: int, recorder: int = 0, abnormal: float = 0.5
         ConfigError: the count is negative or the share is outside 0 to 1.
     """
     if count < 0 or not 0 <= abnormal <= 1:
-        raise ConfigError(f"ECG phantoms need count >= 0 and abnormal from 0 to 1, got {count} and {abnormal}")
+        raise ConfigError(f"synthetic ECGs need count >= 0 and abnormal from 0 to 1, got {count} and {abnormal}")
     machine = np.random.default_rng(derive_seed(recorder, "phantom ecg recorder"))
     gain, hum = float(machine.uniform(0.9, 1.1)), float(machine.uniform(0.5, 1.5))
     signals = np.zeros((count, len(LEADS), SAMPLES), dtype=np.float32)

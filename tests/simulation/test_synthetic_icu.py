@@ -1,4 +1,4 @@
-"""ICU phantoms: plausible values, equations between them, what an injured kidney does, and a fair task."""
+"""Synthetic ICU series: plausible values, equations between them, what an injured kidney does, and a fair task."""
 
 from __future__ import annotations
 

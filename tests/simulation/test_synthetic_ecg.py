@@ -1,4 +1,4 @@
-"""ECG phantoms: Einthoven's equations, the heart rate in the R peaks, records as wfdb writes them, a fair task."""
+"""Synthetic ECGs: Einthoven's equations, the heart rate in the R peaks, records as wfdb writes them, a fair task."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_nobody_is_in_two_places(owners: dict[str, Roles], out: Path) -> None:
         owner: set().union(*(set(pd.read_csv(file)["patient_id"]) for file in (root / owner).glob("*/cases.csv")))
         for owner in owners
     }
-    # And no phantom was drawn twice under two names.
+    # And no case was drawn twice under two names.
     contents = {owner: set(digests(root / owner, "*.png").values()) for owner in owners}
     records = {owner: set(digests(root / owner, "*.dat").values()) for owner in owners}
     for one, other in combinations(owners, 2):
