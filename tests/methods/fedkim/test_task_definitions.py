@@ -43,7 +43,7 @@ def test_names_become_tensors_and_folders(name: str) -> None:
         TaskDefinitions.model_validate({"modalities": {"image": "i"}, "tasks": {name: task}})
 
 
-def test_a_catalogue_without_a_seen_task() -> None:
+def test_without_a_seen_task() -> None:
     with pytest.raises(ValidationError, match="no task is trained by the sites"):
         task_definitions(**{name: {"trained": False} for name in ("mass", "size", "kidney")})
 
@@ -58,15 +58,9 @@ def test_seen_unseen_and_who_reads_what() -> None:
     assert found.modality_text("kidney") == "What vitals tell. What labs tell."
 
 
-def test_what_a_question_must_bring() -> None:
-    found = task_definitions()
-    found.require_modalities(["text", "image"], "ask-image")
-    with pytest.raises(ConfigError, match="ask-image is asked with image and text, got image"):
-        found.require_modalities(["image"], "ask-image")
-    with pytest.raises(ConfigError, match="got nothing"):
-        found.require_modalities([], "paper")
+def test_an_unknown_task_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="no task 'x'; there are ask-image, heart"):
-        found.require_modalities(["image"], "x")
+        task_definitions().task("x")
 
 
 @pytest.mark.parametrize(("name", "seen", "tasks"), [("medical", 4, 12), ("phantom", 4, None)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -110,14 +109,6 @@ class TaskDefinitions(Strict):
         if name not in self.tasks:
             raise ConfigError(f"no task {name!r}; there are {', '.join(sorted(self.tasks))}")
         return self.tasks[name]
-
-    def require_modalities(self, given: Iterable[str], task: str) -> None:
-        """Raise :class:`ConfigError` unless exactly the task's modalities are given."""
-        wanted, came = sorted(self.task(task).modalities), sorted(given)
-        if wanted != came:
-            raise ConfigError(
-                f"task {task} is asked with {' and '.join(wanted)}, got {' and '.join(came) or 'nothing'}"
-            )
 
 
 def load_task_definitions(source: str | Path) -> TaskDefinitions:
