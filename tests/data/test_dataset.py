@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from consilia.core.task import Task
-from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
+from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split, empty_split
 
 INPUTS = torch.arange(2 * 1 * 3 * 4, dtype=torch.float32).reshape(2, 1, 3, 4)
 MASKS = torch.tensor([[[0, 1, 1, 0]] * 3, [[0] * 4] * 3], dtype=torch.uint8)
@@ -17,7 +19,7 @@ MM = torch.tensor([[0.5, 0.25], [0.5, 0.25]], dtype=torch.float64)
 
 def site(split: Split, task: Task) -> SiteData:
     none = empty_split(split.inputs, split.labels)
-    return SiteData("a", "r", ("x", "y"), split, none, none, task)
+    return SiteData("a", {"r": DatasetSplits(("x", "y"), split, none, none, task)})
 
 
 def digest(split: Split, first: bytes, with_spacing: bool) -> str:
@@ -65,6 +67,21 @@ def test_batch_gives_masks() -> None:
     inputs, masks = Split(INPUTS, MASKS, ("a", "b")).batch(torch.tensor([1]))
     assert inputs.tolist() == INPUTS[1:].tolist()
     assert masks.tolist() == MASKS[1:].tolist()
+
+
+def test_a_split_is_a_torch_dataset_and_a_transform_changes_what_is_taken() -> None:
+    split = Split(INPUTS, torch.tensor([0, 1]), ("a", "b"))
+    seen = []
+
+    def double(inputs: torch.Tensor, labels: torch.Tensor, cases: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.extend(cases)
+        return 2 * inputs, labels
+
+    changed = split.with_transform(double)
+    images, labels = next(iter(DataLoader(changed, batch_size=2)))
+    assert (images.tolist(), labels.tolist(), seen) == ((2 * INPUTS).tolist(), [0, 1], ["a", "b"])
+    assert changed[1][0].tolist() == (2 * INPUTS[1]).tolist()
+    assert split[1][0].tolist() == changed.inputs[1].tolist() == INPUTS[1].tolist()
 
 
 @pytest.mark.parametrize(

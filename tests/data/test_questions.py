@@ -18,6 +18,7 @@ from consilia.data.check_view import render
 from consilia.data.loading import load_site
 from consilia.data.public_pool import load_pool
 from consilia.data.questions import QuestionSplit, load_questions
+from consilia.data.site import load_site_config
 
 ROWS = [
     {"id": 1, "pic": "a.png", "asked": "Is it round?", "said": " Yes "},
@@ -58,8 +59,8 @@ def with_pictures(root: Path) -> dict[str, Any]:
 
 
 def test_texts_and_pictures_by_hand(tmp_path: Path) -> None:
-    found = load_questions(make_site(tmp_path, **with_pictures(tmp_path)), "vqa")
-    assert (found.site, found.role) == ("server", "vqa")
+    found = load_questions(load_site_config(make_site(tmp_path, **with_pictures(tmp_path))), "vqa")
+    assert found.class_names == ("no", "yes")
     train, test = found.train, found.split("test")
     assert train.questions == ("Is it round?", "What is it?", "Is it dark?")
     assert train.answers == ("yes", "a large mass", "no")
@@ -91,14 +92,14 @@ def test_an_object_of_objects_with_context(tmp_path: Path) -> None:
         classes=["no", "yes", "maybe"],
         splits={"validation": 0.2, "test": 0.2},
     )
-    data = load_questions(site, "vqa")
+    data = load_questions(load_site_config(site), "vqa")
     assert sorted([*data.train.case_ids, *data.validation.case_ids, *data.test.case_ids]) == list("01234")
     assert data.train.patients == data.train.case_ids
     texts = dict(zip(data.train.case_ids, data.train.questions, strict=True))
     assert all(text == f"one two three\nIs it {k}?" for k, text in texts.items())
     assert data.train.inputs is None
     assert data.train.input_of.tolist() == [0, 0, 0]
-    again = load_questions(site, "vqa")  # from the splits kept the first time
+    again = load_questions(load_site_config(site), "vqa")  # from the splits kept the first time
     assert again.test.case_ids == data.test.case_ids
 
 
@@ -107,12 +108,12 @@ def test_several_files_and_positions(tmp_path: Path) -> None:
     site = make_site(
         tmp_path, more_files=["more.csv"], case=None, patient=None, splits={"validation": 0.2, "test": 0.2}
     )
-    data = load_questions(site, "vqa")
+    data = load_questions(load_site_config(site), "vqa")
     ids = {*data.train.case_ids, *data.validation.case_ids, *data.test.case_ids}
     assert ids == {*(f"row-rows-{i}" for i in range(1, 6)), "row-more-1", "row-more-2"}
     (tmp_path / "more.csv").write_text("asked,said\nIs it?,yes\nWhy?,because\n")
     with pytest.raises(DataError, match=r"2 of 7 case.* hold other values"):  # ids are positions: another order shows
-        load_questions(site, "vqa")
+        load_questions(load_site_config(site), "vqa")
 
 
 ABOUT = {
@@ -127,7 +128,7 @@ def test_questions_from_columns(tmp_path: Path) -> None:
     (tmp_path / "ecg.csv").write_text("\n".join(lines) + "\n")
     splits = {"validation": 0.25, "test": 0.25}
     changes = {"file": "ecg.csv", "case": "ecg", "patient": "pat", "about": ABOUT, "splits": splits}
-    data = load_questions(make_site(tmp_path, question=None, answer=None, **changes), "vqa")
+    data = load_questions(load_site_config(make_site(tmp_path, question=None, answer=None, **changes)), "vqa")
     parts = [data.train, data.validation, data.test]
     found = {k: (q, a) for part in parts for k, q, a in zip(part.case_ids, part.questions, part.answers, strict=True)}
     assert found == {
@@ -162,7 +163,7 @@ def test_records(tmp_path: Path) -> None:
         "samples": 50,
         "frequency": 100,
     }
-    data = load_questions(make_site(tmp_path, rows, input=record), "vqa")
+    data = load_questions(load_site_config(make_site(tmp_path, rows, input=record)), "vqa")
     mean, std = signals[0].mean(axis=0), signals[0].std(axis=0)  # the only training record
     assert data.test.inputs is not None
     expected = torch.from_numpy(((signals[2] - mean) / std).T[None].astype(np.float32))
@@ -174,7 +175,7 @@ def test_the_public_pool_is_left_out_where_named(tmp_path: Path) -> None:
     rows = {k: {"asked": "Is it?", "said": "yes"} for k in (pooled, "a", "b", "c")}
     splits = {"validation": 0.3, "test": 0.3}
     site = make_site(tmp_path, rows, case=None, patient=None, public_pool="pubmedqa", splits=splits)
-    data = load_questions(site, "vqa")
+    data = load_questions(load_site_config(site), "vqa")
     assert {*data.train.case_ids, *data.validation.case_ids, *data.test.case_ids} == {"a", "b", "c"}
 
 
@@ -204,19 +205,19 @@ def test_the_check_counts(tmp_path: Path) -> None:
 )
 def test_wrong_specifications(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_questions(make_site(tmp_path, **changes), "vqa")
+        load_questions(load_site_config(make_site(tmp_path, **changes)), "vqa")
 
 
 def test_wrong_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows.json: row 2: the answer is empty"):
-        load_questions(make_site(tmp_path, [ROWS[0], {**ROWS[1], "said": None}]), "vqa")
+        load_questions(load_site_config(make_site(tmp_path, [ROWS[0], {**ROWS[1], "said": None}])), "vqa")
     with pytest.raises(DataError, match=r"rows.json: column\(s\) \['why'\] missing"):
-        load_questions(make_site(tmp_path, context="why"), "vqa")
+        load_questions(load_site_config(make_site(tmp_path, context="why")), "vqa")
     with pytest.raises(DataError, match="expected a JSON list of objects"):
-        load_questions(make_site(tmp_path, ["Is it?"]), "vqa")
+        load_questions(load_site_config(make_site(tmp_path, ["Is it?"])), "vqa")
     (tmp_path / "rows.csv").write_text("id,pic,asked,said\n1,a,Is it?,yes\n1,a,Why?,no\n")
     with pytest.raises(DataError, match=r"row 2: case id '1' is already in row 1"):
-        load_questions(make_site(tmp_path, file="rows.csv"), "vqa")
+        load_questions(load_site_config(make_site(tmp_path, file="rows.csv")), "vqa")
 
 
 def test_each_loader_has_its_formats(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_each_loader_has_its_formats(tmp_path: Path) -> None:
     spec["label"] = {"column": "dx"}
     site.write_text(yaml.safe_dump({"site": "h", "datasets": {"vqa": spec}}))
     with pytest.raises(ConfigError, match=r"datasets.vqa: expected format questions, got tabular"):
-        load_questions(site, "vqa")
+        load_questions(load_site_config(site), "vqa")
 
 
 def test_a_split_checks_itself() -> None:

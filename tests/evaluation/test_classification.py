@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from consilia.core.errors import DataError
-from consilia.evaluation.classification import classification_metrics, correct_cases
+from consilia.evaluation.classification import classification_metrics, combined_metrics, correct_cases
 
 
 def test_binary_by_hand() -> None:
@@ -98,3 +98,20 @@ def test_empty_split_is_none() -> None:
 def test_what_does_not_fit_is_named(shape: tuple[int, int], labels: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         classification_metrics(torch.zeros(shape), torch.tensor(labels))
+
+
+def test_several_tasks_as_one_by_hand() -> None:
+    first = {"count": 4, "correct": 3, "accuracy": 0.75, "balanced_accuracy": 0.7, "auroc": 0.9, "loss": 0.5}
+    second = {"count": 6, "correct": 3, "accuracy": 0.5, "balanced_accuracy": 0.4, "auroc": None, "loss": 1.5}
+    found = combined_metrics({"x": first, "y": second})
+    assert found is not None
+    assert found["tasks"] == {"x": first, "y": second}
+    assert (found["count"], found["correct"], found["accuracy"]) == (10, 6, 0.6)
+    assert found["balanced_accuracy"] == pytest.approx(0.55)
+    assert found["auroc"] == 0.9
+    assert found["loss"] == 1.0
+    assert combined_metrics({"x": None}) is None
+    assert combined_metrics({"x": first, "y": None}) == {**first, "tasks": {"x": first}}
+    undefined = combined_metrics({"y": {**second, "loss": None}})
+    assert undefined is not None
+    assert undefined["loss"] is None

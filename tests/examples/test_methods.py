@@ -14,9 +14,11 @@ from torch import nn
 
 from consilia.core.determinism import derive_seed, state_digest
 from consilia.core.errors import ConfigError
-from consilia.data.dataset import SiteData, Split, empty_split
+from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
+from consilia.data.site import load_site_config
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.release_manifest import manifest_of
+from consilia.federation.site import Site
 from consilia.methods import CannotEvaluate, Mean, Round, TrainingConfig
 from tests.examples.support import example_config, list_network
 from tests.federation.support import Federation, model_of, small, stop_in
@@ -43,7 +45,7 @@ def data(cases: int = 4, *, test_only: bool = False) -> SiteData:
     inputs = torch.randn(cases, 2, generator=order)
     split = Split(inputs, (inputs[:, 0] > 0).long(), tuple(f"case-{i}" for i in range(cases)))
     none = empty_split(inputs)
-    return SiteData("a", "r", ("x", "y"), none if test_only else split, none, split)
+    return SiteData("a", {"r": DatasetSplits(("x", "y"), none if test_only else split, none, split)})
 
 
 def linear() -> nn.Module:
@@ -201,8 +203,7 @@ def test_a_reply_too_late_leaves_no_trace_in_what_the_site_keeps(
         def lose(site: str, item: Broadcast, reply: Reply) -> Reply | None:
             late = item.request.kind == "train" and item.request.round == 1 and site == "hospital-1"
             if late and relaunched:
-                path = federation.sites[site]
-                federation.sites[site] = type(path)(federation.config, listed[site])
+                federation.sites[site] = Site(federation.config, load_site_config(listed[site]))
             return None if late else reply
 
         federation.bend = lose  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from consilia.core.events import Event
+from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
@@ -45,7 +46,7 @@ class Federation:
 
     def __init__(self, config: RunConfig, site_files: Mapping[str, Path], folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.sites = {name: Site(config, path) for name, path in site_files.items()}
+        self.sites = {name: Site(config, load_site_config(path)) for name, path in site_files.items()}
         self.events: list[Event] = []
         self.coordinator = Coordinator(
             config,

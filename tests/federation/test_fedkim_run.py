@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError, TrainingStopped
+from consilia.data.site import load_site_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Broadcast, Reply
@@ -122,7 +123,7 @@ def test_without_pushback_the_sites_get_the_plain_aggregate(done, tmp_path: Path
     files = write_clinics(tmp_path / "sites")
     config = clinics_config(("method.encoder_pushback=false", "rounds=1", "method.evaluation.few_shot=[]"))
     server = own_server(config, files)
-    sites = {name: Site(config, path) for name, path in files.items()}
+    sites = {name: Site(config, load_site_config(path)) for name, path in files.items()}
     model = config.model.build(seed=0, allowed=server.allow_models, folders={})
     initial = exchanged_state(model)
     coordinator = Coordinator(
@@ -153,7 +154,7 @@ def test_an_update_with_a_task_the_site_does_not_have_is_refused(tmp_path: Path)
     files = write_clinics(tmp_path / "sites")
     config = clinics_config(("rounds=1", "method.evaluation.few_shot=[]", "min_sites=1"))
     server = own_server(config, files)
-    sites = {name: Site(config, path) for name, path in files.items()}
+    sites = {name: Site(config, load_site_config(path)) for name, path in files.items()}
     initial = exchanged_state(config.model.build(seed=0, allowed=server.allow_models, folders={}))
     coordinator = Coordinator(config, sorted(sites), initial, tmp_path / "run", all_parameters=1, server=server)
 

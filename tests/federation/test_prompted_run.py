@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.data.loading import load_site
+from consilia.data.site import load_site_config
 from consilia.evaluation.summary import summarise
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
@@ -149,13 +150,16 @@ def test_another_copy_of_the_foundation_model_is_refused(sites, tmp_path: Path) 
     other = tmp_path / "site.yaml"
     other.write_text(yaml.safe_dump(content))
     with pytest.raises(CheckpointError, match=r"other-vit: expected sha256:"):
-        Site(RunConfig.model_validate(changed), other)
+        Site(RunConfig.model_validate(changed), load_site_config(other))
 
 
 def test_the_task_of_the_run_and_of_the_site_must_agree(sites, tmp_path: Path) -> None:
     wanted = config("segmentation", sites["segmentation"]).to_json()
     with pytest.raises(ConfigError, match=r"the run is a segmentation, role 'diagnosis' of .* a classification"):
-        Site(RunConfig.model_validate({**wanted, "role": "diagnosis"}), sites["classification"]["phantom-hospital-1"])
+        Site(
+            RunConfig.model_validate({**wanted, "role": "diagnosis"}),
+            load_site_config(sites["classification"]["phantom-hospital-1"]),
+        )
 
 
 def test_images_of_another_size_are_refused_by_name(sites, tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_images_of_another_size_are_refused_by_name(sites, tmp_path: Path) -> No
     content["state_dir"] = str(tmp_path / "state")
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(content))
-    site = Site(config("classification", sites["classification"]), path)
+    site = Site(config("classification", sites["classification"]), load_site_config(path))
     assert site.answer(Request(kind="prepare"), None).error == "ConfigError"
     assert "does not take inputs of shape (1, 1, 96, 96)" in (tmp_path / "state" / "errors.log").read_text()
 
@@ -204,6 +208,6 @@ def test_a_site_that_lacks_the_foundation_model_is_absent_and_the_others_go_on(s
     changed["model"]["foundation"] = {"model": "shared", "digest": foundation_digest(source)}
     wanted = RunConfig.model_validate(changed)
     with pytest.raises(CheckpointError, match=r"damaged: expected sha256:"):
-        Site(wanted, files.pop("phantom-hospital-4"))
+        Site(wanted, load_site_config(files.pop("phantom-hospital-4")))
     record = run_inprocess(wanted, files, tmp_path / "run", server=own_server(wanted, files))
     assert sorted(record.sites) == ["phantom-hospital-1", "phantom-hospital-2", "phantom-hospital-3"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from consilia.core.errors import ConfigError, ReleaseRefused
+from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
@@ -32,7 +33,7 @@ def run_all(config: RunConfig, files: Mapping[str, Path], folder: Path) -> tuple
     server = own_server(config, files)
     model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
     state, sent = start(config, model), []
-    sites = {name: Site(config, path) for name, path in files.items()}
+    sites = {name: Site(config, load_site_config(path)) for name, path in files.items()}
     coordinator = Coordinator(config, sorted(sites), state, folder, all_parameters=1, server=server)
 
     def deliver(tasks: list[Broadcast]) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from consilia.data.site import load_site_config
 from consilia.federation.messages import Request
 from consilia.federation.site import Site
 from consilia.federation.site_store import HISTORY
@@ -20,7 +21,7 @@ from tests.federation.support import initial_state, small
 
 def site(wisconsin, name: str = "hospital-1", **settings) -> tuple[Site, dict]:
     config = small(**settings)
-    return Site(config, wisconsin[name]), initial_state(config)
+    return Site(config, load_site_config(wisconsin[name])), initial_state(config)
 
 
 def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
@@ -110,12 +111,13 @@ def test_a_model_that_does_not_fit_the_data_is_found_before_the_first_round(wisc
 FIRST_ROUND = """
 import sys
 from pathlib import Path
+from consilia.data.site import load_site_config
 from consilia.federation.messages import Request
 from consilia.federation.site import Site
 from tests.conftest import REPOSITORY
 from tests.federation.support import initial_state, small
 
-node, state = Site(small(), Path(sys.argv[1])), initial_state(small())
+node, state = Site(small(), load_site_config(Path(sys.argv[1]))), initial_state(small())
 node.answer(Request(kind="prepare"), None)
 before = set(sys.modules)
 assert node.answer(Request(kind="train", round=0, evaluate=True), state).error is None

@@ -13,7 +13,7 @@ from torch.nn import functional
 from consilia.core.determinism import generator, state_digest
 from consilia.core.errors import ConfigError
 from consilia.data.augmentation import Augmentation, AugmentationConfig
-from consilia.data.dataset import SiteData, Split, empty_split
+from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
 from consilia.methods import Client, Round, TrainingConfig
 from consilia.methods.fit import shuffled
 from tests.methods import support
@@ -28,7 +28,7 @@ def training(augmentation: AugmentationConfig | str | None) -> TrainingConfig:
 def site_data(cases: int = 11) -> SiteData:
     images = torch.randn(cases, 1, 12, 10, generator=torch.Generator().manual_seed(3))
     train = Split(images, (images[:, 0, :6].mean((1, 2)) > 0).long(), tuple(f"case-{i}" for i in range(cases)))
-    return SiteData("a", "diagnosis", ("x", "y"), train, empty_split(images), train)
+    return SiteData("a", {"diagnosis": DatasetSplits(("x", "y"), train, empty_split(images), train)})
 
 
 def network() -> nn.Module:
@@ -122,7 +122,7 @@ def test_a_frozen_encoder_sees_the_augmented_images_and_keeps_nothing_of_them(ca
 def test_a_site_without_images_is_told_so_before_the_rounds() -> None:
     table = torch.randn(6, 120)
     split = Split(table, torch.zeros(6, dtype=torch.int64), tuple("abcdef"))
-    data = SiteData("a", "diagnosis", ("x", "y"), split, empty_split(table), split)
+    data = SiteData("a", {"diagnosis": DatasetSplits(("x", "y"), split, empty_split(table), split)})
     with pytest.raises(ConfigError, match=r"the inputs of site a have the shape \(120,\) each"):
         client_of("images", data=data).check_model()
     client_of(None, data=data).check_model()

@@ -13,7 +13,7 @@ from torch import nn
 
 from consilia.aggregation import UpdateRejected, mean_of_updates, weighted_mean
 from consilia.core.determinism import state_digest
-from consilia.data.dataset import SiteData, Split
+from consilia.data.dataset import DatasetSplits, SiteData, Split
 from consilia.federation.site_store import SiteStore
 from consilia.methods import Client, ClientContext, Mean, Method, Round, Server, TrainingConfig, Update, UpdateMetadata
 from consilia.methods.contract import transmitted
@@ -22,7 +22,15 @@ from consilia.methods.fedkim import server as fedkim_server
 from consilia.methods.fedkim.method import FedKIM
 from consilia.methods.registry import BUILT_IN, make_method, method_config
 from consilia.models.prompted_vit import PromptedViT
-from tests.methods.fedkim.clinic import context, extractor, language_model, server_cases, settings, several
+from tests.methods.fedkim.clinic import (
+    context,
+    extractor,
+    language_model,
+    server_cases,
+    settings,
+    several,
+    training_cases,
+)
 from tests.methods.plugins import EXAMPLE_METHODS, with_method
 from tests.models.support import small_vit
 
@@ -46,14 +54,14 @@ class Case:
             return PromptedViT(small_vit(), 2, prompt_length=2)
         return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
 
-    def data(self) -> Any:
+    def data(self) -> SiteData:
         if self.name == "fedkim":
             return several(mass=8, kidney=6)
         inputs = torch.randn(
             8, *((3, 32, 32) if self.name == "fedgpl" else (5,)), generator=torch.Generator().manual_seed(1)
         )
         split = Split(inputs, torch.arange(8) % 2, tuple(f"case-{i}" for i in range(8)))
-        return SiteData("a", "r", ("x", "y"), split, split, split)
+        return SiteData("a", {"r": DatasetSplits(("x", "y"), split, split, split)})
 
     def client(self) -> Client[Any]:
         return self.method.client(ClientContext(self.model(), self.data(), TRAINING, 1))
@@ -65,7 +73,7 @@ class Case:
         return Round(number, client.state(client.shared), server.payload(number))
 
     def metadata(self, update: Update) -> UpdateMetadata:
-        own = self.data().training_cases() if self.method.several_datasets else {}
+        own = training_cases(self.data()) if self.method.several_datasets else {}
         return UpdateMetadata(update.cases, update.weight, update.fields, own)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from consilia.core.determinism import derive_seed, state_digest
 from consilia.core.errors import ConfigError
-from consilia.data.dataset import SiteData, Split
+from consilia.data.dataset import DatasetSplits, SiteData, Split
 from consilia.methods import Client, Round, TrainingConfig
 from consilia.methods.fedgpl.method import MEAN_PROMPT
 from consilia.methods.tasks.segmentation import mask_loss, training_prompts
@@ -36,7 +36,7 @@ def pictures(task: Any = "classification", cases: int = 7) -> SiteData:
         labels = torch.zeros(cases, size, size, dtype=torch.uint8)
         labels[:, 10:40, 20:50] = 1
     split = Split(inputs, labels, tuple(f"case-{i}" for i in range(cases)))
-    return SiteData("a", "pictures", ("x", "y"), split, split, split, task)
+    return SiteData("a", {"pictures": DatasetSplits(("x", "y"), split, split, split, task)})
 
 
 def model_for(task: str, seed: int = 0, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 from consilia.core.determinism import derive_seed, state_digest
 from consilia.core.errors import ConfigError, TrainingStopped
 from consilia.core.stop import never
-from consilia.data.dataset import SiteData, Split, empty_split
+from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
 from consilia.methods import Client, Round, TrainingConfig, proximal_term
 from consilia.methods.fit import shuffled
 from consilia.methods.registry import method_class, method_names
@@ -28,7 +28,7 @@ def site_data(labels: list[int] | None = None, cases: int = 11) -> SiteData:
     inputs = torch.randn(cases, 5, generator=order)
     truth = torch.tensor(labels) if labels else (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0.5).long()
     train = Split(inputs, truth, tuple(f"case-{i}" for i in range(cases)))
-    return SiteData("a", "diagnosis", ("x", "y", "z"), train, empty_split(inputs), train)
+    return SiteData("a", {"diagnosis": DatasetSplits(("x", "y", "z"), train, empty_split(inputs), train)})
 
 
 def client_of(
@@ -204,7 +204,7 @@ def test_validation_reliability_needs_a_validation_split() -> None:
     node = client_of("fedkper", data, reliability="validation")
     with pytest.raises(ConfigError, match="reliability: validation"):
         train(node)
-    whole = SiteData("a", "diagnosis", data.class_names, data.train, data.train, data.test)
+    whole = SiteData("a", {"diagnosis": DatasetSplits(data.class_names, data.train, data.train, data.test)})
     node = client_of("fedkper", whole, reliability="validation")
     assert "validation_accuracy" in train(node).fields
 

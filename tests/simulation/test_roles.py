@@ -12,7 +12,7 @@ import yaml
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.dataset import SPLITS
-from consilia.data.loading import load_site
+from consilia.data.loading import load_dataset, load_site
 from consilia.data.public_pool import image_digest, load_pool
 from consilia.data.questions import load_questions
 from consilia.data.site import load_site_config, server_data
@@ -126,7 +126,7 @@ def test_the_pool_of_questions_is_public_and_all_others_are_test(tmp_path: Path)
     sites = load_federation(write(tmp_path, two_roles() | {"asked": {"pooled": spec}}), tmp_path / "out")
     server = server_data(sites)
     assert server is not None
-    data = load_questions(server, "asked")
+    data = load_questions(load_site_config(server), "asked")
     assert {*data.train.case_ids, *data.validation.case_ids} == set(pooled)
     assert set(data.test.case_ids) == {f"q{i}" for i in range(15)}
 
@@ -215,8 +215,9 @@ def test_the_five_hospitals(data_root: Path, tmp_path: Path, monkeypatch: pytest
     assert server is not None
     people: dict[str, dict[str, set[str]]] = {}
     for path in (*sites.values(), server):
-        for role, spec in load_site_config(path).datasets.items():
-            data = (load_questions if spec.format == "questions" else load_site)(path, role)
+        config = load_site_config(path)
+        for role, spec in config.datasets.items():
+            data = (load_questions if spec.format == "questions" else load_dataset)(config, role)
             for name in SPLITS:
                 part = data.split(name)
                 side = "sites" if path != server else "test" if name == "test" else "public"

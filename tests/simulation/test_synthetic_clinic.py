@@ -14,6 +14,7 @@ from PIL import Image
 
 from consilia.data.loading import load_site
 from consilia.data.questions import load_questions
+from consilia.data.site import load_site_config
 from consilia.data.specs import DatasetSpec
 from consilia.methods.fedkim.task_definitions import load_task_definitions
 from consilia.simulation.synthetic import clinic
@@ -146,7 +147,7 @@ def test_a_large_lesion_is_large(out: Path, owners: dict[str, Roles]) -> None:
 
 def test_a_report_answers_its_question_and_no_word_gives_it_away(owners: dict[str, Roles], tmp_path: Path) -> None:
     path = written(tmp_path, "server", {"phantom-report": owners["server"]["phantom-report"]})
-    data = load_questions(path, "phantom-report")
+    data = load_questions(load_site_config(path), "phantom-report")
     assert [len(data.split(name)) for name in ("train", "validation", "test")] == [120, 40, 120]
     asked = []
     for name in ("train", "validation", "test"):

@@ -1,12 +1,15 @@
-"""What a site's data look like once loaded: three splits of cases in memory, and a fingerprint naming no patient."""
+"""A site's data once loaded: data sets of three splits in memory, and a fingerprint naming no patient."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from consilia.core.task import Task
 from consilia.data.augmentation import Transform
@@ -15,13 +18,14 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Dataset[tuple[Tensor, Tensor]]):
     """Cases of one split; ids stay at the site.
 
     ``inputs`` (N, ...) float32, preprocessed. ``labels``: class indices (N,) int64, or for segmentation masks (N, H, W)
     uint8 as high and wide as the inputs, 1 = the structure, 0 = background. ``spacing`` (N, 2) float64: mm per pixel
     (rows, columns) of the input as the model sees it; None where it is not known of every case. ``patients``: of
-    each case, or empty; they stay at the site as the ids do, and no fingerprint holds them.
+    each case, or empty; they stay at the site as the ids do, and no fingerprint holds them. ``transform``: changes
+    cases when they are taken; see :mod:`consilia.data.augmentation`.
     """
 
     inputs: Tensor
@@ -29,6 +33,7 @@ class Split:
     case_ids: tuple[str, ...]
     spacing: Tensor | None = None
     patients: tuple[str, ...] = ()
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.labels) == len(self.case_ids):
@@ -52,27 +57,37 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: Tensor, transform: Transform | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs and labels (class indices or masks) of the given cases, changed by ``transform`` if there is one."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Input and label (class index or mask) of one case."""
+        inputs, labels = self.batch(torch.tensor([index]))
+        return inputs[0], labels[0]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the given cases, stacked."""
         inputs, labels = self.inputs[indices], self.labels[indices]
-        if transform is None:
+        if self.transform is None:
             return inputs, labels
-        return transform(inputs, labels, [self.case_ids[i] for i in indices.tolist()])
+        return self.transform(inputs, labels, [self.case_ids[i] for i in indices.tolist()])
+
+    def with_transform(self, transform: Transform | None) -> Split:
+        """The same cases, changed by ``transform`` when they are taken."""
+        return replace(self, transform=transform)
+
+
+S = TypeVar("S", bound=Sized)
 
 
 @dataclass(frozen=True)
-class SiteData:
-    """One site's data for one dataset role. A test-only site (external test site) has cases in ``test`` only.
+class DatasetSplits(Generic[S]):
+    """One data set of a site. At a test-only site (external test site) it has cases in ``test`` only.
 
-    ``class_names`` of a segmentation are the background's and the structure's.
+    ``class_names`` of a segmentation are the background's and the structure's; of questions, the closed answers.
     """
 
-    site: str
-    role: str
     class_names: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
+    train: S
+    validation: S
+    test: S
     task: Task = "classification"
 
     @property
@@ -83,29 +98,106 @@ class SiteData:
     def is_test_only(self) -> bool:
         return len(self.train) == 0
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> S:
         """The split called ``train``, ``validation`` or ``test``."""
-        if name not in SPLITS:
+        splits = dict(zip(SPLITS, (self.train, self.validation, self.test), strict=True))
+        if name not in splits:
             raise ValueError(f"split must be one of {SPLITS}, got {name!r}")
-        found: Split = getattr(self, name)
-        return found
+        return splits[name]
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """What one site has for a run: its data sets by name.
+
+    Most runs have one data set; then its splits, classes and task are attributes here, too.
+
+    Attributes:
+        site: its name.
+        datasets: its data sets by name.
+        trained_together: names of all data sets that the run trains together, of which a site may have some; empty
+            where a run has one data set.
+    """
+
+    site: str
+    datasets: Mapping[str, DatasetSplits[Split]]
+    trained_together: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the only data set. Raises ValueError where there are several."""
+        if len(self.datasets) != 1:
+            raise ValueError(f"site {self.site} has the data sets {sorted(self.datasets)}: choose one by its name")
+        return next(iter(self.datasets))
+
+    def dataset(self, name: str | None = None) -> DatasetSplits[Split]:
+        """The data set of that name; None: the only one."""
+        return self.datasets[self.name if name is None else name]
+
+    @property
+    def train(self) -> Split:
+        return self.dataset().train
+
+    @property
+    def validation(self) -> Split:
+        return self.dataset().validation
+
+    @property
+    def test(self) -> Split:
+        return self.dataset().test
+
+    def split(self, name: str) -> Split:
+        """The split called ``train``, ``validation`` or ``test`` of the only data set."""
+        return self.dataset().split(name)
+
+    @property
+    def num_classes(self) -> int:
+        return self.dataset().num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the only data set; where several are trained together, their names: all sites must name the same."""
+        return self.trained_together or self.dataset().class_names
+
+    @property
+    def task(self) -> Task:
+        """Of all its data sets."""
+        (task,) = {dataset.task for dataset in self.datasets.values()}
+        return task
+
+    def cases(self, split: str) -> int:
+        """Number of cases in one split of all data sets."""
+        return sum(len(dataset.split(split)) for dataset in self.datasets.values())
+
+    @property
+    def is_test_only(self) -> bool:
+        """Whether the site trains nothing."""
+        return self.cases("train") == 0
 
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, labels and preprocessed inputs: tells whether two runs saw the same data, no more.
+        """SHA-256 over the data: tells whether two runs saw the same, no more."""
+        if not self.trained_together:
+            return _fingerprint(self.dataset())
+        parts = "".join(f"{name}\x1f{_fingerprint(own)}\x1e" for name, own in sorted(self.datasets.items()))
+        return hashlib.sha256(parts.encode()).hexdigest()
 
-        For segmentation also over the task and the spacing, which decide what a distance is.
-        """
-        digest = hashlib.sha256()
-        segmentation = self.task == "segmentation"
-        if segmentation:
-            digest.update(f"{self.task}\x1f".encode())
-        for name in SPLITS:
-            split = self.split(name)
-            spacing = [split.spacing] if segmentation and split.spacing is not None else []
-            for tensor in (split.inputs, split.labels, *spacing):
-                digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+
+def _fingerprint(dataset: DatasetSplits[Split]) -> str:
+    """SHA-256 over shapes, labels and preprocessed inputs.
+
+    For segmentation also over the task and the spacing, which decide what a distance is.
+    """
+    digest = hashlib.sha256()
+    segmentation = dataset.task == "segmentation"
+    if segmentation:
+        digest.update(f"{dataset.task}\x1f".encode())
+    for name in SPLITS:
+        split = dataset.split(name)
+        spacing = [split.spacing] if segmentation and split.spacing is not None else []
+        for tensor in (split.inputs, split.labels, *spacing):
+            digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def empty_split(inputs: Tensor, labels: Tensor | None = None) -> Split:

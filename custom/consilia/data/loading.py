@@ -1,10 +1,10 @@
-"""Load a site's data for one role: read, split, fit the preprocessing on the training cases, apply it."""
+"""Load a site's data: read, split, fit the preprocessing on the training cases, apply it."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilia.core.errors import DataError
+from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_json
 from consilia.data.cases import Cases
-from consilia.data.dataset import SPLITS, SiteData, Split, empty_split
+from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split, empty_split
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.readers import reader_for
@@ -39,17 +39,52 @@ class NewCases:
 
 
 def load_site(path: Path, role: str) -> SiteData:
-    """All cases of one dataset role, preprocessed and split; ``path`` is the site's site.yaml.
+    """One data set of a site; ``path`` is its site.yaml. See :func:`load_dataset`."""
+    config = load_site_config(path)
+    return SiteData(config.site, {role: load_dataset(config, role)})
+
+
+def load_several(config: SiteConfig, classes: Mapping[str, int]) -> SiteData:
+    """The data sets that a run trains together, as far as the site has them.
+
+    Args:
+        config: the site's.
+        classes: the run's data sets, and the number of classes each must have.
+
+    Raises:
+        ConfigError: the site has none of them, or one has other classes or is a segmentation.
+        DataError: the data do not fit their specification.
+    """
+    there, where = [name for name in sorted(classes) if name in config.datasets], f"site {config.site}"
+    if not there:
+        raise ConfigError(
+            f"{where}: expected a dataset role for some of {sorted(classes)}, got {sorted(config.datasets)}"
+        )
+    for name in there:
+        spec = config.datasets[name]
+        if spec.task != "classification":
+            raise ConfigError(
+                f"{where}: datasets.{name}.task: tasks trained together are classifications, got {spec.task}"
+            )
+        if len(spec.classes) != classes[name]:
+            raise ConfigError(
+                f"{where}: datasets.{name}.classes: the task has {classes[name]} answers, "
+                f"got classes {list(spec.classes)}"
+            )
+    return SiteData(config.site, {name: load_dataset(config, name) for name in there}, tuple(sorted(classes)))
+
+
+def load_dataset(config: SiteConfig, role: str) -> DatasetSplits[Split]:
+    """All cases of one dataset role, preprocessed and split.
 
     The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. A
     test-only site has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part),
     with a warning in the log.
 
     Raises:
-        ConfigError: site.yaml is wrong or has no such role.
+        ConfigError: the site has no such role.
         DataError: the data do not fit it; the message holds the first problems.
     """
-    config = load_site_config(path)
     spec = config.dataset(role)
     reader, problems = reader_for(spec), Problems()
     where = f"site {config.site}, role {role}"
@@ -65,7 +100,7 @@ def load_site(path: Path, role: str) -> SiteData:
     inputs = _inputs(reader, fitted, raw, where)
     spacing = reader.spacing(cases)
     parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
-    return SiteData(site=config.site, role=role, class_names=spec.classes, task=spec.task, **parts)
+    return DatasetSplits(class_names=spec.classes, task=spec.task, **parts)
 
 
 class Indexed(Protocol):

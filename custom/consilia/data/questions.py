@@ -16,7 +16,7 @@ from torch import Tensor
 
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.cases import UNKNOWN, Cases, index_cases, read_table, require_columns, require_file
-from consilia.data.dataset import SPLITS
+from consilia.data.dataset import SPLITS, DatasetSplits
 from consilia.data.loading import fitted_on_test, index_and_split, require_cases
 from consilia.data.problems import Problems
 from consilia.data.public_pool import load_pool
@@ -24,7 +24,7 @@ from consilia.data.question_spec import AboutSpec, ImageInput, QuestionsSpec, Si
 from consilia.data.readers.base import Reader, short_digest
 from consilia.data.readers.images import ImagesReader
 from consilia.data.readers.signals import SignalsReader
-from consilia.data.site import load_site_config
+from consilia.data.site import SiteConfig
 from consilia.data.specs import ImagesSpec, LabelSpec, SignalsSpec
 
 log = logging.getLogger(__name__)
@@ -61,24 +61,6 @@ class QuestionSplit:
 
     def __len__(self) -> int:
         return len(self.questions)
-
-
-@dataclass(frozen=True)
-class QuestionData:
-    """All questions of one dataset role."""
-
-    site: str
-    role: str
-    train: QuestionSplit
-    validation: QuestionSplit
-    test: QuestionSplit
-
-    def split(self, name: str) -> QuestionSplit:
-        """The split called ``train``, ``validation`` or ``test``."""
-        if name not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {name!r}")
-        found: QuestionSplit = getattr(self, name)
-        return found
 
 
 class QuestionsReader:
@@ -151,27 +133,28 @@ class QuestionsReader:
         return reader, cases.take(first), codes.astype(np.int64)
 
 
-def load_questions(path: Path, role: str) -> QuestionData:
-    """All questions of one role of format questions; ``path`` is a site.yaml, or the server's data file.
+def load_questions(config: SiteConfig, role: str) -> DatasetSplits[QuestionSplit]:
+    """All questions of one role of format questions, of a site or of the server's own data.
 
-    The splits are kept under ``state_dir`` as :func:`consilia.data.loading.load_site` keeps them. Preprocessing of
+    The splits are kept under ``state_dir`` as :func:`consilia.data.loading.load_dataset` keeps them. Preprocessing of
     images and records is fitted on those of the training questions; a test-only site's on all its own.
 
     Raises:
-        ConfigError: the file is wrong, has no such role, or the role is of another format.
+        ConfigError: there is no such role, or it is of another format.
         DataError: the data do not fit it; the message holds the first problems.
     """
-    config = load_site_config(path)
     spec = config.dataset(role)
     where = f"site {config.site}, role {role}"
     if not isinstance(spec, QuestionsSpec):
-        raise ConfigError(f"{path}: datasets.{role}: expected format questions, got {spec.format}: load_site reads it")
+        raise ConfigError(
+            f"site {config.site}: datasets.{role}: expected format questions, got {spec.format}: load_dataset reads it"
+        )
     reader, problems = QuestionsReader(spec), Problems()
     cases, splits = index_and_split(reader, spec, config.role_dir(role), problems, where)
     require_cases(splits, spec, config.role_dir(role), where)
     inputs, input_of = _read_inputs(reader, cases, splits, where)
     parts = {name: _part(reader, cases, inputs, input_of, splits == name) for name in SPLITS}
-    return QuestionData(config.site, role, **parts)
+    return DatasetSplits(class_names=spec.classes, task=spec.task, **parts)
 
 
 def _read_inputs(

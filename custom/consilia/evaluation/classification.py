@@ -5,6 +5,9 @@ Every value is a plain Python number or None; None means "undefined here", and N
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,6 +41,22 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float | 
         "auroc": auroc(scores, truth) if finite else None,
         "loss": loss,
     }
+
+
+def combined_metrics(tasks: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Metrics of several tasks as one: cases are summed, means are over the tasks where a metric is defined.
+
+    A task without cases has None; so has the whole, if none has any.
+    """
+    there = {task: metrics for task, metrics in tasks.items() if metrics is not None}
+    if not there:
+        return None
+    count, correct = (sum(metrics[key] for metrics in there.values()) for key in ("count", "correct"))
+    means = {}
+    for key in ("balanced_accuracy", "auroc", "loss"):
+        defined = [metrics[key] for metrics in there.values() if metrics[key] is not None]
+        means[key] = sum(defined) / len(defined) if defined else None
+    return {"count": count, "correct": correct, "accuracy": correct / count, **means, "tasks": there}
 
 
 def correct_cases(logits: Tensor, labels: Tensor) -> Tensor:

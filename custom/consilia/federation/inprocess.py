@@ -7,6 +7,7 @@ from pathlib import Path
 
 from consilia.core.determinism import single_threaded
 from consilia.core.events import Progress, no_progress
+from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state
@@ -61,7 +62,7 @@ def open_run(
     progress: Progress = no_progress,
 ) -> tuple[dict[str, Site], Coordinator]:
     """The sites and the server of a run in this process, for a loop to join them; arguments as above."""
-    sites = {name: Site(config, path) for name, path in sorted(site_files.items())}
+    sites = {name: Site(config, load_site_config(path)) for name, path in sorted(site_files.items())}
     model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
     coordinator = Coordinator(
         config,

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from consilia.core.files import write_json
 from consilia.core.stop import StopSignal, never
 from consilia.core.tensor_files import overwrite_tensors
 from consilia.data.loading import PREPROCESSING, preprocessing_file
-from consilia.data.site import RUNS, load_site_config
+from consilia.data.site import RUNS, SITE_FILE, SiteConfig
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import (
     EvaluateReply,
@@ -51,31 +50,28 @@ class Site:
 
     Args:
         config: the run.
-        site_yaml: the site's own file; its data, its lists of model classes and methods, its state folder.
+        settings: of the site's own file; its data, its lists of model classes and methods, its state folder.
         should_stop: polled during training.
     """
 
-    def __init__(self, config: RunConfig, site_yaml: Path, *, should_stop: StopSignal = never) -> None:
-        self.config = config
-        self.settings = load_site_config(site_yaml)
-        self.name = self.settings.site
-        self.folder = self.settings.state_dir / RUNS / config.run_id
+    def __init__(self, config: RunConfig, settings: SiteConfig, *, should_stop: StopSignal = never) -> None:
+        self.config, self.settings = config, settings
+        self.name = settings.site
+        self.folder = settings.state_dir / RUNS / config.run_id
         self.store = SiteStore(self.folder)
-        AllowedMethods(self.settings.allow_methods, site_yaml).require(config.method.method)
-        # One data set or several: the method's client knows which.
-        data: Any = load_run_data(config, site_yaml)
-        self.data = data
+        AllowedMethods(settings.allow_methods, Path(SITE_FILE)).require(config.method.method)
+        self.data = load_run_data(config, settings)
         if self.data.task != config.task:
-            raise ConfigError(f"the run is a {config.task}, role {config.role!r} of {site_yaml} a {self.data.task}")
-        model = config.model.build(
-            seed=config.seed, allowed=self.settings.allow_models, folders=self.settings.foundation_models
-        )
+            raise ConfigError(
+                f"the run is a {config.task}, role {config.role!r} of site {self.name} a {self.data.task}"
+            )
+        model = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
         self.method = make_method(config.method)
         self.payload_specs = self.method.payload(model)
         self.transmitted = transmitted(self.method, model)
-        context = ClientContext(model, data, config.training, config.seed, should_stop)
+        context = ClientContext(model, self.data, config.training, config.seed, should_stop)
         self.client = self.method.client(context)
-        self.evaluation = SiteEvaluation(self.client, self.method, data, self.store)
+        self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store)
         self._initial = copy.deepcopy(self.client.state_dict())
 
     def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
@@ -117,14 +113,15 @@ class Site:
         write_json(self.folder / "run.json", self.config.to_json())
         self.client.check_model()
         _load_ahead()
+        several = self.data.datasets if self.data.trained_together else {}
         return as_reply(
             PrepareReply(
-                train=len(self.data.train),
-                validation=len(self.data.validation),
-                test=len(self.data.test),
+                train=self.data.cases("train"),
+                validation=self.data.cases("validation"),
+                test=self.data.cases("test"),
                 class_names=self.data.class_names,
                 fingerprint=self.data.fingerprint(),
-                datasets=self.data.training_cases() if self.method.several_datasets else {},
+                datasets={name: len(dataset.train) for name, dataset in several.items()},
             )
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from consilia.data.dataset import SiteData
+from consilia.evaluation.classification import combined_metrics
 from consilia.federation.messages import Request
 from consilia.federation.site_store import SiteStore
 from consilia.methods.client import CannotEvaluate, Client
@@ -25,11 +27,14 @@ class SiteEvaluation:
         store: what the site keeps of the run; among it which cases were correct at the last look.
     """
 
-    def __init__(self, client: Client[Any], method: Method[Any], data: Any, store: SiteStore) -> None:
+    def __init__(self, client: Client[Any], method: Method[Any], data: SiteData, store: SiteStore) -> None:
         self.client, self.method, self.data, self.store = client, method, data, store
 
-    def global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, Predictions]:
-        """Metrics of the received global model and its predictions on the test cases, if it can be judged here."""
+    def global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, dict[str, Predictions]]:
+        """Metrics of the received global model and its predictions on the test cases, if it can be judged here.
+
+        Predictions are by data set.
+        """
         try:
             self.client.load(self.client.state_for("global", state))
         except CannotEvaluate as reason:
@@ -47,17 +52,31 @@ class SiteEvaluation:
                 found[name] = self.metrics(name, version=None)[0]
         return found
 
-    def metrics(self, kind: str, version: int | None, *, slow: bool = False) -> tuple[SiteMetrics, Predictions]:
-        """Metrics of the model as it now is; with a version, also its flips since the last evaluation of that kind."""
+    def metrics(
+        self, kind: str, version: int | None, *, slow: bool = False
+    ) -> tuple[SiteMetrics, dict[str, Predictions]]:
+        """Metrics of the model as it now is, and its predictions on the test cases by data set.
+
+        With a version the metrics hold also the flips since the last evaluation of that kind; over several data sets
+        of unlike cases none are counted.
+        """
         found: dict[str, dict[str, Any] | None] = {}
-        predictions: Predictions = {}
-        for name in ("validation", "test"):
-            split = self.data.split(name)
-            predictions = self.client.predict(split)
-            metrics = self.client.evaluate(predictions, split, slow=slow)
-            correct = self.client.is_correct(predictions, split)
-            if metrics is not None and correct is not None and name == "test" and version is not None:
-                negative, positive = self.store.count_flips(kind, version, correct)
-                metrics |= {"negative_flips": negative, "positive_flips": positive}
-            found[name] = metrics
+        predictions: dict[str, Predictions] = {}
+        for part in ("validation", "test"):
+            splits = {name: dataset.split(part) for name, dataset in self.data.datasets.items()}
+            predictions = {name: self.client.predict(split, name) for name, split in splits.items()}
+            metrics = {
+                name: self.client.task.metrics(predictions[name], split, slow=slow) for name, split in splits.items()
+            }
+            found[part] = combined_metrics(metrics) if self.data.trained_together else metrics[self.data.name]
+        test = found["test"]
+        if version is not None and test is not None and not self.data.trained_together:
+            test |= self._flips(kind, version, predictions[self.data.name])
         return SiteMetrics.model_validate(found), predictions
+
+    def _flips(self, kind: str, version: int, predictions: Predictions) -> dict[str, int]:
+        correct = self.client.task.is_correct(predictions, self.data.test)
+        if correct is None:
+            return {}
+        negative, positive = self.store.count_flips(kind, version, correct)
+        return {"negative_flips": negative, "positive_flips": positive}

@@ -101,11 +101,11 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         self._state_dir = settings.state_dir
         allowed = AllowedMethods(settings.allow_methods, found)
         config: RunConfig = run_config(self.config, source="this job", allowed=allowed)
-        site = Site(config, found, should_stop=self._should_stop)
+        site = Site(config, settings, should_stop=self._should_stop)
         # The same run twice at a time would mix up what the site keeps of it.
         self._held.enter_context(locked(site.folder / LOCK, ORPHAN_SECONDS, self._should_stop))
         self.log_info(
-            fl_ctx, f"site {name}: {len(site.data.train)} training cases, state in {site.folder}, {os.getpid()=}"
+            fl_ctx, f"site {name}: {site.data.cases('train')} training cases, state in {site.folder}, {os.getpid()=}"
         )
         return site
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -98,7 +99,7 @@ class Client(Generic[C]):
         self.samples = torch.Generator()
         """For what the task samples in its loss; seeded by every fit."""
         self.class_weights = self._balanced() if self.training.class_weights == "balanced" else {}
-        """By :attr:`Batch.dataset`, (C,) on the device; none where all cases weigh alike."""
+        """By name of the data set, (C,) on the device; none where all cases weigh alike."""
         augmentation = self.training.augmentation
         self.augmentation = None if augmentation is None else Augmentation(augmentation, self.seed, self.data.site)
         if augmentation is not None and self.encoder_is_frozen:
@@ -122,7 +123,7 @@ class Client(Generic[C]):
         The mean over its cases; with ``training.class_weights`` their weighted mean.
         """
         weights = self.class_weights.get(batch.dataset)
-        return self.task.loss(self.network, batch.inputs, batch.labels, self.samples, weights)
+        return self.task.loss(self.network_for(batch.dataset), batch.inputs, batch.labels, self.samples, weights)
 
     def personalize(self, round_: Round) -> State:
         """The personal model after the rounds; by default the global model is trained once more, as in a round."""
@@ -155,20 +156,27 @@ class Client(Generic[C]):
         if self.private:
             self.load(state)
 
-    def report(self, path: Path, predictions: Mapping[str, Predictions], attention: Tensor | None) -> None:
+    def report(
+        self, path: Path, predictions: Mapping[str, Mapping[str, Predictions]], attention: Tensor | None
+    ) -> None:
         """Write the site's own report on its test cases, which never leaves it.
 
         Args:
             path: the HTML file.
-            predictions: of the ``global`` model, and of the ``personal`` one where there is one.
+            predictions: of the ``global`` model, and of the ``personal`` one where there is one, by data set.
             attention: of :meth:`attention` with the global model.
         """
         if "personal" in predictions:
-            write_local_report(path, self.data, predictions, attention, self.attention_meaning)
+            own = {model: found[self.data.name] for model, found in predictions.items()}
+            write_local_report(path, self.data, own, attention, self.attention_meaning)
 
     def attention(self, split: Split) -> Tensor | None:
         """A map (N, h, w) per case for the site's own report, see :attr:`attention_meaning`; None: there is none."""
         return None
+
+    def network_for(self, dataset: str) -> Network:
+        """:attr:`network` on the cases of one data set; by default the same for all."""
+        return self.network
 
     # What every method uses -------------------------------------------------------------------------------------
 
@@ -210,23 +218,19 @@ class Client(Generic[C]):
                 where=f"site {self.data.site!r}",
             )
 
-    def datasets(self) -> Mapping[str, SiteData]:
-        """The site's data sets, by the name that :attr:`Batch.dataset` has."""
-        return {"": self.data}
-
     def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
         """One pass over the training cases in a fresh order; ``transform`` changes them."""
-        split = self.data.train
+        name, split = self.data.name, self.data.train.with_transform(transform)
         # At once, not with the first batch: a frozen encoder runs in evaluation mode, which fit ends before it.
-        whole = self.inputs(split) if transform is None else None
+        whole = self.inputs(self.data.train) if transform is None else None
 
         def batch(indices: Tensor) -> Batch:
             if whole is not None:
                 inputs, labels = whole[indices].to(self.device), split.labels[indices]
             else:
-                inputs, labels = split.batch(indices, transform)
+                inputs, labels = split.batch(indices)
                 inputs = self._encode(inputs.to(self.device))
-            return Batch(inputs, labels.to(self.device))
+            return Batch(inputs, labels.to(self.device), name)
 
         return (batch(indices) for indices in shuffled(len(split), self.training.batch_size, order))
 
@@ -243,9 +247,9 @@ class Client(Generic[C]):
     def _balanced(self) -> dict[str, Tensor]:
         """Class weights of each data set that the site trains on, from its own training cases; nothing is sent."""
         return {
-            name: balanced_weights(data.train.labels, data.num_classes).to(self.device)
-            for name, data in self.datasets().items()
-            if len(data.train)
+            name: balanced_weights(dataset.train.labels, dataset.num_classes).to(self.device)
+            for name, dataset in self.data.datasets.items()
+            if len(dataset.train)
         }
 
     def _transform(self, round_number: int, epoch: int) -> Transform | None:
@@ -261,7 +265,7 @@ class Client(Generic[C]):
     ) -> Update:
         """The update that sends the model as it is now."""
         fields = {"train_loss": result.loss, **(fields or {})}
-        return Update(self.state(self.shared), len(self.data.train), weight, extras or {}, fields)
+        return Update(self.state(self.shared), self.data.cases("train"), weight, extras or {}, fields)
 
     def load(self, state: State) -> None:
         """Overwrite the named tensors of the model; the others stay."""
@@ -290,27 +294,25 @@ class Client(Generic[C]):
         return network_of(copy.deepcopy(self.model).eval().requires_grad_(False), encoded=self.encoder_is_frozen)
 
     @torch.no_grad()
-    def predict(self, split: Split) -> dict[str, Tensor]:
-        """The model's predictions on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.tasks`."""
+    def predict(self, split: Split, dataset: str | None = None) -> dict[str, Tensor]:
+        """The model's predictions on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.tasks`.
+
+        Args:
+            split: of the data set that is called ``dataset``.
+            dataset: its name; None where the site has only one.
+        """
         self.model.eval()
+        network = self.network_for(self.data.name if dataset is None else dataset)
         labels, size = split.labels, self.task.at_once(split.inputs)
         pieces = [
             self.task.predict(
-                self.network, piece, labels[start : start + size].to(self.device), split.case_ids[start : start + size]
+                network, piece, labels[start : start + size].to(self.device), split.case_ids[start : start + size]
             )
             for start, piece in self.pieces(split, self.inputs(split))
         ]
         if not pieces:
-            return self.task.empty_predictions(split, self.data.num_classes)
+            return self.task.empty_predictions(split, self.data.dataset(dataset).num_classes)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-    def evaluate(self, predictions: Predictions, split: Split, *, slow: bool = False) -> dict[str, Any] | None:
-        """Metrics of predictions on a split, None where it has no case; ``slow`` adds what is too slow for a round."""
-        return self.task.metrics(predictions, split, slow=slow)
-
-    def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
-        """Which cases of a split are classified correctly, (N,) bool, where that makes sense."""
-        return self.task.is_correct(predictions, split)
 
     def pieces(self, split: Split, inputs: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
         """As many of a split's inputs (or of what was made of them) as fit at once, on the device, from which on."""
@@ -320,14 +322,22 @@ class Client(Generic[C]):
 
     def check_model(self) -> None:
         """Raise :class:`ConfigError` unless the model takes this site's inputs and gives as many classes."""
-        split = self.data.test if self.data.is_test_only else self.data.train
-        if self.augmentation is not None and not self.data.is_test_only:
-            self.augmentation.check(split.inputs)
-        probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
-        for prediction in try_inputs(lambda: self.predict(probe), self.model, probe).values():
-            expected = (1, self.data.num_classes) if self.data.task == "classification" else probe.labels.shape
-            if prediction.shape != expected:
-                raise ConfigError(f"the model gives {tuple(prediction.shape)}, the data need {tuple(expected)}")
+        if self.augmentation is not None:
+            self._check_augmentation(self.augmentation)
+        for name, dataset in self.data.datasets.items():
+            split = dataset.test if dataset.is_test_only else dataset.train
+            probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
+            for prediction in try_inputs(partial(self.predict, probe, name), self.model, probe).values():
+                expected = (1, dataset.num_classes) if dataset.task == "classification" else probe.labels.shape
+                if prediction.shape != expected:
+                    raise ConfigError(f"the model gives {tuple(prediction.shape)}, the data need {tuple(expected)}")
+
+    def _check_augmentation(self, augmentation: Augmentation) -> None:
+        inputs = {name: dataset.train.inputs for name, dataset in self.data.datasets.items()}
+        if self.method.several_datasets:
+            augmentation.check_several(inputs)
+        elif not self.data.is_test_only:
+            augmentation.check(inputs[self.data.name])
 
     @torch.no_grad()
     def inputs(self, split: Split) -> Tensor:

@@ -20,7 +20,7 @@ class Batch:
 
     inputs: Tensor
     labels: Tensor
-    dataset: str = ""
+    dataset: str
 
     def __len__(self) -> int:
         return len(self.labels)

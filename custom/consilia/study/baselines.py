@@ -15,7 +15,7 @@ from torch import Tensor
 from consilia.core.determinism import single_threaded, state_digest, torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.events import Progress, RoundDone, no_progress
-from consilia.data.dataset import SiteData, Split, empty_split
+from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
@@ -86,7 +86,8 @@ def _centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) ->
     trainers = [site for site in sites if not site.is_test_only]
     train = _union(trainers)
     none = empty_split(train.inputs, train.labels)
-    pooled = SiteData("pooled", config.role, sites[0].class_names, train, none, none, config.task)
+    dataset = DatasetSplits(sites[0].class_names, train, none, none, config.task)
+    pooled = SiteData("pooled", {config.role: dataset})
     learner = _learner(setting, pooled)
     state = learner.state()
     best = BestRound(config.primary_metric, state)

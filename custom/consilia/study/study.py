@@ -246,7 +246,9 @@ def finished(
             "--overwrite"
         )
     for name, site_file in site_files.items():
-        if name in record.sites and load_run_data(config, site_file).fingerprint() != record.sites[name].fingerprint:
+        if name not in record.sites:
+            continue
+        if load_run_data(config, load_site_config(site_file)).fingerprint() != record.sites[name].fingerprint:
             raise ConfigError(
                 f"{path}: the data of site {name!r} have changed since: choose another folder with --out, or run it "
                 "anew with --overwrite"

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from consilia.core.determinism import generator, seeded
 from consilia.core.stop import never
-from consilia.data.dataset import SiteData, Split, empty_split
-from consilia.data.tasked import TaskedData
+from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
 from consilia.methods.fedkim.cases import OPEN, Cases, ServerCases
 from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.injected import InjectedModel
@@ -140,14 +139,18 @@ def split(task: str, count: int, seed: int = 0) -> Split:
     return Split(found.inputs, found.truth, tuple(f"case-{place}" for place in range(count)))
 
 
-def several(**training: int) -> TaskedData:
+def several(**training: int) -> SiteData:
     """A site with so many training cases of each task; of 0 it has test cases alone."""
     tasks = {}
     for task, count in training.items():
         test = split(task, 3, 1)
         train = split(task, count) if count else empty_split(test.inputs)
-        tasks[task] = SiteData("a", task, ("no", "yes"), train, empty_split(test.inputs), test)
-    return TaskedData("a", SEEN, tasks)
+        tasks[task] = DatasetSplits(("no", "yes"), train, empty_split(test.inputs), test)
+    return SiteData("a", tasks, SEEN)
+
+
+def training_cases(site: SiteData) -> dict[str, int]:
+    return {name: len(dataset.train) for name, dataset in site.datasets.items()}
 
 
 def server_cases() -> dict[str, ServerCases]:

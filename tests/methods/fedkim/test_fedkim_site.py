@@ -13,17 +13,20 @@ from torch.nn import functional
 from consilia.aggregation import mean_of_updates
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError, UpdateRejected
-from consilia.data.dataset import SiteData, Split, empty_split
-from consilia.data.tasked import TaskedData
-from consilia.evaluation.classification import classification_metrics
+from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
+from consilia.evaluation.classification import classification_metrics, combined_metrics
+from consilia.federation.site_evaluation import SiteEvaluation
+from consilia.federation.site_store import SiteStore
 from consilia.methods import Batch, ClientContext, Round, TrainingConfig, UpdateMetadata
 from consilia.methods.fedkim import injected
 from consilia.methods.fedkim import server as module
-from consilia.methods.fedkim.client import FedKIMClient, combined
+from consilia.methods.fedkim.client import FedKIMClient
 from consilia.methods.fedkim.method import FedKIM
 from consilia.methods.fedkim.owners import owners
 from consilia.methods.fedkim.server import FedKIMServer
+from consilia.methods.tasks.classification import LOGITS
 from consilia.models.exchange import exchanged_state
+from consilia.record.schema import Metrics
 from tests.methods.fedkim.clinic import (
     context,
     extractor,
@@ -33,6 +36,7 @@ from tests.methods.fedkim.clinic import (
     several,
     split,
     task_definitions,
+    training_cases,
 )
 
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
@@ -70,7 +74,7 @@ def test_augmentation_changes_the_images_alone_and_the_log_says_which(caplog) ->
     assert "changes images: those of no data set; kidney stay as they are" in caplog.text
     seen = {"kidney": 0, "mass": 0}
     for batch in own.batches(torch.Generator().manual_seed(1), own.augmentation.transform(1, 0)):
-        originals = site.tasks[batch.dataset].train.inputs
+        originals = site.datasets[batch.dataset].train.inputs
         same = [any(torch.equal(case, original) for original in originals) for case in batch.inputs]
         assert same == [batch.dataset == "kidney"] * len(batch)
         seen[batch.dataset] += len(batch)
@@ -93,7 +97,7 @@ def test_a_task_without_training_cases_is_not_sent(server) -> None:
     site = several(mass=6, kidney=0)
     update = learner(site).train(Round(1, start()))
     assert parts(update.state) == {"encoders.image", "heads.mass"}
-    claim = UpdateMetadata(update.cases, datasets=site.training_cases())
+    claim = UpdateMetadata(update.cases, datasets=training_cases(site))
     server.check(update.state, {}, claim, reference=start(), max_norm=None)
 
 
@@ -137,12 +141,12 @@ def test_one_batch_is_cross_entropy_and_the_proximal_term() -> None:
 def test_class_weights_are_those_of_each_task() -> None:
     site = several(mass=4, kidney=5)
     for task, labels in (("mass", [0, 0, 0, 1]), ("kidney", [0, 1, 1, 1, 1])):
-        site.tasks[task].train.labels.copy_(torch.tensor(labels))
+        site.datasets[task].train.labels.copy_(torch.tensor(labels))
     own = learner(site, TRAINING.model_copy(update={"class_weights": "balanced"}))
     own.model.eval()
     # n / (2 n_c): 4 / 6 and 4 / 2; 5 / 2 and 5 / 8.
     for task, weights in (("mass", [2 / 3, 2]), ("kidney", [2.5, 0.625])):
-        train = site.tasks[task].train
+        train = site.datasets[task].train
         losses = functional.cross_entropy(own.model(train.inputs, task), train.labels, reduction="none")
         each = torch.tensor(weights)[train.labels]
         expected = float((each * losses).sum() / each.sum())
@@ -159,15 +163,14 @@ def test_the_proximal_term_pulls_towards_the_global_model() -> None:
 
 def test_training_learns_several_tasks_at_once() -> None:
     site = several(mass=16, size=16)
-    for task in site.tasks:
-        train = site.tasks[task].train
+    for task in site.datasets:
+        train = site.datasets[task].train
         train.inputs.add_(2.0 * (train.labels * 2 - 1)[:, None, None, None])
     own = learner(site, TRAINING.model_copy(update={"local_epochs": 25}))
     update = own.train(Round(1, start()))
     assert update.fields["train_loss"] < 0.2
-    metrics = own.evaluate(own.predict(site.train), site.train)
-    assert metrics is not None
-    assert metrics["accuracy"] == 1.0
+    for task, dataset in site.datasets.items():
+        assert (own.predict(dataset.train, task)[LOGITS].argmax(dim=1) == dataset.train.labels).all()
 
 
 def test_an_epochs_loss_is_the_mean_over_cases() -> None:
@@ -187,44 +190,30 @@ def test_an_epochs_loss_is_the_mean_over_cases() -> None:
     assert 0 < other < 5
 
 
-def test_metrics_of_a_split() -> None:
+def test_metrics_of_several_tasks(tmp_path: Path) -> None:
     site = several(mass=6, kidney=5)
     own = learner(site)
-    answers = own.predict(site.test)
-    assert {task: tuple(logits.shape) for task, logits in answers.items()} == {"mass": (3, 2), "kidney": (3, 2)}
-    metrics = own.evaluate(answers, site.test)
-    assert metrics is not None
-    single = {task: classification_metrics(answers[task], site.tasks[task].test.labels) for task in answers}
-    assert metrics["tasks"] == single
-    assert metrics["count"] == 6
-    none = own.predict(site.validation)
-    assert {tuple(logits.shape) for logits in none.values()} == {(0, 2)}
-    assert own.evaluate(none, site.validation) is None
-
-
-def test_several_tasks_as_one_by_hand() -> None:
-    first = {"count": 4, "correct": 3, "accuracy": 0.75, "balanced_accuracy": 0.7, "auroc": 0.9, "loss": 0.5}
-    second = {"count": 6, "correct": 3, "accuracy": 0.5, "balanced_accuracy": 0.4, "auroc": None, "loss": 1.5}
-    found = combined({"x": first, "y": second})
-    assert found is not None
-    assert found["tasks"] == {"x": first, "y": second}
-    assert (found["count"], found["correct"], found["accuracy"]) == (10, 6, 0.6)
-    assert found["balanced_accuracy"] == pytest.approx(0.55)
-    assert found["auroc"] == 0.9
-    assert found["loss"] == 1.0
-    assert combined({}) is None
-    undefined = combined({"y": {**second, "loss": None}})
-    assert undefined is not None
-    assert undefined["loss"] is None
+    metrics, predictions = SiteEvaluation(own, own.method, site, SiteStore(tmp_path)).metrics("global", version=1)
+    shapes = {task: tuple(found[LOGITS].shape) for task, found in predictions.items()}
+    assert shapes == {"mass": (3, 2), "kidney": (3, 2)}
+    single = {
+        task: classification_metrics(predictions[task][LOGITS], site.datasets[task].test.labels) for task in predictions
+    }
+    assert metrics.test == Metrics.model_validate(combined_metrics(single))
+    assert metrics.test is not None
+    assert (metrics.test.count, metrics.test.negative_flips) == (6, None)
+    assert metrics.validation is None
+    empty = site.datasets["mass"].validation
+    assert tuple(own.predict(empty, "mass")[LOGITS].shape) == (0, 2)
 
 
 def test_inputs_that_an_encoder_does_not_take_are_told_before_the_run() -> None:
     learner(several(mass=4, kidney=4)).check_model()
     odd = several(mass=4)
     wrong = Split(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), tuple("abcd"))
-    site = SiteData("a", "mass", ("no", "yes"), wrong, empty_split(wrong.inputs), wrong)
+    site = {"mass": DatasetSplits(("no", "yes"), wrong, empty_split(wrong.inputs), wrong)}
     with pytest.raises(ConfigError, match=r"\(1, 3, 8, 8\): images have 3 channels"):
-        learner(TaskedData("a", odd.class_names, {"mass": site})).check_model()
+        learner(SiteData("a", site, odd.trained_together)).check_model()
 
 
 # ---- who owns what -------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from consilia.core.determinism import generator, tensor_bytes
 from consilia.core.errors import ConfigError
-from consilia.data.dataset import Split
-from consilia.data.loading import load_site
+from consilia.data.dataset import SPLITS, Split
+from consilia.data.loading import load_dataset
 from consilia.data.questions import QuestionSplit, load_questions
 from consilia.data.site import load_site_config
 from consilia.data.specs import QuestionsSpec
@@ -101,18 +101,20 @@ def load_server_cases(path: Path, task_definitions: TaskDefinitions) -> dict[str
         if name not in config.datasets:
             log.warning("%s: no role for task %s, which is therefore not asked", path, name)
         elif isinstance(config.datasets[name], QuestionsSpec):
-            data = load_questions(path, name)
-            found[name] = ServerCases(*(_asked(name, task, data.split(part)) for part in _PARTS))
+            asked = load_questions(config, name)
+            found[name] = ServerCases(*(_asked(name, task, asked.split(part)) for part in SPLITS))
         else:
-            site = load_site(path, name)
-            if site.task != "classification":
-                raise ConfigError(f"{path}: datasets.{name}.task: a medical task is a classification, got {site.task}")
-            if site.num_classes != len(task.answers):
+            labelled = load_dataset(config, name)
+            if labelled.task != "classification":
+                raise ConfigError(
+                    f"{path}: datasets.{name}.task: a medical task is a classification, got {labelled.task}"
+                )
+            if labelled.num_classes != len(task.answers):
                 raise ConfigError(
                     f"{path}: datasets.{name}.classes: the task has answers {list(task.answers)}, "
-                    f"got classes {list(site.class_names)}"
+                    f"got classes {list(labelled.class_names)}"
                 )
-            found[name] = ServerCases(*(_labelled(name, task, site.split(part)) for part in _PARTS))
+            found[name] = ServerCases(*(_labelled(name, task, labelled.split(part)) for part in SPLITS))
     seen = [name for name in task_definitions.seen if name in found]
     if not seen:
         raise ConfigError(
@@ -121,9 +123,6 @@ def load_server_cases(path: Path, task_definitions: TaskDefinitions) -> dict[str
     if not any(len(found[name].public) for name in seen):
         raise ConfigError(f"{path}: roles {seen} have no training cases, and these are the public data to inject with")
     return found
-
-
-_PARTS = ("train", "validation", "test")
 
 
 def _labelled(name: str, task: MedicalTask, split: Split) -> Cases:
