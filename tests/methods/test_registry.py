@@ -30,9 +30,14 @@ class Own(Method):
     [
         ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
         ("def broken(:", "cannot be imported: SyntaxError"),
+        ("import sys\n\nsys.exit(0)", r"cannot be imported: SystemExit: 0 \(own\.py, line 3\)"),
+        ("\n1 / 0", r"cannot be imported: ZeroDivisionError: division by zero \(own\.py, line 2\)"),
         ("x = 1", "defines no subclass of consilia.methods.Method"),
         (GOOD.replace('"own"', '"fedavg"'), "a method 'fedavg' is there already"),
         (GOOD + GOOD.replace("class Own", "class Other"), "a method 'own' is there already"),
+        (GOOD.replace('"own"', '"../own"'), r"has the name '\.\./own', expected letters"),
+        (GOOD + "    Config = dict\n", "Config of method own is <class 'dict'>, expected a subclass of .*MethodConfig"),
+        (GOOD + '    tasks = ("regression",)\n', r"tasks of method own are \('regression',\), expected"),
     ],
 )
 def test_a_plugin_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -56,6 +61,13 @@ def test_a_plugin_is_found_by_its_name_and_named_by_its_bytes(tmp_path: Path) ->
     with plugin(path):
         assert registry.plugin_digest("own") != first
     assert registry.plugin_digest("fedavg") is None
+
+
+def test_a_second_name_of_a_class_is_no_second_method(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(GOOD + "\n\nDefault = Own\n")
+    with plugin(path):
+        assert registry.method_class("own").__name__ == "Own"
 
 
 def test_a_missing_plugin_and_an_unknown_method_are_named(tmp_path: Path) -> None:

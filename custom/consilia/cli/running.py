@@ -21,7 +21,7 @@ from consilia.federation.outputs import EVENTS, REPORT, SAVED
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
 from consilia.federation.server_work import FOLDER
-from consilia.methods.registry import load_plugin, method_class, method_names
+from consilia.methods.registry import load_plugin, method_class, method_names, plugin_digest
 from consilia.methods.shown import panels_of, tables_of
 from consilia.record.files import load_record
 from consilia.record.schema import Record
@@ -157,6 +157,9 @@ def load_plugin_file(plugin: Path | None) -> None:
     """Register the methods of a Python file, where one is given."""
     if plugin is not None:
         load_plugin(plugin)
+        for name in BASELINES:
+            if plugin_digest(name) is not None:
+                raise ConfigError(f"plugin {plugin}: {name} is the name of a baseline: choose another name")
 
 
 def methods_command() -> None:

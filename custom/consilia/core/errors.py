@@ -1,5 +1,8 @@
 """Every error Consilia raises on purpose: each message names the file, row or key, what was expected and what came."""
 
+import traceback
+from pathlib import Path
+
 
 class ConsiliaError(Exception):
     """Base of all errors that are meant for the user's eyes: the command line prints them without a traceback."""
@@ -35,3 +38,16 @@ class TrainingStopped(ConsiliaError):
 
 class ReleaseRefused(ConsiliaError):
     """A site's message holds what its hospital has not approved; the message names the task and the tensor or field."""
+
+
+def described(error: BaseException, file: Path | None = None) -> str:
+    """Kind and text of an error that is none of ours, and the line that raised it.
+
+    Args:
+        error: as it was caught.
+        file: the line is looked for there first, since what is wrong may stand in a plugin and show in torch.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    found = [frame for frame in frames if frame.filename == str(file)] or ([] if file else frames)
+    place = f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
+    return f"{type(error).__name__}: {error}{place}"

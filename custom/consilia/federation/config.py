@@ -15,6 +15,7 @@ from consilia.core.errors import ConfigError
 from consilia.core.schema import Strict, explain
 from consilia.core.task import Task
 from consilia.methods.config import MethodConfig, RobustConfig, TrainingConfig
+from consilia.methods.contract import declared_fields
 from consilia.methods.registry import AllowedMethods, make_method, method_config, plugin_digest
 from consilia.models.config import ModelConfig
 from consilia.record.metrics import selectable
@@ -84,6 +85,7 @@ class RunConfig(Strict):
         if self.task not in method.tasks:
             raise ValueError(f"method {method.name} knows no {self.task}")
         method.check_training(self.training)
+        declared_fields(method)
         if self.training.class_weights is not None and self.task != "classification":
             raise ValueError(f"training.class_weights are for a classification, the run is a {self.task}: set null")
         if self.patience is not None and self.evaluate_every == 0:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from consilia.aggregation import normalised
 from consilia.federation.messages import Broadcast, EvaluateReply, PersonalizeReply, TrainReply, payload_bytes
-from consilia.methods.contract import TRAIN_LOSS, Method
+from consilia.methods.contract import Method, declared_fields
 from consilia.methods.server import Weights
 from consilia.record.schema import Contribution, FieldInfo, SiteMetrics
 
@@ -33,10 +33,9 @@ def contributions(
 
 def field_infos(method: Method[Any]) -> dict[str, FieldInfo]:
     """What the record says of the numbers that a method's sites report, by name; of a claimed weight too."""
-    declared = (TRAIN_LOSS, *method.fields(), *filter(None, [method.weight()]))
     return {
-        field.name: FieldInfo(heading=field.heading or field.name.replace("_", " ").capitalize(), meaning=field.meaning)
-        for field in declared
+        name: FieldInfo(heading=field.heading or name.replace("_", " ").capitalize(), meaning=field.meaning)
+        for name, field in declared_fields(method).items()
     }
 
 

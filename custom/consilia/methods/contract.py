@@ -8,6 +8,8 @@ a method overrides only what differs. docs/methods.md walks through an example.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 State = Mapping[str, Tensor]
 """Tensors by name."""
+
+TENSOR_NAME = re.compile(r"[\w .-]{1,200}")
+"""A name that a manifest shows to who approves it: no control character may hide one."""
 
 MAX_CASES = 10_000_000
 """More training cases than this at one site is a mistake or a lie."""
@@ -67,6 +72,13 @@ class ReplyField:
     low: float = 0.0
     high: float = 1.0
     heading: str = ""
+
+    def __post_init__(self) -> None:
+        # The name is a part of paths in a manifest, a key in JSON and a part of a tag.
+        if not (isinstance(self.name, str) and self.name.isascii() and self.name.isidentifier()):
+            raise ConfigError(f"a reply field has the name {self.name!r}, expected letters, digits and underscores")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ConfigError(f"reply field {self.name} has the bounds [{self.low}, {self.high}], expected finite ones")
 
 
 TRAIN_LOSS = ReplyField("train_loss", "mean loss over the last epoch", -1e9, 1e9, "Train loss")
@@ -199,18 +211,52 @@ class Method(Generic[C]):
         return Server(self, context)
 
 
+def declared_fields(method: Method[Any]) -> dict[str, ReplyField]:
+    """Every number that a site may report, by name: training loss, the method's own fields, a claimed weight.
+
+    Raises:
+        ConfigError: what is declared is no field, or a name is declared twice.
+    """
+    found: dict[str, ReplyField] = {}
+    for item in (TRAIN_LOSS, *method.fields(), *filter(None, [method.weight()])):
+        if not isinstance(item, ReplyField):
+            raise ConfigError(
+                f"method {method.name} declares the field {item!r}, expected a consilia.methods.ReplyField"
+            )
+        if item.name in found:
+            raise ConfigError(f"method {method.name} declares the field {item.name} twice, or as every method does")
+        found[item.name] = item
+    return found
+
+
 def transmitted(method: Method[Any], model: nn.Module) -> dict[str, TensorSpec]:
     """Every tensor that a site may send, by name: what is exchanged of the model, and the extras.
 
     Raises:
-        ConfigError: the method exchanges a tensor that the model lacks, or an extra has the name of another tensor.
+        ConfigError: the method exchanges nothing, or a tensor that the model lacks; what it declares beside the model
+            is no TensorSpec, or has a name that a manifest does not take or the model has.
     """
-    state, names = model.state_dict(), method.exchanged(model)
-    unknown = sorted(set(names) - set(state))
-    if unknown:
-        raise ConfigError(f"method {method.name} exchanges {unknown[0]!r}, which {type(model).__name__} does not have")
+    state, names, network = model.state_dict(), method.exchanged(model), type(model).__name__
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigError(f"method {method.name}: exchanged(model) gives {names!r}, expected a list of names")
+    names = list(names)
+    if unknown := sorted(set(map(str, names)) - set(state)):
+        raise ConfigError(f"method {method.name} exchanges {unknown[0]!r}, which {network} does not have")
+    if not names:
+        raise ConfigError(f"method {method.name} exchanges nothing of {network}: expected one of its tensors at least")
     found = {name: TensorSpec.like(state[name]) for name in names}
-    for kind, specs in (("sends", method.extras(model)), ("receives", method.payload(model))):
-        if taken := sorted(set(specs) & set(state)):
-            raise ConfigError(f"method {method.name} {kind} {taken[0]!r} beside the model, which has a tensor so named")
+    for kind, specs in (("extras", method.extras(model)), ("payload", method.payload(model))):
+        _check_specs(f"method {method.name}: {kind}(model)", specs, state)
     return {**found, **method.extras(model)}
+
+
+def _check_specs(where: str, specs: Any, state: State) -> None:
+    if not isinstance(specs, Mapping):
+        raise ConfigError(f"{where} gives {type(specs).__name__}, expected a dict of TensorSpec by name")
+    for name, spec in specs.items():
+        if not isinstance(spec, TensorSpec):
+            raise ConfigError(f"{where} gives a {type(spec).__name__} for {name!r}, expected a TensorSpec")
+        if not TENSOR_NAME.fullmatch(str(name)):
+            raise ConfigError(f"{where} has the name {name!r}, expected letters, digits, spaces, dots and dashes")
+        if name in state:
+            raise ConfigError(f"{where} has the name {name!r}, which a tensor of the model has")

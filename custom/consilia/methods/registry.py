@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, described
+from consilia.core.task import Task
 from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method
 
@@ -31,6 +33,9 @@ BUILT_IN = {
     "fedgpl": "consilia.methods.fedgpl.method:FedGPL",
     "fedkim": "consilia.methods.fedkim.method:FedKIM",
 }
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""A method's name is part of names of folders and of runs."""
 
 PLUGIN = "CONSILIA_PLUGIN"
 """Environment variable by which the simulator's processes find the plugin file of the run that started them."""
@@ -63,14 +68,12 @@ def method_class(name: object) -> type[Method[Any]]:
     entry = installed[str(name)]
     try:
         found = entry.load()
-    # Whatever a stranger's package raises when it is imported.
-    except Exception as error:
-        raise ConfigError(
-            f"method {name} ({entry.value}) cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    # Whatever a stranger's package raises when it is imported; sys.exit too.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"method {name} ({entry.value}) cannot be imported: {described(error)}") from error
     if not _is_method(found) or found.name != name:
         raise ConfigError(f"entry point {name} = {entry.value} is no Method whose name is {name!r}")
-    return found  # type: ignore[no-any-return]
+    return _checked(found, f"entry point {name} = {entry.value}")
 
 
 def method_config(value: Any) -> MethodConfig:
@@ -168,21 +171,41 @@ def _plugins() -> dict[str, tuple[type[Method[Any]], str]]:
     try:
         # These very bytes, and not what the file holds a moment later.
         exec(compile(content, str(path), "exec"), vars(module))
-    # Whatever a stranger's file raises when it is imported.
-    except Exception as error:
-        raise ConfigError(f"plugin {path} cannot be imported: {type(error).__name__}: {error}") from error
+    # Whatever a stranger's file raises when it is imported; sys.exit too.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"plugin {path} cannot be imported: {described(error, path)}") from error
     digest = hashlib.sha256(content).hexdigest()
     found: dict[str, tuple[type[Method[Any]], str]] = {}
     for value in vars(module).values():
-        if not _is_method(value) or value.__module__ != module.__name__:
+        if not _is_method(value) or value.__module__ != module.__name__ or (value, digest) in found.values():
             continue
         if value.name in found or value.name in _installed():
             raise ConfigError(f"plugin {path}: a method {value.name!r} is there already: choose another name")
-        found[value.name] = (value, digest)
+        found[value.name] = (_checked(value, f"plugin {path}"), digest)
     if not found:
-        raise ConfigError(f"plugin {path} defines no subclass of consilia.methods.Method with a name")
+        raise ConfigError(
+            f"plugin {path} defines no subclass of consilia.methods.Method with a name: expected a class with "
+            'name = "..."'
+        )
     return found
 
 
 def _is_method(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Method) and isinstance(getattr(value, "name", None), str)
+
+
+def _checked(found: type[Method[Any]], source: str) -> type[Method[Any]]:
+    """A method whose class says what a class must say."""
+    if not NAME.fullmatch(found.name):
+        raise ConfigError(
+            f"{source}: a method has the name {found.name!r}, expected letters, digits, dots, dashes and underscores"
+        )
+    if not (isinstance(found.Config, type) and issubclass(found.Config, MethodConfig)):
+        raise ConfigError(
+            f"{source}: Config of method {found.name} is {found.Config!r}, expected a subclass of "
+            "consilia.methods.MethodConfig"
+        )
+    known = get_args(Task)
+    if isinstance(found.tasks, str) or not found.tasks or not set(found.tasks) <= set(known):
+        raise ConfigError(f"{source}: tasks of method {found.name} are {found.tasks!r}, expected a tuple of {known}")
+    return found

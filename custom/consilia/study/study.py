@@ -102,7 +102,9 @@ def study_config(
     """
     if label not in study.methods and label not in method_names() and label not in BASELINES:
         known = dict.fromkeys([*study.methods, *method_names()])
-        raise ConfigError(f"no method {label!r} here: there is {', '.join(known)}")
+        raise ConfigError(
+            f"no method {label!r} here: there is {', '.join(known)}. A method of your own: --plugin FILE.py"
+        )
     values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
     several = _named(values).several_datasets
     if several and site_files:
