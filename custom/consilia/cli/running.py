@@ -41,7 +41,7 @@ from consilia.study.study import (
 ENGINES = ("sim", "inprocess")
 OUTPUTS = (
     *(RESULT, REPORT, PROGRESS, EVENTS, CHECKPOINT, "global-*.safetensors", "spool", "sites"),
-    *("simulator", "simulator.log", "run.json", FOLDER, SAVED),
+    *("simulator", "simulator.log", "run.json", "errors.log", FOLDER, SAVED),
 )
 """What a run of either engine leaves in its folder."""
 

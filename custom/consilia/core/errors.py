@@ -48,6 +48,8 @@ def described(error: BaseException, file: Path | None = None) -> str:
         file: the line is looked for there first, since what is wrong may stand in a plugin and show in torch.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    found = [frame for frame in frames if frame.filename == str(file)] or ([] if file else frames)
+    found = [frame for frame in frames if frame.filename == str(file)] or frames
+    if isinstance(error, SyntaxError):  # Its text names the line.
+        return f"SyntaxError: {error}"
     place = f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
     return f"{type(error).__name__}: {error}{place}"

@@ -166,7 +166,7 @@ class Coordinator:
             keep,
             version,
             state,
-            self.server.payload(self.version + 1),
+            self.server.declared_payload(self.version + 1),
             server=self.server,
             participants=self.participants,
             validation=self.validation,

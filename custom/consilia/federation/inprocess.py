@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consilia.core.determinism import single_threaded
+from consilia.core.errors import RunFailed
 from consilia.core.events import Progress, no_progress
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
+from consilia.federation.failures import errors_of, failures_explained
 from consilia.federation.initial import initial_state
 from consilia.federation.messages import Broadcast
 from consilia.federation.outputs import write_outputs
@@ -39,7 +41,7 @@ def run_inprocess(
     Raises:
         ConsiliaError: a site's configuration or data cannot be read, or the run failed.
     """
-    with single_threaded():
+    with single_threaded(), failures_explained(folder):
         sites, coordinator = open_run(config, site_files, folder, server=server, progress=progress)
 
         def deliver(broadcasts: Sequence[Broadcast]) -> None:
@@ -47,7 +49,11 @@ def run_inprocess(
                 for name in item.targets:
                     coordinator.receive(name, sites[name].answer(item.request, item.tensors))
 
-        record = coordinator.run(deliver)
+        try:
+            record = coordinator.run(deliver)
+        except RunFailed as error:
+            # All sites are on this machine: whoever started the run may know.
+            raise RunFailed(f"{error}{errors_of(sites)}") from error
         write_outputs(folder, coordinator, record)
         coordinator.announce_end(record)
     return record

@@ -104,7 +104,7 @@ class TrainingRound:
         version, every = self.number - 1, self.config.evaluate_every
         evaluate = every > 0 and version % every == 0
         others = [site for site in self.participants.present() if site not in asked] if evaluate else []
-        tensors = {**self.state, **self.server.payload(self.number)}
+        tensors = {**self.state, **self.server.declared_payload(self.number)}
         return [
             *self.participants.requests("train", asked, tensors, round=version, evaluate=evaluate),
             *self.participants.requests("evaluate", others, self.state, round=version),
@@ -128,4 +128,4 @@ class TrainingRound:
             sites=len(updates),
             trainers=len(self.participants.all_trainers()),
         )
-        return self.server.step(self.state, mean, self.number), factors
+        return self.server.next_state(self.state, mean, self.number), factors

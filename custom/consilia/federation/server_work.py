@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from consilia.core.checkpoint import CheckpointEntry
 from consilia.core.determinism import torch_threads
@@ -16,7 +16,7 @@ from consilia.core.events import Progress
 from consilia.core.stop import StopSignal
 from consilia.federation.config import RunConfig
 from consilia.federation.server_settings import ServerSettings
-from consilia.federation.site_store import as_json
+from consilia.federation.site_store import split_state
 from consilia.methods.contract import State
 from consilia.methods.registry import make_method
 from consilia.methods.server import Server, ServerContext
@@ -67,7 +67,7 @@ class ServerWork:
         """The state after the work, and the seconds it took."""
         started = time.perf_counter()
         with torch_threads(self.threads):
-            state = self.server.after_round(state, version)
+            state = self.server.worked_on(state, version)
         self.done = version
         return state, time.perf_counter() - started
 
@@ -86,11 +86,8 @@ class ServerWork:
         Raises:
             ConfigError: the state holds what is neither.
         """
-        state = self.server.state_dict()
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        values = {name: value for name, value in state.items() if name not in tensors}
-        as_json(values, "server")
-        models = {"server": CheckpointEntry("server", self.file_number(version), tensors)} if state else {}
+        tensors, values = split_state(self.server.state_dict(), "server")
+        models = {"server": CheckpointEntry("server", self.file_number(version), tensors)} if tensors or values else {}
         return models, {"done": self.done, "values": values}
 
     def restore(self, saved: Mapping[str, Any], models: Mapping[str, State]) -> None:

@@ -72,6 +72,8 @@ class Site:
         context = ClientContext(model, self.data, config.training, config.seed, should_stop)
         self.client = self.method.client(context)
         self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store)
+        self.error: BaseException | None = None
+        """What went wrong with the last request that failed."""
         self._initial = copy.deepcopy(self.client.state_dict())
 
     def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
@@ -98,7 +100,8 @@ class Site:
             )
             return reply
         # Also MemoryError and torch's out-of-memory: a dead process would end the job for every site.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            self.error = error
             place = note_error(self.settings.state_dir, f"request {request.kind}", error)
             log.error(
                 "site %s: request %s failed with %s; see %s", self.name, request.kind, type(error).__name__, place
@@ -129,6 +132,8 @@ class Site:
         started, number = time.perf_counter(), request.round + 1
         received = self.evaluation.global_metrics(request, state)[0] if request.evaluate else None
         update = self.client.train(Round(number, state, payload))
+        if not isinstance(update, Update):
+            raise ConfigError(f"method {self.method.name}: train() gives {type(update).__name__}, expected an Update")
         if self.client.has_state:
             self.store.save_state(number, self.client.state_dict())
         card = model_card(self.config, self.data.class_names, "personal-round")
@@ -165,6 +170,7 @@ class Site:
         attention = self.client.attention(self.data.test)
         epochs = self.config.training.personalise_epochs
         personal_state = self.client.personalize(Round(request.round + 1, state, payload, epochs))
+        require_names(personal_state, list(self.client.state()))
         name = f"personal-{request.keep}"
         self.store.save_model(name, personal_state, model_card(self.config, self.data.class_names, name))
         self.store.save_bytes(PREPROCESSING, preprocessing_file(self.settings, self.config.role).read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,8 @@ class SiteStore:
         Raises:
             ConfigError: the method's state holds what is neither a tensor nor JSON.
         """
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        values = {name: value for name, value in state.items() if name not in tensors}
-        write_tensors(self._state_file(round_number), tensors, {VALUES: as_json(values, "client")}, private=True)
+        tensors, values = split_state(state, "client")
+        write_tensors(self._state_file(round_number), tensors, {VALUES: json.dumps(values)}, private=True)
 
     def load_state(self, round_number: int) -> dict[str, Any]:
         """The client state after a round. Raises :class:`CheckpointError` where it is gone."""
@@ -93,14 +93,35 @@ class SiteStore:
         return flips(previous, correct)
 
 
-def as_json(values: Mapping[str, Any], whose: str) -> str:
-    """JSON of a state's values that are no tensors; raises :class:`ConfigError` where one is no JSON either."""
+def split_state(state: Any, whose: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a method's state, and what is JSON.
+
+    Raises:
+        ConfigError: the state is no mapping by names, or holds what is neither; names it.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise ConfigError(
+            f"the {whose} state of the method is {_kind(state)}, expected tensors and JSON values by name"
+        )
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    values = {name: value for name, value in state.items() if name not in tensors}
     for name, value in values.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
+        if not _is_json(value):
             raise ConfigError(
-                f"the {whose} state of the method holds {name!r}, a {type(value).__name__}: expected tensors and JSON "
-                "values without NaN, or it cannot be saved"
-            ) from None
-    return json.dumps(dict(values))
+                f"the {whose} state of the method holds {name!r}, {_kind(value)}: expected tensors by name, none "
+                "within a dict or list, and JSON values without NaN whose keys are text, or it cannot be saved"
+            )
+    return tensors, values
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _is_json(value: object) -> bool:
+    """Whether JSON holds a value as it is; of a dict with other keys than text it would make another one."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

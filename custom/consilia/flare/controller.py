@@ -23,6 +23,7 @@ from consilia.core.events import Event, Failed, RoundDone
 from consilia.core.lock import locked
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
+from consilia.federation.failures import failures_explained
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
 from consilia.federation.run_folder import LOCK, PROGRESS, remove_outputs, take_over
@@ -118,7 +119,8 @@ class ConsiliaController(EveryAnswerController):
         with locked(folder / LOCK):
             self._folder = folder
             try:
-                record = self._lead(config, settings, folder)
+                with failures_explained(folder):
+                    record = self._lead(config, settings, folder)
                 copy_outputs(folder, published, private)
             except BaseException:
                 with suppress(OSError):

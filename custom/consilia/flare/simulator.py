@@ -21,12 +21,13 @@ from pathlib import Path
 import psutil
 import yaml
 
-from consilia.core.errors import ConfigError, RunFailed
+from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.core.events import Failed, Notice, Progress, RoundDone, no_progress, read_event
 from consilia.core.files import write_json
 from consilia.data.allowed import FoundationFolder
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
+from consilia.federation.failures import failures_explained
 from consilia.federation.run_folder import PROGRESS, RESULT, remove_outputs
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site_errors import FILE as ERRORS
@@ -167,8 +168,9 @@ def _why(folder: Path, site_files: Mapping[str, Path]) -> str:
     events = [read_event(json.loads(line)) for line in lines]
     reasons = [event.reason for event in events if isinstance(event, Failed)]
     for name, site_file in site_files.items():
-        noted = last_error(load_site_config(site_file).state_dir)
-        reasons += [f"{name}: {noted}"] if noted else []
+        place = load_site_config(site_file).state_dir
+        noted = last_error(place)
+        reasons += [f"{name}: {noted} (more in {place / ERRORS})"] if noted else []
     return "\n".join(reasons) or f"See {folder / LOG}"
 
 
@@ -182,8 +184,14 @@ def main() -> None:
     folder = Path(sys.argv[1])
     content = json.loads((folder / CONFIG).read_text())
     folders = {name: FoundationFolder(**place) for name, place in content["foundation_models"].items()}
-    config = run_config(content["config"])
-    recipe = ConsiliaRecipe(config, min_clients=len(content["sites"]), foundation_models=folders)
+    try:
+        with failures_explained(folder):
+            config = run_config(content["config"])
+            recipe = ConsiliaRecipe(config, min_clients=len(content["sites"]), foundation_models=folders)
+    except ConsiliaError as error:
+        # Where the parent looks for the reason.
+        (folder / PROGRESS).write_text(json.dumps(Failed(reason=str(error)).to_json()) + "\n")
+        sys.exit(1)
     execute_in_simulator(recipe, content["sites"], folder / SIMULATOR)
 
 

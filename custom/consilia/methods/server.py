@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from consilia.aggregation import check_update
-from consilia.core.errors import UpdateRejected
+from consilia.core.errors import ConfigError, UpdateRejected
 from consilia.core.events import Progress
 from consilia.core.stop import StopSignal
 from consilia.data.allowed import FoundationFolder
@@ -148,6 +149,42 @@ class Server(Generic[C]):
         """What :meth:`Method.extras` declares for the run's model."""
         overridden = type(self.method).extras is not Method.extras
         return self.method.extras(self.context.model()) if overridden else {}
+
+    @cached_property
+    def _payload(self) -> dict[str, TensorSpec]:
+        overridden = type(self.method).payload is not Method.payload
+        return self.method.payload(self.context.model()) if overridden else {}
+
+    def declared_payload(self, round_number: int) -> State:
+        """:meth:`payload`; raises :class:`ConfigError` where it is not as :meth:`Method.payload` declares it."""
+        payload = self.payload(round_number)
+        with self._own_mistake("payload", payload):
+            check_tensors(payload, self._payload)
+        return payload
+
+    def next_state(self, previous: State, mean: Mean, round_number: int) -> State:
+        """:meth:`step`; raises :class:`ConfigError` where its names, shapes or types are not those of the state."""
+        return self._fitting("step", self.step(previous, mean, round_number), previous)
+
+    def worked_on(self, state: State, round_number: int) -> State:
+        """:meth:`after_round`; raises :class:`ConfigError` as :meth:`next_state` does."""
+        return self._fitting("after_round", self.after_round(state, round_number), state)
+
+    def _fitting(self, what: str, state: State, reference: State) -> State:
+        if getattr(type(self), what) is not getattr(Server, what):
+            with self._own_mistake(what, state):
+                check_update(state, 0, reference=reference, max_norm=None, max_weight=0)
+        return state
+
+    @contextmanager
+    def _own_mistake(self, what: str, state: object) -> Iterator[None]:
+        where = f"method {self.config.method}: {what}() of the server"
+        if not isinstance(state, Mapping):
+            raise ConfigError(f"{where} gives {type(state).__name__}, expected tensors by name")
+        try:
+            yield
+        except UpdateRejected as error:
+            raise ConfigError(f"{where} gives what is not expected: {error}") from error
 
     def works_after_rounds(self) -> bool:
         """Whether the method has work of its own between two rounds."""
