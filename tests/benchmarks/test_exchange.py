@@ -88,6 +88,8 @@ def test_the_gate_is_timed_on_updates_that_it_passes_and_writes_down(tmp_path: P
     assert lines[0]["bytes"] > 4 * TINY.parameters()
 
 
+# Three runs in the simulator; what is made of their times and sizes is shown above.
+@pytest.mark.long
 @pytest.mark.sim
 def test_the_command_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "exchange.json"

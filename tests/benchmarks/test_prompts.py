@@ -94,6 +94,8 @@ def test_ratios_are_medians_within_repeats() -> None:
     assert slow.holds is False
 
 
+# Half a minute at the studies' own sizes; what it is made of is shown above on small models.
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is counted does not depend on the batches; only the seconds do.

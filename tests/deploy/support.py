@@ -238,6 +238,12 @@ def kill_participant(federation: LocalFederation, name: str) -> None:
     psutil.wait_procs(found, timeout=5)
 
 
+def end_orphans(run: Run) -> None:
+    """End the sites' processes of a job whose server is gone. They would by themselves, in a minute or so."""
+    for site in run.federation.sites:
+        send(signal.SIGKILL, run.processes(site))
+
+
 def send(number: int, processes: Sequence[psutil.Process]) -> None:
     """Send a signal to processes; one that has ended needs none."""
     for process in processes:

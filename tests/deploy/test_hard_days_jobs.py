@@ -12,13 +12,16 @@ from safetensors.torch import load_file
 
 from consilia.core.determinism import single_threaded
 from consilia.core.lock import WAITING
+from consilia.deploy.session import open_session
 from consilia.evaluation.forgetting import flips
 from consilia.federation.run_folder import LOCK, RESULT
 from consilia.federation.site_store import HISTORY, SiteStore
+from poc.local import LEAD, SERVER
 from tests.deploy.support import (
     Run,
     assert_same,
     clone,
+    end_orphans,
     in_process,
     paused,
     personal_models,
@@ -41,30 +44,52 @@ def gone(run: Run) -> None:
     until(lambda: not any(run.processes(site) for site in run.federation.sites), "the end of the sites' processes")
 
 
-def broken_by_a_kill(run: Run, site: str, version: int) -> int:
-    """Kill a site's job process in a round, and wait until NVFlare has ended the job; its last full round."""
+def broken_by_a_kill(run: Run, name: str, version: int) -> int:
+    """Kill a participant's job process in a round, and wait until NVFlare has ended the job; its last full round."""
     run.wait_for("reply", request="train", version=version - 1)
-    processes = run.running(site)
+    processes = run.running(name)
     run.wait_for("reply", request="train", version=version)
     send(signal.SIGKILL, processes)
     assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
     assert not (run.folder / RESULT).exists()
+    if name == SERVER:
+        end_orphans(run)
     gone(run)
     return run.last_round()
 
 
-def test_a_killed_job_process_ends_the_job_and_a_clone_goes_on(hard_days, begin, tmp_path) -> None:
-    config = slow_config(4)
+def next_round(run: Run) -> int:
+    """The first round of a run that went on."""
+    number: int = next(event["round"] for event in run.events() if event["event"] == "round")
+    return number
+
+
+def test_a_run_that_is_broken_three_times_ends_in_the_bytes_of_the_unbroken_one(hard_days, begin, tmp_path) -> None:
+    """A site's process of the job is killed, then the server's, and then an administrator aborts the job."""
+    config = slow_config(4, "rounds=14")
     copies = three_sites(tmp_path / "sites")
     expected = in_process(config, copies, tmp_path / "loop")
-    run = begin(config)
-    last = broken_by_a_kill(run, TWO, version=3)
+
+    first = begin(config)
+    last = broken_by_a_kill(first, TWO, version=3)
     # The site's parent lives on, and needs no restart.
     assert hard_days.participants[TWO].poll() is None
     assert "due to reported failure from hospital-2" in (hard_days.server_kit / "log.txt").read_text()
-    again = resume(run)
-    record = again.record()
-    assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
+
+    second = resume(first)
+    again = broken_by_a_kill(second, SERVER, version=last + 2)
+    assert next_round(second) == last + 1
+    assert not first.folder.exists()
+
+    third = resume(second)
+    third.wait_for("reply", request="train", version=again + 2)
+    with open_session(hard_days.kit(LEAD)) as session:
+        session.abort(third.job_id)
+    until(lambda: not any(map(third.processes, (SERVER, *hard_days.sites))), "the end of the job's processes", 60)
+    assert third.wait_end() == "FINISHED:ABORTED"
+    assert next_round(third) == again + 1
+
+    record = clone(third).record()
     assert_same(record, expected)
     assert personal_models(hard_days.sites, config) == personal_models(copies, config)
 
@@ -150,7 +175,7 @@ def waits_at(run: Run, site: str) -> bool:
 
 
 def test_two_jobs_at_once_and_the_same_job_twice(hard_days, begin, tmp_path) -> None:
-    configs = slow_config(7), slow_config(7, method="fedavg")
+    configs = [slow_config(7, "rounds=4", method=method) for method in ("fedkper", "fedavg")]
     first, other = begin(configs[0], "first"), begin(configs[1], "other")
     first.wait_for("prepared")
     # The first is held up until the second stands before the folders that the first has locked.

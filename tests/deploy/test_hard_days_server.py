@@ -16,23 +16,22 @@ from safetensors.torch import load_file
 from consilia.core.checkpoint import INDEX
 from consilia.core.determinism import state_digest
 from consilia.data.allowed import FoundationFolder
-from consilia.deploy.session import open_session
 from consilia.federation.checkpoints import CHECKPOINT
-from consilia.federation.config import RunConfig, run_config
+from consilia.federation.config import run_config
 from consilia.federation.outputs import SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.federation.server_work import FOLDER
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.simulation.federation import load_federation
 from consilia.study.study import load_study, study_config
-from poc.local import LEAD, SERVER, LocalFederation
+from poc.local import SERVER
 from tests.deploy.disks import fill, small_disk
 from tests.deploy.support import (
-    Run,
     approve_everywhere,
     assert_same,
     clone,
     consilia,
+    end_orphans,
     export,
     hashes,
     in_process,
@@ -51,72 +50,40 @@ from tests.federation.clinics import clinics_config, write_clinics
 
 pytestmark = pytest.mark.deploy
 
-SLOWLY = ["rounds=6", "training.local_epochs=40"]
-"""Rounds of a second or so: long enough to be hit in the middle."""
-
 UNFINISHED = ".*.safetensors.*"
 BACKBONE = "shared-vit"
 
 
-def end_orphans(run: Run) -> None:
-    """End the sites' processes of a job whose server is gone. They would by themselves, in a minute or so."""
-    for site in run.federation.sites:
-        send(signal.SIGKILL, run.processes(site))
-
-
-def in_its_fourth_round(federation: LocalFederation, config: RunConfig, folder: Path) -> tuple[Run, list[Process]]:
-    """Submit a job and wait for its fourth round: the run, and the job's processes at the server."""
-    job = export(config, folder / "jobs", min_clients=2)
-    approve_everywhere(federation, job)
-    run = submit(federation, job)
-    run.wait_for("reply", request="train", version=2)
-    processes = run.running(SERVER)
+def test_the_whole_server_is_killed_in_a_round(pair, tmp_path) -> None:
+    # Rounds of a second or so: long enough to be hit in the middle.
+    config = study_config(load_study("wisconsin"), "fedkper", 21, {}, ["rounds=6", "training.local_epochs=40"])
+    copies = two_sites(tmp_path / "copies")
+    expected = in_process(config, copies, tmp_path / "inprocess")
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    approve_everywhere(pair, job)
+    run = submit(pair, job)
     run.wait_for("reply", request="train", version=3)
-    return run, processes
-
-
-def goes_on_to_the_same_bytes(run: Run, config: RunConfig, folder: Path) -> Run:
-    """Resume a run whose server was killed."""
+    kill_participant(pair, SERVER)
+    # NVFlare's server may sign wrongly for good if a site finds it in the first moment: see LocalFederation.
+    with paused([process for name in pair.sites for process in processes_at(pair, name)]):
+        pair.start_one(SERVER)
+    pair.wait_for(pair.sites)
+    # NVFlare goes on calling the job running, although the new server process knows nothing of it.
+    assert run.status() == "RUNNING"
+    followed = consilia(pair, "follow", run.job_id)
+    assert followed.returncode == 1
+    assert "the server has lost the job: it was restarted while the job ran" in followed.stdout + followed.stderr
     assert not (run.folder / RESULT).exists()
-    copies = two_sites(folder / "copies")
-    expected = in_process(config, copies, folder / "inprocess")
     last = run.last_round()
     end_orphans(run)
     again = resume(run)
     assert hashes(again.record()) == hashes(expected)
     assert not run.folder.exists()
-    assert personal_models(run.federation.sites, config) == personal_models(copies, config)
+    assert personal_models(pair.sites, config) == personal_models(copies, config)
     assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
-    return again
-
-
-def test_the_server_s_job_process_is_killed_in_a_round(pair, tmp_path) -> None:
-    config = study_config(load_study("wisconsin"), "fedkper", 21, {}, SLOWLY)
-    run, processes = in_its_fourth_round(pair, config, tmp_path)
-    send(signal.SIGKILL, processes)
-    assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
-    goes_on_to_the_same_bytes(run, config, tmp_path)
-
-
-def test_the_whole_server_is_killed_in_a_round(two, start, tmp_path) -> None:
-    config = study_config(load_study("wisconsin"), "fedkper", 0, {}, SLOWLY)
-    federation = start(two, [])
-    run, _ = in_its_fourth_round(federation, config, tmp_path)
-    kill_participant(federation, SERVER)
-    # NVFlare's server may sign wrongly for good if a site finds it in the first moment: see LocalFederation.
-    with paused([process for name in two for process in processes_at(federation, name)]):
-        federation.start_one(SERVER)
-    federation.wait_for(two)
-    # NVFlare goes on calling the job running, although the new server process knows nothing of it.
-    assert run.status() == "RUNNING"
-    followed = consilia(federation, "follow", run.job_id)
-    assert followed.returncode == 1
-    assert "the server has lost the job: it was restarted while the job ran" in followed.stdout + followed.stderr
-    again = goes_on_to_the_same_bytes(run, config, tmp_path)
     # Of what has come to its end a clone only does the end once more.
-    expected = hashes(again.record())
     ended = clone(again)
-    assert hashes(ended.record()) == expected
+    assert hashes(ended.record()) == hashes(expected)
     assert not any(event["event"] == "round" for event in ended.events())
 
 
@@ -259,14 +226,3 @@ def test_a_full_disk_at_the_server_fails_the_run_and_it_goes_on_when_there_is_ro
     assert next(event["round"] for event in again.events() if event["event"] == "round") == last + 1
     assert_same(record, expected)
     assert personal_models(two, config) == personal_models(copies, config)
-
-
-def test_an_aborted_job_ends_at_once_and_can_be_gone_on_with(pair, tmp_path) -> None:
-    config = study_config(load_study("wisconsin"), "fedprox", 22, {}, SLOWLY)
-    expected = in_process(config, two_sites(tmp_path / "copies"), tmp_path / "inprocess")
-    run, _ = in_its_fourth_round(pair, config, tmp_path)
-    with open_session(pair.kit(LEAD)) as session:
-        session.abort(run.job_id)
-    until(lambda: not any(map(run.processes, (SERVER, *pair.sites))), "the end of the job's processes", seconds=60)
-    assert run.wait_end() == "FINISHED:ABORTED"
-    assert hashes(clone(run).record()) == hashes(expected)

@@ -91,29 +91,44 @@ def between_writes(processes: Sequence[Process], folder: Path) -> Iterator[None]
                 done = True
 
 
-def test_a_site_slower_than_the_deadline_is_missed_and_comes_back(hard_days, begin, tmp_path) -> None:
+def test_a_late_site_is_missed_and_comes_back_and_one_that_vanishes_is_there_for_the_next_job(
+    hard_days, begin, tmp_path
+) -> None:
     config = slow_config(2, "rounds=10", "round_timeout=6")
     written = state_of(hard_days, TWO) / "runs" / config.run_id / "personal-round.safetensors"
     run = begin(config)
     run.wait_for("round", round=2)
-    processes = run.running(TWO)
+    late, vanishing = run.running(TWO), run.running(THREE)
     # Stopped after it has trained and before it has sent, so that its result must come too late.
     then = written.stat().st_mtime_ns
     until(lambda: written.stat().st_mtime_ns > then, "the end of a training", pause=0.0005)
-    with paused(processes):
+    with paused(late):
         before = len(run.events())
         until(lambda: short_rounds(run, before), "a round without the site")
     takes_part_again(run, TWO)
+    run.wait_for("reply", request="train", version=8)
+    # Looking up who belongs to the participant takes a moment, in which the rounds would go on with it.
+    with paused(vanishing):
+        kill_participant(hard_days, THREE)
     record = run.record()
-    rounds = missed(record, TWO)
+    rounds, gone = missed(record, TWO), missed(record, THREE)
     assert rounds
-    assert 10 not in rounds
+    assert gone
+    assert gone == list(range(gone[0], 11))
+    assert not set(rounds) & set(gone)
     assert all(record.rounds[number - 1].missing == [TWO] for number in rounds)
+    assert all(record.rounds[number - 1].missing == [THREE] for number in gone)
     assert record.rounds[rounds[0] - 1].seconds["sites"] >= 6
+    assert THREE in record.sites
+    assert set(record.final["last"].global_) == {ONE, TWO}
     # The late result left the site, if it had been trained by then, and was not mixed in.
     in_time = 10 - len(rounds)
     assert len(train_lines(hard_days, TWO, run)) in (in_time, in_time + 1)
     assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
+    assert run.comes_to_its_end()
+    hard_days.start_one(THREE)
+    record = begin(slow_config(9, "rounds=1")).record()
+    assert set(record.rounds[0].contributions) == {ONE, TWO, THREE}
 
 
 def short_rounds(run: Run, start: int) -> list[dict]:
@@ -157,26 +172,3 @@ def test_a_full_disk_stops_only_the_site_that_has_it(hard_days, disks, begin, tm
 
 def refusals(run: Run, site: str, start: int) -> list[dict]:
     return [told for told in run.events()[start:] if told["event"] == "refused" and told["site"] == site]
-
-
-def test_a_site_that_vanishes_is_missing_and_is_there_for_the_next_job(hard_days, begin, tmp_path) -> None:
-    config = slow_config(8, "rounds=3", "round_timeout=12")
-    run = begin(config)
-    run.wait_for("prepared")
-    processes = run.running(TWO)
-    run.wait_for("reply", request="train", version=1)
-    # Looking up who belongs to the participant takes a moment, in which the rounds would go on with it.
-    with paused(processes):
-        kill_participant(hard_days, TWO)
-    record = run.record()
-    rounds = missed(record, TWO)
-    assert rounds
-    assert rounds == list(range(rounds[0], 4))
-    assert all(record.rounds[number - 1].missing == [TWO] for number in rounds)
-    assert TWO in record.sites
-    assert set(record.final["last"].global_) == {ONE, THREE}
-    assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
-    assert run.comes_to_its_end()
-    hard_days.start_one(TWO)
-    record = begin(slow_config(9, "rounds=1")).record()
-    assert set(record.rounds[0].contributions) == {ONE, TWO, THREE}

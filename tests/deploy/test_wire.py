@@ -12,23 +12,24 @@ import pytest
 import torch
 from nvflare.fuel.hci.proto import ReplyKeyword
 from safetensors.torch import load_file
+from torch import Tensor
 
 from consilia import models
 from consilia.core.determinism import state_digest
 from consilia.data.loading import load_site
+from consilia.federation.config import RunConfig
 from consilia.federation.outputs import SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.flare.ready import TOPIC as READY
 from consilia.models.exchange import exchanged_state
 from consilia.record.files import load_record
 from poc.local import SERVER
-from tests.deploy.private_sites import MARK, ROWS, all_methods, write_private_sites
+from tests.deploy.private_sites import MARK, ROWS, write_private_sites
 from tests.deploy.support import hashes, in_process
 from tests.deploy.wire import CAREFREE, INSTALLED, Evidence, after, gather, replies
 
 pytestmark = pytest.mark.deploy
 
-METHODS = tuple(all_methods())
 SITES = tuple(ROWS)
 SLICE = 32
 
@@ -57,32 +58,40 @@ STREAM_TOPICS = {
 }
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    return gather(tmp_path_factory.mktemp("wire"))
+@pytest.fixture(
+    scope="module",
+    # A plain model, a frozen backbone, and a model that only the server has; the other methods send the like of these.
+    params=[
+        pytest.param(("fedkper", "fedgpl-classification", "fedkim"), id="one-of-each-kind"),
+        pytest.param(("fedavg", "fedprox", "fedgpl-segmentation"), id="the-others", marks=pytest.mark.long),
+    ],
+)
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return gather(tmp_path_factory.mktemp("wire"), request.param)
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("job", METHODS)
-def test_the_tap_sees_the_update(seen: Evidence, job: str, site: str) -> None:
+def test_the_tap_sees_every_update(seen: Evidence, site: str) -> None:
     """Else the other tests would find nothing because they see nothing."""
-    update = load_file(seen.kept(site, job) / "personal-round.safetensors")
-    assert set(update) <= set(seen.manifests[job].tensors)
-    for name, tensor in update.items():
-        assert name.encode() in seen.sent[site]
-        assert tensor.numpy().tobytes() in seen.sent[site]
+    for job in seen.jobs:
+        update = load_file(seen.kept(site, job) / "personal-round.safetensors")
+        assert set(update) <= set(seen.manifests[job].tensors)
+        for name, tensor in update.items():
+            assert name.encode() in seen.sent[site]
+            assert tensor.numpy().tobytes() in seen.sent[site]
 
 
-@pytest.mark.parametrize("job", METHODS)
-def test_every_method_gives_the_bytes_of_the_plain_loop(seen: Evidence, job: str, tmp_path: Path) -> None:
-    expected = in_process(seen.configs[job], write_private_sites(tmp_path / "sites"), tmp_path / "loop")
-    folder = seen.kit(SERVER) / "consilia" / seen.jobs[job]
-    assert hashes(load_record(folder / RESULT)) == hashes(expected)
-    injected = [path.name for path in (tmp_path / "loop" / SAVED).glob("*.safetensors")]
-    assert (len(injected) == 2) == (job == "fedkim")
-    for name in injected:
-        here, there = (load_file(place / SAVED / name) for place in (folder, tmp_path / "loop"))
-        assert state_digest(here) == state_digest(there)
+def test_every_method_gives_the_bytes_of_the_plain_loop(seen: Evidence, tmp_path: Path) -> None:
+    for job in seen.jobs:
+        loop = tmp_path / job
+        expected = in_process(seen.configs[job], write_private_sites(tmp_path / f"{job}-sites"), loop)
+        folder = seen.kit(SERVER) / "consilia" / seen.jobs[job]
+        assert hashes(load_record(folder / RESULT)) == hashes(expected), job
+        injected = [path.name for path in (loop / SAVED).glob("*.safetensors")]
+        assert (len(injected) == 2) == (job == "fedkim"), job
+        for name in injected:
+            here, there = (load_file(place / SAVED / name) for place in (folder, loop))
+            assert state_digest(here) == state_digest(there)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -113,49 +122,52 @@ def test_of_the_sites_settings_only_the_log_switch_is_told(seen: Evidence, site:
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("job", METHODS)
-def test_every_reply_is_approved_and_written_down(seen: Evidence, job: str, site: str) -> None:
+def test_every_reply_is_approved_and_written_down(seen: Evidence, site: str) -> None:
     texts, lines = replies(seen.sent[site]), seen.audits[site]
     assert len(texts) == len(lines) == seen.sent[site].count(b"__audit_event_id__")
-    update = load_file(seen.kept(site, job) / "personal-round.safetensors")
-    mine = [(text, line) for text, line in zip(texts, lines, strict=True) if line["job"] == seen.jobs[job]]
-    for text, line in mine:
-        tensors = update if line["task"] == "train" else {}
-        told = seen.manifests[job].check(line["task"], text.decode(), tensors, "")
-        assert line["sent"]
-        assert line["fields"] == list(told)
-        assert line["tensors"] == len(tensors)
-        assert line["bytes"] == len(text) + sum(tensor.nbytes for tensor in tensors.values())
-    tasks = {line["task"] for _, line in mine}
-    assert tasks == {"prepare", "train", "evaluate" if job == "fedkim" else "personalize"}
+    for job, number in seen.jobs.items():
+        update = load_file(seen.kept(site, job) / "personal-round.safetensors")
+        mine = [(text, line) for text, line in zip(texts, lines, strict=True) if line["job"] == number]
+        for text, line in mine:
+            tensors = update if line["task"] == "train" else {}
+            told = seen.manifests[job].check(line["task"], text.decode(), tensors, "")
+            assert line["sent"]
+            assert line["fields"] == list(told)
+            assert line["tensors"] == len(tensors)
+            assert line["bytes"] == len(text) + sum(tensor.nbytes for tensor in tensors.values())
+        tasks = {line["task"] for _, line in mine}
+        assert tasks == {"prepare", "train", "evaluate" if job == "fedkim" else "personalize"}
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("job", [name for name in METHODS if name != "fedkim"])
-def test_the_personal_model_stays(seen: Evidence, job: str, site: str) -> None:
-    private = []
-    for path in seen.kept(site, job).glob("personal-[lb]*.safetensors"):
-        private += [part for tensor in load_file(path).values() for part in slices(tensor.numpy().tobytes())]
-    # What personalising left as it was is in the global model.
-    known = set(present(private, seen.received[site]))
-    private = [part for part in private if part not in known]
-    assert len(private) > 5
-    assert present(private, seen.sent[site]) == []
+def test_the_personal_model_stays(seen: Evidence, site: str) -> None:
+    for job in [name for name in seen.jobs if name != "fedkim"]:
+        private = []
+        for path in seen.kept(site, job).glob("personal-[lb]*.safetensors"):
+            private += [part for tensor in load_file(path).values() for part in slices(tensor.numpy().tobytes())]
+        # What personalising left as it was is in the global model.
+        known = set(present(private, seen.received[site]))
+        private = [part for part in private if part not in known]
+        assert len(private) > 5, job
+        assert present(private, seen.sent[site]) == [], job
 
 
-@pytest.mark.parametrize("job", METHODS[-3:])
-def test_what_is_frozen_does_not_travel(seen: Evidence, job: str) -> None:
-    """Fed-GPL's backbones, and FedKIM's language model, which only the server has."""
-    config = seen.configs[job]
+def frozen(job: str, config: RunConfig) -> dict[str, Tensor]:
+    """The tensors of a run that are not trained: Fed-GPL's backbones, and FedKIM's language model at the server."""
     if job == "fedkim":
-        kept = load_file(Path(models.__file__).parent / "embedded" / "consilia-lm" / "model.safetensors")
-    else:
-        model = config.model.build(seed=config.seed, allowed=(config.model.class_,), folders={})
-        kept = {name: tensor for name, tensor in model.state_dict().items() if name not in exchanged_state(model)}
-    parts = [part for tensor in kept.values() for part in slices(tensor.numpy().tobytes())]
-    assert len(parts) > 10_000
-    for site in SITES:
-        assert present(parts, seen.sent[site] + seen.received[site]) == []
+        return load_file(Path(models.__file__).parent / "embedded" / "consilia-lm" / "model.safetensors")
+    model = config.model.build(seed=config.seed, allowed=(config.model.class_,), folders={})
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in exchanged_state(model)}
+
+
+def test_what_is_frozen_does_not_travel(seen: Evidence) -> None:
+    found = {job: frozen(job, seen.configs[job]) for job in seen.jobs}
+    assert [job for job in found if found[job]] == [job for job in found if job.startswith(("fedgpl-", "fedkim"))]
+    for kept in filter(None, found.values()):
+        parts = [part for tensor in kept.values() for part in slices(tensor.numpy().tobytes())]
+        assert len(parts) > 10_000
+        for site in SITES:
+            assert present(parts, seen.sent[site] + seen.received[site]) == []
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -1,11 +1,11 @@
-"""Every method's run in a federation whose sites reach the server through a tap, and what the tap has kept of it."""
+"""Runs of methods in a federation whose sites reach the server through a tap, and what the tap has kept of them."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,10 @@ class Evidence:
         return self.root / "federation" / "kits" / site
 
 
-def gather(root: Path) -> Evidence:
-    """Run everything; ends what it has started."""
-    sites, configs = write_private_sites(root / "sites"), all_methods()
+def gather(root: Path, methods: Sequence[str]) -> Evidence:
+    """Run these methods, of which the first takes a table; ends what it has started."""
+    sites, runs = write_private_sites(root / "sites"), all_methods()
+    configs = {name: runs[name] for name in methods}
     jobs = {name: export(config, root / "jobs", name=name) for name, config in configs.items()}
     with ExitStack() as stack:
         port = free_port()
@@ -94,7 +95,7 @@ def gather(root: Path) -> Evidence:
         for site, tap in taps.items():
             evidence.sent[site], evidence.received[site] = tap.sent(), tap.received()
             evidence.audits[site] = [json.loads(line) for line in (federation.kit(site) / AUDIT).open()]
-        _have_errors(federation, session, jobs["fedavg"], taps, evidence)
+        _have_errors(federation, session, jobs[methods[0]], taps, evidence)
     return evidence
 
 

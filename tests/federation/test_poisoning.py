@@ -29,7 +29,10 @@ def alike(tmp_path_factory) -> dict[bool, dict[str, Path]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ["none", "sign flip", "scaled noise", "label flip"])
+@pytest.mark.parametrize(
+    "attack",
+    ["none", "sign flip", *(pytest.param(name, marks=pytest.mark.long) for name in ("scaled noise", "label flip"))],
+)
 def test_a_guarded_run_keeps_its_accuracy(alike, tmp_path, attack) -> None:
     poison = POISONS[attack]
     found = {

@@ -110,7 +110,10 @@ def test_half_precision_halves_the_bytes(sites, done, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in load_file(state / "personal-last.safetensors").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize(("task", "label"), [("classification", "head"), ("segmentation", "decoder")])
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [("classification", "head"), pytest.param("segmentation", "decoder", marks=pytest.mark.long)],
+)
 def test_baselines_run_from_the_same_study(task: str, label: str, sites, tmp_path: Path) -> None:
     record = run(task, two(sites[task]), tmp_path, label)
     assert record.exchange is not None

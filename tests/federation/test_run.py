@@ -47,7 +47,7 @@ def test_one_round_is_the_weighted_mean_of_the_updates(wisconsin, tmp_path) -> N
     np.testing.assert_allclose(weights, shares, rtol=1e-12)
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("fedavg", "fedprox")]
+OTHERS = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.long]) for name in ("fedavg", "fedprox")]
 """FedKPer keeps most at the sites; with these the order of the replies means no more."""
 
 
@@ -93,7 +93,7 @@ def test_ablation_equals_fedavg_to_the_bit(wisconsin, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop_after", [1, 2])
+@pytest.mark.parametrize("stop_after", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_stopped_run_resumes_to_the_same_bytes(wisconsin, tmp_path, stop_after) -> None:
     config = small(rounds=4, participation=0.5)
     unbroken = run(config, wisconsin, tmp_path / "unbroken")

@@ -10,12 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from consilia.cli.app import app
 from consilia.core.errors import ConfigError, RunFailed
 from consilia.core.events import Absent, Event, Notice, Replied
 from consilia.federation.inprocess import run_inprocess
@@ -24,6 +27,8 @@ from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import ServerSettings, own_server
 from consilia.flare.recipe import write_allow_list
 from consilia.flare.simulator import PORT_TAKEN, SIMULATOR, STARTS, run_simulator, stop_tree
+from consilia.record.files import load_record
+from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY, not_torchs
@@ -53,31 +58,74 @@ def simulate(config, sites, folder: Path, **more):
     return run_simulator(config, sites, folder, server=ServerSettings(allow_models=(MLP,)), **more)
 
 
-def test_two_simulator_runs_and_in_process_give_the_same_bytes(wisconsin, tmp_path) -> None:
-    config, sites = small(rounds=4), first(3, wisconsin)
-    records = [run_inprocess(config, sites, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))]
-    events: list[Event] = []
-    for number in range(2):
-        folder = tmp_path / f"sim-{number}"
-        records.append(simulate(config, sites, folder, progress=events.append))
-        for name in (RESULT, REPORT, PROGRESS, "global-last.safetensors", "global-best.safetensors"):
-            assert (folder / name).is_file()
-        # The server writes one file while the run goes on; the sites stream nothing.
-        assert len(list((folder / EVENTS).iterdir())) == 1
-        assert not list((folder / SIMULATOR).rglob("tb_events"))
-        assert list((folder / SIMULATOR).rglob("simulate_job/consilia/" + RESULT))
-        assert list((folder / SIMULATOR).rglob("app_server/global_model.safetensors"))
-        assert not list((folder / SIMULATOR).rglob("*.pt"))
-    assert [record.run.engine for record in records] == ["inprocess", "sim", "sim"]
-    assert len({tuple(item.sha256 for item in record.rounds) for record in records}) == 1
-    assert all(without_clocks(record) == without_clocks(records[0]) for record in records)
-    # Sites answered in different orders in these runs, or the test would show less than it says.
-    order = [event.site for event in events if isinstance(event, Replied) and event.request == "train"]
-    assert len(order) == 2 * 4 * 3
+TAKEN_ONCE = """
+import multiprocessing.connection, os, socket
+from pathlib import Path
+
+class Listener(multiprocessing.connection.Listener):
+    def __init__(self, address=None, *arguments, **options):
+        if isinstance(address, tuple) and not (mark := Path(os.environ["TAKEN_ONCE"])).exists():
+            mark.touch()
+            self.other = socket.create_server(address)
+        super().__init__(address, *arguments, **options)
+
+multiprocessing.connection.Listener = Listener
+"""
+
+
+@dataclass
+class Simulated:
+    """A run in the simulator, the same in a plain loop, and what was told of the first."""
+
+    folder: Path
+    record: Record
+    expected: Record
+    events: list[Event]
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """Three sites. At the simulator's first start another program has taken one of its ports."""
+    folder, events = tmp_path_factory.mktemp("simulated"), list[Event]()
+    config, sites = small(rounds=8), first(3, load_federation("wisconsin", folder / "sites"))
+    expected = run_inprocess(config, sites, folder / "inprocess", server=ServerSettings(allow_models=(MLP,)))
+    (folder / "first").mkdir()
+    (folder / "first" / "sitecustomize.py").write_text(TAKEN_ONCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder / "first"))
+        patch.setenv("TAKEN_ONCE", str(folder / "taken"))
+        record = simulate(config, sites, folder / "sim", progress=events.append)
+    assert (folder / "taken").exists()
+    return Simulated(folder / "sim", record, expected, events)
+
+
+def test_the_simulator_gives_the_bytes_of_the_loop(simulated: Simulated) -> None:
+    folder, record = simulated.folder, simulated.record
+    for name in (RESULT, REPORT, PROGRESS, "global-last.safetensors", "global-best.safetensors"):
+        assert (folder / name).is_file()
+    # The server writes one file while the run goes on; the sites stream nothing.
+    assert len(list((folder / EVENTS).iterdir())) == 1
+    assert not list((folder / SIMULATOR).rglob("tb_events"))
+    assert list((folder / SIMULATOR).rglob("simulate_job/consilia/" + RESULT))
+    assert list((folder / SIMULATOR).rglob("app_server/global_model.safetensors"))
+    assert not list((folder / SIMULATOR).rglob("*.pt"))
+    assert (record.run.engine, simulated.expected.run.engine) == ("sim", "inprocess")
+    assert [item.sha256 for item in record.rounds] == [item.sha256 for item in simulated.expected.rounds]
+    assert without_clocks(record) == without_clocks(simulated.expected)
+    # Sites answered in different orders in these rounds, or the test would show less than it says.
+    order = [event.site for event in simulated.events if isinstance(event, Replied) and event.request == "train"]
+    assert len(order) == 8 * 3
     assert len({tuple(order[start : start + 3]) for start in range(0, len(order), 3)}) > 1
 
 
-@pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.long)])
+def test_where_a_port_was_taken_the_simulator_is_started_again(simulated: Simulated) -> None:
+    notices = [event.reason for event in simulated.events if isinstance(event, Notice)]
+    assert notices == ["a port was taken by another program: starting again"]
+
+
+# Their messages among real processes, and the same bytes: tests/deploy/test_wire.py.
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path: Path) -> None:
     study = load_study(f"fedgpl-{task}")
     sites = first(2, load_federation(study.data, tmp_path / "sites", train_cases=8))
@@ -129,8 +177,6 @@ def port_taken_from(command: list[str], home: Path) -> bool:
 # In make test the shipped job runs in a provisioned federation, and others in this simulator.
 @pytest.mark.long
 def test_the_shipped_job_run_by_nvflares_own_command_gives_the_same_bytes(wisconsin, tmp_path) -> None:
-    from consilia.record.files import load_record
-
     config = study_config(load_study("wisconsin"), "fedkper", 0, {})
     sites = first(2, wisconsin)
     expected = run_inprocess(config, sites, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
@@ -169,9 +215,10 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsi
         shutil.rmtree(wisconsin[name].parent)
     arguments = ["--study", "wisconsin", "--data", str(tmp_path / "sites")]
     arguments += ["--rounds", "12", "--set", "training.local_epochs=2"]
-    command = [sys.executable, "-m", "consilia.cli", "run", "fedkper", *arguments]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([*command, "--engine", "inprocess", "--out", str(whole)], check=True, stdout=subprocess.DEVNULL)
+    here = CliRunner().invoke(app, ["run", "fedkper", *arguments, "--engine", "inprocess", "--out", str(whole)])
+    assert here.exit_code == 0, here.output
+    command = [sys.executable, "-m", "consilia.cli", "run", "fedkper", *arguments]
     process = subprocess.Popen(
         [*command, "--out", str(broken)],
         env={**os.environ, "TMPDIR": str(temporary)},
@@ -194,42 +241,10 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process_or_temporary_file(wisconsi
     assert (broken / "checkpoint" / "checkpoint.json").is_file()
     resumed = subprocess.run([*command, "--out", str(broken)], check=True, capture_output=True, text=True)
     assert "Resuming after round" in resumed.stdout
-    from consilia.record.files import load_record
-
     one, other = load_record(whole / RESULT), load_record(broken / RESULT)
     assert [item.sha256 for item in one.rounds] == [item.sha256 for item in other.rounds]
     assert one.plain()["evaluations"] == other.plain()["evaluations"]
     assert one.plain()["final"] == other.plain()["final"]
-
-
-TAKEN_ONCE = """
-import multiprocessing.connection, os, socket
-from pathlib import Path
-
-class Listener(multiprocessing.connection.Listener):
-    def __init__(self, address=None, *arguments, **options):
-        if isinstance(address, tuple) and not (mark := Path(os.environ["TAKEN_ONCE"])).exists():
-            mark.touch()
-            self.other = socket.create_server(address)
-        super().__init__(address, *arguments, **options)
-
-multiprocessing.connection.Listener = Listener
-"""
-
-
-def test_where_a_port_was_taken_the_simulator_is_started_again(wisconsin, tmp_path, monkeypatch) -> None:
-    config, sites = small(rounds=2), first(2, wisconsin)
-    expected = run_inprocess(config, sites, tmp_path / "inprocess", server=ServerSettings(allow_models=(MLP,)))
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "sitecustomize.py").write_text(TAKEN_ONCE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
-    monkeypatch.setenv("TAKEN_ONCE", str(tmp_path / "taken"))
-    events: list[Event] = []
-    record = simulate(config, sites, tmp_path / "run", progress=events.append)
-    assert (tmp_path / "taken").exists()
-    notices = [event.reason for event in events if isinstance(event, Notice)]
-    assert notices == ["a port was taken by another program: starting again"]
-    assert [item.sha256 for item in record.rounds] == [item.sha256 for item in expected.rounds]
 
 
 # Without processes in tests/federation; a site that fails among real processes in tests/deploy.
