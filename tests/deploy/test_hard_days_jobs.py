@@ -113,7 +113,7 @@ def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remember
 
     loop = Federation(config, copies, tmp_path / "loop")
     for name, site in loop.sites.items():
-        site.store = Noting(name, site.folder)
+        site.store = site.evaluation.store = Noting(name, site.folder)
     with single_threaded():
         expected = loop.run()
     run = begin(config)
