@@ -19,6 +19,8 @@ WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 export OMP_NUM_THREADS ?= 1
+# The tests start hundreds of Python processes: what is compiled once is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo federation test test-fast test-long check format jobs clean
 

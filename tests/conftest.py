@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -38,6 +42,25 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"real data not found at {root}: set CONSILIA_DATA to the folder that holds them")
     return root
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Path]]:
+    """``load_federation`` for the embedded phantoms; the images, which take seconds, are drawn once for all workers."""
+    from consilia.simulation.federation import load_federation
+
+    base = tmp_path_factory.getbasetemp()
+    drawn = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "phantoms-drawn"
+    drawn.mkdir(exist_ok=True)
+
+    def load(name: str, folder: Path, **options: Any) -> dict[str, Path]:
+        with FileLock(drawn / f"{name}.lock"):
+            load_federation(name, drawn / name)
+        # Images that are there are not drawn again.
+        shutil.copytree(drawn / name, folder, dirs_exist_ok=True)
+        return load_federation(name, folder, **options)
+
+    return load
 
 
 @pytest.fixture

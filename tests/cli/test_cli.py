@@ -46,9 +46,7 @@ JOB = ("torch._dynamo", "scipy", "sklearn", "matplotlib", "tensorboard", "monai"
         ("consilia", ("torch", "torchvision", "nvflare", "pydantic", "numpy")),
         ("consilia.cli.app", ("torch", "nvflare", "pandas", "scipy")),
         # Every job starts a process of these at the server and at each site.
-        ("consilia.flare.controller", JOB),
-        ("consilia.flare.executor", JOB),
-        ("consilia.flare.persistor", JOB),
+        ("consilia.flare.controller, consilia.flare.executor, consilia.flare.persistor", JOB),
     ],
 )
 def test_what_starts_often_does_not_wait_for_what_it_may_never_use(imported: str, heavy: tuple[str, ...]) -> None:

@@ -22,7 +22,6 @@ from consilia.federation.site import Site
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import EMBEDDED_FOLDER, foundation_digest
 from consilia.record.schema import Record
-from consilia.simulation.federation import load_federation
 from consilia.study.baselines import run_baseline
 from consilia.study.study import load_study, study_config
 
@@ -31,11 +30,11 @@ FEW = 8
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+def sites(phantoms, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
     folder = tmp_path_factory.mktemp("phantoms")
     return {
-        "classification": load_federation("phantom-ultrasound", folder / "c", train_cases=FEW),
-        "segmentation": load_federation("phantom-polyp", folder / "s", train_cases=FEW),
+        "classification": phantoms("phantom-ultrasound", folder / "c", train_cases=FEW),
+        "segmentation": phantoms("phantom-polyp", folder / "s", train_cases=FEW),
     }
 
 

@@ -74,7 +74,7 @@ def listed(manifest: Manifest, task: str) -> set[tuple[str, ...]]:
 
 
 @pytest.fixture
-def case(request, wisconsin, tmp_path: Path) -> tuple[RunConfig, Mapping[str, Path]]:
+def case(request, wisconsin, phantoms, tmp_path: Path) -> tuple[RunConfig, Mapping[str, Path]]:
     name = request.param
     if name == "fedkim":
         pytest.importorskip("peft")
@@ -82,7 +82,7 @@ def case(request, wisconsin, tmp_path: Path) -> tuple[RunConfig, Mapping[str, Pa
         return config, write_clinics(tmp_path / "clinics")
     if name.startswith("fedgpl"):
         data = {"fedgpl-classification": "phantom-ultrasound", "fedgpl-segmentation": "phantom-polyp"}[name]
-        files = load_federation(data, tmp_path / "phantoms", train_cases=8)
+        files = phantoms(data, tmp_path / "phantoms", train_cases=8)
         files = dict(list(files.items())[:2])
         settings = ["rounds=1", "training.local_epochs=1", "exchange_dtype=float16"]
         return study_config(load_study(name), "fedgpl", 0, files, settings), files

@@ -64,6 +64,7 @@ def test_the_same_seed_gives_the_same_bytes_in_any_order(wisconsin, tmp_path, me
     assert state_digest(seeded.coordinator.state) != one.final["last"].sha256
 
 
+@pytest.mark.slow
 def test_equal_threads_give_equal_bytes_and_the_record_says_how_many(wisconsin, tmp_path, monkeypatch) -> None:
     used = set()
     fit = Client.fit

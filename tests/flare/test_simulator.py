@@ -126,9 +126,9 @@ def test_where_a_port_was_taken_the_simulator_is_started_again(simulated: Simula
 # Their messages among real processes, and the same bytes: tests/deploy/test_wire.py.
 @pytest.mark.long
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, tmp_path: Path) -> None:
+def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, phantoms, tmp_path: Path) -> None:
     study = load_study(f"fedgpl-{task}")
-    sites = first(2, load_federation(study.data, tmp_path / "sites", train_cases=8))
+    sites = first(2, phantoms(study.data, tmp_path / "sites", train_cases=8))
     config = study_config(study, "fedgpl", 0, sites, ["rounds=2", "training.local_epochs=1"])
     records = [
         run_inprocess(config, sites, tmp_path / "inprocess", server=own_server(config, sites)),

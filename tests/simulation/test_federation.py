@@ -212,13 +212,13 @@ def test_low_data_in_the_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_phantom_federations(tmp_path: Path) -> None:
+def test_phantom_federations(phantoms, tmp_path: Path) -> None:
     classified = ("phantom-fundus", "phantom-skin", "phantom-ultrasound")
     masks = ("phantom-skin-masks", "phantom-polyp", "phantom-prostate", "phantom-ultrasound-masks")
     assert {name for name in EMBEDDED_DATA if name.startswith("phantom-")} == {*classified, *masks, "phantom-clinic"}
     roles = dict.fromkeys(classified, "diagnosis") | dict.fromkeys(masks, "structure")
     for name, task in (("phantom-ultrasound", "classification"), ("phantom-polyp", "segmentation")):
-        sites = load_federation(name, tmp_path / name)
+        sites = phantoms(name, tmp_path / name)
         assert list(sites) == [f"phantom-hospital-{i}" for i in range(1, 5)]
         data = load_site(sites["phantom-hospital-1"], roles[name])
         assert data.task == task
