@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from consilia.core.determinism import state_digest
 from consilia.data.loading import load_site
+from consilia.methods import registry
 from consilia.models.mlp import MLP
 from consilia.record.files import load_record
 from tests.cli.support import consilia
@@ -270,3 +272,20 @@ def test_both_global_models_are_kept(finished) -> None:
     record = load_record(finished / "result.json")
     for name in ("last", "best"):
         assert state_digest(load_file(finished / f"global-{name}.safetensors")) == record.final[name].sha256
+
+
+OWN = 'from consilia.methods import Method\n\n\nclass Own(Method):\n    name = "{name}"\n'
+
+
+def test_a_plugin_of_a_baselines_name_and_a_second_plugin_are_refused(tmp_path) -> None:
+    for name in ("majority", "own"):
+        (tmp_path / f"{name}.py").write_text(OWN.format(name=name))
+    first, second = (("--plugin", tmp_path / f"{name}.py") for name in ("majority", "own"))
+    try:
+        assert "majority is the name of a baseline" in consilia("methods", *first, code=1)
+        assert "--plugin is given 2 times" in consilia("methods", *first, *second, code=1)
+        assert "no method 'other' here" in consilia("run", "other", *second, "--out", tmp_path / "run", code=1)
+    finally:
+        os.environ.pop(registry.PLUGIN, None)
+        registry._plugins.cache_clear()
+    assert "A method of your own: --plugin FILE.py" in consilia("run", "own", "--out", tmp_path / "run", code=1)

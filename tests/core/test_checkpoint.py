@@ -90,3 +90,21 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text("{")
     with pytest.raises(CheckpointError, match="is not JSON"):
         store.load()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[]", "schema is None"),
+        (b"null", "schema is None"),
+        (b'{"schema": "consilia.checkpoint/3"}', "expected an object under models"),
+        (b'{"schema": "consilia.checkpoint/3", "models": [], "state": {}}', "expected an object under models"),
+    ],
+)
+def test_an_index_that_is_none_says_how_to_begin_anew(tmp_path: Path, content: bytes, message: str) -> None:
+    save(CheckpointStore(tmp_path), 1, 1.0)
+    (tmp_path / INDEX).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.json.*{message}.*--overwrite"):
+        CheckpointStore(tmp_path).load()

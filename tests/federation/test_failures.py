@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from consilia.core.errors import ConfigError, ConsiliaError
+from consilia.core.events import Event, Notice
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
 from consilia.federation.site_store import split_state
@@ -115,14 +118,52 @@ def test_what_fails_at_every_site_is_told_once_to_whoever_runs_them_all(
     assert message in line
 
 
-def test_a_personal_model_that_is_not_whole_is_not_kept(wisconsin: dict[str, Path], tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    file.write_text(OWN.format(client="def personalize(self, round_): return {}", server="pass", method=""))
+def noticed(sites: dict[str, Path], folder: Path, client: str) -> str:
+    """What whoever started a run is told of errors at sites, though the run comes to its end."""
+    file = folder / "own.py"
+    file.write_text(OWN.format(client=client, server="pass", method=""))
+    events: list[Event] = []
     with plugin(file):
         config = small("own", rounds=1)
-        record = run_inprocess(config, wisconsin, tmp_path / "run", server=own_server(config, wisconsin))
-    assert record.final["last"].personal == {}
+        run_inprocess(config, sites, folder / "run", server=own_server(config, sites), progress=events.append)
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    return notice.reason
+
+
+def test_what_fails_at_one_site_is_told_when_the_run_ends(wisconsin: dict[str, Path], tmp_path: Path) -> None:
+    text = noticed(
+        wisconsin,
+        tmp_path,
+        "def train(self, r): return super().train(r) if self.data.site != 'hospital-1' else 1 / 0",
+    )
+    assert "hospital-1: ZeroDivisionError: division by zero (own.py, line 7)" in text
+
+
+def test_a_personal_model_that_is_not_whole_is_not_kept(wisconsin: dict[str, Path], tmp_path: Path) -> None:
+    text = noticed(wisconsin, tmp_path, "def personalize(self, round_): return {}")
+    assert "hospital-4: CheckpointError: the state does not fit the model: 4 tensor(s) missing" in text
     assert not list(tmp_path.rglob("personal-last.safetensors"))
+
+
+@pytest.mark.parametrize("part", ["record", "accepted", "best", "server", "version"])
+def test_a_checkpoint_with_other_content_is_refused(wisconsin: dict[str, Path], tmp_path: Path, part: str) -> None:
+    server = STEP + "return mean.state if number == 1 else 1 / 0"
+    failed(wisconsin, tmp_path, server=server)
+    index = tmp_path / "run" / "checkpoint" / "checkpoint.json"
+    content = json.loads(index.read_text())
+    content["state"][part] = ["of another program"]
+    index.write_text(json.dumps(content))
+    text = failed(wisconsin, tmp_path, server=server)
+    assert re.search(r"checkpoint holds .*To begin the run anew, choose another folder", text)
+
+
+def test_what_a_method_shows_of_a_record_may_fail_and_is_named(wisconsin: dict[str, Path], tmp_path: Path) -> None:
+    method = "panels = classmethod(lambda cls, records: 1 / 0)"
+    text = failed(wisconsin, tmp_path, method=method)
+    assert (
+        "method own cannot show its part of the record: ZeroDivisionError: division by zero (own.py, line 16)" in text
+    )
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
 @pytest.mark.parametrize(

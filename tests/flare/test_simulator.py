@@ -270,6 +270,37 @@ def test_a_run_that_cannot_start_says_why(wisconsin, tmp_path) -> None:
         simulate(small(rounds=2), first(2, wisconsin), tmp_path / "run")
 
 
+BROKEN = """
+from consilia.methods import Method, Server
+
+
+class Broken(Server):
+    def step(self, previous, mean, number):
+        raise ValueError("boom")
+
+
+class Own(Method):
+    name = "own"
+
+    def server(self, context):
+        return Broken(self, context)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BROKEN, r"(?s)the run ended with ValueError: boom \(own\.py, line 7\); the traceback is in .*errors\.log"),
+        (BROKEN + "\n    def exchanged(self, model):\n        return []\n", "method own exchanges nothing of MLP"),
+    ],
+)
+def test_a_plugins_mistake_is_told_as_in_one_process(wisconsin, tmp_path, text, message) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(text)
+    with plugin(file), pytest.raises(RunFailed, match=message):
+        simulate(small("own", rounds=1), first(2, wisconsin), tmp_path / "run")
+
+
 def test_a_folder_with_spaces_is_refused_before_anything_starts(wisconsin, tmp_path) -> None:
     with pytest.raises(ConfigError, match="spaces in its path"):
         simulate(small(), wisconsin, tmp_path / "my runs")

@@ -58,7 +58,7 @@ Settings = Annotated[
     typer.Option("--set", help="A configuration value, e.g. training.batch_size=16; may be given several times."),
 ]
 Plugin = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(help="A Python file that defines a method of your own; its SHA-256 becomes part of the run."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in the folder.")]

@@ -153,9 +153,14 @@ def export_command(
     )
 
 
-def load_plugin_file(plugin: Path | None) -> None:
+def load_plugin_file(plugins: Sequence[Path] | None) -> None:
     """Register the methods of a Python file, where one is given."""
-    if plugin is not None:
+    if plugins and len(plugins) > 1:
+        raise ConfigError(
+            f"--plugin is given {len(plugins)} times: put the methods into one file, or into an installed package with "
+            "entry points"
+        )
+    for plugin in plugins or ():
         load_plugin(plugin)
         for name in BASELINES:
             if plugin_digest(name) is not None:
@@ -226,7 +231,7 @@ def _clear(folder: Path) -> None:
 def _say_resuming(folder: Path) -> None:
     store = CheckpointStore(folder / CHECKPOINT)
     if store.exists():
-        console.print(f"Resuming after round {store.load().state['version']}.", highlight=False)
+        console.print(f"Resuming after round {store.load().state.get('version')}.", highlight=False)
 
 
 def _with_rounds(settings: Sequence[str], rounds: int | None) -> list[str]:

@@ -18,6 +18,7 @@ from consilia.core.files import write_json
 from consilia.core.tensor_files import write_tensors
 
 INDEX = "checkpoint.json"
+BEGIN_ANEW = "To begin the run anew, choose another folder (--out), or --overwrite"
 SCHEMA = "consilia.checkpoint/3"
 
 
@@ -90,14 +91,16 @@ class CheckpointStore:
         for name, entry in index["models"].items():
             path = self.folder / entry["file"]
             if not path.is_file():
-                raise CheckpointError(f"{path} is missing, though {self.folder / INDEX} names it")
+                raise CheckpointError(f"{path} is missing, though {self.folder / INDEX} names it. {BEGIN_ANEW}")
             try:
                 models[name] = load_file(path)
             except SafetensorError as error:
-                raise CheckpointError(f"{path} was altered: {error}") from error
+                raise CheckpointError(f"{path} was altered: {error}. {BEGIN_ANEW}") from error
             found = state_digest(models[name])
             if found != entry["digest"]:
-                raise CheckpointError(f"{path} was altered: its tensors' digest is {found}, not {entry['digest']}")
+                raise CheckpointError(
+                    f"{path} was altered: its tensors' digest is {found}, not {entry['digest']}. {BEGIN_ANEW}"
+                )
         return Checkpoint(models, index["state"])
 
     def _index(self) -> dict[str, Any]:
@@ -105,12 +108,14 @@ class CheckpointStore:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint at {path}")
         try:
-            index: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}") from error
-        if index.get("schema") != SCHEMA:
+            index = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}. {BEGIN_ANEW}") from error
+        schema = index.get("schema") if isinstance(index, dict) else None
+        if schema != SCHEMA:
             raise CheckpointError(
-                f"{path}: schema is {index.get('schema')!r}, expected {SCHEMA!r}: go on with the Consilia that made "
-                "it, or begin the run anew in another folder"
+                f"{path}: schema is {schema!r}, expected {SCHEMA!r}: go on with the Consilia that made it. {BEGIN_ANEW}"
             )
-        return index
+        if not (isinstance(index.get("models"), dict) and isinstance(index.get("state"), dict)):
+            raise CheckpointError(f"{path}: expected an object under models and one under state. {BEGIN_ANEW}")
+        return dict(index)

@@ -41,12 +41,14 @@ class ReleaseRefused(ConsiliaError):
 
 
 def described(error: BaseException, file: Path | None = None) -> str:
-    """Kind and text of an error that is none of ours, and the line that raised it.
+    """Kind and text of an error; of one that is none of ours also the line that raised it.
 
     Args:
         error: as it was caught.
         file: the line is looked for there first, since what is wrong may stand in a plugin and show in torch.
     """
+    if isinstance(error, ConsiliaError):
+        return f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     found = [frame for frame in frames if frame.filename == str(file)] or frames
     if isinstance(error, SyntaxError):  # Its text names the line.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from consilia.core.checkpoint import CheckpointEntry, CheckpointStore
-from consilia.core.errors import CheckpointError
+from consilia.core.checkpoint import BEGIN_ANEW, CheckpointEntry, CheckpointStore
+from consilia.core.errors import CheckpointError, described
 from consilia.federation.participants import Participants
 from consilia.federation.selection import BestRound
 from consilia.federation.server_work import ServerWork
@@ -63,13 +63,23 @@ class RunCheckpoint:
         """
         checkpoint = self.store.load()
         content = checkpoint.state
-        if content["run_id"] != self._run_id:
+        found = content.get("run_id")
+        if found != self._run_id:
             raise CheckpointError(
-                f"{self.store.folder} belongs to run {content['run_id']}, this configuration is run {self._run_id}"
+                f"{self.store.folder} belongs to run {found}, this configuration is run {self._run_id}. "
+                f"It goes on with the same settings alone, and with the very same plugin file. {BEGIN_ANEW}"
             )
-        self._best.restore(content["best"], checkpoint.models["best"])
-        self._participants.recorder.restore(content["record"])
-        self._participants.accepted.restore(content["accepted"])
-        self._work.restore(content["server"], checkpoint.models)
-        log.info("resuming run %s after round %d", self._run_id, content["version"])
-        return content["version"], checkpoint.models["global"]
+        try:
+            version, state = int(content["version"]), checkpoint.models["global"]
+            self._best.restore(content["best"], checkpoint.models["best"])
+            self._participants.recorder.restore(content["record"])
+            self._participants.accepted.restore(content["accepted"])
+            self._work.restore(content["server"], checkpoint.models)
+        # A file edited by hand, or half of another one; pydantic raises ValueErrors.
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.store.folder} holds a checkpoint with other content than is expected "
+                f"({described(error)}). {BEGIN_ANEW}"
+            ) from error
+        log.info("resuming run %s after round %d", self._run_id, version)
+        return version, state

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import RunFailed
-from consilia.core.events import Progress, no_progress
+from consilia.core.events import Notice, Progress, no_progress
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
@@ -54,6 +54,8 @@ def run_inprocess(
         except RunFailed as error:
             # All sites are on this machine: whoever started the run may know.
             raise RunFailed(f"{error}{errors_of(sites)}") from error
+        if errors := errors_of(sites):
+            progress(Notice(reason=f"the record lacks what failed at a site:{errors}"))
         write_outputs(folder, coordinator, record)
         coordinator.announce_end(record)
     return record

@@ -80,6 +80,8 @@ def run_simulator(
         raise RunFailed(
             f"the simulated run ended without a result. {_why(folder, site_files)}\nFull logs: {folder / SIMULATOR}"
         )
+    if errors := _site_errors(site_files):
+        progress(Notice(reason="\n".join(("the record lacks what failed at a site:", *errors))))
     return load_record(folder / RESULT)
 
 
@@ -167,11 +169,14 @@ def _why(folder: Path, site_files: Mapping[str, Path]) -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     events = [read_event(json.loads(line)) for line in lines]
     reasons = [event.reason for event in events if isinstance(event, Failed)]
-    for name, site_file in site_files.items():
-        place = load_site_config(site_file).state_dir
-        noted = last_error(place)
-        reasons += [f"{name}: {noted} (more in {place / ERRORS})"] if noted else []
-    return "\n".join(reasons) or f"See {folder / LOG}"
+    return "\n".join((*reasons, *_site_errors(site_files))) or f"See {folder / LOG}"
+
+
+def _site_errors(site_files: Mapping[str, Path]) -> list[str]:
+    """The last error of each site that had one, and where it is in full."""
+    places = {name: load_site_config(path).state_dir for name, path in site_files.items()}
+    found = {name: last_error(place) for name, place in places.items()}
+    return [f"{name}: {error} (more in {places[name] / ERRORS})" for name, error in found.items() if error]
 
 
 def _quietly(action: Callable[[], None]) -> None:
