@@ -134,6 +134,14 @@ class CommonSpec(Strict, ABC):
     def files(self) -> tuple[Path, ...]:
         """The tables that cases are read from: data sets that share one may share patients."""
 
+    def fits_preprocessing(self) -> bool:
+        """Whether preprocessing is fitted on the site's own cases; fixed values fit nothing."""
+        return True
+
+    def fitted_on_test(self) -> bool:
+        """Whether preprocessing is fitted on test inputs: a test-only site has no others."""
+        return self.test_only and self.fits_preprocessing()
+
     @field_validator("task")
     @classmethod
     def _possible(cls, value: Task) -> Task:

@@ -14,7 +14,7 @@ from consilia.core.errors import DataError
 from consilia.core.task import Task
 from consilia.data.cases import UNKNOWN, Cases
 from consilia.data.dataset import SPLITS
-from consilia.data.loading import empty_splits, fitted_on_test
+from consilia.data.loading import empty_splits
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.questions import QuestionsReader
@@ -140,7 +140,7 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
         report.warnings.append(f"all cases are {there[0]!r}: the site has one class only")
     elif len(there) < len(spec.classes):
         report.warnings.append(f"no case of {[name for name in spec.classes if name not in there]}")
-    if fitted_on_test(spec):
+    if spec.fitted_on_test():
         report.warnings.append("a test-only site has no training cases: its preprocessing is fitted on its own inputs")
 
 

@@ -93,7 +93,7 @@ def load_dataset(config: SiteConfig, role: str) -> DatasetSplits[Split]:
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     require_cases(splits, spec, config.role_dir(role), where)
-    if fitted_on_test(spec):
+    if spec.fitted_on_test():
         log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     fitted = reader.fit(raw if spec.test_only else raw[splits == "train"])
     write_json(preprocessing_file(config, role), {"layout": reader.layout(), "fitted": fitted}, private=True)
@@ -161,12 +161,6 @@ def load_new_cases(path: Path, role: str, source: Path, *, preprocessing: Path |
         problems.add(f"{source}: no case in it")
     problems.raise_if_any(f"{where}, new cases from {source}")
     return NewCases(tuple(ids), _inputs(reader, fitted, raw, where), reader.sources(Path(source)))
-
-
-def fitted_on_test(spec: CommonSpec) -> bool:
-    """Whether preprocessing is fitted on test inputs: a test-only site has no others, and fixed values fit nothing."""
-    about = getattr(spec, "input", spec)  # of questions: the image or record, or nothing
-    return spec.test_only and about is not None and getattr(about, "normalise", "train") == "train"
 
 
 def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:

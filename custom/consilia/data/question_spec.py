@@ -109,6 +109,11 @@ class QuestionsSpec(CommonSpec):
     def files(self) -> tuple[Path, ...]:
         return (self.file, *self.more_files)
 
+    def fits_preprocessing(self) -> bool:
+        if isinstance(self.input, ImageInput):
+            return self.input.normalise == "train"
+        return self.input is not None
+
     @model_validator(mode="after")
     def _one_way(self) -> QuestionsSpec:
         columns = (self.question, self.answer)

@@ -17,7 +17,7 @@ from torch import Tensor
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.cases import UNKNOWN, Cases, index_cases, read_table, require_columns, require_file
 from consilia.data.dataset import SPLITS, DatasetSplits
-from consilia.data.loading import fitted_on_test, index_and_split, require_cases
+from consilia.data.loading import index_and_split, require_cases
 from consilia.data.problems import Problems
 from consilia.data.public_pool import load_pool
 from consilia.data.question_spec import AboutSpec, ImageInput, QuestionsSpec, SignalInput
@@ -169,7 +169,7 @@ def _read_inputs(
     raw = of_inputs.read(distinct, problems)
     problems.raise_if_any(where)
     train = np.unique(input_of if reader.spec.test_only else input_of[splits == "train"])
-    if fitted_on_test(reader.spec):
+    if reader.spec.fitted_on_test():
         log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     inputs = of_inputs.apply(of_inputs.fit(raw[train]), raw)
     if not torch.isfinite(inputs).all():

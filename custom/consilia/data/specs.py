@@ -128,6 +128,9 @@ class ImagesSpec(CommonSpec):
     def files(self) -> tuple[Path, ...]:
         return (self.file,)
 
+    def fits_preprocessing(self) -> bool:
+        return self.normalise == "train"
+
     @model_validator(mode="after")
     def _one_truth(self) -> ImagesSpec:
         if self.task == "classification" and self.label is None:
@@ -166,6 +169,9 @@ class MedMnistSpec(CommonSpec):
 
     def files(self) -> tuple[Path, ...]:
         return (self.file,)
+
+    def fits_preprocessing(self) -> bool:
+        return self.normalise == "train"
 
     @model_validator(mode="after")
     def _parts(self) -> MedMnistSpec:
