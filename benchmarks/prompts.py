@@ -70,7 +70,7 @@ class Workplace:
     def batch(self, size: int) -> Split:
         """The first training cases of the first site."""
         path = next(iter(self.sites.values()))
-        train = load_site(path, study_config(self.study, "fedgpl", 0, self.sites).role).train
+        train = load_site(path, study_config(self.study, "fedgpl", 0, self.sites).dataset).train
         if len(train) < size:
             raise SystemExit(f"a batch of {size} was asked for, {path} has {len(train)} training cases")
         return Split(train.inputs[:size], train.labels[:size], train.case_ids[:size])

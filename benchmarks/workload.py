@@ -20,7 +20,7 @@ from consilia.federation.config import RunConfig, run_config
 from consilia.methods.fit import shuffled
 from consilia.models.build import build_model
 
-ROLE = "diagnosis"
+DATASET = "diagnosis"
 MODEL = "consilia.models.cnn.FourLayerCNN"
 CLASSES = 10
 SEED = 0
@@ -53,7 +53,7 @@ class Workload:
         return run_config(
             {
                 "label": "benchmark",
-                "role": ROLE,
+                "dataset": DATASET,
                 "method": "fedavg",
                 "model": {"class": self.model_class, "args": self.model_args},
                 "training": {"local_epochs": 1, "batch_size": self.batch, "device": "cpu"},
@@ -165,7 +165,7 @@ def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
             "site": name,
             "state_dir": "state",
             "allow_models": [work.model_class],
-            "datasets": {ROLE: dataset},
+            "datasets": {DATASET: dataset},
         }
         files[name] = place / "site.yaml"
         files[name].write_text(yaml.safe_dump(content))
@@ -179,7 +179,7 @@ def plain_rounds(work: Workload, site_files: Mapping[str, Path]) -> Iterator[dic
         The global state after each round.
     """
     settings = work.config().training
-    data = {name: load_site(path, ROLE).train for name, path in sorted(site_files.items())}
+    data = {name: load_site(path, DATASET).train for name, path in sorted(site_files.items())}
     model = work.model()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for number in range(1, work.rounds + 1):

@@ -37,7 +37,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real data sets: CONSILIA_DATA, or ../shared/data beside the checkout."""
+    """The folder of real datasets: CONSILIA_DATA, or ../shared/data beside the checkout."""
     root = Path(os.environ.get("CONSILIA_DATA") or REPOSITORY.parent / "shared" / "data")
     if not root.is_dir():
         pytest.skip(f"real data not found at {root}: set CONSILIA_DATA to the folder that holds them")

@@ -31,6 +31,7 @@ WORDS = {
     "catalogue": "task definitions",
     "storey": "layer",
     "furniture": "structure",
+    "dataset[ _]roles?": "dataset",
     "figures": "metrics",
     "outgoing": "release manifest",
 }

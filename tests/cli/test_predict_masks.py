@@ -73,7 +73,7 @@ def hospital(tmp_path: Path) -> tuple[Path, Path, RunConfig]:
         {
             "method": "fedgpl",
             "task": "segmentation",
-            "role": "structure",
+            "dataset": "structure",
             "model": {
                 "class": "consilia.models.prompted_sam.PromptedSam",
                 "foundation": {"model": "small", "digest": digest},
@@ -169,7 +169,7 @@ def test_a_case_has_one_box(hospital, tmp_path: Path) -> None:
 def test_a_damaged_card_is_named(hospital, tmp_path: Path, card: str) -> None:
     site, _, _ = hospital
     if card.startswith("{"):
-        card = json.dumps({"role": "structure", "class_names": [], "method": "m", "kind": "k", **json.loads(card)})
+        card = json.dumps({"dataset": "structure", "class_names": [], "method": "m", "kind": "k", **json.loads(card)})
     save_file({"x": torch.zeros(1)}, tmp_path / "damaged.safetensors", {"consilia": card})
     message = consilia(
         "predict", tmp_path / "damaged.safetensors", "--site", site, "--cases", tmp_path / "images", code=1

@@ -48,7 +48,7 @@ def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
     text = consilia("manifest", job)
     manifest = manifest_of(small(), model_of(small()))
     assert manifest.digest in text
-    assert "It reads the data of dataset role diagnosis; no other role's." in text
+    assert "It reads the data of dataset diagnosis; no other dataset's." in text
     # 30 x 8 + 8 + 8 x 2 + 2 numbers of four bytes in four tensors.
     assert "layers 4 266 1,064" in text
     for name in ("train_accuracy", "cases", "negative_flips"):
@@ -67,8 +67,8 @@ def several_tasks(folder: Path) -> Path:
 
 def test_several_tasks_are_told_by_their_names(tmp_path: Path) -> None:
     text = consilia("manifest", several_tasks(tmp_path))
-    assert "reads the data of dataset role anaemia, sepsis, as far as the site has them; no other role's." in text
-    assert "training cases of each data set that the site has for each of anaemia, sepsis" in text
+    assert "reads the data of dataset anaemia, sepsis, as far as the site has them; no other dataset's." in text
+    assert "training cases of each dataset that the site has for each of anaemia, sepsis" in text
     assert "personalize:" not in text
     assert "a personal model: this method makes none" in text
     assert "encoders" in text
@@ -94,13 +94,13 @@ def test_every_field_has_a_meaning(config, tmp_path: Path) -> None:
 
 
 def test_a_field_of_another_version_is_told_as_unknown(tmp_path: Path) -> None:
-    manifest = {"roles": ["diagnosis"], "tensors": {}, "fields": {"train": ["histogram: text"]}}
+    manifest = {"datasets": ["diagnosis"], "tensors": {}, "fields": {"train": ["histogram: text"]}}
     assert "histogram text unknown to this version" in consilia("manifest", write_job(tmp_path / "job", manifest))
 
 
 def test_no_name_of_a_field_can_hide_itself(tmp_path: Path) -> None:
     hidden = "received.[black on black]notes: text"
-    manifest = {"roles": ["diagnosis"], "tensors": {}, "fields": {"train": [hidden]}}
+    manifest = {"datasets": ["diagnosis"], "tensors": {}, "fields": {"train": [hidden]}}
     assert "black on black" in consilia("manifest", write_job(tmp_path / "job", manifest))
 
 

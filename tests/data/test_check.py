@@ -77,10 +77,10 @@ def test_empty_split(tmp_path: Path) -> None:
     assert any(error.startswith("the validation split is empty") for error in report.errors)
 
 
-def test_missing_file_and_unknown_role(tmp_path: Path) -> None:
+def test_missing_file_and_unknown_dataset(tmp_path: Path) -> None:
     path = make_site(tmp_path, ROWS, file="none.csv")
     assert "none.csv: no such file" in check_site(path)[0].errors[0]
-    with pytest.raises(ConfigError, match="no dataset role 'other'"):
+    with pytest.raises(ConfigError, match="no dataset 'other'"):
         check_site(path, ["other"])
 
 

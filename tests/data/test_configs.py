@@ -26,9 +26,9 @@ def root(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data_root
 
 
-def load(name: str, out: Path, role: str = "diagnosis") -> dict[str, SiteData]:
+def load(name: str, out: Path, dataset: str = "diagnosis") -> dict[str, SiteData]:
     sites = load_federation(str(REPOSITORY / "configs" / f"{name}.yaml"), out)
-    return {site: load_site(path, role) for site, path in sites.items()}
+    return {site: load_site(path, dataset) for site, path in sites.items()}
 
 
 def need(path: Path) -> None:

@@ -130,7 +130,7 @@ def federation_file(folder: Path, shares: str) -> Path:
     partition = "{by: dirichlet, sites: 2, alpha: 100.0, min_cases: 2}"
     path = folder / "federation.yaml"
     path.write_text(
-        "server: {public: 0.3, test: 0.3}\nroles:\n"
+        "server: {public: 0.3, test: 0.3}\ndatasets:\n"
         f"  diagnosis: {{pooled: {pooled}, partition: {partition}}}\n"
         f"  again: {{pooled: {pooled}, partition: {partition}{shares}}}\n"
     )
@@ -157,4 +157,4 @@ def test_new_format_enters_the_patient_separation_check(extended, lines, tmp_pat
     other = ", server: {public: 0.1, test: 0.6}"
     done = run(extended, FEDERATE, federation_file(lines.parent, other), tmp_path / "other")
     assert done.returncode == 1
-    assert "roles.again and roles.diagnosis read the same table" in done.stderr
+    assert "datasets.again and datasets.diagnosis read the same table" in done.stderr

@@ -43,7 +43,7 @@ def test_the_tasks_that_a_site_has(tmp_path: Path) -> None:
     assert not found.is_test_only
     with pytest.raises(ValueError, match="split must be one of"):
         found.cases("dev")
-    with pytest.raises(ValueError, match=r"site h has the data sets \['a-task', 'b-task'\]: choose one"):
+    with pytest.raises(ValueError, match=r"site h has the datasets \['a-task', 'b-task'\]: choose one"):
         found.train  # noqa: B018
 
 
@@ -69,7 +69,7 @@ def test_a_site_with_none_of_the_tasks(tmp_path: Path) -> None:
         load_several(site(tmp_path), {"elsewhere": 2})
 
 
-def test_a_role_with_other_classes(tmp_path: Path) -> None:
+def test_a_dataset_with_other_classes(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"datasets\.a-task\.classes: the task has 2 answers, got classes \['u', 'v', 'w'\]"
     ):

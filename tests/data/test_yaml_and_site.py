@@ -34,13 +34,13 @@ def test_paths_count_from_the_yaml_and_defaults_apply(tmp_path: Path) -> None:
     spec = config.dataset("diagnosis")
     assert spec.file == tmp_path / "cases.csv"
     assert config.state_dir == tmp_path / "state"
-    assert config.role_dir("diagnosis") == tmp_path / "state" / "diagnosis"
+    assert config.dataset_dir("diagnosis") == tmp_path / "state" / "diagnosis"
     assert spec.label.mapping == {"0": "absent", "1": "present"}  # YAML numbers are text in a data file
     assert spec.splits.fractions() == pytest.approx({"train": 0.7, "validation": 0.1, "test": 0.2})
 
 
-def test_unknown_role_lists_the_roles(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no dataset role 'x'; its site.yaml has \['diagnosis'\]"):
+def test_unknown_dataset_lists_the_datasets(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no dataset 'x'; its site.yaml has \['diagnosis'\]"):
         load_site_config(write(tmp_path, GOOD)).dataset("x")
 
 
@@ -64,7 +64,7 @@ def test_unknown_role_lists_the_roles(tmp_path: Path) -> None:
             r"divides single cases: it needs patient: null",
         ),
         ("site: cleveland", "site: cleveland\nallow_models: ['*']", r"expected dotted paths"),
-        ("  diagnosis:", "  runs:", r"no role can be called 'runs'"),
+        ("  diagnosis:", "  runs:", r"no dataset can be called 'runs'"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -22,18 +22,18 @@ ROWS = {"hospital-1": (701, 389), "hospital-2": (523, 617)}
 
 
 def write_private_sites(folder: Path) -> dict[str, Path]:
-    """The sites' site.yaml. All roles of a site are in one; the server's own data lie beside them."""
+    """The sites' site.yaml. All datasets of a site are in one; the server's own data lie beside them."""
     clinics = write_clinics(folder)
     sites = {}
     for number, (name, clinic) in enumerate(zip(ROWS, ("north", "south"), strict=True)):
         tasks: dict[str, Any] = yaml.safe_load(clinics[clinic].read_text())["datasets"]
         place = folder / name / f"{MARK}-data"
-        for role, spec in tasks.items():
+        for dataset, spec in tasks.items():
             source = folder / clinic / spec["file"]
             # The first column is the case's id.
             marked = [f"{MARK}-{line}" for line in source.read_text().splitlines()[1:]]
             _write(place / spec["file"], [source.read_text().splitlines()[0], *marked])
-            tasks[role] = {**spec, "file": f"{place.name}/{spec['file']}"}
+            tasks[dataset] = {**spec, "file": f"{place.name}/{spec['file']}"}
         datasets = {"diagnosis": _table(place, name, number), **_images(place, number), **tasks}
         sites[name] = folder / name / "site.yaml"
         state = f"{MARK}-state"
@@ -46,12 +46,14 @@ def all_methods() -> dict[str, RunConfig]:
     table = {"model": {"class": "consilia.models.mlp.MLP", "args": {"in_features": 5, "num_classes": 2}}}
     short = ["rounds=1", "training.local_epochs=1"]
     configs = {
-        method: run_config({"method": {"method": method}, "label": method, "role": "diagnosis", "rounds": 1, **table})
+        method: run_config(
+            {"method": {"method": method}, "label": method, "dataset": "diagnosis", "rounds": 1, **table}
+        )
         for method in ("fedavg", "fedprox", "fedkper")
     }
-    for task, role in (("classification", "finding"), ("segmentation", "lesion")):
+    for task, dataset in (("classification", "finding"), ("segmentation", "lesion")):
         study = load_study(f"fedgpl-{task}")
-        configs[f"fedgpl-{task}"] = study_config(study, "fedgpl", 0, {}, [*short, f"role={role}"])
+        configs[f"fedgpl-{task}"] = study_config(study, "fedgpl", 0, {}, [*short, f"dataset={dataset}"])
     return {**configs, "fedkim": clinics_config(("method.evaluation.few_shot=[]", *short))}
 
 
@@ -66,7 +68,7 @@ def break_table(site: Path) -> str:
 
 
 def table_of(site: Path) -> Path:
-    """The data of role diagnosis."""
+    """The dataset diagnosis."""
     return site.parent / f"{MARK}-data" / "table.csv"
 
 

@@ -137,13 +137,13 @@ def test_another_jobs_approval_is_none(tmp_path: Path) -> None:
     assert "is not approved here" in place.lines()[0]["reason"]
 
 
-def test_a_job_that_reads_another_role_under_an_approved_manifest_sends_nothing(place: Place) -> None:
+def test_a_job_that_reads_another_dataset_under_an_approved_manifest_sends_nothing(place: Place) -> None:
     path = place.job / f"app_{NAME}" / "config" / "config_fed_client.json"
     content = json.loads(path.read_text())
-    content["executors"][0]["executor"]["args"]["config"]["role"] = "psychiatry"
+    content["executors"][0]["executor"]["args"]["config"]["dataset"] = "psychiatry"
     path.write_text(json.dumps(content))
     assert is_refusal(place.process(result_of()))
-    assert "the job reads the dataset roles ['psychiatry']" in place.lines()[0]["reason"]
+    assert "the job reads the datasets ['psychiatry']" in place.lines()[0]["reason"]
 
 
 def test_a_job_without_a_manifest_sends_nothing(place: Place) -> None:

@@ -48,11 +48,11 @@ def write_clinics(folder: Path) -> dict[str, Path]:
     files = {}
     has = {"north": ("sepsis", "anaemia"), "south": ("sepsis",), "west": ("anaemia",)}
     for number, (site, tasks) in enumerate(has.items()):
-        roles = {task: _table(folder / site, task, 30 + 4 * number, number) for task in tasks}
-        files[site] = _yaml(folder / site / "site.yaml", site, roles)
-    roles = {task: _table(folder / "server", task, 48, 9) for task in ("sepsis", "anaemia", "death")}
-    roles["reading"] = _questions(folder / "server")
-    _yaml(folder / "server" / "data.yaml", "server", roles)
+        datasets = {task: _table(folder / site, task, 30 + 4 * number, number) for task in tasks}
+        files[site] = _yaml(folder / site / "site.yaml", site, datasets)
+    datasets = {task: _table(folder / "server", task, 48, 9) for task in ("sepsis", "anaemia", "death")}
+    datasets["reading"] = _questions(folder / "server")
+    _yaml(folder / "server" / "data.yaml", "server", datasets)
     return files
 
 
@@ -117,7 +117,7 @@ def _questions(folder: Path) -> dict[str, Any]:
     }
 
 
-def _yaml(path: Path, site: str, roles: dict[str, Any]) -> Path:
+def _yaml(path: Path, site: str, datasets: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"site": site, "datasets": roles}, sort_keys=False))
+    path.write_text(yaml.safe_dump({"site": site, "datasets": datasets}, sort_keys=False))
     return path

@@ -127,7 +127,7 @@ def test_tasks_are_not_declared_where_the_run_has_one(wisconsin, tmp_path) -> No
         else reply
     )
     record = federation.rounds()
-    assert "expected 0 in all, of no data set" in record.absent[CULPRIT]
+    assert "expected 0 in all, of no dataset" in record.absent[CULPRIT]
 
 
 def test_refusals_count_against_the_minimum(wisconsin, tmp_path) -> None:

@@ -157,9 +157,9 @@ def test_another_copy_of_the_foundation_model_is_refused(sites, tmp_path: Path) 
 
 def test_the_task_of_the_run_and_of_the_site_must_agree(sites, tmp_path: Path) -> None:
     wanted = config("segmentation", sites["segmentation"]).to_json()
-    with pytest.raises(ConfigError, match=r"the run is a segmentation, role 'diagnosis' of .* a classification"):
+    with pytest.raises(ConfigError, match=r"the run is a segmentation, dataset 'diagnosis' of .* a classification"):
         Site(
-            RunConfig.model_validate({**wanted, "role": "diagnosis"}),
+            RunConfig.model_validate({**wanted, "dataset": "diagnosis"}),
             load_site_config(sites["classification"]["phantom-hospital-1"]),
         )
 

@@ -272,17 +272,17 @@ def test_the_digest_is_of_the_content_and_not_of_its_order() -> None:
     assert written["tensors"][0] == "layers.0.bias: float32[8]"
     assert "fields.train_loss: number" in written["fields"]["train"]
     fields = {task: lines[::-1] for task, lines in reversed(written["fields"].items())}
-    turned = {"roles": written["roles"], "tensors": written["tensors"][::-1], "fields": fields}
+    turned = {"datasets": written["datasets"], "tensors": written["tensors"][::-1], "fields": fields}
     assert manifest.digest == Manifest.model_validate(turned).digest
     assert manifest.digest != manifest_of(small(exchange_dtype="float16"), model).digest
-    assert manifest.digest != manifest_of(small(role="prognosis"), model).digest
+    assert manifest.digest != manifest_of(small(dataset="prognosis"), model).digest
     # What an approval does not bind.
     longer = small(rounds=300, training={"learning_rate": 9.0, "batch_size": 1})
     assert manifest.digest == manifest_of(longer, model).digest
     assert len(manifest.digest) == len("sha256:") + 64
 
 
-ROLES = {"roles": ["diagnosis"]}
+DATASETS = {"datasets": ["diagnosis"]}
 
 
 def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) -> None:
@@ -299,18 +299,16 @@ def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) 
         read_manifest(job)
 
 
-def test_the_manifest_names_the_roles_that_the_job_reads(tmp_path: Path) -> None:
-    assert manifest_of(small(role="prognosis"), model_of(small())).roles == ("prognosis",)
-    assert manifest_of(clinics_config(), model_of(clinics_config())).roles == ("anaemia", "sepsis")
+def test_the_manifest_names_the_datasets_that_the_job_reads(tmp_path: Path) -> None:
+    assert manifest_of(small(dataset="prognosis"), model_of(small())).datasets == ("prognosis",)
+    assert manifest_of(clinics_config(), model_of(clinics_config())).datasets == ("anaemia", "sepsis")
     approved = manifest_of(small(), model_of(small()))
-    assert approved.roles == ("diagnosis",)
-    switched = write_job(tmp_path / "switched", approved.to_json(), config=small(role="psychiatry"))
-    with pytest.raises(
-        ConfigError, match=r"reads the dataset roles \['psychiatry'\], its manifest names \['diagnosis'\]"
-    ):
+    assert approved.datasets == ("diagnosis",)
+    switched = write_job(tmp_path / "switched", approved.to_json(), config=small(dataset="psychiatry"))
+    with pytest.raises(ConfigError, match=r"reads the datasets \['psychiatry'\], its manifest names \['diagnosis'\]"):
         read_manifest(switched)
     several = write_job(tmp_path / "several", approved.to_json(), config=clinics_config())
-    with pytest.raises(ConfigError, match=r"reads the dataset roles \['anaemia', 'sepsis'\]"):
+    with pytest.raises(ConfigError, match=r"reads the datasets \['anaemia', 'sepsis'\]"):
         read_manifest(several)
 
 
@@ -318,12 +316,12 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
     job = write_job(tmp_path / "job", manifest_of(small(), model_of(small())).to_json())
     path = job / "app" / "config" / "config_fed_client.json"
     good = json.loads(path.read_text())
-    # It would answer train with another role's data, while the first one shows the manifest.
-    second = {"tasks": ["train"], "executor": {"path": "x", "args": {"config": small(role="psychiatry").to_json()}}}
+    # It would answer train with another dataset's data, while the first one shows the manifest.
+    second = {"tasks": ["train"], "executor": {"path": "x", "args": {"config": small(dataset="psychiatry").to_json()}}}
     path.write_text(json.dumps({"executors": [*good["executors"], second]}))
     with pytest.raises(ConfigError, match="expected one executor, with a manifest"):
         read_manifest(job)
-    for config in (None, "{config}", {**small().to_json(), "role": 5}, {"method": "unknown"}):
+    for config in (None, "{config}", {**small().to_json(), "dataset": 5}, {"method": "unknown"}):
         good["executors"][0]["executor"]["args"]["config"] = config
         path.write_text(json.dumps(good))
         with pytest.raises(ConfigError, match="config_fed_client"):
@@ -333,18 +331,18 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ({**ROLES, "tensors": {}}, "fields"),
-        ({"tensors": {}, "fields": {}}, "roles"),
-        ({"roles": ["diagnosis\x1b[2K"], "tensors": {}, "fields": {}}, "roles"),
-        ({**ROLES, "tensors": {}, "fields": {"train": ["weight: number", "weight: text"]}}, "one line"),
-        ({**ROLES, "tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
-        ({**ROLES, "tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
-        ({**ROLES, "tensors": {}, "fields": {"steal": {}}}, "fields.steal"),
-        ({**ROLES, "tensors": {}, "fields": {"train": {"round": "anything"}}}, "fields.train.round"),
-        ({**ROLES, "tensors": {"w": "float32"}, "fields": {}}, "tensors.w"),
+        ({**DATASETS, "tensors": {}}, "fields"),
+        ({"tensors": {}, "fields": {}}, "datasets"),
+        ({"datasets": ["diagnosis\x1b[2K"], "tensors": {}, "fields": {}}, "datasets"),
+        ({**DATASETS, "tensors": {}, "fields": {"train": ["weight: number", "weight: text"]}}, "one line"),
+        ({**DATASETS, "tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
+        ({**DATASETS, "tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
+        ({**DATASETS, "tensors": {}, "fields": {"steal": {}}}, "fields.steal"),
+        ({**DATASETS, "tensors": {}, "fields": {"train": {"round": "anything"}}}, "fields.train.round"),
+        ({**DATASETS, "tensors": {"w": "float32"}, "fields": {}}, "tensors.w"),
         # What a terminal would not show must not be approved unseen.
-        ({**ROLES, "tensors": {"w\x1b[2K": "float32[1]"}, "fields": {}}, "tensors"),
-        ({**ROLES, "tensors": {}, "fields": {"train": {"id\rversion": "text"}}}, "fields.train"),
+        ({**DATASETS, "tensors": {"w\x1b[2K": "float32[1]"}, "fields": {}}, "tensors"),
+        ({**DATASETS, "tensors": {}, "fields": {"train": {"id\rversion": "text"}}}, "fields.train"),
     ],
 )
 def test_a_malformed_manifest_is_refused_by_its_key(tmp_path: Path, manifest: Any, words: str) -> None:

@@ -96,7 +96,7 @@ def test_personal_models_survive_a_restart_and_say_what_they_are(wisconsin) -> N
     with safe_open(str(reopened.folder / "personal-last.safetensors"), framework="pt") as file:
         card = json.loads(file.metadata()["consilia"])
     assert card["model"]["class"] == "consilia.models.mlp.MLP"
-    assert (card["method"], card["kind"], card["role"]) == ("fedkper", "personal-last", "diagnosis")
+    assert (card["method"], card["kind"], card["dataset"]) == ("fedkper", "personal-last", "diagnosis")
 
 
 def test_a_model_that_does_not_fit_the_data_is_found_before_the_first_round(wisconsin) -> None:

@@ -22,7 +22,7 @@ def case(**changes: Any) -> dict[str, Any]:
     """Three cases; the global model gets the second wrong, the personal one none."""
     return {
         "site": "Ashford",
-        "role": "lesions",
+        "dataset": "lesions",
         "class_names": CLASSES,
         "logits_global": torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]),
         "logits_personal": torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]]),

@@ -29,7 +29,7 @@ def case(**changes: Any) -> dict[str, Any]:
     """True widths 4, 4, 4, 4, 0; predicted 4 (Dice 1), 2 (2/3), 0 (missed), 3 (6/7), 1 (left out)."""
     return {
         "site": "Ashford",
-        "role": "polyps",
+        "dataset": "polyps",
         "structure": "polyp",
         "predictions": {"global": {"box": column(4, 2, 0, 3, 1) != 0, "image": column(8, 8, 8, 8, 8) != 0}},
         "masks": column(4, 4, 4, 4, 0),

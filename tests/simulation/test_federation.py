@@ -34,7 +34,7 @@ def write_pool(root: Path, shared: bool = False) -> None:
 
 def write(root: Path, **content: object) -> str:
     path = root / "federation.yaml"
-    path.write_text(yaml.safe_dump({"role": "diagnosis", "common": COMMON, **content}))
+    path.write_text(yaml.safe_dump({"dataset": "diagnosis", "common": COMMON, **content}))
     return str(path)
 
 
@@ -81,10 +81,10 @@ def test_site_files_are_written_anew_and_what_sites_keep_stays(tmp_path: Path) -
     assert (path.parent / "state" / "kept").read_text() == "mine"
 
 
-def test_a_role_called_runs_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_called_runs_is_refused(tmp_path: Path) -> None:
     write_pool(tmp_path)
-    source = write(tmp_path, role="runs", pooled={"file": "pool.csv"}, partition=COLUMN)
-    with pytest.raises(ConfigError, match="no role can be called 'runs'"):
+    source = write(tmp_path, dataset="runs", pooled={"file": "pool.csv"}, partition=COLUMN)
+    with pytest.raises(ConfigError, match="no dataset can be called 'runs'"):
         load_federation(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -216,11 +216,11 @@ def test_phantom_federations(phantoms, tmp_path: Path) -> None:
     classified = ("phantom-fundus", "phantom-skin", "phantom-ultrasound")
     masks = ("phantom-skin-masks", "phantom-polyp", "phantom-prostate", "phantom-ultrasound-masks")
     assert {name for name in EMBEDDED_DATA if name.startswith("phantom-")} == {*classified, *masks, "phantom-clinic"}
-    roles = dict.fromkeys(classified, "diagnosis") | dict.fromkeys(masks, "structure")
+    datasets = dict.fromkeys(classified, "diagnosis") | dict.fromkeys(masks, "structure")
     for name, task in (("phantom-ultrasound", "classification"), ("phantom-polyp", "segmentation")):
         sites = phantoms(name, tmp_path / name)
         assert list(sites) == [f"phantom-hospital-{i}" for i in range(1, 5)]
-        data = load_site(sites["phantom-hospital-1"], roles[name])
+        data = load_site(sites["phantom-hospital-1"], datasets[name])
         assert data.task == task
         assert data.train.inputs.shape[2:] == (128, 128)
     image = next((tmp_path / "phantom-polyp").rglob("*.png"))

@@ -1,4 +1,4 @@
-"""The embedded federation of several tasks: reproducible files, nobody in two places, roles that load."""
+"""The embedded federation of several tasks: reproducible files, nobody in two places, datasets that load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytest.importorskip("wfdb", reason="the signals extra is not installed")
 pytest.importorskip("pyarrow", reason="the timeseries extra is not installed")
 
 pytestmark = pytest.mark.slow
-Roles = dict[str, DatasetSpec]
+Datasets = dict[str, DatasetSpec]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def owners(out: Path) -> dict[str, Roles]:
-    """The roles of the clinics and of the server."""
+def owners(out: Path) -> dict[str, Datasets]:
+    """The datasets of the clinics and of the server."""
     return {**clinic_sites(out), "server": clinic_server(out)}
 
 
-def written(path: Path, owner: str, roles: Roles) -> Path:
-    datasets = {role: spec.model_dump(mode="json", exclude_defaults=True) for role, spec in roles.items()}
+def written(path: Path, owner: str, datasets: Datasets) -> Path:
+    datasets = {dataset: spec.model_dump(mode="json", exclude_defaults=True) for dataset, spec in datasets.items()}
     path.mkdir(parents=True, exist_ok=True)
     (path / "site.yaml").write_text(yaml.safe_dump({"site": owner, "datasets": datasets}))
     return path / "site.yaml"
@@ -52,7 +52,7 @@ def digests(folder: Path, pattern: str) -> dict[Path, str]:
 
 
 def test_the_same_bytes_twice(
-    owners: dict[str, Roles], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owners: dict[str, Datasets], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smaller = {"phantom-clinic-3": clinic.CLINICS["phantom-clinic-3"]}
     monkeypatch.setattr(clinic, "CLINICS", smaller)
@@ -62,31 +62,31 @@ def test_the_same_bytes_twice(
     assert here == digests(out / "phantoms" / "clinic", "phantom-clinic-3/**/*")
 
 
-def test_what_is_there_is_not_drawn_again(owners: dict[str, Roles], out: Path) -> None:
+def test_what_is_there_is_not_drawn_again(owners: dict[str, Datasets], out: Path) -> None:
     image = out / "phantoms" / "clinic" / "server" / "fundus" / "images" / "fundus-001.png"
     before = image.stat().st_mtime_ns
     assert clinic_server(out) == owners["server"]
     assert image.stat().st_mtime_ns == before
 
 
-def test_the_roles_are_those_of_the_catalogue(owners: dict[str, Roles]) -> None:
+def test_the_datasets_are_those_of_the_catalogue(owners: dict[str, Datasets]) -> None:
     task_definitions = load_task_definitions("phantom")
     assert set(owners["server"]) == set(task_definitions.tasks)
     assert len(task_definitions.seen) == 4
     assert len(task_definitions.unseen) == 5
     read = {modality for task in task_definitions.tasks.values() for modality in task.modalities}
     assert read == set(task_definitions.modalities) == {"image", "signal", "vitals", "labs", "fluids", "table", "text"}
-    for owner, roles in owners.items():
-        for role, spec in roles.items():
-            assert len(spec.classes) == len(task_definitions.tasks[role].answers), f"{owner} {role}"
-            assert owner == "server" or role in task_definitions.seen
+    for owner, datasets in owners.items():
+        for dataset, spec in datasets.items():
+            assert len(spec.classes) == len(task_definitions.tasks[dataset].answers), f"{owner} {dataset}"
+            assert owner == "server" or dataset in task_definitions.seen
     # Every seen task has two clinics or more, and two clinics lack some.
-    counts = [sum(role in owners[name] for name in clinic.CLINICS) for role in task_definitions.seen]
+    counts = [sum(dataset in owners[name] for name in clinic.CLINICS) for dataset in task_definitions.seen]
     assert min(counts) == 2
     assert sorted(len(owners[name]) for name in clinic.CLINICS) == [2, 3, 4]
 
 
-def test_nobody_is_in_two_places(owners: dict[str, Roles], out: Path) -> None:
+def test_nobody_is_in_two_places(owners: dict[str, Datasets], out: Path) -> None:
     root = out / "phantoms" / "clinic"
     patients = {
         owner: set().union(*(set(pd.read_csv(file)["patient_id"]) for file in (root / owner).glob("*/cases.csv")))
@@ -102,7 +102,9 @@ def test_nobody_is_in_two_places(owners: dict[str, Roles], out: Path) -> None:
     assert [len(records[owner]) for owner in owners] == [96, 96, 0, 280]
 
 
-def test_public_and_test_are_of_other_patients_and_the_same_for_all_tasks(out: Path, owners: dict[str, Roles]) -> None:
+def test_public_and_test_are_of_other_patients_and_the_same_for_all_tasks(
+    out: Path, owners: dict[str, Datasets]
+) -> None:
     for kind in ("ultrasound", "fundus", "ecg", "icu"):
         folder = out / "phantoms" / "clinic" / "server" / kind
         splits, cases = pd.read_csv(folder / "splits.csv"), pd.read_csv(folder / "cases.csv")
@@ -110,21 +112,21 @@ def test_public_and_test_are_of_other_patients_and_the_same_for_all_tasks(out: P
         table = splits.merge(cases, on="case_id")
         assert table.groupby("patient_id")["split"].nunique().max() == 1
         assert table["patient_id"].nunique() < len(table)  # some patients have two cases
-    files = [owners["server"][role].splits.file for role in ("phantom-lesion", "phantom-large-lesion")]
+    files = [owners["server"][dataset].splits.file for dataset in ("phantom-lesion", "phantom-large-lesion")]
     assert files[0] == files[1] is not None
 
 
-def test_every_role_loads(owners: dict[str, Roles], tmp_path: Path) -> None:
-    for owner, roles in owners.items():
-        path = written(tmp_path / owner, owner, roles)
-        for role in sorted(set(roles) - {"phantom-report"}):
-            data = load_site(path, role)
+def test_every_dataset_loads(owners: dict[str, Datasets], tmp_path: Path) -> None:
+    for owner, datasets in owners.items():
+        path = written(tmp_path / owner, owner, datasets)
+        for dataset in sorted(set(datasets) - {"phantom-report"}):
+            data = load_site(path, dataset)
             for split in (data.train, data.test):
-                assert set(split.labels.tolist()) == {0, 1}, f"{owner} {role}"
+                assert set(split.labels.tolist()) == {0, 1}, f"{owner} {dataset}"
     assert load_site(tmp_path / "server" / "site.yaml", "phantom-cytology").train.inputs.shape == (284, 30)
     shapes = {
-        role: tuple(load_site(tmp_path / "phantom-clinic-1" / "site.yaml", role).train.inputs.shape[1:])
-        for role in owners["phantom-clinic-1"]
+        dataset: tuple(load_site(tmp_path / "phantom-clinic-1" / "site.yaml", dataset).train.inputs.shape[1:])
+        for dataset in owners["phantom-clinic-1"]
     }
     assert shapes == {
         "phantom-lesion": (1, 64, 64),
@@ -134,7 +136,7 @@ def test_every_role_loads(owners: dict[str, Roles], tmp_path: Path) -> None:
     }
 
 
-def test_a_large_lesion_is_large(out: Path, owners: dict[str, Roles]) -> None:
+def test_a_large_lesion_is_large(out: Path, owners: dict[str, Datasets]) -> None:
     folder = out / "phantoms" / "clinic" / "phantom-clinic-3" / "ultrasound"
     cases = pd.read_csv(folder / "cases.csv")
     seed = clinic.derive_seed(clinic.SEED, "phantom clinic", "phantom-clinic-3", "ultrasound")
@@ -145,7 +147,7 @@ def test_a_large_lesion_is_large(out: Path, owners: dict[str, Roles]) -> None:
     assert 0.3 < (cases["size"] == "large").mean() < 0.7
 
 
-def test_a_report_answers_its_question_and_no_word_gives_it_away(owners: dict[str, Roles], tmp_path: Path) -> None:
+def test_a_report_answers_its_question_and_no_word_gives_it_away(owners: dict[str, Datasets], tmp_path: Path) -> None:
     path = written(tmp_path, "server", {"phantom-report": owners["server"]["phantom-report"]})
     data = load_questions(load_site_config(path), "phantom-report")
     assert [len(data.split(name)) for name in ("train", "validation", "test")] == [120, 40, 120]

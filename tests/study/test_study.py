@@ -56,7 +56,7 @@ def test_an_external_test_site_and_the_left_out_one_are_both_test_only(wisconsin
     }
     federation = tmp_path / "federation.yaml"
     test_only = specs.pop("hospital-4")
-    federation.write_text(yaml.safe_dump({"role": "diagnosis", "sites": specs, "test_only": test_only}))
+    federation.write_text(yaml.safe_dump({"dataset": "diagnosis", "sites": specs, "test_only": test_only}))
     study = Study(data=str(federation), leave_out="hospital-2", run={"rounds": 1})
     sites = study_sites(study, tmp_path / "mixed")
     config = study_config(study, "fedavg", 0, sites)
@@ -64,7 +64,7 @@ def test_an_external_test_site_and_the_left_out_one_are_both_test_only(wisconsin
     record = run_inprocess(config, sites, tmp_path / "run", server=own_server(config, sites))
     assert record.absent == {}
     assert [name for name, site in sorted(record.sites.items()) if site.test_only] == ["evaluator", "hospital-2"]
-    by_name = {"role": "diagnosis", "model": config.model.model_dump(mode="json", by_alias=True)}
+    by_name = {"dataset": "diagnosis", "model": config.model.model_dump(mode="json", by_alias=True)}
     unread = study.model_copy(update={"run": {**study.run, **by_name}})
     assert study_config(unread, "fedavg", 0, {}).test_only_sites == (
         "hospital-2",

@@ -87,7 +87,7 @@ def run(
     \b
     consilia run fedkper
     consilia run fedavg --engine inprocess --rounds 5
-    consilia run fedkper --data configs/heart-disease.yaml --set method.max_kd_weight=5 --set role=diagnosis
+    consilia run fedkper --data configs/heart-disease.yaml --set method.max_kd_weight=5 --set dataset=diagnosis
     consilia run fedkper --study configs/studies/busbra.yaml --seed 1 --out runs/busbra-1
     consilia run ditto --plugin examples/methods/ditto.py
 

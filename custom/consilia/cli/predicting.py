@@ -40,15 +40,15 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
     except CheckpointError as error:
         raise CheckpointError(f"{model_file} does not fit the model it names: {error}") from error
     classes = tuple(card["class_names"])
-    if classes != settings.dataset(card["role"]).classes:
+    if classes != settings.dataset(card["dataset"]).classes:
         raise ConfigError(
-            f"{model_file} answers {list(classes)}, role {card['role']!r} of {site} has "
-            f"{list(settings.dataset(card['role']).classes)}"
+            f"{model_file} answers {list(classes)}, dataset {card['dataset']!r} of {site} has "
+            f"{list(settings.dataset(card['dataset']).classes)}"
         )
     # A personal model goes with the preprocessing it was trained with, whatever the site's data have become since.
     saved = model_file.parent / PREPROCESSING
-    own = saved if saved.is_file() else preprocessing_file(settings, card["role"])
-    new = load_new_cases(site, card["role"], cases, preprocessing=own)
+    own = saved if saved.is_file() else preprocessing_file(settings, card["dataset"])
+    new = load_new_cases(site, card["dataset"], cases, preprocessing=own)
     with torch.no_grad():
         try:
             if task == "segmentation":
@@ -87,7 +87,7 @@ def _load(path: Path) -> tuple[dict[str, Any], ModelConfig, dict[str, torch.Tens
         raise CheckpointError(f"{path} was not saved by Consilia: its metadata names no model")
     try:
         card: dict[str, Any] = dict(json.loads(metadata["consilia"]))
-        lacking = sorted({"model", "role", "class_names", "method", "kind"} - set(card))
+        lacking = sorted({"model", "dataset", "class_names", "method", "kind"} - set(card))
         if lacking:
             raise CheckpointError(f"{path}: its model card lacks {lacking}")
         config = ModelConfig.model_validate(card["model"])

@@ -27,7 +27,7 @@ MEANING = {
     "test": "test cases of the site",
     "class_names": "names of the classes, as the site's site.yaml has them",
     "fingerprint": "digest of the site's prepared data: tells that they changed, not what they are",
-    "datasets": "training cases of each data set that the site has",
+    "datasets": "training cases of each dataset that the site has",
     "cases": "training cases behind this update",
     "seconds": "time that the site took",
     "count": "cases evaluated",
@@ -81,9 +81,9 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     own = [*method.fields(), *filter(None, [method.weight()])]
     console.print(f"What a site sends in job {name}", style="bold", markup=False)
     console.print(f"manifest {manifest.digest}", highlight=False)
-    several = ", as far as the site has them" if len(manifest.roles) > 1 else ""
+    several = ", as far as the site has them" if len(manifest.datasets) > 1 else ""
     console.print(
-        f"It reads the data of dataset role {', '.join(manifest.roles)}{several}; no other role's.", soft_wrap=True
+        f"It reads the data of dataset {', '.join(manifest.datasets)}{several}; no other dataset's.", soft_wrap=True
     )
     for task, fields in manifest.fields.items():
         console.print(_fields(task, fields, own))

@@ -25,7 +25,7 @@ Job = Annotated[Path, typer.Argument(help="An exported job folder, or a job's ru
 @friendly
 def site_check(
     site: Annotated[Path, typer.Argument(help="The site's site.yaml.")],
-    role: Annotated[list[str] | None, typer.Option("--role", help="Check these dataset roles only.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Check these datasets only.")] = None,
 ) -> None:
     """Read everything that site.yaml names and say what is there and what is wrong. Nothing is written.
 
@@ -37,7 +37,7 @@ def site_check(
     from consilia.data.check import check_site
     from consilia.data.check_view import render
 
-    reports = check_site(site, role or None)
+    reports = check_site(site, dataset or None)
     for item in reports:
         console.print(render(item))
     if any(item.errors for item in reports):

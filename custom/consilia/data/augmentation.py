@@ -103,7 +103,7 @@ class Augmentation:
         self._transforms(*inputs.shape[2:], masked=False)
 
     def check_several(self, inputs: Mapping[str, Tensor]) -> None:
-        """As :meth:`check`, for data sets that are trained together: those without images stay as they are.
+        """As :meth:`check`, for datasets that are trained together: those without images stay as they are.
 
         A site that has no images at all is told so in its log: other sites of the run may have some.
         """
@@ -113,7 +113,7 @@ class Augmentation:
         log.info(
             "site %s: training.augmentation changes images: those of %s; %s stay as they are",
             self.site,
-            ", ".join(sorted(images)) or "no data set",
+            ", ".join(sorted(images)) or "no dataset",
             ", ".join(sorted(set(inputs) - set(images))) or "no others",
         )
 

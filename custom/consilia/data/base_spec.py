@@ -1,4 +1,4 @@
-"""The keys that every dataset role of site.yaml shares: label, splits, which cases, which patients."""
+"""The keys that every dataset of site.yaml shares: label, splits, which cases, which patients."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class CommonSpec(Strict, ABC):
 
     @abstractmethod
     def files(self) -> tuple[Path, ...]:
-        """The tables that cases are read from: data sets that share one may share patients."""
+        """The tables that cases are read from: datasets that share one may share patients."""
 
     def fits_preprocessing(self) -> bool:
         """Whether preprocessing is fitted on the site's own cases; fixed values fit nothing."""

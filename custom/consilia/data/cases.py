@@ -1,4 +1,4 @@
-"""The index of a data set: one row per case with its id, patient and label, before any image or signal is read."""
+"""The index of a dataset: one row per case with its id, patient and label, before any image or signal is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this site ready? Read everything a role names and report the numbers and every problem, not only the first."""
+"""Is this site ready? Read everything that a dataset names; report numbers and every problem, not only the first."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class MaskCounts:
 
 
 @dataclass
-class RoleReport:
-    """What :func:`check_site` found for one dataset role.
+class DatasetReport:
+    """What :func:`check_site` found for one dataset.
 
-    ``counts`` are cases by split and class of a classification, ``masks`` metrics by split of a segmentation. A role of
-    questions counts those with each closed answer, and as OPEN the others.
+    ``counts`` are cases by split and class of a classification, ``masks`` metrics by split of a segmentation.
+    A dataset of questions counts those with each closed answer, and as OPEN the others.
     """
 
     site: str
-    role: str
+    dataset: str
     format: str
     classes: tuple[str, ...]
     test_only: bool = False
@@ -68,25 +68,25 @@ class RoleReport:
     errors: list[str] = field(default_factory=list)
 
 
-def check_site(path: Path, roles: list[str] | None = None) -> list[RoleReport]:
-    """Check the given roles of a site.yaml (default: all). Nothing is written.
+def check_site(path: Path, datasets: list[str] | None = None) -> list[DatasetReport]:
+    """Check the given datasets of a site.yaml (default: all). Nothing is written.
 
     Raises:
-        ConfigError: site.yaml itself is wrong, or has no such role; problems in the data are in the reports.
+        ConfigError: site.yaml itself is wrong, or has no such dataset; problems in the data are in the reports.
     """
     config = load_site_config(path)
-    return [_check_role(config, role, config.dataset(role)) for role in roles or list(config.datasets)]
+    return [_check_dataset(config, dataset, config.dataset(dataset)) for dataset in datasets or list(config.datasets)]
 
 
-def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
-    report = RoleReport(config.site, role, spec.format, spec.classes, spec.test_only, spec.task)
+def _check_dataset(config: SiteConfig, dataset: str, spec: DatasetSpec) -> DatasetReport:
+    report = DatasetReport(config.site, dataset, spec.format, spec.classes, spec.test_only, spec.task)
     if isinstance(spec, QuestionsSpec):
-        return _check_questions(report, config.role_dir(role), spec)
+        return _check_questions(report, config.dataset_dir(dataset), spec)
     reader, problems = reader_for(spec), Problems()
     cases = _attempt(problems, lambda: reader.index(problems))
     if cases is not None and len(cases):
         _describe(report, spec, cases)
-        splits = _check_splits(report, config.role_dir(role), reader, spec, cases, problems)
+        splits = _check_splits(report, config.dataset_dir(dataset), reader, spec, cases, problems)
         raw = _attempt(problems, lambda: reader.read(cases, problems))
         before = len(problems.messages)
         truth = _attempt(problems, lambda: reader.truth(cases, problems))
@@ -101,13 +101,13 @@ def _check_role(config: SiteConfig, role: str, spec: DatasetSpec) -> RoleReport:
     return report
 
 
-def _check_questions(report: RoleReport, role_dir: Path, spec: QuestionsSpec) -> RoleReport:
+def _check_questions(report: DatasetReport, dataset_dir: Path, spec: QuestionsSpec) -> DatasetReport:
     reader, problems = QuestionsReader(spec), Problems()
     report.classes = (*spec.classes, OPEN)
     cases = _attempt(problems, lambda: reader.index(problems))
     if cases is not None and len(cases):
         _describe(report, spec, cases)
-        splits = _check_splits(report, role_dir, reader, spec, cases, problems)
+        splits = _check_splits(report, dataset_dir, reader, spec, cases, problems)
         there = _attempt(problems, lambda: reader.inputs(cases))
         if there is not None:
             of_inputs, distinct, input_of = there
@@ -130,7 +130,7 @@ def _attempt(problems: Problems, step: Callable[[], T]) -> T | None:
         return None
 
 
-def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
+def _describe(report: DatasetReport, spec: DatasetSpec, cases: Cases) -> None:
     report.cases = len(cases)
     report.patients = len(set(cases.patients)) if spec.patient is not None else None
     there = [spec.classes[i] for i in np.unique(cases.labels[cases.labels != UNKNOWN])]
@@ -145,8 +145,8 @@ def _describe(report: RoleReport, spec: DatasetSpec, cases: Cases) -> None:
 
 
 def _check_splits(
-    report: RoleReport,
-    role_dir: Path,
+    report: DatasetReport,
+    dataset_dir: Path,
     reader: Reader[Any] | QuestionsReader,
     spec: DatasetSpec,
     cases: Cases,
@@ -154,13 +154,13 @@ def _check_splits(
 ) -> np.ndarray | None:
     """Count cases by split; the splits (N,), or None when they cannot be had."""
     content = reader.content(cases)
-    drawn = _attempt(problems, lambda: site_splits(cases, spec, role_dir, problems, save=False, content=content))
+    drawn = _attempt(problems, lambda: site_splits(cases, spec, dataset_dir, problems, save=False, content=content))
     if drawn is None:
         return None
     limited = _attempt(problems, lambda: limit_training(cases, drawn, spec))
     splits = drawn if limited is None else limited
     report.unused = int((splits == UNUSED).sum())
-    file = splits_file(spec, role_dir)
+    file = splits_file(spec, dataset_dir)
     report.splits_from = str(file) if file.exists() else "to be drawn at the first load"
     if spec.test_only or spec.official_splits:
         report.splits_from = "fixed by site.yaml"
@@ -181,7 +181,7 @@ def _check_splits(
     return splits
 
 
-def _check_masks(report: RoleReport, splits: np.ndarray, masks: np.ndarray, sound: bool) -> None:
+def _check_masks(report: DatasetReport, splits: np.ndarray, masks: np.ndarray, sound: bool) -> None:
     share = masks.mean(axis=(1, 2), dtype=np.float64)
     for name in SPLITS:
         own = share[splits == name]
@@ -193,7 +193,7 @@ def _check_masks(report: RoleReport, splits: np.ndarray, masks: np.ndarray, soun
 
 
 def _check_raw(
-    report: RoleReport,
+    report: DatasetReport,
     reader: Reader[Any],
     spec: DatasetSpec,
     cases: Cases,

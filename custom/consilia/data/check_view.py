@@ -7,15 +7,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from consilia.data.check import RoleReport
+from consilia.data.check import DatasetReport
 
 SIZES = 8  # so many of the pictures' sizes are listed
 
 
-def render(report: RoleReport) -> RenderableType:
+def render(report: DatasetReport) -> RenderableType:
     """A rich renderable: the numbers as tables, then warnings and errors in full."""
     kind = f"{report.format}{', segmentation' if report.task == 'segmentation' else ''}"
-    title = f"{report.site} / {report.role} ({kind}{', test only' if report.test_only else ''})"
+    title = f"{report.site} / {report.dataset} ({kind}{', test only' if report.test_only else ''})"
     parts: list[RenderableType] = [Text(title, style="bold"), _numbers(report)]
     if report.counts:
         parts.append(_splits(report))
@@ -31,7 +31,7 @@ def render(report: RoleReport) -> RenderableType:
     return Group(*parts)
 
 
-def _numbers(report: RoleReport) -> Table:
+def _numbers(report: DatasetReport) -> Table:
     table = Table.grid(padding=(0, 2))
     patients = "each case its own" if report.patients is None else str(report.patients)
     cases = "questions" if report.format == "questions" else "cases"
@@ -67,7 +67,7 @@ def _sizes(sizes: dict[str, int]) -> str:
     return ", ".join([f"{size}: {sizes[size]}" for size in sorted(shown, key=list(sizes).index)] + others)
 
 
-def _splits(report: RoleReport) -> Table:
+def _splits(report: DatasetReport) -> Table:
     kind = "questions" if report.format == "questions" else "cases"
     table = Table("split", *(escape(name) for name in report.classes), kind)
     if report.patients is not None:
@@ -80,7 +80,7 @@ def _splits(report: RoleReport) -> Table:
     return table
 
 
-def _masks(report: RoleReport) -> Table:
+def _masks(report: DatasetReport) -> Table:
     structure = escape(report.classes[-1])
     table = Table("split", "cases", "empty masks", f"{structure}: mean share of the picture, empty masks left out")
     if report.patients is not None:
@@ -94,7 +94,7 @@ def _masks(report: RoleReport) -> Table:
     return table
 
 
-def _missing(report: RoleReport, missing: dict[str, int]) -> Table:
+def _missing(report: DatasetReport, missing: dict[str, int]) -> Table:
     table = Table("column", "cases without a value", "of")
     for column, count in missing.items():
         table.add_row(escape(column), str(count), str(report.cases))

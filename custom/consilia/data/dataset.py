@@ -1,4 +1,4 @@
-"""A site's data once loaded: data sets of three splits in memory, and a fingerprint naming no patient."""
+"""A site's data once loaded: datasets of three splits in memory, and a fingerprint naming no patient."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ S = TypeVar("S", bound=Sized)
 
 @dataclass(frozen=True)
 class DatasetSplits(Generic[S]):
-    """One data set of a site. At a test-only site (external test site) it has cases in ``test`` only.
+    """One dataset of a site. At a test-only site (external test site) it has cases in ``test`` only.
 
     ``class_names`` of a segmentation are the background's and the structure's; of questions, the closed answers.
     """
@@ -108,15 +108,15 @@ class DatasetSplits(Generic[S]):
 
 @dataclass(frozen=True)
 class SiteData:
-    """What one site has for a run: its data sets by name.
+    """What one site has for a run: its datasets by name.
 
-    Most runs have one data set; then its splits, classes and task are attributes here, too.
+    Most runs have one dataset; then its splits, classes and task are attributes here, too.
 
     Attributes:
         site: its name.
-        datasets: its data sets by name.
-        trained_together: names of all data sets that the run trains together, of which a site may have some; empty
-            where a run has one data set.
+        datasets: its datasets by name.
+        trained_together: names of all datasets that the run trains together, of which a site may have some; empty
+            where a run has one dataset.
     """
 
     site: str
@@ -125,13 +125,13 @@ class SiteData:
 
     @property
     def name(self) -> str:
-        """Of the only data set. Raises ValueError where there are several."""
+        """Of the only dataset. Raises ValueError where there are several."""
         if len(self.datasets) != 1:
-            raise ValueError(f"site {self.site} has the data sets {sorted(self.datasets)}: choose one by its name")
+            raise ValueError(f"site {self.site} has the datasets {sorted(self.datasets)}: choose one by its name")
         return next(iter(self.datasets))
 
     def dataset(self, name: str | None = None) -> DatasetSplits[Split]:
-        """The data set of that name; None: the only one."""
+        """The dataset of that name; None: the only one."""
         return self.datasets[self.name if name is None else name]
 
     @property
@@ -147,7 +147,7 @@ class SiteData:
         return self.dataset().test
 
     def split(self, name: str) -> Split:
-        """The split called ``train``, ``validation`` or ``test`` of the only data set."""
+        """The split called ``train``, ``validation`` or ``test`` of the only dataset."""
         return self.dataset().split(name)
 
     @property
@@ -156,17 +156,17 @@ class SiteData:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the only data set; where several are trained together, their names: all sites must name the same."""
+        """Of the only dataset; where several are trained together, their names: all sites must name the same."""
         return self.trained_together or self.dataset().class_names
 
     @property
     def task(self) -> Task:
-        """Of all its data sets."""
+        """Of all its datasets."""
         (task,) = {dataset.task for dataset in self.datasets.values()}
         return task
 
     def cases(self, split: str) -> int:
-        """Number of cases in one split of all data sets."""
+        """Number of cases in one split of all datasets."""
         return sum(len(dataset.split(split)) for dataset in self.datasets.values())
 
     @property

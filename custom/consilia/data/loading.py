@@ -38,18 +38,18 @@ class NewCases:
     sources: tuple[Source, ...] = ()
 
 
-def load_site(path: Path, role: str) -> SiteData:
-    """One data set of a site; ``path`` is its site.yaml. See :func:`load_dataset`."""
+def load_site(path: Path, dataset: str) -> SiteData:
+    """One dataset of a site; ``path`` is its site.yaml. See :func:`load_dataset`."""
     config = load_site_config(path)
-    return SiteData(config.site, {role: load_dataset(config, role)})
+    return SiteData(config.site, {dataset: load_dataset(config, dataset)})
 
 
 def load_several(config: SiteConfig, classes: Mapping[str, int]) -> SiteData:
-    """The data sets that a run trains together, as far as the site has them.
+    """The datasets that a run trains together, as far as the site has them.
 
     Args:
         config: the site's.
-        classes: the run's data sets, and the number of classes each must have.
+        classes: the run's datasets, and the number of classes each must have.
 
     Raises:
         ConfigError: the site has none of them, or one has other classes or is a segmentation.
@@ -57,9 +57,7 @@ def load_several(config: SiteConfig, classes: Mapping[str, int]) -> SiteData:
     """
     there, where = [name for name in sorted(classes) if name in config.datasets], f"site {config.site}"
     if not there:
-        raise ConfigError(
-            f"{where}: expected a dataset role for some of {sorted(classes)}, got {sorted(config.datasets)}"
-        )
+        raise ConfigError(f"{where}: expected a dataset for some of {sorted(classes)}, got {sorted(config.datasets)}")
     for name in there:
         spec = config.datasets[name]
         if spec.task != "classification":
@@ -74,29 +72,29 @@ def load_several(config: SiteConfig, classes: Mapping[str, int]) -> SiteData:
     return SiteData(config.site, {name: load_dataset(config, name) for name in there}, tuple(sorted(classes)))
 
 
-def load_dataset(config: SiteConfig, role: str) -> DatasetSplits[Split]:
-    """All cases of one dataset role, preprocessed and split.
+def load_dataset(config: SiteConfig, dataset: str) -> DatasetSplits[Split]:
+    """All cases of one dataset, preprocessed and split.
 
     The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. A
     test-only site has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part),
     with a warning in the log.
 
     Raises:
-        ConfigError: the site has no such role.
+        ConfigError: the site has no such dataset.
         DataError: the data do not fit it; the message holds the first problems.
     """
-    spec = config.dataset(role)
+    spec = config.dataset(dataset)
     reader, problems = reader_for(spec), Problems()
-    where = f"site {config.site}, role {role}"
-    cases, splits = index_and_split(reader, spec, config.role_dir(role), problems, where)
+    where = f"site {config.site}, dataset {dataset}"
+    cases, splits = index_and_split(reader, spec, config.dataset_dir(dataset), problems, where)
     raw, truth = reader.read(cases, problems), reader.truth(cases, problems)
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
-    require_cases(splits, spec, config.role_dir(role), where)
+    require_cases(splits, spec, config.dataset_dir(dataset), where)
     if spec.fitted_on_test():
         log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     fitted = reader.fit(raw if spec.test_only else raw[splits == "train"])
-    write_json(preprocessing_file(config, role), {"layout": reader.layout(), "fitted": fitted}, private=True)
+    write_json(preprocessing_file(config, dataset), {"layout": reader.layout(), "fitted": fitted}, private=True)
     inputs = _inputs(reader, fitted, raw, where)
     spacing = reader.spacing(cases)
     parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
@@ -104,7 +102,7 @@ def load_dataset(config: SiteConfig, role: str) -> DatasetSplits[Split]:
 
 
 class Indexed(Protocol):
-    """What lists a role's cases: a reader of any format."""
+    """What lists a dataset's cases: a reader of any format."""
 
     def index(self, problems: Problems) -> Cases:
         """The cases, without reading what is large."""
@@ -132,30 +130,30 @@ def require_cases(splits: np.ndarray, spec: CommonSpec, folder: Path, where: str
         raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, folder)}")
 
 
-def preprocessing_file(config: SiteConfig, role: str) -> Path:
-    """Where :func:`load_site` keeps the fitted preprocessing of a role."""
-    return config.role_dir(role) / PREPROCESSING
+def preprocessing_file(config: SiteConfig, dataset: str) -> Path:
+    """Where :func:`load_site` keeps the fitted preprocessing of a dataset."""
+    return config.dataset_dir(dataset) / PREPROCESSING
 
 
-def load_new_cases(path: Path, role: str, source: Path, *, preprocessing: Path | None = None) -> NewCases:
+def load_new_cases(path: Path, dataset: str, source: Path, *, preprocessing: Path | None = None) -> NewCases:
     """New, unlabelled cases, preprocessed as the site's training cases were.
 
     Args:
         path: the site's site.yaml.
-        role: the dataset role.
+        dataset: its name in site.yaml.
         source: a delimited file of the same feature columns (tabular), an image file or a folder of images
             (every slice of a volume is a case), an npz in the MedMNIST layout without labels, a folder of WFDB
             records, or a parquet file of values (timeseries).
         preprocessing: a kept copy of :func:`preprocessing_file`, so that a model gets its inputs as they were when it
-            was trained; default: the one of the role's last load.
+            was trained; default: the one of the dataset's last load.
 
     Raises:
         DataError: the preprocessing is not there, site.yaml has changed since, or the source does not fit.
     """
     config = load_site_config(path)
-    reader, problems = reader_for(config.dataset(role)), Problems()
-    where = f"site {config.site}, role {role}"
-    fitted = _saved_preprocessing(preprocessing or preprocessing_file(config, role), reader, where)
+    reader, problems = reader_for(config.dataset(dataset)), Problems()
+    where = f"site {config.site}, dataset {dataset}"
+    fitted = _saved_preprocessing(preprocessing or preprocessing_file(config, dataset), reader, where)
     ids, raw = reader.read_new(Path(source), problems)
     if not ids:
         problems.add(f"{source}: no case in it")
@@ -195,7 +193,7 @@ def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) ->
 
 def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
     if not file.is_file():
-        raise DataError(f"{where}: {file} is not there: it is written when the site loads this role")
+        raise DataError(f"{where}: {file} is not there: it is written when the site loads this dataset")
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         layout = saved["layout"]

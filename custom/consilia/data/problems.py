@@ -1,4 +1,4 @@
-"""Collect every problem of a data set, so that a data manager can mend all of them at once."""
+"""Collect every problem of a dataset, so that a data manager can mend all of them at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SHOWN = 8
 
 
 class Problems:
-    """Messages found while reading one dataset role; the loader raises them, the check lists them."""
+    """Messages found while reading one dataset; the loader raises them, the check lists them."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []

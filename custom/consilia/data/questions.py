@@ -133,25 +133,26 @@ class QuestionsReader:
         return reader, cases.take(first), codes.astype(np.int64)
 
 
-def load_questions(config: SiteConfig, role: str) -> DatasetSplits[QuestionSplit]:
-    """All questions of one role of format questions, of a site or of the server's own data.
+def load_questions(config: SiteConfig, dataset: str) -> DatasetSplits[QuestionSplit]:
+    """All questions of one dataset of format questions, of a site or of the server's own data.
 
     The splits are kept under ``state_dir`` as :func:`consilia.data.loading.load_dataset` keeps them. Preprocessing of
     images and records is fitted on those of the training questions; a test-only site's on all its own.
 
     Raises:
-        ConfigError: there is no such role, or it is of another format.
+        ConfigError: there is no such dataset, or it is of another format.
         DataError: the data do not fit it; the message holds the first problems.
     """
-    spec = config.dataset(role)
-    where = f"site {config.site}, role {role}"
+    spec = config.dataset(dataset)
+    where = f"site {config.site}, dataset {dataset}"
     if not isinstance(spec, QuestionsSpec):
         raise ConfigError(
-            f"site {config.site}: datasets.{role}: expected format questions, got {spec.format}: load_dataset reads it"
+            f"site {config.site}: datasets.{dataset}: expected format questions, got {spec.format}: "
+            "load_dataset reads it"
         )
     reader, problems = QuestionsReader(spec), Problems()
-    cases, splits = index_and_split(reader, spec, config.role_dir(role), problems, where)
-    require_cases(splits, spec, config.role_dir(role), where)
+    cases, splits = index_and_split(reader, spec, config.dataset_dir(dataset), problems, where)
+    require_cases(splits, spec, config.dataset_dir(dataset), where)
     inputs, input_of = _read_inputs(reader, cases, splits, where)
     parts = {name: _part(reader, cases, inputs, input_of, splits == name) for name in SPLITS}
     return DatasetSplits(class_names=spec.classes, task=spec.task, **parts)

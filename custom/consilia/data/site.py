@@ -1,4 +1,4 @@
-"""site.yaml: the one file a site's data manager writes. It stays at the site; jobs name a dataset role only."""
+"""site.yaml: the one file a site's data manager writes. It stays at the site; jobs name a dataset only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import AbsolutePath, read_yaml, validate
 
 SITE_FILE = "site.yaml"
-RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the roles
+RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the datasets
 SERVER = "server"
 SERVER_DATA = Path(SERVER) / "data.yaml"  # beside the folders of the sites, where all are on one machine
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class SiteConfig(Strict):
-    """A site's name, where it keeps its state, which models jobs may name, and its data by role.
+    """A site's name, where it keeps its state, which models jobs may name, and its datasets.
 
     ``allow_methods`` are methods of other packages than Consilia that jobs may name; ``foundation_models`` the site's
     own copies of large pre-trained models, by the name that jobs use.
@@ -53,21 +53,21 @@ class SiteConfig(Strict):
         # Both become folder names.
         for name in (self.site, *self.datasets):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"site and role names hold letters, digits, '.', '_' and '-' only, not {name!r}")
+                raise ValueError(f"site and dataset names hold letters, digits, '.', '_' and '-' only, not {name!r}")
         # Some file systems do not tell Runs from runs.
-        if any(role.casefold() == RUNS for role in self.datasets):
-            raise ValueError(f"no role can be called {RUNS!r}: state_dir keeps the personal models under this name")
+        if any(dataset.casefold() == RUNS for dataset in self.datasets):
+            raise ValueError(f"no dataset can be called {RUNS!r}: state_dir keeps the personal models under this name")
         return self
 
-    def dataset(self, role: str) -> DatasetSpec:
-        """The specification of one dataset role. Raises :class:`ConfigError` listing the roles there are."""
-        if role not in self.datasets:
-            raise ConfigError(f"site {self.site}: no dataset role {role!r}; its site.yaml has {sorted(self.datasets)}")
-        return self.datasets[role]
+    def dataset(self, name: str) -> DatasetSpec:
+        """The specification of one dataset. Raises :class:`ConfigError` listing the datasets there are."""
+        if name not in self.datasets:
+            raise ConfigError(f"site {self.site}: no dataset {name!r}; its site.yaml has {sorted(self.datasets)}")
+        return self.datasets[name]
 
-    def role_dir(self, role: str) -> Path:
-        """Where the splits and the fitted preprocessing of one role are kept."""
-        return self.state_dir / role
+    def dataset_dir(self, dataset: str) -> Path:
+        """Where the splits and the fitted preprocessing of one dataset are kept."""
+        return self.state_dir / dataset
 
 
 def own_site_file(local: Path, name: str) -> Path:
@@ -105,7 +105,9 @@ def write_site_config(
         "site": site,
         "allow_models": list(allow_models),
         "foundation_models": {key: folder.model_dump(mode="json") for key, folder in foundation_models.items()},
-        "datasets": {role: spec.model_dump(mode="json", exclude_defaults=True) for role, spec in datasets.items()},
+        "datasets": {
+            dataset: spec.model_dump(mode="json", exclude_defaults=True) for dataset, spec in datasets.items()
+        },
     }
     validate(SiteConfig, content, target)  # site names become folder names
     write_bytes(target, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())

@@ -1,4 +1,4 @@
-"""What site.yaml says about one dataset role: one model per file format; questions have a file of their own."""
+"""What site.yaml says about one dataset: one model per file format; questions have a file of their own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Train, validation and test of a site: drawn once, by patient, written down, and kept.
 
-A patient is never in two splits. The file of a role's splits (case_id, patient, split) is reused as it is, so that a
+A patient is never in two splits. The file of a dataset's splits (case_id, patient, split) is reused as it is, so that a
 site's test cases stay its test cases; when the data no longer fit it, loading stops and says so. Where case ids are
 only positions in a data file, a fourth column (content) holds a short digest of each case, to notice another order.
 """
@@ -97,7 +97,7 @@ def class_balanced_splits(labels: np.ndarray, test: float, validation: float, se
 
 
 def site_splits(
-    cases: Cases, spec: CommonSpec, role_dir: Path, problems: Problems, save: bool, content: Sequence[str] = ()
+    cases: Cases, spec: CommonSpec, dataset_dir: Path, problems: Problems, save: bool, content: Sequence[str] = ()
 ) -> np.ndarray:
     """The split (N,) of each case: from the given or saved file if there is one, otherwise drawn (and saved).
 
@@ -107,7 +107,7 @@ def site_splits(
         return np.full(len(cases), "test")
     if spec.official_splits:
         return np.asarray(cases.rows["part"].replace({"val": "validation"}), dtype=str)
-    saved = splits_file(spec, role_dir)
+    saved = splits_file(spec, dataset_dir)
     if spec.splits.file is not None or saved.exists():
         return read_splits(saved, cases, spec, problems, content)
     splits = draw_splits(cases, spec.splits)
@@ -149,9 +149,9 @@ def limit_training(cases: Cases, splits: np.ndarray, spec: CommonSpec) -> np.nda
     return np.where((splits == "train") & ~used, UNUSED, splits)
 
 
-def splits_file(spec: CommonSpec, role_dir: Path) -> Path:
-    """The file that holds this role's splits: the one given in site.yaml, or the one Consilia keeps."""
-    return spec.splits.file or role_dir / "splits.csv"
+def splits_file(spec: CommonSpec, dataset_dir: Path) -> Path:
+    """The file that holds this dataset's splits: the one given in site.yaml, or the one Consilia keeps."""
+    return spec.splits.file or dataset_dir / "splits.csv"
 
 
 def read_splits(

@@ -31,7 +31,7 @@ class RunConfig(Strict):
     label: str = Field(
         "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
     )
-    role: str = Field("diagnosis", description="the dataset role that every site maps in its site.yaml")
+    dataset: str = Field("diagnosis", description="the dataset, by its name in the site.yaml of every site")
     task: Task = "classification"
     method: SerializeAsAny[MethodConfig]
     plugin: str | None = Field(None, description="SHA-256 of the file that the method comes from, if a plugin")

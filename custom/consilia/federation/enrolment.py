@@ -48,8 +48,8 @@ def why_not(
     datasets, test_only_sites = make_method(config.method).datasets(), config.test_only_sites
     cases, own = reply.train if datasets else 0, reply.datasets
     if bool(own) != bool(datasets) or set(own) - set(datasets) or sum(own.values()) != cases:
-        names = sorted(datasets) or "no data set"
-        return f"its training cases by data set are {str(own)[:200]}, expected {cases} in all, of {names}"
+        names = sorted(datasets) or "no dataset"
+        return f"its training cases by dataset are {str(own)[:200]}, expected {cases} in all, of {names}"
     if reply.train == 0 and site not in test_only_sites:
         return "it has no training cases, and the run does not name it among its test_only_sites"
     if reply.train > 0 and site in test_only_sites:

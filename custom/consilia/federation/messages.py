@@ -63,7 +63,7 @@ class Broadcast:
 class PrepareReply(Strict):
     """A site's self-description: numbers and a digest, no label counts.
 
-    ``datasets``: training cases of each of the run's data sets that the site has, where the run has several.
+    ``datasets``: training cases of each of the run's datasets that the site has, where the run has several.
     """
 
     train: Count

@@ -12,7 +12,7 @@ def model_card(config: RunConfig, class_names: tuple[str, ...], kind: str) -> di
     content = {
         "model": config.model.model_dump(mode="json", by_alias=True),
         "task": config.task,
-        "role": config.role,
+        "dataset": config.dataset,
         "class_names": list(class_names),
         "method": config.method.method,
         "kind": kind,

@@ -17,9 +17,9 @@ from consilia.record.schema import Metrics, SegmentationMetrics
 KINDS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
 
 
-def roles_of(config: RunConfig) -> tuple[str, ...]:
-    """The dataset roles that a run reads at a site, sorted; of several a site may have some."""
-    return tuple(sorted(make_method(config.method).datasets())) or (config.role,)
+def datasets_of(config: RunConfig) -> tuple[str, ...]:
+    """The datasets that a run reads at a site, sorted; of several a site may have some."""
+    return tuple(sorted(make_method(config.method).datasets())) or (config.dataset,)
 
 
 def fields_of(config: RunConfig) -> dict[RequestKind, dict[str, str]]:

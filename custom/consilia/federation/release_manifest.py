@@ -29,7 +29,7 @@ from consilia.core.schema import Strict, explain
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import RequestKind
 from consilia.federation.release_check import Node, check_error, compare, is_nothing, parsed, tree
-from consilia.federation.release_fields import fields_of, roles_of
+from consilia.federation.release_fields import datasets_of, fields_of
 from consilia.methods.contract import TensorSpec, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
 
@@ -40,7 +40,7 @@ TensorName = Annotated[str, Field(max_length=200, pattern=r"^[\w .-]+$")]
 Place = Annotated[str, Field(max_length=2000, pattern=r"^[\w .|\[\]-]+$")]
 Layout = Annotated[str, Field(pattern=r"^[a-z]+\d*\[(\d+(, \d+)*)?\]$")]
 # As site.yaml has them.
-Role = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")]
+DatasetName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")]
 Kind = Annotated[str, Field(pattern=r"^(integer|number|boolean|text|sha256|[\w.-]+(\|[\w.-]+)+)$")]
 
 
@@ -48,19 +48,19 @@ class Manifest(Strict):
     """What the sites of one job send, and nothing else.
 
     Attributes:
-        roles: the dataset roles of a site that the job reads, sorted.
+        datasets: the datasets of a site that the job reads, sorted.
         tensors: the layout of each tensor by name; they go with ``train`` alone, and a site may send some of them.
         fields: for each task that the job has, the kind of each field of the reply's JSON by its path.
     """
 
-    roles: tuple[Role, ...]
+    datasets: tuple[DatasetName, ...]
     tensors: dict[TensorName, Layout]
     fields: dict[RequestKind, dict[Place, Kind]]
 
-    @field_validator("roles")
+    @field_validator("datasets")
     @classmethod
-    def _sorted(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(roles))
+    def _sorted(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(datasets))
 
     @field_validator("tensors", mode="before")
     @classmethod
@@ -80,7 +80,7 @@ class Manifest(Strict):
         """
         fields = {task: _lines(found) for task, found in self.fields.items()}
         tensors = _lines(dict(sorted(self.tensors.items())))
-        return {"roles": list(self.roles), "tensors": tensors, "fields": fields}
+        return {"datasets": list(self.datasets), "tensors": tensors, "fields": fields}
 
     @property
     def digest(self) -> str:
@@ -145,7 +145,7 @@ def manifest_of(config: RunConfig, model: nn.Module) -> Manifest:
         name: f"float16{list(spec.shape)}" if name in halved and spec.dtype.is_floating_point else layout(spec)
         for name, spec in sorted(transmitted(method, model).items())
     }
-    return Manifest(roles=roles_of(config), tensors=tensors, fields=fields_of(config))
+    return Manifest(datasets=datasets_of(config), tensors=tensors, fields=fields_of(config))
 
 
 def layout(tensor: Tensor | TensorSpec | np.ndarray[Any, Any]) -> str:
@@ -193,7 +193,7 @@ def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest,
         allowed: the methods that the site lists, of a job that runs there.
 
     Raises:
-        ConfigError: there is none, it is malformed, or the job's configuration reads other roles than it names.
+        ConfigError: there is none, it is malformed, or the job's configuration reads other datasets than it names.
     """
     try:
         executors = json.loads(path.read_text())["executors"]
@@ -212,10 +212,10 @@ def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest,
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: argument config: expected an object, got {type(settings).__name__}")
     config = run_config(settings, source=str(path), allowed=allowed)
-    roles = roles_of(config)
-    if roles != manifest.roles:
-        text = f"{list(roles)}, its manifest names {list(manifest.roles)}"
-        raise ConfigError(f"{path}: the job reads the dataset roles {text}")
+    datasets = datasets_of(config)
+    if datasets != manifest.datasets:
+        text = f"{list(datasets)}, its manifest names {list(manifest.datasets)}"
+        raise ConfigError(f"{path}: the job reads the datasets {text}")
     return manifest, config
 
 

@@ -1,4 +1,4 @@
-"""A site's data as a run sees them: of one dataset role, or of the several that its method trains together."""
+"""A site's data as a run sees them: of one dataset, or of the several that its method trains together."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ def load_run_data(config: RunConfig, site: SiteConfig) -> SiteData:
     several = make_method(config.method).datasets()
     if several:
         return load_several(site, several)
-    return SiteData(site.site, {config.role: load_dataset(site, config.role)})
+    return SiteData(site.site, {config.dataset: load_dataset(site, config.dataset)})

@@ -29,7 +29,7 @@ class ServerSettings(Strict):
             own there, called by its number; ``{job_id}`` puts the number elsewhere in the path. Default: ``consilia``
             in the server's startup kit.
         data: the server's own public data, where the method trains there: a file of site.yaml's form, whose
-            training cases are the public ones and whose test cases judge the result, a role per task.
+            training cases are the public ones and whose test cases judge the result, a dataset per task.
         engine: noted in the record.
     """
 

@@ -63,7 +63,7 @@ class Site:
         self.data = load_run_data(config, settings)
         if self.data.task != config.task:
             raise ConfigError(
-                f"the run is a {config.task}, role {config.role!r} of site {self.name} a {self.data.task}"
+                f"the run is a {config.task}, dataset {config.dataset!r} of site {self.name} a {self.data.task}"
             )
         model = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
         self.method = make_method(config.method)
@@ -173,7 +173,7 @@ class Site:
         require_names(personal_state, list(self.client.state()))
         name = f"personal-{request.keep}"
         self.store.save_model(name, personal_state, model_card(self.config, self.data.class_names, name))
-        self.store.save_bytes(PREPROCESSING, preprocessing_file(self.settings, self.config.role).read_bytes())
+        self.store.save_bytes(PREPROCESSING, preprocessing_file(self.settings, self.config.dataset).read_bytes())
         self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
         personal, after = self.evaluation.metrics("personal", version=None, slow=True)

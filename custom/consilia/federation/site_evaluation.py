@@ -33,7 +33,7 @@ class SiteEvaluation:
     def global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, dict[str, Predictions]]:
         """Metrics of the received global model and its predictions on the test cases, if it can be judged here.
 
-        Predictions are by data set.
+        Predictions are by dataset.
         """
         try:
             self.client.load(self.client.state_for("global", state))
@@ -55,9 +55,9 @@ class SiteEvaluation:
     def metrics(
         self, kind: str, version: int | None, *, slow: bool = False
     ) -> tuple[SiteMetrics, dict[str, Predictions]]:
-        """Metrics of the model as it now is, and its predictions on the test cases by data set.
+        """Metrics of the model as it now is, and its predictions on the test cases by dataset.
 
-        With a version the metrics hold also the flips since the last evaluation of that kind; over several data sets
+        With a version the metrics hold also the flips since the last evaluation of that kind; over several datasets
         of unlike cases none are counted.
         """
         found: dict[str, dict[str, Any] | None] = {}

@@ -99,7 +99,7 @@ class Client(Generic[C]):
         self.samples = torch.Generator()
         """For what the task samples in its loss; seeded by every fit."""
         self.class_weights = self._balanced() if self.training.class_weights == "balanced" else {}
-        """By name of the data set, (C,) on the device; none where all cases weigh alike."""
+        """By name of the dataset, (C,) on the device; none where all cases weigh alike."""
         augmentation = self.training.augmentation
         self.augmentation = None if augmentation is None else Augmentation(augmentation, self.seed, self.data.site)
         if augmentation is not None and self.encoder_is_frozen:
@@ -163,7 +163,7 @@ class Client(Generic[C]):
 
         Args:
             path: the HTML file.
-            predictions: of the ``global`` model, and of the ``personal`` one where there is one, by data set.
+            predictions: of the ``global`` model, and of the ``personal`` one where there is one, by dataset.
             attention: of :meth:`attention` with the global model.
         """
         if "personal" in predictions:
@@ -175,7 +175,7 @@ class Client(Generic[C]):
         return None
 
     def network_for(self, dataset: str) -> Network:
-        """:attr:`network` on the cases of one data set; by default the same for all."""
+        """:attr:`network` on the cases of one dataset; by default the same for all."""
         return self.network
 
     # What every method uses -------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Client(Generic[C]):
         return codes
 
     def _balanced(self) -> dict[str, Tensor]:
-        """Class weights of each data set that the site trains on, from its own training cases; nothing is sent."""
+        """Class weights of each dataset that the site trains on, from its own training cases; nothing is sent."""
         return {
             name: balanced_weights(dataset.train.labels, dataset.num_classes).to(self.device)
             for name, dataset in self.data.datasets.items()
@@ -298,7 +298,7 @@ class Client(Generic[C]):
         """The model's predictions on a split, in evaluation mode, on the CPU; see :mod:`consilia.methods.tasks`.
 
         Args:
-            split: of the data set that is called ``dataset``.
+            split: of the dataset that is called ``dataset``.
             dataset: its name; None where the site has only one.
         """
         self.model.eval()

@@ -116,7 +116,7 @@ class Method(Generic[C]):
         tasks: the learning tasks that it can train.
         any_model: whether it trains any network; False where it needs a model of its own.
         personal: whether every site makes a personal model when the rounds are over.
-        several_datasets: whether sites train several data sets together, each with a head of its own.
+        several_datasets: whether sites train several datasets together, each with a head of its own.
         private_files: names of files that the half at the server saves and that no administrator can download, since
             they show cases of the server's own data.
     """
@@ -161,7 +161,7 @@ class Method(Generic[C]):
         return ()
 
     def datasets(self) -> dict[str, int]:
-        """With :attr:`several_datasets`: the data sets that sites train together, and the classes of each."""
+        """With :attr:`several_datasets`: the datasets that sites train together, and the classes of each."""
         return {}
 
     def model_arguments(self) -> dict[str, Any]:

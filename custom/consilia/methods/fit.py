@@ -16,7 +16,7 @@ from consilia.methods.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases of one step, on the device: inputs (B, ...), labels (B,) or masks (B, H, W), and their data set's name."""
+    """Cases of one step, on the device: inputs (B, ...), labels (B,) or masks (B, H, W), and their dataset's name."""
 
     inputs: Tensor
     labels: Tensor

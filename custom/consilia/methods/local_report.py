@@ -31,7 +31,7 @@ def write_local_report(
         write_segmentation_report(
             path,
             site=data.site,
-            role=data.name,
+            dataset=data.name,
             structure=data.class_names[1],
             predictions=predictions,
             masks=test.labels,
@@ -45,7 +45,7 @@ def write_local_report(
     write_site_report(
         path,
         site=data.site,
-        role=data.name,
+        dataset=data.name,
         class_names=data.class_names,
         logits_global=predictions["global"][LOGITS],
         logits_personal=predictions["personal"][LOGITS],

@@ -32,7 +32,7 @@ class UpdateMetadata:
         cases: training cases n_k.
         weight: where the method declares one.
         fields: reported numbers by name.
-        datasets: training cases by data set, where the run has several; as the site declared them when it began.
+        datasets: training cases by dataset, where the run has several; as the site declared them when it began.
     """
 
     cases: int
@@ -100,7 +100,7 @@ class Server(Generic[C]):
         return {}
 
     def expected(self, names: Collection[str], datasets: Mapping[str, int]) -> Collection[str]:
-        """Which of the exchanged tensors a site must send that has training cases of these data sets."""
+        """Which of the exchanged tensors a site must send that has training cases of these datasets."""
         return names
 
     def weights(self, updates: Mapping[str, UpdateMetadata]) -> Weights:

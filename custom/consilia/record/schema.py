@@ -48,7 +48,7 @@ class RunInfo(Strict):
 class SiteInfo(Strict):
     """Cases per split, whether the site only evaluates, and the fingerprint of its data (no patient is in it).
 
-    ``tasks``: training cases by data set, where the run trains several together.
+    ``tasks``: training cases by dataset, where the run trains several together.
     """
 
     train: NonNegativeInt

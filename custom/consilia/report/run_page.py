@@ -133,17 +133,17 @@ def variant_rows(record: Record, finals: Finals, names: Mapping[str, str]) -> li
 
 
 def several_tasks(record: Record) -> bool:
-    """Whether the run trained several data sets together, or nothing at any site."""
+    """Whether the run trained several datasets together, or nothing at any site."""
     return not record.sites or any(info.tasks for info in record.sites.values())
 
 
 def site_tasks(record: Record) -> dict[str, dict[str, int]]:
-    """Training cases by site and data set, of the sites that name any."""
+    """Training cases by site and dataset, of the sites that name any."""
     return {site: info.tasks for site, info in sorted(record.sites.items()) if info.tasks}
 
 
 def site_metrics(record: Record) -> list[dict[str, Any]]:
-    """One row per site and data set: the last version's global model on the site's own test cases."""
+    """One row per site and dataset: the last version's global model on the site's own test cases."""
     tested = split_metrics(last_models(record)["global"], sorted(record.sites))
     return [
         {"site": site, "task": task, **found.model_dump()}

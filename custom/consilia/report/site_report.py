@@ -23,7 +23,7 @@ def write_site_report(
     path: Path,
     *,
     site: str,
-    role: str,
+    dataset: str,
     class_names: Sequence[str],
     logits_global: Tensor | None,
     logits_personal: Tensor | None,
@@ -55,7 +55,7 @@ def write_site_report(
     html = page(
         "site.html",
         site=site,
-        role=role,
+        dataset=dataset,
         count=len(labels),
         class_names=class_names,
         models=models if len(labels) else [],

@@ -22,7 +22,7 @@ def write_segmentation_report(
     path: Path,
     *,
     site: str,
-    role: str,
+    dataset: str,
     structure: str,
     predictions: Mapping[str, Mapping[str, Tensor]],
     masks: Tensor,
@@ -54,7 +54,7 @@ def write_segmentation_report(
     html = page(
         "site_segmentation.html",
         site=site,
-        role=role,
+        dataset=dataset,
         structure=structure,
         count=len(masks),
         empty=int((masks == 0).flatten(1).all(1).sum()),

@@ -16,10 +16,10 @@ from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import SERVER, load_site_config, server_data
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import read_yaml, validate
+from consilia.simulation.datasets import DatasetsConfig, dataset_specs
 from consilia.simulation.digits import digits_sites
-from consilia.simulation.layout import Roles, fewer, without, write_layout
+from consilia.simulation.layout import Datasets, fewer, without, write_layout
 from consilia.simulation.pooled import DirichletPartition, Partition, partition_pooled
-from consilia.simulation.roles import RolesConfig, role_specs
 from consilia.simulation.synthetic import phantom_sites
 from consilia.simulation.synthetic.clinic import clinic_server, clinic_sites
 from consilia.simulation.wisconsin import wisconsin_sites
@@ -29,17 +29,17 @@ TEST_ONLY_SITE = "evaluator"
 
 @dataclass(frozen=True)
 class Embedded:
-    """A federation that needs no files: what writes its data and describes them by site and role.
+    """A federation that needs no files: what writes its data and describes them by site and dataset.
 
-    ``server`` does so for the server's own data, by role.
+    ``server`` does so for the server's own data, by dataset.
     """
 
-    sites: Callable[[Path], dict[str, Roles]]
-    server: Callable[[Path], Roles] | None = None
+    sites: Callable[[Path], dict[str, Datasets]]
+    server: Callable[[Path], Datasets] | None = None
 
 
-def _one_role(role: str, specs: Callable[[Path], dict[str, DatasetSpec]]) -> Embedded:
-    return Embedded(lambda out: {site: {role: spec} for site, spec in specs(out).items()})
+def _one_dataset(dataset: str, specs: Callable[[Path], dict[str, DatasetSpec]]) -> Embedded:
+    return Embedded(lambda out: {site: {dataset: spec} for site, spec in specs(out).items()})
 
 
 def _phantoms(kind: str, task: Task) -> Embedded:
@@ -47,12 +47,12 @@ def _phantoms(kind: str, task: Task) -> Embedded:
         # A folder of their own: phantoms that are there already are not drawn again, and must not be of another kind.
         return phantom_sites(kind, task, out / "phantoms" / kind)
 
-    return _one_role("structure" if task == "segmentation" else "diagnosis", sites)
+    return _one_dataset("structure" if task == "segmentation" else "diagnosis", sites)
 
 
 EMBEDDED_DATA = {
-    "wisconsin": _one_role("diagnosis", wisconsin_sites),
-    "digits": _one_role("digit", digits_sites),
+    "wisconsin": _one_dataset("diagnosis", wisconsin_sites),
+    "digits": _one_dataset("digit", digits_sites),
     "phantom-fundus": _phantoms("fundus", "classification"),
     "phantom-skin": _phantoms("skin", "classification"),
     "phantom-ultrasound": _phantoms("ultrasound", "classification"),
@@ -70,7 +70,7 @@ class FederationConfig(Strict):
     ``leave_out`` names a site that trains nothing and is a test site with all its cases: the unseen hospital.
     """
 
-    role: str
+    dataset: str
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     sites: dict[str, DatasetSpec] | None = None
@@ -146,11 +146,11 @@ def load_federation(
     return written
 
 
-def _read_config(path: Path) -> FederationConfig | RolesConfig:
-    """Read a federation YAML; ``common`` holds keys that every dataset specification in a file of one role shares."""
+def _read_config(path: Path) -> FederationConfig | DatasetsConfig:
+    """Read a federation YAML; ``common`` holds keys that all sites share in a file of one dataset."""
     content = read_yaml(path)
-    if isinstance(content, dict) and "roles" in content:
-        return validate(RolesConfig, content, path)
+    if isinstance(content, dict) and "datasets" in content:
+        return validate(DatasetsConfig, content, path)
     if isinstance(content, dict):
         content = dict(content)
         common = content.pop("common", {})
@@ -170,12 +170,12 @@ def _read_config(path: Path) -> FederationConfig | RolesConfig:
 
 
 def _materialise(
-    config: FederationConfig | RolesConfig, path: Path, out: Path, leave_out: str | None
-) -> tuple[dict[str, Roles], Roles]:
-    """The roles of each site, and of the server."""
+    config: FederationConfig | DatasetsConfig, path: Path, out: Path, leave_out: str | None
+) -> tuple[dict[str, Datasets], Datasets]:
+    """The datasets of each site, and of the server."""
     leave_out = leave_out or config.leave_out
-    if isinstance(config, RolesConfig):
-        sites, server = role_specs(config, path, out)
+    if isinstance(config, DatasetsConfig):
+        sites, server = dataset_specs(config, path, out)
         return without(sites, leave_out, path), server
     if config.sites is not None:
         specs = dict(config.sites)
@@ -183,9 +183,9 @@ def _materialise(
         assert config.pooled is not None  # FederationConfig has checked both
         assert config.partition is not None
         specs = partition_pooled(config.pooled, config.partition, str(path), out)
-    sites = without({site: {config.role: spec} for site, spec in specs.items()}, leave_out, path)
+    sites = without({site: {config.dataset: spec} for site, spec in specs.items()}, leave_out, path)
     if config.test_only is not None:
-        sites[TEST_ONLY_SITE] = {config.role: config.test_only}
+        sites[TEST_ONLY_SITE] = {config.dataset: config.test_only}
     return sites, {}
 
 
@@ -202,13 +202,13 @@ def _site_folder(folder: Path) -> dict[str, Path]:
 
 
 def _require_agreement(sites: dict[str, Path]) -> None:
-    """Class names and their order must be the same at every site that has a role."""
+    """Class names and their order must be the same at every site that has a dataset."""
     first: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name, path in sites.items():
-        for role, spec in load_site_config(path).datasets.items():
-            other, classes = first.setdefault(role, (name, spec.classes))
+        for dataset, spec in load_site_config(path).datasets.items():
+            other, classes = first.setdefault(dataset, (name, spec.classes))
             if classes != spec.classes:
                 raise ConfigError(
-                    f"{path}: datasets.{role}.classes: expected {list(classes)} as at site {other}, "
+                    f"{path}: datasets.{dataset}.classes: expected {list(classes)} as at site {other}, "
                     f"got {list(spec.classes)}"
                 )

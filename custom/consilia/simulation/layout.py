@@ -10,17 +10,17 @@ from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import SERVER, SERVER_DATA, write_site_config
 from consilia.data.specs import DatasetSpec
 
-Roles = dict[str, DatasetSpec]
+Datasets = dict[str, DatasetSpec]
 
 
 def write_layout(
-    sites: Mapping[str, Roles],
-    server: Roles,
+    sites: Mapping[str, Datasets],
+    server: Datasets,
     out: Path,
     allow_models: Sequence[str] = DEFAULT_ALLOWED,
     foundation_models: Mapping[str, FoundationFolder] | None = None,
 ) -> dict[str, Path]:
-    """Write ``<site>/site.yaml`` for each site with all its roles, and ``server/data.yaml`` if the server has any.
+    """Write ``<site>/site.yaml`` for each site with all its datasets, and ``server/data.yaml`` if the server has any.
 
     Returns:
         The path of each site's file.
@@ -29,8 +29,8 @@ def write_layout(
         raise ConfigError(f"{out}: no site can be called {SERVER!r}: the server's own data have this name")
     folders = foundation_models or {}
     written = {site: (out / site / "site.yaml").absolute() for site in sites}
-    for site, roles in sites.items():
-        write_site_config(written[site], site, roles, allow_models, folders)
+    for site, datasets in sites.items():
+        write_site_config(written[site], site, datasets, allow_models, folders)
     # One of another federation, written here before, must not pass for this one's.
     (out / SERVER_DATA).unlink(missing_ok=True)
     if server:
@@ -38,19 +38,19 @@ def write_layout(
     return written
 
 
-def without(sites: Mapping[str, Roles], name: str | None, where: object) -> dict[str, Roles]:
-    """The sites with one of them as a test-only site, in all its roles, under its own name."""
+def without(sites: Mapping[str, Datasets], name: str | None, where: object) -> dict[str, Datasets]:
+    """The sites with one of them as a test-only site, in all its datasets, under its own name."""
     if name is None:
         return dict(sites)
-    trainers = [site for site, roles in sites.items() if not all(spec.test_only for spec in roles.values())]
+    trainers = [site for site, datasets in sites.items() if not all(spec.test_only for spec in datasets.values())]
     if name not in trainers or len(trainers) < 2:
         raise ConfigError(f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}")
-    tested = {role: spec.model_copy(update={"test_only": True}) for role, spec in sites[name].items()}
+    tested = {dataset: spec.model_copy(update={"test_only": True}) for dataset, spec in sites[name].items()}
     return {**sites, name: tested}
 
 
-def fewer(sites: Mapping[str, Roles], train_cases: int | float | None) -> dict[str, Roles]:
-    """The sites with so many training cases of each role; a test-only site has none anyway."""
+def fewer(sites: Mapping[str, Datasets], train_cases: int | float | None) -> dict[str, Datasets]:
+    """The sites with so many training cases of each dataset; a test-only site has none anyway."""
     if train_cases is None:
         return dict(sites)
     change = {"train_cases": train_cases}
@@ -58,4 +58,4 @@ def fewer(sites: Mapping[str, Roles], train_cases: int | float | None) -> dict[s
     def few(spec: DatasetSpec) -> DatasetSpec:
         return spec if spec.test_only else spec.model_copy(update=change)
 
-    return {site: {role: few(spec) for role, spec in roles.items()} for site, roles in sites.items()}
+    return {site: {dataset: few(spec) for dataset, spec in datasets.items()} for site, datasets in sites.items()}

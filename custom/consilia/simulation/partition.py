@@ -1,4 +1,4 @@
-"""Divide one pooled data set into sites with skewed labels (the Dirichlet protocol of the FedKPer study)."""
+"""Divide one pooled dataset into sites with skewed labels (the Dirichlet protocol of the FedKPer study)."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ Partition = Annotated[ColumnPartition | DirichletPartition, Field(discriminator=
 
 
 def index_pooled(spec: DatasetSpec, where: str) -> Cases:
-    """All cases (or questions) of a pooled data set. Raises :class:`DataError` with its problems."""
+    """All cases (or questions) of a pooled dataset. Raises :class:`DataError` with its problems."""
     problems = Problems()
     cases = _reader(spec).index(problems)
     problems.raise_if_any(f"{where}: pooled")

@@ -70,7 +70,7 @@ def run_baseline(
         if name == PUBLIC_ONLY:
             public_only(config, server, recorder, progress)
         else:
-            sites = [load_site(path, config.role) for _, path in sorted(site_files.items())]
+            sites = [load_site(path, config.dataset) for _, path in sorted(site_files.items())]
             recorder.class_names = list(sites[0].class_names)
             for site in sites:
                 recorder.add_site(site.site, _describe(site))
@@ -87,7 +87,7 @@ def _centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) ->
     train = _union(trainers)
     none = empty_split(train.inputs, train.labels)
     dataset = DatasetSplits(sites[0].class_names, train, none, none, config.task)
-    pooled = SiteData("pooled", {config.role: dataset})
+    pooled = SiteData("pooled", {config.dataset: dataset})
     learner = _learner(setting, pooled)
     state = learner.state()
     best = BestRound(config.primary_metric, state)

@@ -45,7 +45,7 @@ class Study(Strict):
     """A study file.
 
     Attributes:
-        data: an embedded data set's name, a folder of sites, or a federation file (relative to the study file).
+        data: an embedded dataset's name, a folder of sites, or a federation file (relative to the study file).
         leave_out: a site that trains nothing and is tested on instead: the unseen centre.
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
@@ -98,7 +98,7 @@ def study_config(
 ) -> RunConfig:
     """The configuration of one run of a study; ``label`` is one of its methods, a method's name, or a baseline.
 
-    What the study leaves open of role, test_only_sites, task and model is read from the site files, if any.
+    What the study leaves open of dataset, test_only_sites, task and model is read from the site files, if any.
     """
     if label not in study.methods and label not in method_names() and label not in BASELINES:
         known = dict.fromkeys([*study.methods, *method_names()])
@@ -110,28 +110,28 @@ def study_config(
     if several and site_files:
         values.setdefault("test_only_sites", _test_only_sites(site_files, None))
     for first in [] if several else list(site_files.values())[:1]:
-        values.setdefault("role", _only_role(first))
-        values.setdefault("test_only_sites", _test_only_sites(site_files, values["role"]))
-        values.setdefault("task", load_site_config(first).dataset(values["role"]).task)
+        values.setdefault("dataset", _only_dataset(first))
+        values.setdefault("test_only_sites", _test_only_sites(site_files, values["dataset"]))
+        values.setdefault("task", load_site_config(first).dataset(values["dataset"]).task)
         if "model" not in values:
-            values["model"] = default_model(load_site(first, values["role"]))
+            values["model"] = default_model(load_site(first, values["dataset"]))
     if study.leave_out is not None and not site_files:
         values.setdefault("test_only_sites", [study.leave_out])
     return run_config(values, overrides, source=f"study, method {label}")
 
 
-def _only_role(site_file: Path) -> str:
-    roles = list(load_site_config(site_file).datasets)
-    if len(roles) > 1:
-        raise ConfigError(f"{site_file} has several dataset roles, {roles}: choose one, e.g. --set role={roles[0]}")
-    return roles[0]
+def _only_dataset(site_file: Path) -> str:
+    datasets = list(load_site_config(site_file).datasets)
+    if len(datasets) > 1:
+        raise ConfigError(f"{site_file} has several datasets, {datasets}: choose one, e.g. --set dataset={datasets[0]}")
+    return datasets[0]
 
 
-def _test_only_sites(site_files: Mapping[str, Path], role: str | None) -> list[str]:
-    """The sites that train nothing in that role, or in none of their roles."""
+def _test_only_sites(site_files: Mapping[str, Path], dataset: str | None) -> list[str]:
+    """The sites that train nothing in that dataset, or in none of their datasets."""
     configs = {name: load_site_config(path) for name, path in site_files.items()}
-    specs = {name: [own.dataset(role)] if role else own.datasets.values() for name, own in configs.items()}
-    return [name for name, roles in specs.items() if all(spec.test_only for spec in roles)]
+    specs = {name: [own.dataset(dataset)] if dataset else own.datasets.values() for name, own in configs.items()}
+    return [name for name, datasets in specs.items() if all(spec.test_only for spec in datasets)]
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
 def stands_alone(study: Study, label: str) -> bool:
     """Whether a run's configuration can be made without a look at the study's data."""
     several = _named(merged(study.run, _method_of(study, label))).several_datasets
-    return several or {"role", "model"} <= study.run.keys()
+    return several or {"dataset", "model"} <= study.run.keys()
 
 
 def _method_of(study: Study, label: str) -> dict[str, Any]:

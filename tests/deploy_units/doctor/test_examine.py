@@ -69,17 +69,17 @@ def test_a_job_of_another_version_or_with_a_missing_foundation_model_fails(
         read_job(tmp_path)
 
 
-def test_only_the_jobs_role_is_read_and_a_missing_one_named(site: Kit, job: Path, tmp_path: Path) -> None:
+def test_only_the_jobs_dataset_is_read_and_a_missing_one_named(site: Kit, job: Path, tmp_path: Path) -> None:
     path = site.local / "site.yaml"
     config, known = load_site_config(path), read_job(job)
     (finding,) = check_data(site, config, known)
-    assert (finding.check, finding.text) == ("data of role diagnosis", "40 cases")
+    assert (finding.check, finding.text) == ("dataset diagnosis", "40 cases")
     (tmp_path / "data" / "visits.csv").unlink()
     (finding,) = check_data(site, config, known)
     assert (finding.level, "visits.csv" in finding.text) == ("FAILED", True)
     path.write_text(path.read_text().replace("diagnosis:", "prognosis:"))
     (finding,) = check_data(site, load_site_config(path), known)
-    assert (finding.level, "needs role 'diagnosis', here are ['prognosis']" in finding.text) == ("FAILED", True)
+    assert (finding.level, "needs dataset 'diagnosis', here are ['prognosis']" in finding.text) == ("FAILED", True)
 
 
 def test_disk_and_memory_are_compared_with_the_jobs_model(site: Kit) -> None:

@@ -74,8 +74,8 @@ def test_a_free_question_is_also_answered_in_words(ran: Path) -> None:
         (["--task", "reading"], "task reading has no question of its own: ask one with --question"),
         (["--task", "reading", "--question", "?", "--cases", "x.csv"], "task reading is text alone: leave x.csv out"),
         (["--task", "sepsis", "--cases", "x.csv", "--question", "?"], "leave --question out"),
-        (["--task", "sepsis", "--cases", "x.csv", "--role", "reading"], "read by an encoder of kind table; role"),
-        (["--task", "sepsis", "--cases", "x.csv", "--role", "fever"], "no dataset role 'fever'"),
+        (["--task", "sepsis", "--cases", "x.csv", "--dataset", "reading"], "read by an encoder of kind table; dataset"),
+        (["--task", "sepsis", "--cases", "x.csv", "--dataset", "fever"], "no dataset 'fever'"),
     ],
 )
 def test_what_does_not_fit_the_task_is_told(ran: Path, arguments: list[str], message: str) -> None:

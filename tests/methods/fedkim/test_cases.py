@@ -1,4 +1,4 @@
-"""The server's cases from its file, by hand: labels and questions, what is open, and roles that do not fit."""
+"""The server's cases from its file, by hand: labels and questions, what is open, and datasets that do not fit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TABULAR = task_definitions(
 )
 
 
-def server(root: Path, roles: dict[str, dict[str, Any]]) -> Path:
+def server(root: Path, datasets: dict[str, dict[str, Any]]) -> Path:
     rows = [f"c{i},p{i // 2},{i},{'bad' if i % 2 else 'good'},{i},{i},{i}" for i in range(6)]
     (root / "rows.csv").write_text("\n".join(["id,patient,x,label,u,v,w", *rows]) + "\n")
     asked = [{"id": f"c{i}", "q": f"Question {i}?", "a": answer} for i, answer in enumerate(ANSWERS)]
     (root / "asked.json").write_text(json.dumps(asked))
     (root / "splits.csv").write_text("case_id,split\n" + "".join(f"c{i},{part}\n" for i, part in enumerate(PARTS)))
     path = root / "data.yaml"
-    path.write_text(yaml.safe_dump({"site": "server", "datasets": roles}))
+    path.write_text(yaml.safe_dump({"site": "server", "datasets": datasets}))
     return path
 
 
@@ -86,9 +86,9 @@ def test_taking_some_keeps_each_case_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("roles", "message"),
+    ("datasets", "message"),
     [
-        ({"heart": tabular()}, r"expected a role for some of \['kidney', 'mass', 'size'\], got \['heart'\]"),
+        ({"heart": tabular()}, r"expected a dataset for some of \['kidney', 'mass', 'size'\], got \['heart'\]"),
         (
             {"mass": tabular(classes=["good", "bad", "ugly"])},
             r"datasets\.mass\.classes: the task has answers \['no', 'yes'\]",
@@ -98,13 +98,13 @@ def test_taking_some_keeps_each_case_whole(tmp_path: Path) -> None:
         ({"mass": tabular(), "ask-image": questions()}, r"ask-image\.input: .*\['image', 'text'\], got none"),
     ],
 )
-def test_roles_that_do_not_fit(tmp_path: Path, roles: dict[str, Any], message: str) -> None:
+def test_datasets_that_do_not_fit(tmp_path: Path, datasets: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_server_cases(server(tmp_path, roles), TABULAR)
+        load_server_cases(server(tmp_path, datasets), TABULAR)
 
 
-def test_roles_that_are_no_task_are_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_datasets_that_are_no_task_are_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = load_server_cases(server(tmp_path, {"mass": tabular(), "other": tabular()}), TABULAR)
     assert set(found) == {"mass"}
     assert "['other'] are no tasks" in caplog.text
-    assert "no role for task kidney" in caplog.text
+    assert "no dataset for task kidney" in caplog.text

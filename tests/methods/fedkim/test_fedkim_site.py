@@ -71,7 +71,7 @@ def test_augmentation_changes_the_images_alone_and_the_log_says_which(caplog) ->
         own.check_model()
         learner(several(kidney=5), training).check_model()
     assert "changes images: those of mass; kidney stay as they are" in caplog.text
-    assert "changes images: those of no data set; kidney stay as they are" in caplog.text
+    assert "changes images: those of no dataset; kidney stay as they are" in caplog.text
     seen = {"kidney": 0, "mass": 0}
     for batch in own.batches(torch.Generator().manual_seed(1), own.augmentation.transform(1, 0)):
         originals = site.datasets[batch.dataset].train.inputs

@@ -14,7 +14,7 @@ def reader_for(spec: CommonSpec) -> Reader[Any]:
     """The reader of a specification's format. Raises :class:`ConfigError` for questions: no labelled cases."""
     if spec.reader is None:
         raise ConfigError(
-            f"expected a dataset role with labelled cases, got {spec.format}: it has answers in words, not classes, "
+            f"expected a dataset with labelled cases, got {spec.format}: it has answers in words, not classes, "
             "and is asked by a method for language models only"
         )
     module, _, name = spec.reader.partition(":")

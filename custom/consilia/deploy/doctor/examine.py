@@ -19,10 +19,10 @@ import psutil
 
 import consilia
 from consilia.core.errors import ConfigError
-from consilia.data.check import RoleReport, check_site
+from consilia.data.check import DatasetReport, check_site
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
-from consilia.deploy.doctor.job import Job, check_job, check_roles, read_job
+from consilia.deploy.doctor.job import Job, check_datasets, check_job, read_job
 from consilia.deploy.doctor.network import check_certificates, check_clock, check_port, check_server_reached
 from consilia.deploy.doctor.policies import readable
 from consilia.deploy.install.config import config_file
@@ -133,26 +133,26 @@ def check_data(kit: Kit, config: Config, job: Job | None) -> Iterator[Finding]:
     """Read the data as ``consilia site check`` does: a site's, or the server's public ones where it has any."""
     if isinstance(config, ServerSettings):
         if config.data is not None:
-            yield from _roles(config.data, None)
+            yield from _datasets(config.data, None)
         return
     there = list(config.datasets)
     if job is not None:
-        yield from check_roles(job, there)
-        there = [role for role in job.roles(there) if role in there]
-    yield from _roles(config_file(kit), there)
+        yield from check_datasets(job, there)
+        there = [dataset for dataset in job.datasets(there) if dataset in there]
+    yield from _datasets(config_file(kit), there)
 
 
-def _roles(path: Path, roles: list[str] | None) -> Iterator[Finding]:
-    if roles == []:
+def _datasets(path: Path, datasets: list[str] | None) -> Iterator[Finding]:
+    if datasets == []:
         return
     try:
-        yield from (_role(report, path) for report in check_site(path, roles))
+        yield from (_dataset(report, path) for report in check_site(path, datasets))
     except ConfigError as error:
         yield failed("data", str(error), f"correct {path}")
 
 
-def _role(report: RoleReport, path: Path) -> Finding:
-    check, todo = f"data of role {report.role}", f"consilia site check {path} --role {report.role}"
+def _dataset(report: DatasetReport, path: Path) -> Finding:
+    check, todo = f"dataset {report.dataset}", f"consilia site check {path} --dataset {report.dataset}"
     if report.errors:
         return failed(
             check, f"{len(report.errors)} error(s), the first: {report.errors[0]}", f"see all of them: {todo}"

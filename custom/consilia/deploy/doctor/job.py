@@ -40,10 +40,10 @@ class Job:
         """Size of the tensors that a site sends."""
         return sum(_bytes(layout) for layout in self.manifest.tensors.values())
 
-    def roles(self, there: Sequence[str]) -> list[str]:
-        """The dataset roles that the job looks for at a site with the roles ``there``."""
+    def datasets(self, there: Sequence[str]) -> list[str]:
+        """The datasets that the job looks for at a site with the datasets ``there``."""
         tasks = make_method(self.config.method).datasets()
-        return [role for role in there if role in tasks] if tasks else [self.config.role]
+        return [dataset for dataset in there if dataset in tasks] if tasks else [self.config.dataset]
 
 
 def read_job(place: Path) -> Job:
@@ -129,16 +129,16 @@ def _check_approval(kit: Kit, job: Job) -> Finding:
     return ok(check, f"what {job.name} sends is approved ({found.name})")
 
 
-def check_roles(job: Job, there: Sequence[str]) -> Iterator[Finding]:
+def check_datasets(job: Job, there: Sequence[str]) -> Iterator[Finding]:
     """Whether the site has data for the job at all."""
-    check, wanted = "data", job.roles(there)
+    check, wanted = "data", job.datasets(there)
     if not wanted:
         tasks = sorted(make_method(job.config.method).datasets())
-        yield failed(check, f"{job.name} trains {tasks}, here are {sorted(there)}", "write one of these roles")
-    for role in wanted:
-        if role not in there:
-            todo = f"write a dataset role {role!r} in site.yaml"
-            yield failed(check, f"{job.name} needs role {role!r}, here are {sorted(there)}", todo)
+        yield failed(check, f"{job.name} trains {tasks}, here are {sorted(there)}", "write one of these datasets")
+    for dataset in wanted:
+        if dataset not in there:
+            todo = f"write a dataset {dataset!r} in site.yaml"
+            yield failed(check, f"{job.name} needs dataset {dataset!r}, here are {sorted(there)}", todo)
     if wanted and make_method(job.config.method).datasets():
         away = sorted(set(make_method(job.config.method).datasets()) - set(wanted))
         if away:

@@ -24,11 +24,17 @@ READ_BY = {
     "timeseries": "series",
     "tabular": "table",
 }
-"""Formats of dataset roles, and the kind of encoder that reads them."""
+"""Formats of datasets, and the kind of encoder that reads them."""
 
 
 def ask_command(
-    folder: Path, task: str, site: Path, source: Path | None, question: str | None, role: str | None, out: Path | None
+    folder: Path,
+    task: str,
+    site: Path,
+    source: Path | None,
+    question: str | None,
+    dataset: str | None,
+    out: Path | None,
 ) -> None:
     """Print (and write) the answer to each case with the probability of every candidate."""
     if out is not None and out.exists():
@@ -37,7 +43,7 @@ def ask_command(
     saved = load_injected(folder, settings)
     task_definitions = saved.method.task_definitions
     _check(task_definitions, task, source, question)
-    new = None if source is None else _new_cases(saved, settings, site, task, role or task, source)
+    new = None if source is None else _new_cases(saved, settings, site, task, dataset or task, source)
     names, answers, probabilities, texts = _answers(saved, _cases(task_definitions, task, new, question), new)
     candidates = task_definitions.tasks[task].answers
     header = ["case", "answer", *(f"p_{name}" for name in candidates), *(["text"] if texts else [])]
@@ -65,8 +71,8 @@ def _check(task_definitions: TaskDefinitions, task: str, source: Path | None, qu
         raise ConfigError(f"task {task} is {TEXT} alone: leave {source} out")
 
 
-def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, role: str, source: Path) -> NewCases:
-    found = settings.dataset(role).format
+def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, dataset: str, source: Path) -> NewCases:
+    found = settings.dataset(dataset).format
     for modality in saved.method.task_definitions.tasks[task].encoded:
         encoder = saved.network.args["encoders"].get(modality)
         if encoder is None:
@@ -74,10 +80,10 @@ def _new_cases(saved: Saved, settings: SiteConfig, site: Path, task: str, role: 
         kind = encoder["kind"]
         if READ_BY.get(found) != kind:
             raise ConfigError(
-                f"task {task} is about {modality}, read by an encoder of kind {kind}; role {role!r} of {site} holds "
-                f"{found}: choose another with --role"
+                f"task {task} is about {modality}, read by an encoder of kind {kind}; dataset {dataset!r} of {site} "
+                f"holds {found}: choose another with --dataset"
             )
-    return load_new_cases(site, role, source)
+    return load_new_cases(site, dataset, source)
 
 
 def _cases(task_definitions: TaskDefinitions, task: str, new: NewCases | None, question: str | None) -> Cases:

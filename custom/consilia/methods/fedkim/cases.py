@@ -86,20 +86,20 @@ class ServerCases:
 
 
 def load_server_cases(path: Path, task_definitions: TaskDefinitions) -> dict[str, ServerCases]:
-    """The server's cases of every task that its file has a dataset role for.
+    """The server's cases of every task that its file has a dataset for.
 
     Raises:
-        ConfigError: no role, or one with other classes than the task has answers.
+        ConfigError: no dataset, or one with other classes than the task has answers.
         DataError: the data do not fit their specification.
     """
     config = load_site_config(path)
     unknown = sorted(set(config.datasets) - set(task_definitions.tasks))
     if unknown:
-        log.warning("%s: roles %s are no tasks of this run and are left aside", path, unknown)
+        log.warning("%s: datasets %s are no tasks of this run and are left aside", path, unknown)
     found = {}
     for name, task in sorted(task_definitions.tasks.items()):
         if name not in config.datasets:
-            log.warning("%s: no role for task %s, which is therefore not asked", path, name)
+            log.warning("%s: no dataset for task %s, which is therefore not asked", path, name)
         elif isinstance(config.datasets[name], QuestionsSpec):
             asked = load_questions(config, name)
             found[name] = ServerCases(*(_asked(name, task, asked.split(part)) for part in SPLITS))
@@ -118,10 +118,12 @@ def load_server_cases(path: Path, task_definitions: TaskDefinitions) -> dict[str
     seen = [name for name in task_definitions.seen if name in found]
     if not seen:
         raise ConfigError(
-            f"{path}: expected a role for some of {list(task_definitions.seen)}, got {sorted(config.datasets)}"
+            f"{path}: expected a dataset for some of {list(task_definitions.seen)}, got {sorted(config.datasets)}"
         )
     if not any(len(found[name].public) for name in seen):
-        raise ConfigError(f"{path}: roles {seen} have no training cases, and these are the public data to inject with")
+        raise ConfigError(
+            f"{path}: datasets {seen} have no training cases, and these are the public data to inject with"
+        )
     return found
 
 

@@ -16,8 +16,8 @@ def ask(
         Path | None, typer.Option(help="New cases: a csv, an image or a folder of images, records, parquet.")
     ] = None,
     question: Annotated[str | None, typer.Option(help="For tasks of free questions: what to ask of each case.")] = None,
-    role: Annotated[
-        str | None, typer.Option(help="The dataset role of site.yaml that such cases belong to; default: the task.")
+    dataset: Annotated[
+        str | None, typer.Option(help="The dataset of site.yaml that such cases belong to; default: the task.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the answers as csv.")] = None,
 ) -> None:
@@ -25,9 +25,9 @@ def ask(
 
     \b
     consilia ask runs/fedkim/injected --task pneumonia --site hospital/site.yaml --cases chest.png
-    consilia ask runs/fedkim/injected --task vqa-rad --site hospital/site.yaml --role pneumonia --cases chest.png \
+    consilia ask runs/fedkim/injected --task vqa-rad --site hospital/site.yaml --dataset pneumonia --cases chest.png \
       --question "Is the heart enlarged?"
     """
     from consilia.methods.fedkim.ask_command import ask_command
 
-    ask_command(model, task, site, cases, question, role, out)
+    ask_command(model, task, site, cases, question, dataset, out)

@@ -32,7 +32,7 @@ class FedKIM(Method[FedKIMConfig]):
     private_files = (ANSWERS,)
 
     def datasets(self) -> dict[str, int]:
-        """The seen tasks, each a data set, and the number of their answers."""
+        """The seen tasks, each a dataset, and the number of their answers."""
         task_definitions = self.config.task_definitions
         return {name: len(task_definitions.tasks[name].answers) for name in task_definitions.seen}
 

@@ -57,7 +57,7 @@ class FedKIMServer(Server[FedKIMConfig]):
         if context.data is None:
             raise ConfigError(
                 "method fedkim injects with the server's own public data: name their file (of site.yaml's form, a "
-                "role per task) as data in the server's server.yaml"
+                "dataset per task) as data in the server's server.yaml"
             )
         self.seed = context.seed
         self.cases = load_server_cases(context.data, config.task_definitions)

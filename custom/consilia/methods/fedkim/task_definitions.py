@@ -27,7 +27,7 @@ class MedicalTask(Strict):
         modalities: what a case consists of.
         description: what is asked and of whom, a sentence or two; goes to the router.
         question: put to the language model with every case; null where each case brings its own.
-        answers: the candidates whose likelihoods are compared, in the order of the dataset role's classes.
+        answers: the candidates whose likelihoods are compared, in the order of the dataset's classes.
         trained: whether sites train it (seen), or it is only asked (unseen).
     """
 

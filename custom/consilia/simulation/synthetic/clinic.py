@@ -86,19 +86,21 @@ _SPEC: TypeAdapter[DatasetSpec] = TypeAdapter(DatasetSpec)
 
 
 def clinic_sites(out: Path) -> dict[str, dict[str, DatasetSpec]]:
-    """Write the clinics' data under ``out``/phantoms/clinic; the specification of each role at each clinic.
+    """Write the clinics' data under ``out``/phantoms/clinic; the specification of each dataset at each clinic.
 
     What is there already is not written again: the list of cases is written last.
     """
     found = {}
     for name, clinic in CLINICS.items():
         folders = _write(out / "phantoms" / "clinic", name, clinic, [])
-        found[name] = {role: _spec(folders[task.kind], task, {}) for role, task in SEEN.items() if task.kind in folders}
+        found[name] = {
+            dataset: _spec(folders[task.kind], task, {}) for dataset, task in SEEN.items() if task.kind in folders
+        }
     return found
 
 
 def clinic_server(out: Path) -> dict[str, DatasetSpec]:
-    """Write the server's data under ``out``/phantoms/clinic; the specification of each role.
+    """Write the server's data under ``out``/phantoms/clinic; the specification of each dataset.
 
     The training split of each is the public data. Beside the synthetic data it has a real table, of breast cytology
     (see :mod:`consilia.simulation.wisconsin`), and questions about short reports.
@@ -106,8 +108,8 @@ def clinic_server(out: Path) -> dict[str, DatasetSpec]:
     root = out / "phantoms" / "clinic"
     folders = _write(root, SERVER, _SERVER, [PUBLIC, VALIDATION, TEST])
     found = {
-        role: _spec(folders[task.kind], task, {"splits": {"file": folders[task.kind] / "splits.csv"}})
-        for role, task in {**SEEN, **UNSEEN}.items()
+        dataset: _spec(folders[task.kind], task, {"splits": {"file": folders[task.kind] / "splits.csv"}})
+        for dataset, task in {**SEEN, **UNSEEN}.items()
     }
     found["phantom-cytology"] = _cytology(root / SERVER / "cytology")
     found["phantom-report"] = _reports(root / SERVER / "reports")

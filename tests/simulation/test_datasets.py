@@ -1,4 +1,4 @@
-"""Several roles at once: who has a patient, in every role alike; what the server and each site get; what is refused."""
+"""Several datasets at once: who has a patient, in all alike; what the server and each site get; what is refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def table(label: str, **more: object) -> dict[str, Any]:
     }
 
 
-def write(root: Path, roles: dict[str, Any], **more: object) -> str:
+def write(root: Path, datasets: dict[str, Any], **more: object) -> str:
     rng = np.random.default_rng(0)
     rows = ["id,pat,age,sick,hurt,ward"]
     for i in range(240):
@@ -45,21 +45,21 @@ def write(root: Path, roles: dict[str, Any], **more: object) -> str:
         rows.append(f"c{i},p{i // 2},{i},{sick},{hurt},{'AB'[i // 120]}")
     (root / "pool.csv").write_text("\n".join(rows) + "\n")
     path = root / "federation.yaml"
-    path.write_text(yaml.safe_dump({"server": SHARES, "roles": roles, **more}))
+    path.write_text(yaml.safe_dump({"server": SHARES, "datasets": datasets, **more}))
     return str(path)
 
 
-def two_roles() -> dict[str, Any]:
+def two_datasets() -> dict[str, Any]:
     return {"sick": {"pooled": table("sick"), "partition": WARDS}, "hurt": {"pooled": table("hurt")}}
 
 
-def patients(path: Path, role: str) -> dict[str, set[str]]:
-    data = load_site(path, role)
+def patients(path: Path, dataset: str) -> dict[str, set[str]]:
+    data = load_site(path, dataset)
     return {name: set(data.split(name).patients) for name in SPLITS}
 
 
-def test_a_patient_is_on_one_side_in_every_role(tmp_path: Path) -> None:
-    sites = load_federation(write(tmp_path, two_roles()), tmp_path / "out")
+def test_a_patient_is_on_one_side_in_every_dataset(tmp_path: Path) -> None:
+    sites = load_federation(write(tmp_path, two_datasets()), tmp_path / "out")
     assert list(sites) == ["north", "south"]
     server = server_data(sites)
     assert server == tmp_path / "out" / "server" / "data.yaml"
@@ -82,17 +82,17 @@ def test_a_patient_is_on_one_side_in_every_role(tmp_path: Path) -> None:
     )
 
 
-def test_sites_need_not_have_every_role(tmp_path: Path) -> None:
+def test_sites_need_not_have_every_dataset(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text(
         "id,age,hurt\n" + "".join(f"o{i},{i},{'yes' if i % 2 else 'no'}\n" for i in range(9))
     )
     own = table("hurt", file="own.csv")
     del own["patient"]
-    roles = {
+    datasets = {
         "sick": {"pooled": table("sick"), "partition": WARDS},
         "hurt": {"pooled": table("hurt"), "partition": HURT, "sites": {"east": own}},
     }
-    sites = load_federation(write(tmp_path, roles), tmp_path / "out", train_cases=0.5)
+    sites = load_federation(write(tmp_path, datasets), tmp_path / "out", train_cases=0.5)
     there = {name: set(load_site_config(path).datasets) for name, path in sites.items()}
     assert there == {"north": {"sick", "hurt"}, "south": {"sick"}, "west": {"hurt"}, "east": {"hurt"}}
     assert sum(len(load_site(sites["east"], "hurt").split(name)) for name in SPLITS) == 3 + 3  # half of six to train
@@ -101,9 +101,9 @@ def test_sites_need_not_have_every_role(tmp_path: Path) -> None:
     assert load_site_config(sites["east"]).datasets["hurt"].train_cases == 0.5
 
 
-def test_a_site_left_out_tests_in_all_its_roles(tmp_path: Path) -> None:
-    roles = two_roles() | {"hurt": {"pooled": table("hurt"), "partition": HURT}}
-    path = write(tmp_path, roles, leave_out="south")
+def test_a_site_left_out_tests_in_all_its_datasets(tmp_path: Path) -> None:
+    datasets = two_datasets() | {"hurt": {"pooled": table("hurt"), "partition": HURT}}
+    path = write(tmp_path, datasets, leave_out="south")
     sites = load_federation(path, tmp_path / "out", leave_out="north")
     specs = {name: load_site_config(file).datasets for name, file in sites.items()}
     assert {name for name, found in specs.items() if all(spec.test_only for spec in found.values())} == {"north"}
@@ -113,7 +113,7 @@ def test_a_site_left_out_tests_in_all_its_roles(tmp_path: Path) -> None:
 
 
 def test_another_federation_has_no_server_data(tmp_path: Path) -> None:
-    assert server_data(load_federation(write(tmp_path, two_roles()), tmp_path / "out")) is not None
+    assert server_data(load_federation(write(tmp_path, two_datasets()), tmp_path / "out")) is not None
     assert server_data(load_federation("wisconsin", tmp_path / "out")) is None
 
 
@@ -123,7 +123,7 @@ def test_the_pool_of_questions_is_public_and_all_others_are_test(tmp_path: Path)
     (tmp_path / "q.csv").write_text("id,q,a\n" + "".join(f"{name},Is it?,yes\n" for name in ids))
     spec = {"format": "questions", "file": "q.csv", "case": "id", "question": "q", "answer": "a"}
     spec |= {"classes": ["no", "yes"], "public_pool": "pubmedqa"}
-    sites = load_federation(write(tmp_path, two_roles() | {"asked": {"pooled": spec}}), tmp_path / "out")
+    sites = load_federation(write(tmp_path, two_datasets() | {"asked": {"pooled": spec}}), tmp_path / "out")
     server = server_data(sites)
     assert server is not None
     data = load_questions(load_site_config(server), "asked")
@@ -142,7 +142,7 @@ def test_equal_images_are_on_one_side_in_any_order(tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", train_images=images[order], train_labels=labels[order], **tests)
         spec = {"format": "medmnist", "file": "x.npz", "parts": ["train", "test"], "classes": ["no", "yes"]}
         out = tmp_path / f"out-{order[0]}"
-        sites = load_federation(write(tmp_path, two_roles() | {"scan": {"pooled": spec}}), out)
+        sites = load_federation(write(tmp_path, two_datasets() | {"scan": {"pooled": spec}}), out)
         server = server_data(sites)
         assert server is not None
         data = load_site(server, "scan")
@@ -157,7 +157,7 @@ ALL = {"pooled": table("hurt"), "server": {"public": 0.3, "test": 0.7}}
 
 
 @pytest.mark.parametrize(
-    ("roles", "message"),
+    ("datasets", "message"),
     [
         ({"sick": {"partition": WARDS}}, "give pooled"),
         ({"sick": {"pooled": table("sick", test_only=True)}}, "the shares and the partition decide"),
@@ -168,27 +168,27 @@ ALL = {"pooled": table("hurt"), "server": {"public": 0.3, "test": 0.7}}
         ({"sick": {"pooled": table("sick"), "server": {"public": 0.6, "test": 0.6}}}, "must be at most 1"),
         ({"sick": {"pooled": table("sick")}}, "so there is no site"),
         ({"sick": {"pooled": table("sick"), "partition": {**HURT, "names": ["a"]}}}, "names must be 2 different"),
-        ({**two_roles(), "hurt": ALL}, r"roles.sick and roles.hurt read the same table, and \d+ patient"),
+        ({**two_datasets(), "hurt": ALL}, r"datasets.sick and datasets.hurt read the same table, and \d+ patient"),
         ({"sick": {"sites": {"server": table("sick")}}, "hurt": {"pooled": table("hurt")}}, "called 'server'"),
         (
-            {"sick": {**two_roles()["sick"], "sites": {"east": table("sick", classes=["yes", "no"])}}},
+            {"sick": {**two_datasets()["sick"], "sites": {"east": table("sick", classes=["yes", "no"])}}},
             r"datasets.sick.classes: expected \['yes', 'no'\] as at site east, got \['no', 'yes'\]",
         ),
     ],
 )
-def test_wrong_files(tmp_path: Path, roles: dict[str, Any], message: str) -> None:
+def test_wrong_files(tmp_path: Path, datasets: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_federation(write(tmp_path, roles), tmp_path / "out")
+        load_federation(write(tmp_path, datasets), tmp_path / "out")
 
 
 def test_data_that_leave_somebody_without(tmp_path: Path) -> None:
-    nobody = {"sick": {**two_roles()["sick"], "partition": {**WARDS, "names": {"A": "north", "C": "south"}}}}
-    with pytest.raises(DataError, match=r"roles.sick: partition.names: no case has 'ward' equal to \['C'\]"):
+    nobody = {"sick": {**two_datasets()["sick"], "partition": {**WARDS, "names": {"A": "north", "C": "south"}}}}
+    with pytest.raises(DataError, match=r"datasets.sick: partition.names: no case has 'ward' equal to \['C'\]"):
         load_federation(write(tmp_path, nobody), tmp_path / "out")
-    tiny = {**two_roles()["sick"], "server": {"public": 1e-6, "test": 0.3}}
+    tiny = {**two_datasets()["sick"], "server": {"public": 1e-6, "test": 0.3}}
     with pytest.raises(DataError, match="no public and no validation case falls to the server, of 240"):
         load_federation(write(tmp_path, {"sick": tiny}), tmp_path / "out")
-    absent = {"sick": {**two_roles()["sick"], "partition": {**WARDS, "column": "wing"}}}
+    absent = {"sick": {**two_datasets()["sick"], "partition": {**WARDS, "column": "wing"}}}
     with pytest.raises(DataError, match="no column 'wing'"):
         load_federation(write(tmp_path, absent), tmp_path / "out")
 
@@ -216,22 +216,22 @@ def test_the_five_hospitals(data_root: Path, tmp_path: Path, monkeypatch: pytest
     people: dict[str, dict[str, set[str]]] = {}
     for path in (*sites.values(), server):
         config = load_site_config(path)
-        for role, spec in config.datasets.items():
-            data = (load_questions if spec.format == "questions" else load_dataset)(config, role)
+        for dataset, spec in config.datasets.items():
+            data = (load_questions if spec.format == "questions" else load_dataset)(config, dataset)
             for name in SPLITS:
                 part = data.split(name)
                 side = "sites" if path != server else "test" if name == "test" else "public"
-                people.setdefault(role, {"sites": set(), "public": set(), "test": set()})[side] |= set(part.patients)
+                people.setdefault(dataset, {"sites": set(), "public": set(), "test": set()})[side] |= set(part.patients)
             answers = [data.test.answers.count(text) for text in spec.classes] if hasattr(data.test, "answers") else []
             counts = answers or np.bincount(data.test.labels).tolist()
             assert len(counts) == len(spec.classes)
-            assert path != server or min(counts) >= 15, role  # enough of each class to judge by
+            assert path != server or min(counts) >= 15, dataset  # enough of each class to judge by
             assert list(spec.classes)[:2] == ["no", "yes"]
-    assert sorted(people) == sorted(role for group in TOGETHER for role in group)
+    assert sorted(people) == sorted(dataset for group in TOGETHER for dataset in group)
     for group in TOGETHER:
-        sides = [set().union(*(people[role][side] for role in group)) for side in ("sites", "public", "test")]
+        sides = [set().union(*(people[dataset][side] for dataset in group)) for side in ("sites", "public", "test")]
         assert len(set.union(*sides)) == sum(map(len, sides)), group
-    assert all(not people[role]["sites"] for role in people if role not in SEEN)
+    assert all(not people[dataset]["sites"] for dataset in people if dataset not in SEEN)
     assert not load_pool("busbra").patients & set.union(*people["breast-birads"].values())
     assert people["vqa-rad"]["public"] <= load_pool("vqa_rad").patients
     assert people["pubmedqa"]["public"] == load_pool("pubmedqa").patients

@@ -1,6 +1,6 @@
-"""A federation of several dataset roles, and the server's own data: public cases to learn from, and test cases.
+"""A federation of several datasets, and the server's own data: public cases to learn from, and test cases.
 
-A patient is the server's or the sites' in every role alike, because a hash of the patient's id alone decides.
+A patient is the server's or the sites' in every dataset alike, because a hash of the patient's id alone decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from consilia.data.cases import Cases, canonical
 from consilia.data.public_pool import load_pool
 from consilia.data.site import SERVER
 from consilia.data.specs import DatasetSpec, MedMnistSpec, QuestionsSpec, SplitSpec
-from consilia.simulation.layout import Roles
+from consilia.simulation.layout import Datasets
 from consilia.simulation.pooled import (
     ColumnPartition,
     DirichletPartition,
@@ -37,7 +37,7 @@ SITES, PUBLIC, VALIDATION, TEST = "sites", "train", "validation", "test"  # but 
 
 
 class Shares(Strict):
-    """What fraction of a pooled data set's patients is public and what fraction tests; the sites have the others."""
+    """What fraction of a pooled dataset's patients is public and what fraction tests; the sites have the others."""
 
     public: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.2, gt=0, lt=1)
@@ -50,14 +50,14 @@ class Shares(Strict):
 
 
 class ServerShares(Shares):
-    """The shares of all roles that name none of their own; ``validation`` is a fraction of the public patients."""
+    """The shares of all datasets that name none of their own; ``validation`` is a fraction of the public patients."""
 
     validation: float = Field(default=0.2, gt=0, lt=1)
     seed: int = 0
 
 
-class RoleConfig(Strict):
-    """One role: ``pooled`` data, with a ``partition`` also the sites'; ``sites`` with data of their own.
+class DatasetConfig(Strict):
+    """One dataset: ``pooled`` data, with a ``partition`` also the sites'; ``sites`` with data of their own.
 
     Without ``partition`` the pooled data are the server's alone: a task that no site trains. ``server``: other shares
     than those of the file.
@@ -69,7 +69,7 @@ class RoleConfig(Strict):
     server: Shares | None = None
 
     @model_validator(mode="after")
-    def _parts(self) -> RoleConfig:
+    def _parts(self) -> DatasetConfig:
         pooled = self.pooled
         if pooled is None and (not self.sites or self.partition is not None or self.server is not None):
             raise ValueError(
@@ -95,13 +95,13 @@ class RoleConfig(Strict):
         return self.partition.site_names() if self.partition else []
 
 
-class RolesConfig(Strict):
-    """``roles`` by name, the ``server``'s shares, and what a site.yaml says besides its data.
+class DatasetsConfig(Strict):
+    """``datasets`` by name, the ``server``'s shares, and what a site.yaml says besides its data.
 
-    ``leave_out`` names a site that trains nothing: all its cases are test cases, in each of its roles.
+    ``leave_out`` names a site that trains nothing: all its cases are test cases, in each of its datasets.
     """
 
-    roles: dict[str, RoleConfig] = Field(min_length=1)
+    datasets: dict[str, DatasetConfig] = Field(min_length=1)
     server: ServerShares = ServerShares()
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
@@ -110,44 +110,44 @@ class RolesConfig(Strict):
 
 @dataclass(frozen=True)
 class _Owned:
-    """Who has which patients of a role's pooled data, and the files it reads."""
+    """Who has which patients of a dataset's pooled data, and the files it reads."""
 
-    role: str
+    dataset: str
     files: frozenset[Path]
     patients: Mapping[str, frozenset[str]]  # by SITES, PUBLIC (with validation) and TEST
 
 
-def role_specs(config: RolesConfig, path: Path, out: Path) -> tuple[dict[str, Roles], Roles]:
-    """The roles of each site, and those of the server; the lists of their cases are written under ``out``.
+def dataset_specs(config: DatasetsConfig, path: Path, out: Path) -> tuple[dict[str, Datasets], Datasets]:
+    """The datasets of each site, and those of the server; the lists of their cases are written under ``out``.
 
     ``path`` is the federation file, for messages.
 
     Raises:
-        ConfigError: two roles give a patient to different sides.
+        ConfigError: two datasets give a patient to different sides.
         DataError: pooled data cannot be read or partitioned as asked, or leave the server or a site without cases.
     """
-    sites: dict[str, Roles] = {}
-    server: Roles = {}
+    sites: dict[str, Datasets] = {}
+    server: Datasets = {}
     owned = []
-    for role, part in config.roles.items():
+    for dataset, part in config.datasets.items():
         specs = dict(part.sites)
         if part.pooled is not None:
-            where = f"{path}: roles.{role}"
+            where = f"{path}: datasets.{dataset}"
             spec, cases = _indexed(part.pooled, where)
             splits = server_splits(cases, part.pooled, part.server or config.server, config.server)
-            server[role] = _server_spec(spec, cases, splits, out / SERVER / role, where)
-            specs |= _site_specs(spec, cases.take(splits == SITES), part.partition, role, out, where)
-            owned.append(_Owned(role, frozenset(spec.files()), _patients(cases, splits, bool(part.partition))))
+            server[dataset] = _server_spec(spec, cases, splits, out / SERVER / dataset, where)
+            specs |= _site_specs(spec, cases.take(splits == SITES), part.partition, dataset, out, where)
+            owned.append(_Owned(dataset, frozenset(spec.files()), _patients(cases, splits, bool(part.partition))))
         for site, spec in specs.items():
-            sites.setdefault(site, {})[role] = spec
+            sites.setdefault(site, {})[dataset] = spec
     if not sites:
-        raise ConfigError(f"{path}: roles: no role has partition or sites, so there is no site")
+        raise ConfigError(f"{path}: datasets: no dataset has partition or sites, so there is no site")
     _require_apart(owned, path)
     return sites, server
 
 
 def server_splits(cases: Cases, spec: DatasetSpec, shares: Shares, common: ServerShares) -> np.ndarray:
-    """The server's split (N,) of each case of a pooled data set, or SITES.
+    """The server's split (N,) of each case of a pooled dataset, or SITES.
 
     A patient's number u in [0, 1) is a seeded hash of the id alone: below ``public`` public, from 1 - ``test`` on test.
     Where a case has no id but its position, the hash is of its values: equal images fall to one side.
@@ -205,7 +205,7 @@ def _site_specs(
     spec: DatasetSpec,
     cases: Cases,
     partition: ColumnPartition | DirichletPartition | None,
-    role: str,
+    dataset: str,
     out: Path,
     where: str,
 ) -> dict[str, DatasetSpec]:
@@ -222,7 +222,7 @@ def _site_specs(
         raise DataError(f"{where}: no case is left for {empty}")
     found = {}
     for site, part in parts.items():
-        select = write_cases(out / site / f"{role}.txt", [cases.ids[i] for i in part])
+        select = write_cases(out / site / f"{dataset}.txt", [cases.ids[i] for i in part])
         found[site] = spec.model_copy(update={"select": select})
     return found
 
@@ -235,7 +235,7 @@ def _patients(cases: Cases, splits: np.ndarray, at_sites: bool) -> dict[str, fro
 
 
 def _require_apart(owned: list[_Owned], path: Path) -> None:
-    """Roles that read the same table must give each patient to the same side: shares of their own can break that."""
+    """Datasets that read the same table must give each patient to the same side: shares of their own can break that."""
     for i, one in enumerate(owned):
         for other in owned[:i]:
             if not one.files & other.files:
@@ -245,7 +245,7 @@ def _require_apart(owned: list[_Owned], path: Path) -> None:
                     count = len(patients & others) if side != opposite else 0
                     if count:
                         raise ConfigError(
-                            f"{path}: roles.{one.role} and roles.{other.role} read the same table, and {count} "
-                            f"patient(s) are of {side} in one and of {opposite} in the other: give both the same "
-                            "shares (and the table a column for patient or case)"
+                            f"{path}: datasets.{one.dataset} and datasets.{other.dataset} read the same table, and "
+                            f"{count} patient(s) are of {side} in one and of {opposite} in the other: give both the "
+                            "same shares (and the table a column for patient or case)"
                         )
