@@ -16,9 +16,18 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.sampling import draws
 from consilia.federation.server_settings import own_server
 from consilia.federation.update_validation import _check_prompts
-from consilia.record.schema import SiteMetrics
+from consilia.record.schema import Record, SiteMetrics
 from consilia.simulation import digits
-from consilia.study.study import Study, _with_fedavg, embedded_studies, finished, load_study, study_config, study_sites
+from consilia.study.study import (
+    Study,
+    _with_fedavg,
+    embedded_studies,
+    finished,
+    load_study,
+    run_study,
+    study_config,
+    study_sites,
+)
 from tests.conftest import REPOSITORY
 from tests.federation.support import small
 
@@ -152,3 +161,12 @@ def test_every_method_of_a_shipped_study_has_a_valid_configuration(source: str) 
     named = study.model_copy(update={"run": {"model": model, **study.run}})
     for label in study.methods:
         assert study_config(named, label, 0, {}).label == label
+
+
+def test_a_mistake_in_the_last_method_shows_before_the_first_run(tmp_path: Path) -> None:
+    def never(*_: object) -> Record:
+        raise AssertionError("a run has begun")
+
+    study = Study(methods={"first": {"method": "fedavg"}, "last": {"method": {"method": "fedprox", "nu": 1}}})
+    with pytest.raises(ConfigError, match=r"method last: method\.nu: unknown key; expected one of method, mu"):
+        run_study(study, tmp_path, never, announce=lambda name, known: never())

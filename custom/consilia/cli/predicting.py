@@ -38,7 +38,10 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
     try:
         load_exchanged(model, state)
     except CheckpointError as error:
-        raise CheckpointError(f"{model_file} does not fit the model it names: {error}") from error
+        raise CheckpointError(
+            f"{model_file} does not fit the model it names: {error}. Where a method leaves a part of the "
+            "model at each site, take a site's own personal-*.safetensors"
+        ) from error
     classes = tuple(card["class_names"])
     if classes != settings.dataset(card["dataset"]).classes:
         raise ConfigError(

@@ -18,7 +18,7 @@ from consilia.core.files import write_json
 from consilia.core.tensor_files import write_tensors
 
 INDEX = "checkpoint.json"
-BEGIN_ANEW = "To begin the run anew, choose another folder (--out), or --overwrite"
+BEGIN_ANEW = "To begin the run anew, choose another folder (--out), or delete this one (consilia run: --overwrite)"
 SCHEMA = "consilia.checkpoint/3"
 
 

@@ -28,6 +28,8 @@ from consilia.study.baselines import BASELINES, run_baseline
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 
+ANEW = "choose another folder with --out, or delete this one (consilia run: --overwrite)"
+
 EMBEDDED = Path(__file__).parents[1] / "studies"
 
 
@@ -103,7 +105,8 @@ def study_config(
     if label not in study.methods and label not in method_names() and label not in BASELINES:
         known = dict.fromkeys([*study.methods, *method_names()])
         raise ConfigError(
-            f"no method {label!r} here: there is {', '.join(known)}. A method of your own: --plugin FILE.py"
+            f"no method {label!r} here: there is {', '.join(known)}. A method of your own: --plugin FILE.py, to "
+            "run and compare it on one machine, or an installed package with an entry point"
         )
     values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
     several = _named(values).several_datasets
@@ -178,16 +181,18 @@ def run_study(
         The records, in the order of labels and seeds.
     """
     site_files = study_sites(study, folder / "sites")
+    chosen = _with_fedavg(labels or [*study.methods, *study.baselines], study)
+    places = {(label, seed): folder / f"{label}-seed{seed}" for label in chosen for seed in study.seeds}
+    # All of them before the first run: a mistake in the last method must not show hours later.
+    configs = {(label, seed): study_config(study, label, seed, site_files, overrides) for label, seed in places}
+    finished_runs = {
+        run: finished(place, configs[run], site_files, baseline=run[0] in BASELINES) for run, place in places.items()
+    }
     records = []
-    for label in _with_fedavg(labels or [*study.methods, *study.baselines], study):
-        for seed in study.seeds:
-            config = study_config(study, label, seed, site_files, overrides)
-            place = folder / f"{label}-seed{seed}"
-            known = finished(place, config, site_files, baseline=label in BASELINES)
-            announce(place.name, known is not None)
-            if known is None:
-                known = _run(config, label, site_files, place, engine)
-            records.append(known)
+    for run, place in places.items():
+        known = finished_runs[run]
+        announce(place.name, known is not None)
+        records.append(known or _run(configs[run], run[0], site_files, place, engine))
     write_report(records, folder / "report.html", panels_of(records))
     return records
 
@@ -231,30 +236,21 @@ def finished(
         return None
     record = load_record(path)
     if record.run.id != config.run_id or (record.run.method != config.method.method) != baseline:
-        raise ConfigError(
-            f"{path} is of another configuration ({record.run.id}, now {config.run_id}): choose another folder with "
-            "--out, or run it anew with --overwrite"
-        )
+        raise ConfigError(f"{path} is of another configuration ({record.run.id}, now {config.run_id}): {ANEW}")
     # The baseline without sites has none in its record, and does not depend on them.
     if record.sites and set(site_files) != {*record.sites, *record.absent}:
         raise ConfigError(
             f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
-            "choose another folder with --out, or run it anew with --overwrite"
+            f"{ANEW}"
         )
     own = record.server_fingerprint
     if own is not None and own != make_method(config.method).server_fingerprint(server_data(site_files)):
-        raise ConfigError(
-            f"{path}: the server's own data have changed since: choose another folder with --out, or run it anew with "
-            "--overwrite"
-        )
+        raise ConfigError(f"{path}: the server's own data have changed since: {ANEW}")
     for name, site_file in site_files.items():
         if name not in record.sites:
             continue
         if load_run_data(config, load_site_config(site_file)).fingerprint() != record.sites[name].fingerprint:
-            raise ConfigError(
-                f"{path}: the data of site {name!r} have changed since: choose another folder with --out, or run it "
-                "anew with --overwrite"
-            )
+            raise ConfigError(f"{path}: the data of site {name!r} have changed since: {ANEW}")
     return record
 
 
