@@ -1,4 +1,4 @@
-"""NVFlare's own ways to submit a job: its admin console, and its command ``nvflare job``."""
+"""NVFlare's own ways to submit a job, its admin console and its command ``nvflare job``; and a submitter who forges."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from consilia.core.errors import ConsiliaError
+from consilia.core.files import sha256_of_file
 from consilia.record.files import load_record
 from consilia.study.study import load_study, study_config
 from poc.local import LEAD, LocalFederation
@@ -101,3 +103,29 @@ def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(pair: LocalFederation,
     again = Run(federation, cloned[1])
     assert again.wait_for("round")["round"] == last + 1
     nvflare(federation, "job", "abort", again.job_id, "--force", *kit)
+
+
+def locals_of(federation: LocalFederation) -> dict[str, str]:
+    """Every file in the sites' ``local/`` and ``startup/``, approvals included, with its SHA-256."""
+    folders = [federation.kit(name) / part for name in federation.sites for part in ("local", "startup")]
+    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): sha256_of_file(path) for path in files}
+
+
+def test_a_forged_meta_json_is_refused_and_no_sites_local_folder_is_touched(
+    pair: LocalFederation, tmp_path: Path
+) -> None:
+    """What the server alone says of a job, the submitter cannot say."""
+    job = export(study_config(load_study("wisconsin"), "fedkper", 23, {}, ["rounds=1"]), tmp_path / "jobs")
+    approve_everywhere(pair, job)
+    before = locals_of(pair)
+    assert sum("/local/approved/" in path for path in before) >= 2
+    for key, value in (("job_id", "local"), ("cloned_from", "another-job")):
+        forged = shutil.copytree(job, tmp_path / key / "job")
+        meta = json.loads((job / "meta.json").read_text())
+        (forged / "meta.json").write_text(json.dumps({**meta, key: value}))
+        with pytest.raises(ConsiliaError, match=rf"meta\.json holds \['{key}'\], which the server alone sets"):
+            submit(pair, forged)
+    # Nothing of it is kept, and nothing was deployed.
+    assert list((pair.server_kit / "storage").rglob("local")) == []
+    assert locals_of(pair) == before
