@@ -30,13 +30,13 @@ METHODS = {
 """The job of each method, and the study that has its data."""
 
 
-def run(*command: str, quiet: bool = False) -> None:
+def run(*command: str) -> None:
     """Show a command and carry it out."""
     shown = [Path(command[0]).name, *command[1:]]
     print(f"\n$ {shlex.join(shown)}", flush=True)
     # The startup scripts take python3 from the path, and the doctor looks for it there.
     beside = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL if quiet else None, env={**os.environ, **beside})
+    subprocess.run(command, check=True, env={**os.environ, **beside})
 
 
 def main() -> int:
@@ -59,15 +59,15 @@ def main() -> int:
         print(f"Provisioning a server, {len(sites)} sites and their administrators in {out}")
         federation.provision()
         consilia = tool("consilia")
-        settings = federation.write_server_settings()
-        run(consilia, "site", "install", "--kit", str(federation.server_kit), "--config", str(settings), quiet=True)
-        for number, (name, file) in enumerate(federation.sites.items()):
-            kit = str(federation.kit(name))
-            run(consilia, "site", "install", "--kit", kit, "--config", str(file), quiet=number > 0)
-            run(consilia, "site", "approve", str(job), "--kit", kit, quiet=number > 0)
+        first, *others = federation.sites
+        kit = str(federation.kit(first))
+        run(consilia, "site", "install", "--kit", kit, "--config", str(federation.sites[first]))
+        run(consilia, "site", "approve", str(job), "--kit", kit)
+        print(f"\nThe same at {', '.join(others)}, and the installation at the server")
+        federation.install([job], but=[first])
         print("\nStarting the server and the sites")
         federation.start()
-        run(consilia, "site", "doctor", "--kit", str(federation.kit(next(iter(sites)))), "--job", str(job))
+        run(consilia, "site", "doctor", "--kit", kit, "--job", str(job))
         result = out / "result"
         run(consilia, "submit", str(job), "--kit", str(federation.kit(LEAD)), "--follow", "--download", str(result))
         print("\nStopping everything")

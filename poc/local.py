@@ -127,10 +127,17 @@ class LocalFederation:
             raise RunFailed(f"nvflare provision failed: {done.stdout[-800:]}{done.stderr[-800:]}")
         (self.folder / "kits").symlink_to(made[-1].relative_to(self.folder))
 
-    def install(self, jobs: Sequence[Path] = ()) -> None:
-        """Install Consilia in every kit, as ``consilia site install`` and ``consilia site approve`` do."""
+    def install(self, jobs: Sequence[Path] = (), but: Sequence[str] = ()) -> None:
+        """Install Consilia in every kit, as ``consilia site install`` and ``consilia site approve`` do.
+
+        Args:
+            jobs: to approve at the sites.
+            but: participants that are left as they are.
+        """
         settings = self.write_server_settings()
         for kit in self.kits():
+            if kit.name in but:
+                continue
             install(plan_installation(kit, settings if kit.kind == "server" else self.sites[kit.name]))
             if kit.kind == "client":
                 for job in jobs:
