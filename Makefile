@@ -14,7 +14,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 METHOD ?= fedkper
-WORKERS ?= 2
+# More than the two cores of a small machine, as NVFlare's processes wait much of their time.
+WORKERS ?= 3
 # The tests of a file share fixtures, and the files with real processes come first: see tests/conftest.py.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,24 +113,51 @@ def arm(federation: LocalFederation, attacks: list[str], leak: bool = False) -> 
     path.write_text(json.dumps(policy))
 
 
-def test_whatever_it_sends_is_refused_by_name_and_the_model_is_untouched(attacked, tmp_path) -> None:
+def test_whatever_it_sends_is_refused_by_name_and_the_model_is_untouched(federation, attacked, tmp_path) -> None:
+    """Attack after attack is refused, one a round; the last one ends the job, and the run goes on without it."""
     attacks = [hostile.HONEST, *IN_VAIN, *REFUSED]
-    config = config_of(1, len(attacks))
-    run = attacked(config, attacks, leak=True)
-    record = run.record()
-    for attack, item in zip(attacks, record.rounds, strict=True):
+    config = config_of(1, len(attacks) + 1)
+    run = attacked(config, [*attacks, "parameter"])
+    events = ended_by("failed to decode streamed submit_update", run, tmp_path / "download")
+    assert [event["round"] for event in events if event["event"] == "round"] == list(range(1, len(attacks) + 1))
+    again = goes_on_without_him(federation, run, leak=True)
+    record = again.record()
+    assert next(event["round"] for event in again.events() if event["event"] == "round") == len(attacks) + 1
+    for attack, item in zip(attacks, record.rounds, strict=False):
         assert set(item.contributions) - {CULPRIT} == set(HONEST_SITES)
         assert item.missing == []
         assert list(item.refused) == ([CULPRIT] if attack in REFUSED else []), attack
         assert (CULPRIT in item.contributions) == (attack not in REFUSED), attack
         if attack in REFUSED:
             assert re.search(REFUSED[attack], item.refused[CULPRIT]), attack
-    told = [event["reason"] for event in run.events() if event["event"] == "refused" and event["request"] == "train"]
-    assert told == [item.refused[CULPRIT] for item in record.rounds if item.refused]
+    assert set(record.rounds[-1].contributions) == {CULPRIT, *HONEST_SITES}
+    reasons = [event["reason"] for event in events if event["event"] == "refused" and event["request"] == "train"]
+    assert reasons == [item.refused[CULPRIT] for item in record.rounds if item.refused]
     # Tensors that go with other answers are refused, too.
     assert set(record.final["last"].global_) == set(HONEST_SITES)
-    assert_same(record, with_the_same_replies(record, config, three_sites(tmp_path / "sites"), tmp_path / "loop"))
-    assert run.comes_to_its_end()
+    copies = three_sites(tmp_path / "sites")
+    assert_same(record, with_the_same_replies(record, config, copies, tmp_path / "loop"))
+    assert personal_models(federation.sites, config) == personal_models(copies, config)
+    assert again.comes_to_its_end()
+
+
+def ended_by(words: str, run: Run, folder: Path) -> list[dict[str, Any]]:
+    """Wait until the culprit has ended the job: the run's events. The job's log has these words, and whose it was."""
+    assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    assert not (run.folder / RESULT).exists()
+    log = server_log(run, folder)
+    at = next(number for number, line in enumerate(log) if words in line)
+    asked = max(number for number, line in enumerate(log[:at]) if "Sending task train" in line)
+    # Others that arrived at the same moment may be unread as well.
+    assert CULPRIT in words or CULPRIT in unread(log[asked:at])
+    return run.events()
+
+
+def goes_on_without_him(federation: LocalFederation, run: Run, *, leak: bool = False) -> Run:
+    """The run as it goes on when the culprit trains honestly."""
+    arm(federation, [hostile.HONEST] if leak else [], leak)
+    until(lambda: not any(run.processes(site) for site in federation.sites), "the end of the sites' processes")
+    return clone(run)
 
 
 @pytest.mark.long
@@ -161,32 +189,16 @@ def share_outside(model: dict[str, Tensor], honest: list[dict[str, Tensor]]) -> 
     return float(((values < low) | (values > high)).double().mean())
 
 
-@pytest.mark.parametrize(
-    ("seed", "attack", "told"),
-    [
-        (4, "parameter", "failed to decode streamed submit_update"),
-        pytest.param(
-            5, "fatal code", f"due to fatal return code TASK_UNKNOWN from client {CULPRIT}", marks=pytest.mark.long
-        ),
-    ],
-)
-def test_what_ends_the_job_names_the_culprit_and_the_run_goes_on_without_him(
-    federation, attacked, tmp_path, seed, attack, told
-) -> None:
-    config = config_of(seed, 4)
+@pytest.mark.long
+def test_a_fatal_return_code_names_the_culprit_and_the_run_goes_on_without_him(federation, attacked, tmp_path) -> None:
+    config = config_of(5, 4)
     copies = three_sites(tmp_path / "sites")
     expected = in_process(config, copies, tmp_path / "loop")
-    run = attacked(config, [hostile.HONEST, hostile.HONEST, attack])
-    assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
-    assert not (run.folder / RESULT).exists()
-    assert [event["round"] for event in run.events() if event["event"] == "round"] == [1, 2]
-    log = server_log(run, tmp_path / "download")
-    at = next(number for number, line in enumerate(log) if told in line)
-    # Others that arrived at the same moment may be unread as well.
-    assert attack != "parameter" or CULPRIT in unread(log[:at])
-    arm(federation, [])
-    until(lambda: not any(run.processes(site) for site in federation.sites), "the end of the sites' processes")
-    again = clone(run)
+    run = attacked(config, [hostile.HONEST, hostile.HONEST, "fatal code"])
+    words = f"due to fatal return code TASK_UNKNOWN from client {CULPRIT}"
+    events = ended_by(words, run, tmp_path / "download")
+    assert [event["round"] for event in events if event["event"] == "round"] == [1, 2]
+    again = goes_on_without_him(federation, run)
     record = again.record()
     assert next(event["round"] for event in again.events() if event["event"] == "round") == 3
     assert_same(record, expected)
