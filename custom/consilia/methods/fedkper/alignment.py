@@ -1,4 +1,4 @@
-"""Selective alignment: distillation from the global model, gated by how right that model is on the site's labels."""
+"""Selective alignment: distillation from the global model, weighted by how correct that is on the site's labels."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def selective_alignment_loss(
 ) -> Tensor:
     """FedKPer's local loss, L(B) = CE(z) + lambda * tau^2 KL(softmax(z_g / tau) || softmax(z / tau)).
 
-    lambda = min(1 / (CE(z_g) + 1e-8), max_kd_weight): the pull is strong where the global model is right on the site's
-    labels and weak where it is wrong (paper Eq. 3, specification 2.1). No gradient reaches the teacher or lambda.
+    lambda = min(1 / (CE(z_g) + 1e-8), max_kd_weight): strong where the global model is correct on the labels of the
+    site, weak where it is wrong (paper Eq. 3, specification 2.1). No gradient reaches the teacher or lambda.
 
     Args:
         student_logits: z (B, C) of the model in training.

@@ -1,4 +1,4 @@
-"""FedKPer: train with a gated pull towards the global model, score the result, and weigh the updates by the score."""
+"""FedKPer: distil from the global model where it is correct, score the result, and weight the updates by the score."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class FedKPerServer(Server[FedKPerConfig]):
 
 
 class FedKPer(Method[FedKPerConfig]):
-    """Knowledge personalisation with a gated pull towards the global model, and aggregation by the sites' scores."""
+    """Local training is distilled from the global model where it is correct; updates weigh reliability x diversity."""
 
     name = "fedkper"
     Config = FedKPerConfig
