@@ -21,7 +21,16 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 from nvflare.app_common.workflows.model_controller import ModelController
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
-from nvflare.private.defs import CellMessageHeaderKeys
+from nvflare.private.admin_defs import Message as Command
+from nvflare.private.admin_defs import error_reply
+from nvflare.private.defs import (
+    CellChannel,
+    CellMessageHeaderKeys,
+    RequestHeader,
+    SysCommandTopic,
+    TrainingTopic,
+    new_cell_message,
+)
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.server.server_commands import ServerCommandNames
 from nvflare.private.fed.utils.site_config import project_site_config
@@ -105,3 +114,24 @@ def has_default_scope(folder: Path, name: str) -> bool:
         Exception: of any class; a filter of the site's own that cannot be built may raise anything.
     """
     return create_privacy_manager(Workspace(str(folder), name), names_only=False).default_scope is not None
+
+
+COMMANDS = CellChannel.CLIENT_MAIN
+"""The channel of the commands that a site's own process carries out."""
+
+SHELL, JOB_STATUS = SysCommandTopic.SHELL, TrainingTopic.NOTIFY_JOB_STATUS
+"""A command of the operating system; and the one that a site's own job gives: how it is."""
+
+
+def command_of(payload: object) -> tuple[str, str | None]:
+    """A command's topic, and the job that it names; an empty topic for what is no command."""
+    if not isinstance(payload, Command):
+        return "", None
+    job = payload.get_header(RequestHeader.JOB_ID)
+    return str(payload.topic), None if job is None else str(job)
+
+
+def refused_command_reply(reason: str) -> Message:
+    """What the person who gave a command reads."""
+    reply: Message = new_cell_message({}, error_reply(reason))
+    return reply

@@ -10,7 +10,17 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 from consilia.core.errors import ConfigError
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.install.plan import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
-from consilia.deploy.install.policies import CODE, LOG_LINES, Json, covers, doors, has_guard, is_our_filter
+from consilia.deploy.install.policies import (
+    CODE,
+    LOG_LINES,
+    MESSAGE_GUARD,
+    SUBMISSION_GUARD,
+    Json,
+    covers,
+    doors,
+    has_component,
+    is_our_filter,
+)
 from consilia.deploy.kit import Kit
 from consilia.flare.nvflare_internals import advertised_keys, enforces_allow_list, has_default_scope
 from consilia.flare.recipe import ALLOWED_CLASSES
@@ -39,6 +49,7 @@ def check_policies(kit: Kit) -> Iterator[Finding]:
         yield check_filter(kit)
     else:
         yield check_guard(kit, resources)
+    yield check_messages(kit, resources)
     yield from check_rights(kit)
 
 
@@ -98,9 +109,19 @@ def check_advertised(resources: Json) -> Iterator[Finding]:
 def check_guard(kit: Kit, resources: Json) -> Finding:
     """NVFlare's server believes a submitter's ``job_id``, by which sites delete folders of their kits."""
     check = "submissions"
-    if has_guard(resources):
+    if has_component(resources, SUBMISSION_GUARD):
         return ok(check, "guarded: who submits a job cannot choose its id, nor whose it is")
     return failed(check, "a forged job_id can delete the sites' local/ folders", _install(kit))
+
+
+def check_messages(kit: Kit, resources: Json) -> Finding:
+    """NVFlare's processes handle a message whoever sent it."""
+    check = "messages"
+    if has_component(resources, MESSAGE_GUARD):
+        return ok(check, "guarded: nobody else's processes give commands here, or are handed on")
+    return failed(
+        check, "any other participant can have commands carried out, and read files, at a site", _install(kit)
+    )
 
 
 def check_filter(kit: Kit) -> Finding:

@@ -20,7 +20,9 @@ Merged = tuple[Json, list[str]]
 
 RELEASE_FILTER = "consilia.deploy.release_filter.ReleaseFilter"
 SUBMISSION_GUARD = "consilia.deploy.guard.SubmissionGuard"
-_GUARD = {"id": "consilia_submission_guard", "path": SUBMISSION_GUARD}
+MESSAGE_GUARD = "consilia.deploy.message_guard.MessageGuard"
+GUARDS = {"client": (MESSAGE_GUARD,), "server": (MESSAGE_GUARD, SUBMISSION_GUARD)}
+"""Components of Consilia that every site, and the server, has in its resources.json."""
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
 LOG_RECEIVER = "nvflare.app_common.logging.job_log_receiver.JobLogReceiver"
 _OWN_FILTER = "a job's own result filter runs after the site's and changes what it let through"
@@ -89,7 +91,7 @@ def doors(entries: list[str]) -> dict[str, str]:
 
 
 def merged_resources(before: Json, *, own: bool) -> Merged:
-    """A site's resources.json: our classes allowed, log streaming off.
+    """A site's resources.json: our classes allowed, messages guarded, log streaming off.
 
     NVFlare's default list is replaced, since a job of ours needs no class of it and some open another way out; what a
     site has listed itself stays.
@@ -102,13 +104,14 @@ def merged_resources(before: Json, *, own: bool) -> Merged:
     after["allow_log_streaming"] = False
     if "components" in after:
         after["components"] = [item for item in _listed(after, "components") if not _is(item, LOG_STREAMER)]
+    _add_guards(after, "client")
     for entry, reason in doors(after["class_allow_list"]).items():
         notes.append(f"class_allow_list holds {entry!r} of your own: {reason}. Take it out")
     return after, notes
 
 
 def merged_server_resources(before: Json, default: Json, storage: Path, *, own: bool) -> Merged:
-    """The server's resources.json: our classes allowed, submissions guarded, and jobs kept in ``storage``.
+    """The server's resources.json: our classes allowed, messages and submissions guarded, and jobs kept in ``storage``.
 
     NVFlare's default keeps them in a place that all servers of a machine share, and puts the logs of sites that stream
     theirs where every user of the machine can read them.
@@ -129,14 +132,20 @@ def merged_server_resources(before: Json, default: Json, storage: Path, *, own: 
     for item in _listed(after, "components", ()):
         if _is(item, LOG_RECEIVER):
             item["args"] = {"dest_dir": str(storage / "logs"), **item.get("args", {})}
-    if not has_guard(after):
-        after["components"] = [*_listed(after, "components", ()), dict(_GUARD)]
+    _add_guards(after, "server")
     return after, notes
 
 
-def has_guard(resources: Json) -> bool:
-    """Whether the server looks at what submitters say of their jobs."""
-    return any(_is(item, SUBMISSION_GUARD) for item in _listed(resources, "components", ()))
+def has_component(resources: Json, path: str) -> bool:
+    """Whether a participant's resources.json has a component of that class."""
+    return any(_is(item, path) for item in _listed(resources, "components", ()))
+
+
+def _add_guards(resources: Json, kind: str) -> None:
+    missing = [path for path in GUARDS[kind] if not has_component(resources, path)]
+    if missing:
+        added = [{"id": f"consilia_{path.rpartition('.')[2]}", "path": path} for path in missing]
+        resources["components"] = [*_listed(resources, "components", ()), *added]
 
 
 def _with_classes(before: Json, own: bool) -> Merged:
@@ -160,11 +169,13 @@ def _arguments(resources: Json, owner: str) -> Json:
 
 
 def merged_privacy(before: Json) -> Merged:
-    """A site's privacy.json: our filter first among the task result filters of every scope.
+    """A site's privacy.json: our filter first among the task result filters of every scope, messages to jobs guarded.
 
-    Where there is no scope yet NVFlare applies no policy: one is made, for all jobs.
+    Where there is no scope yet NVFlare applies no policy: one is made, for all jobs. Its components are those that the
+    site has in the process of every job; the ones of resources.json are in the site's own process.
     """
     after = copy.deepcopy(before)
+    _add_guards(after, "client")
     scopes = _listed(after, "scopes") if "scopes" in after else []
     if not scopes:
         after.update(scopes=[{"name": "default"}], default_scope="default")

@@ -1,0 +1,155 @@
+"""Who may send messages to a site, and what NVFlare's server may forward.
+
+NVFlare 2.9 handles a message whoever sent it: its server forwards messages from one site's processes to another's, and
+asks for rights only where the message itself says so. By that a site obeyed any other hospital, shell commands
+included. The guard stands in ``local/resources.json`` and looks at every message that arrives, before NVFlare does:
+
+- a site listens to its own server, to the jobs of that server, and to its own jobs; what came over a connection of
+  somebody else than it says is refused, and so are shell commands and folders that are no job's;
+- the server forwards nothing from one participant to another, and nothing in the name of somebody else.
+
+A refused message is written to the log, and NVFlare sends no reply to it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
+from nvflare.widgets.widget import Widget
+
+from consilia.flare.nvflare_internals import COMMANDS, JOB_STATUS, SHELL, command_of, refused_command_reply
+
+SERVER = "server"
+DENIED = frozenset({SHELL})
+"""Commands that no server may give."""
+
+_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PRINTABLE = re.compile(r"[^\w.@:/*-]")
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Where a message comes from and where it goes, by NVFlare's names of processes.
+
+    A participant's own process is called as the participant, that of a job ``participant.job``.
+
+    Attributes:
+        origin: who made the message, as it says itself.
+        endpoint: the process at the other end of the connection that it came over.
+        destination: whom it is for.
+    """
+
+    origin: str
+    endpoint: str
+    destination: str
+
+
+def plain(text: object) -> str:
+    """A text of a stranger for a log: one line, nothing but letters, digits and ``. @ : / * -``, 100 characters."""
+    return _PRINTABLE.sub("?", str(text))[:100]
+
+
+def participant(process: str) -> str:
+    """Whose process it is."""
+    return process.partition(".")[0]
+
+
+def refused_at_site(me: str, sender: Sender) -> str | None:
+    """Why the process ``me`` of a site does not take a message; None: it does."""
+    site = participant(me)
+    if participant(sender.origin) == SERVER:
+        # A site's own process hands on to its jobs what the server sends them.
+        came_straight = participant(sender.endpoint) == SERVER or (me != site and sender.endpoint == site)
+    elif participant(sender.origin) == site:
+        came_straight = sender.endpoint == sender.origin or (me != site and sender.endpoint in (site, SERVER))
+    else:
+        return "it is neither of this site's server nor of this site"
+    return None if came_straight else "it came over another connection than it says"
+
+
+def refused_command(me: str, origin: str, topic: str, job: str | None) -> str | None:
+    """Why a site's process ``me`` does not carry out a command; None: it does.
+
+    Args:
+        me: the process.
+        origin: who gives it.
+        topic: the command.
+        job: the job that it names, if it does.
+    """
+    if topic in DENIED:
+        return "this command is never carried out"
+    if origin != SERVER and not (topic == JOB_STATUS and origin.startswith(f"{participant(me)}.")):
+        return "commands come from the server itself"
+    if job is not None and not _JOB_ID.fullmatch(job):
+        return "what it calls a job is none"
+    return None
+
+
+def refused_at_server(sender: Sender) -> str | None:
+    """Why the server does not take, or forward, a message; None: it does."""
+    if participant(sender.origin) != participant(sender.endpoint):
+        return "it came over another connection than it says"
+    if SERVER not in (participant(sender.origin), participant(sender.destination)):
+        return "participants send each other nothing"
+    return None
+
+
+class MessageGuard(Widget):  # type: ignore[misc]
+    """Refuses, in every process of a site or of the server, the messages that nobody may send there."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Stand at the door before the process is known to anybody: NVFlare's first event of it."""
+        if event_type not in (EventType.SYSTEM_BOOTSTRAP, EventType.ABOUT_TO_START_RUN):
+            return
+        cell = fl_ctx.get_engine().get_cell().core_cell
+        me = cell.get_fqcn()
+        # The registries take the most specific entry alone: one for a channel would put NVFlare's authentication, which
+        # is at (*, *), out of force.
+        cell.add_incoming_filter("*", "*", self._check_sender, me)
+        if participant(me) != SERVER:
+            cell.add_incoming_request_filter("*", "*", self._check_command, me)
+        self.log_info(fl_ctx, f"the guard of messages stands before {me}")
+
+    def _check_sender(self, message: Message, me: str) -> Message | None:
+        endpoint = message.get_prop(MessagePropKey.ENDPOINT)
+        sender = Sender(
+            origin=str(message.get_header(MessageHeaderKey.ORIGIN)),
+            endpoint=str(getattr(endpoint, "name", "")),
+            destination=str(message.get_header(MessageHeaderKey.DESTINATION)),
+        )
+        reason = refused_at_server(sender) if participant(me) == SERVER else refused_at_site(me, sender)
+        if reason is None:
+            return None
+        self._note(message, reason)
+        # Whatever is returned ends the message here; NVFlare sends no reply at this place.
+        return make_reply(ReturnCode.UNAUTHENTICATED, reason)
+
+    def _check_command(self, message: Message, me: str) -> Message | None:
+        """The topic that counts is the command's own, in the payload: NVFlare goes by it, not by the header's."""
+        if message.get_header(MessageHeaderKey.CHANNEL) != COMMANDS:
+            return None
+        topic, job = command_of(message.payload)
+        reason = refused_command(me, str(message.get_header(MessageHeaderKey.ORIGIN)), topic, job)
+        if reason is None:
+            return None
+        self._note(message, reason, f"/{topic}")
+        return refused_command_reply(f"refused by the site's guard of messages: {reason}")
+
+    def _note(self, message: Message, reason: str, command: str = "") -> None:
+        names = (
+            MessageHeaderKey.CHANNEL,
+            MessageHeaderKey.TOPIC,
+            MessageHeaderKey.ORIGIN,
+            MessageHeaderKey.DESTINATION,
+        )
+        channel, topic, origin, destination = (plain(message.get_header(name)) for name in names)
+        endpoint = plain(getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", ""))
+        self.logger.error(
+            f"refused: {channel} {topic}{plain(command)} of {origin}, by {endpoint}, for {destination}: {reason}"
+        )

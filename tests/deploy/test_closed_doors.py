@@ -1,0 +1,128 @@
+"""What another hospital tries at a site through NVFlare's own channels: nothing is read, changed or stopped.
+
+The last test takes the guard away and shows that the attacks are real: with NVFlare alone they succeed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consilia.core.files import write_json
+from consilia.deploy.install.policies import GUARDS
+from poc.local import SERVER, LocalFederation
+from poc.processes import processes_of
+from tests.deploy import intruder
+from tests.deploy.support import three_sites, until
+
+pytestmark = pytest.mark.deploy
+
+VICTIM, CULPRIT = "hospital-1", "hospital-3"
+SHELL, STATUS, DELETE = "sys.shell", "train.check_status", "train.delete_run"
+
+
+def attacks(kit: Path) -> dict[str, dict[str, str]]:
+    """Orders by name; what is to be read and deleted lies in the victim's kit."""
+    read = f"head {kit / 'startup' / 'client.key'}"
+    return {
+        "a shell command": {"target": VICTIM, "topic": SHELL, "body": read},
+        "a shell command under another topic": {"target": VICTIM, "topic": STATUS, "command": SHELL, "body": read},
+        "a harmless command": {"target": VICTIM, "topic": STATUS},
+        "deletion of local/": {"target": VICTIM, "topic": DELETE, "job_id": "local"},
+        "deletion in the server's name": {"target": VICTIM, "topic": DELETE, "job_id": "local", "origin": "server"},
+        "a shutdown": {"target": VICTIM, "topic": "train.shutdown"},
+        "a shutdown in the server's name": {"target": VICTIM, "topic": "train.shutdown", "origin": "server"},
+        "a shutdown in the victim's own name": {"target": VICTIM, "topic": "train.shutdown", "origin": VICTIM},
+    }
+
+
+def with_intruder(folder: Path, guarded: tuple[str, ...]) -> LocalFederation:
+    """An installed federation whose third site is hostile, with guards at some participants only."""
+    federation = LocalFederation(folder / "federation", three_sites(folder / "sites"))
+    federation.provision()
+    federation.install()
+    kit = federation.kit(CULPRIT)
+    custom = kit / "local" / "custom"
+    custom.mkdir(exist_ok=True)
+    shutil.copy(intruder.__file__, custom)
+    change(kit, lambda listed: [{"id": "intruder", "path": "intruder.Intruder"}])
+    ours = {path for paths in GUARDS.values() for path in paths}
+    for name in {SERVER, VICTIM}.difference(guarded):
+        change(federation.kit(name), lambda listed: [item for item in listed if item["path"] not in ours])
+    return federation
+
+
+def change(kit: Path, components: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Change the components of a kit's resources.json."""
+    file = kit / "local" / "resources.json"
+    resources = json.loads(file.read_text())
+    resources["components"] = components(resources.get("components", []))
+    write_json(file, resources)
+
+
+def ordered(federation: LocalFederation, orders: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What came back for each order."""
+    kit = federation.kit(CULPRIT)
+    part = kit / f"{intruder.ORDERS}.part"
+    part.write_text(json.dumps(orders))
+    part.rename(kit / intruder.ORDERS)
+    answers = kit / intruder.ANSWERS
+    until(answers.is_file, "the intruder's answers")
+    found: dict[str, str] = json.loads(answers.read_text())
+    answers.unlink()
+    return found
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    federation = with_intruder(tmp_path_factory.mktemp("closed"), (SERVER, VICTIM))
+    try:
+        federation.start()
+        yield federation
+    finally:
+        federation.stop()
+    assert processes_of(federation.folder) == []
+
+
+def holds(federation: LocalFederation) -> None:
+    """Carry out the attacks, and see that none has done anything."""
+    kit = federation.kit(VICTIM)
+    answers = ordered(federation, attacks(kit))
+    assert not [name for name, answer in answers.items() if answer.startswith("ok")], answers
+    assert "PRIVATE KEY" not in json.dumps(answers)
+    assert (kit / "local" / "resources.json").is_file()
+    assert federation.participants[VICTIM].poll() is None
+
+
+def test_another_hospital_reads_nothing_changes_nothing_and_stops_nothing(federation: LocalFederation) -> None:
+    holds(federation)
+    log = (federation.server_kit / "log.txt").read_text()
+    # NVFlare's own authentication refuses the three in another's name, before the guard looks at them.
+    assert log.count(f"of {CULPRIT}, by {CULPRIT}, for {VICTIM}: participants send each other nothing") == 5
+
+
+@pytest.mark.long
+def test_a_site_that_is_guarded_needs_no_guarded_server(tmp_path: Path) -> None:
+    federation = with_intruder(tmp_path, (VICTIM,))
+    try:
+        federation.start()
+        holds(federation)
+        assert f"sys.shell of {CULPRIT}, by server, for {VICTIM}" in (federation.kit(VICTIM) / "log.txt").read_text()
+    finally:
+        federation.stop()
+
+
+def test_without_the_guard_a_hospital_reads_another_ones_private_key(tmp_path: Path) -> None:
+    federation = with_intruder(tmp_path, ())
+    try:
+        federation.start()
+        shells = {name: order for name, order in attacks(federation.kit(VICTIM)).items() if "shell" in name}
+        answers = ordered(federation, shells)
+        assert all("PRIVATE KEY" in answer for answer in answers.values()), answers
+    finally:
+        federation.stop()

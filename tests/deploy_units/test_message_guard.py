@@ -1,0 +1,95 @@
+"""The rules of the guard of messages, and that `install` and `doctor` know it."""
+
+from __future__ import annotations
+
+import pytest
+
+from consilia.deploy.doctor.policies import check_messages
+from consilia.deploy.install.policies import MESSAGE_GUARD
+from consilia.deploy.kit import Kit
+from consilia.deploy.message_guard import Sender, plain, refused_at_server, refused_at_site, refused_command
+from tests.deploy_units.kits import done, read
+
+JOB = "0b7a1c1e-37a5-4d0b-8a5e-5d6b0b8f1c2d"
+SITE, OTHER = "hospital-1", "hospital-2"
+NEITHER = "it is neither of this site's server nor of this site"
+ANOTHER_WAY = "it came over another connection than it says"
+
+
+@pytest.mark.parametrize(
+    ("me", "origin", "endpoint", "reason"),
+    [
+        (SITE, "server", "server", None),
+        (SITE, f"server.{JOB}", "server", None),
+        (SITE, f"{SITE}.{JOB}", f"{SITE}.{JOB}", None),
+        (f"{SITE}.{JOB}", "server", SITE, None),
+        (f"{SITE}.{JOB}", f"server.{JOB}", "server", None),
+        (f"{SITE}.{JOB}", SITE, SITE, None),
+        (SITE, OTHER, "server", NEITHER),
+        (SITE, f"{OTHER}.{JOB}", OTHER, NEITHER),
+        (SITE, "server_2", "server", NEITHER),
+        (SITE, f"{SITE}0", "server", NEITHER),
+        (f"{SITE}.{JOB}", OTHER, SITE, NEITHER),
+        (SITE, "server", f"{SITE}.{JOB}", ANOTHER_WAY),
+        (SITE, "server", OTHER, ANOTHER_WAY),
+        (SITE, SITE, "server", ANOTHER_WAY),
+        (SITE, f"{SITE}.{JOB}", "server", ANOTHER_WAY),
+        (SITE, "server", "", ANOTHER_WAY),
+        (f"{SITE}.{JOB}", "server", OTHER, ANOTHER_WAY),
+    ],
+)
+def test_whom_a_site_listens_to(me: str, origin: str, endpoint: str, reason: str | None) -> None:
+    assert refused_at_site(me, Sender(origin, endpoint, me)) == reason
+
+
+@pytest.mark.parametrize(
+    ("origin", "endpoint", "destination", "reason"),
+    [
+        (SITE, SITE, "server", None),
+        (f"{SITE}.{JOB}", SITE, f"server.{JOB}", None),
+        (f"{SITE}.{JOB}", f"{SITE}.{JOB}", "server", None),
+        (f"server.{JOB}", f"server.{JOB}", SITE, None),
+        ("_admin_7", "_admin_7", "server", None),
+        (OTHER, OTHER, SITE, "participants send each other nothing"),
+        ("_admin_7", "_admin_7", SITE, "participants send each other nothing"),
+        ("server", OTHER, SITE, ANOTHER_WAY),
+        (SITE, OTHER, "server", ANOTHER_WAY),
+    ],
+)
+def test_what_the_server_takes_and_forwards(origin: str, endpoint: str, destination: str, reason: str | None) -> None:
+    assert refused_at_server(Sender(origin, endpoint, destination)) == reason
+
+
+@pytest.mark.parametrize(
+    ("origin", "topic", "job", "reason"),
+    [
+        ("server", "train.start_job", JOB, None),
+        ("server", "train.check_status", None, None),
+        (f"{SITE}.{JOB}", "train.notify_job_status", JOB, None),
+        ("server", "sys.shell", None, "this command is never carried out"),
+        (f"{SITE}.{JOB}", "train.shutdown", None, "commands come from the server itself"),
+        (f"server.{JOB}", "train.shutdown", None, "commands come from the server itself"),
+        (f"{OTHER}.{JOB}", "train.notify_job_status", JOB, "commands come from the server itself"),
+        *[("server", "train.delete_run", job, "what it calls a job is none") for job in ("local", "", f"../{JOB}")],
+    ],
+)
+def test_which_commands_a_site_carries_out(origin: str, topic: str, job: str | None, reason: str | None) -> None:
+    assert refused_command(SITE, origin, topic, job) == reason
+
+
+def test_a_strangers_text_is_one_plain_line_in_the_log() -> None:
+    assert plain("a\nb\x1b[31mc" + "x" * 200) == "a?b??31mc" + "x" * 91
+
+
+@pytest.mark.parametrize("kind", ["site", "server"])
+def test_install_adds_the_guard_once_and_the_doctor_misses_it(request: pytest.FixtureRequest, kind: str) -> None:
+    kit: Kit = request.getfixturevalue(kind)
+    done(kit)
+    done(kit)
+    resources = read(kit, "resources.json")
+    assert [item["path"] for item in resources["components"]].count(MESSAGE_GUARD) == 1
+    assert check_messages(kit, resources).level == "ok"
+    resources["components"] = [item for item in resources["components"] if item["path"] != MESSAGE_GUARD]
+    found = check_messages(kit, resources)
+    assert found.level == "FAILED"
+    assert "read files, at a site" in found.text
