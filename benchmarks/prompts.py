@@ -54,7 +54,7 @@ RATIOS: dict[str, dict[tuple[str, str], float | None]] = {
 ELEMENT_BYTES = {"float32": 4, "float16": 2}
 
 
-class Workplace:
+class Federation:
     """A study's federation of phantoms, and its models with their initial weights."""
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -120,7 +120,7 @@ def input_gradient(backbone: Any, batch: int, prompts: int) -> Step:
     return step
 
 
-def vit_steps(place: Workplace, size: int) -> dict[str, Step]:
+def vit_steps(place: Federation, size: int) -> dict[str, Step]:
     """Steps of the embedded ViT on the same batch; frozen patch embeddings are kept, as a site keeps them."""
     cases = place.batch(size)
     steps = {}
@@ -135,7 +135,7 @@ def vit_steps(place: Workplace, size: int) -> dict[str, Step]:
     return steps
 
 
-def sam_steps(place: Workplace, size: int) -> dict[str, Step]:
+def sam_steps(place: Federation, size: int) -> dict[str, Step]:
     """Steps of the embedded SAM on the same batch; the cached codes are computed before."""
     cases = place.batch(size)
     steps = {
@@ -171,7 +171,7 @@ def time_measurements(study: str, seconds: Mapping[str, list[float]]) -> list[Me
     return found
 
 
-def byte_measurements(place: Workplace, study: str, folder: Path) -> list[Measurement]:
+def byte_measurements(place: Federation, study: str, folder: Path) -> list[Measurement]:
     """What a site sends in each of two real rounds of Fed-GPL, in both types of exchange."""
     # Every site sends the same tensors: two show what all do.
     sites = dict(list(place.sites.items())[:2])
@@ -195,7 +195,7 @@ def measure(repeats: int, folder: Path) -> tuple[list[Measurement], dict[str, An
     measurements: list[Measurement] = []
     details: dict[str, Any] = {}
     for study, steps, size in ((CLASSIFICATION, vit_steps, VIT_BATCH), (SEGMENTATION, sam_steps, SAM_BATCH)):
-        place = Workplace(study, folder / study)
+        place = Federation(study, folder / study)
         with single_threaded():
             seconds = interleaved(steps(place, size), repeats)
         measurements += time_measurements(study, seconds) + byte_measurements(place, study, folder / study / "runs")

@@ -18,7 +18,8 @@ from consilia.core.files import write_json
 from consilia.core.tensor_files import write_tensors
 
 INDEX = "checkpoint.json"
-BEGIN_ANEW = "To begin the run anew, choose another folder (--out), or delete this one (consilia run: --overwrite)"
+ANEW = "choose another folder with --out, or delete this one (consilia run: --overwrite)"
+BEGIN_ANEW = f"To begin the run anew, {ANEW}"
 SCHEMA = "consilia.checkpoint/3"
 
 

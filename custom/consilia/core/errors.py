@@ -49,9 +49,9 @@ def described(error: BaseException, file: Path | None = None) -> str:
     """
     if isinstance(error, ConsiliaError):
         return f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    found = [frame for frame in frames if frame.filename == str(file)] or frames
     if isinstance(error, SyntaxError):  # Its text names the line.
         return f"SyntaxError: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    found = [frame for frame in frames if frame.filename == str(file)] or frames
     place = f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
     return f"{type(error).__name__}: {error}{place}"

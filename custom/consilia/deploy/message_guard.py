@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey, ReturnCode
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.widgets.widget import Widget
 
 from consilia.flare.nvflare_internals import COMMANDS, JOB_STATUS, SHELL, command_of, refused_command_reply
 
-SERVER = "server"
+SERVER = FQCN.ROOT_SERVER
 DENIED = frozenset({SHELL})
 """Commands that no server may give."""
 
@@ -48,6 +49,15 @@ class Sender:
     origin: str
     endpoint: str
     destination: str
+
+
+def sender_of(message: Message) -> Sender:
+    """By the headers of a message, and the connection that it came over."""
+    return Sender(
+        origin=str(message.get_header(MessageHeaderKey.ORIGIN)),
+        endpoint=str(getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", "")),
+        destination=str(message.get_header(MessageHeaderKey.DESTINATION)),
+    )
 
 
 def plain(text: object) -> str:
@@ -101,7 +111,7 @@ def refused_at_server(sender: Sender) -> str | None:
 
 
 class MessageGuard(Widget):  # type: ignore[misc]
-    """Refuses, in every process of a site or of the server, the messages that nobody may send there."""
+    """Refuses, in every process of a site and in the server's own, the messages that nobody may send there."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Stand at the door before the process is known to anybody: NVFlare's first event of it."""
@@ -117,12 +127,7 @@ class MessageGuard(Widget):  # type: ignore[misc]
         self.log_info(fl_ctx, f"the guard of messages stands before {me}")
 
     def _check_sender(self, message: Message, me: str) -> Message | None:
-        endpoint = message.get_prop(MessagePropKey.ENDPOINT)
-        sender = Sender(
-            origin=str(message.get_header(MessageHeaderKey.ORIGIN)),
-            endpoint=str(getattr(endpoint, "name", "")),
-            destination=str(message.get_header(MessageHeaderKey.DESTINATION)),
-        )
+        sender = sender_of(message)
         reason = refused_at_server(sender) if participant(me) == SERVER else refused_at_site(me, sender)
         if reason is None:
             return None
@@ -135,21 +140,16 @@ class MessageGuard(Widget):  # type: ignore[misc]
         if message.get_header(MessageHeaderKey.CHANNEL) != COMMANDS:
             return None
         topic, job = command_of(message.payload)
-        reason = refused_command(me, str(message.get_header(MessageHeaderKey.ORIGIN)), topic, job)
+        reason = refused_command(me, sender_of(message).origin, topic, job)
         if reason is None:
             return None
         self._note(message, reason, f"/{topic}")
         return refused_command_reply(f"refused by the site's guard of messages: {reason}")
 
     def _note(self, message: Message, reason: str, command: str = "") -> None:
-        names = (
-            MessageHeaderKey.CHANNEL,
-            MessageHeaderKey.TOPIC,
-            MessageHeaderKey.ORIGIN,
-            MessageHeaderKey.DESTINATION,
-        )
-        channel, topic, origin, destination = (plain(message.get_header(name)) for name in names)
-        endpoint = plain(getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", ""))
+        sender = sender_of(message)
+        channel, topic = (message.get_header(name) for name in (MessageHeaderKey.CHANNEL, MessageHeaderKey.TOPIC))
         self.logger.error(
-            f"refused: {channel} {topic}{plain(command)} of {origin}, by {endpoint}, for {destination}: {reason}"
+            f"refused: {plain(channel)} {plain(topic)}{plain(command)} of {plain(sender.origin)}, "
+            f"by {plain(sender.endpoint)}, for {plain(sender.destination)}: {reason}"
         )

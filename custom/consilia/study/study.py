@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, field_validator
 
+from consilia.core.checkpoint import ANEW
 from consilia.core.errors import ConfigError
 from consilia.core.schema import Strict
 from consilia.data.dataset import SiteData
@@ -27,8 +28,6 @@ from consilia.simulation.federation import load_federation
 from consilia.study.baselines import BASELINES, run_baseline
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
-
-ANEW = "choose another folder with --out, or delete this one (consilia run: --overwrite)"
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
 
