@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from consilia.aggregation.norm import CHUNK_ELEMENTS, change_norm
+from consilia.aggregation.norm import CHUNK_ELEMENTS, FLOOR, MULTIPLE, allowed_change, change_norm, state_norm
 from consilia.aggregation.store import UpdateSpool
 from consilia.aggregation.validation import check_update
 from consilia.core.errors import UpdateRejected
@@ -112,3 +112,23 @@ def test_a_float64_update_is_as_it_came_after_the_check_of_its_norm() -> None:
     update = {"w": torch.tensor([2.0, 5.0], dtype=torch.float64)}
     check_update(update, 1.0, reference={"w": torch.ones(2, dtype=torch.float64)}, max_norm=10.0, max_weight=9)
     assert update["w"].tolist() == [2.0, 5.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_default_bound_follows_the_norm_of_the_state(dtype: torch.dtype) -> None:
+    # 300^2 + 400^2 over the floating tensors: float16 cannot hold the squares. The counter does not count.
+    state = {"w": torch.full((9,), 100.0, dtype=dtype), "v": torch.full((4, 4), 100.0, dtype=dtype)}
+    state |= {"n": torch.tensor(10**9), "empty": torch.zeros(0)}
+    assert state_norm(state) == pytest.approx(500.0, rel=1e-12)
+    assert allowed_change("auto", state) == pytest.approx(MULTIPLE * 500.0)
+    assert allowed_change("auto", {"w": torch.zeros(3, dtype=dtype)}) == FLOOR
+    assert allowed_change("auto", {}) == FLOOR
+    assert (allowed_change(7.5, state), allowed_change(None, state)) == (7.5, None)
+
+
+def test_the_statistics_of_a_batch_norm_count_in_the_bound_as_in_the_change() -> None:
+    before, after = {"running_var": torch.full((64,), 100.0)}, {"running_var": torch.full((64,), 500.0)}
+    assert change_norm(after, before) == pytest.approx(3200.0)
+    check_update(after, 1.0, reference=before, max_norm=allowed_change("auto", before), max_weight=1)
+    with pytest.raises(UpdateRejected, match="max_update_norm"):
+        check_update(after, 1.0, reference=before, max_norm=1000.0, max_weight=1)

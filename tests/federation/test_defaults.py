@@ -46,7 +46,7 @@ def _part(side: dict[str, Any], path: str) -> dict[str, Any]:
 
 def test_a_key_left_at_its_default_changes_no_run() -> None:
     plain = small()
-    assert small(robust={"rule": "mean"}, round_timeout=3600, max_update_norm=1000.0).run_id == plain.run_id
+    assert small(robust={"rule": "mean"}, round_timeout=3600, max_update_norm="auto").run_id == plain.run_id
     assert small(round_timeout=60).run_id != plain.run_id
     values = {**plain.to_json(), "config_version": CONFIG_VERSION + 1}
     with pytest.raises(ConfigError, match="install the version of Consilia that wrote this configuration"):

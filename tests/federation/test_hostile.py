@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 
+from consilia.aggregation.norm import FLOOR, MULTIPLE, state_norm
 from consilia.aggregation.validation import check_update
 from consilia.core.determinism import state_digest
 from consilia.core.errors import RunFailed, UpdateRejected
@@ -17,13 +18,13 @@ from consilia.federation.enrolment import why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Reply
 from consilia.methods.registry import make_method
 from consilia.simulation.federation import load_federation
-from tests.federation.attacks import ATTACKS, CULPRIT, change_content
+from tests.federation.attacks import ATTACKS, CULPRIT, change_content, change_tensors
 from tests.federation.clinics import clinics_config
-from tests.federation.support import Federation, small
+from tests.federation.support import Federation, initial_state, small
 
 
 def attacked(wisconsin, folder, attack, **settings) -> Federation:
-    federation = Federation(small(max_update_norm=1000.0, **settings), wisconsin, folder)
+    federation = Federation(small(**settings), wisconsin, folder)
 
     def bend(site: str, task: Broadcast, reply: Reply) -> Reply:
         wrong = site == CULPRIT and task.request.kind == "train"
@@ -37,7 +38,7 @@ def attacked(wisconsin, folder, attack, **settings) -> Federation:
 def attacked_by_all(tmp_path_factory) -> Federation:
     """A run in which one site is honest in the first round and tries one attack in each of the others."""
     folder = tmp_path_factory.mktemp("hostile")
-    config = small(max_update_norm=1000.0, rounds=1 + len(ATTACKS))
+    config = small(rounds=1 + len(ATTACKS))
     federation = Federation(config, load_federation("wisconsin", folder / "sites"), folder / "run")
     attacks = [attack for attack, _ in ATTACKS.values()]
 
@@ -79,6 +80,18 @@ def test_the_model_is_as_if_the_culprit_had_been_silent(wisconsin, tmp_path) -> 
 def _run(federation: Federation):
     federation.rounds()
     return federation.coordinator.state
+
+
+def test_the_bound_on_a_change_follows_the_model_and_is_in_the_record(attacked_by_all, wisconsin, tmp_path) -> None:
+    first, *others = attacked_by_all.coordinator.recorder.record("running").rounds
+    assert first.max_update_norm == max(FLOOR, MULTIPLE * state_norm(initial_state(attacked_by_all.config)))
+    assert all(part.max_update_norm >= FLOOR for part in others)
+    # A tenth of what the bound was before it followed the model.
+    hundred = change_tensors(layers__0__bias=lambda tensor: tensor + 100 / tensor.numel() ** 0.5)
+    rounds = attacked(wisconsin, tmp_path / "auto", hundred, rounds=1).rounds().rounds
+    assert re.search(r"norm of the change is \d+.*allowed is at most 20 \(max_update_norm", rounds[0].refused[CULPRIT])
+    any_change = attacked(wisconsin, tmp_path / "any", hundred, rounds=1, max_update_norm=None).rounds().rounds
+    assert (any_change[0].refused, any_change[0].max_update_norm) == ({}, None)
 
 
 def test_integers_beyond_float64_are_refused() -> None:

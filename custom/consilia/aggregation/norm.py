@@ -1,9 +1,10 @@
-"""How far an update is from the model that it started from."""
+"""How far an update is from the model that it started from, and how far it may be."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from consilia.aggregation.store import SpooledUpdate
 
 CHUNK_ELEMENTS = 1 << 16
 """Elements of the change held in float64 at a time: they stay in the processor's cache."""
+
+MULTIPLE, FLOOR = 5.0, 20.0
+"""Of the default of ``max_update_norm``. The floor is for few tensors that start near zero, such as a head or a prompt.
+docs/robust.md has the largest changes of honest updates in the shipped studies."""
 
 
 def change_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
@@ -32,6 +37,25 @@ def change_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
                 change = _chunk(update, name, start, stop).to(torch.float64, copy=True).sub_(flat[start:stop])
                 squares += float(torch.dot(change, change))
     return math.sqrt(squares)
+
+
+def state_norm(state: Mapping[str, Tensor]) -> float:
+    """L2 norm, in float64, of all floating tensors together, a batch norm's statistics among them."""
+    floating = (tensor for tensor in state.values() if tensor.is_floating_point())
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in floating))
+
+
+def allowed_change(setting: float | Literal["auto"] | None, reference: Mapping[str, Tensor]) -> float | None:
+    """The largest L2 norm that an update's change from the reference may have; None: any.
+
+    Args:
+        setting: a run's ``max_update_norm``. A number or None holds as it is; ``auto`` is
+            max(FLOOR, MULTIPLE ||reference||), over all floating tensors as in :func:`change_norm`.
+        reference: the global state, or what else the change is of.
+    """
+    if setting != "auto":
+        return setting
+    return max(FLOOR, MULTIPLE * state_norm(reference))
 
 
 def _chunk(update: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:

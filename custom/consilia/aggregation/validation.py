@@ -43,7 +43,9 @@ def check_update(
     if max_norm is not None and math.isfinite(max_norm):
         norm = change_norm(tensors, reference)
         if not norm <= max_norm:
-            raise UpdateRejected(f"norm of the change is {norm:.6g}, allowed is at most {max_norm:.6g}")
+            raise UpdateRejected(
+                f"norm of the change is {norm:.6g}, allowed is at most {max_norm:.6g} (max_update_norm of the run)"
+            )
 
 
 def _check_weight(weight: float, max_weight: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -20,7 +20,7 @@ from consilia.methods.registry import AllowedMethods, make_method, method_config
 from consilia.models.config import ModelConfig
 from consilia.record.metrics import selectable
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 """Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
 
 
@@ -52,8 +52,8 @@ class RunConfig(Strict):
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better validation value"
     )
-    max_update_norm: float | None = Field(
-        1000.0, gt=0, description="largest L2 norm of an update's change; null = none"
+    max_update_norm: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto", description="largest L2 norm of an update's change; null = none; auto: by the norm of the global model"
     )
     robust: RobustConfig = RobustConfig()
     exchange_dtype: Literal["float32", "float16"] = Field(

@@ -91,6 +91,7 @@ class TrainingRound:
             participants=asked,
             contributions=contributions(updates, weights, factors),
             refused={site: why for site, why in sorted(refused.items()) if site in asked},
+            max_update_norm=self.validation.max_norm,
             missing=[site for site in asked if site not in updates and site not in refused],
             bytes_down=sent_bytes(broadcasts),
             bytes_up=dict(sorted(self.validation.bytes_up.items())),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from consilia.aggregation.norm import allowed_change
 from consilia.aggregation.store import UpdateSpool
 from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.events import Progress, Refused, Replied
@@ -33,7 +34,7 @@ class UpdateValidation:
     Args:
         server: the method's half, which checks an update's tensors and numbers.
         spool: where accepted updates wait.
-        max_norm: largest allowed L2 norm of an update's change, or None.
+        max_update_norm: as a run's configuration has it.
         progress: told about every reply.
         task: of the run; metrics of another are refused.
     """
@@ -42,13 +43,16 @@ class UpdateValidation:
         self,
         server: Server[Any],
         spool: UpdateSpool,
-        max_norm: float | None,
+        max_update_norm: float | Literal["auto"] | None,
         progress: Progress,
         task: str,
     ) -> None:
         self.refused: dict[str, str] = {}
         self.bytes_up: dict[str, int] = {}
-        self._server, self.spool, self._max_norm, self._progress = server, spool, max_norm, progress
+        self.max_norm: float | None = None
+        """Largest L2 norm of an update's change that is accepted in the round under way."""
+        self._server, self.spool, self._progress = server, spool, progress
+        self._max_update_norm = max_update_norm
         self._task = task
         self._lock = threading.Lock()
         self._open: dict[str, Request] = {}
@@ -80,6 +84,8 @@ class UpdateValidation:
             self._open = {site: item.request for item in broadcasts for site in item.targets}
             self._reference, self._known = reference, known
             self._replies, self.refused, self.bytes_up = {}, {}, {}
+            if any(request.kind == "train" for request in self._open.values()):
+                self.max_norm = allowed_change(self._max_update_norm, reference)
             self.spool.clear()
         try:
             deliver([item for item in broadcasts if item.targets])
@@ -165,7 +171,7 @@ class UpdateValidation:
             extras,
             metadata(content, self._known[site]),
             reference=self._reference,
-            max_norm=self._max_norm,
+            max_norm=self.max_norm,
         )
         declared = self._known[site].train
         if content.cases != declared:

@@ -74,7 +74,10 @@ class Contribution(Strict):
 
 
 class RoundRecord(Strict):
-    """Round r = 1..T, from version r-1 to version r. Bytes are per site as sent; ``seconds`` per phase."""
+    """Round r = 1..T, from version r-1 to version r. Bytes are per site as sent; ``seconds`` per phase.
+
+    ``max_update_norm``: the largest L2 norm of an update's change that was accepted; null: any.
+    """
 
     round: Annotated[int, Field(ge=1)]
     participants: list[str]
@@ -85,6 +88,7 @@ class RoundRecord(Strict):
     bytes_up: dict[str, NonNegativeInt]
     seconds: dict[str, NonNegative]
     sha256: str
+    max_update_norm: NonNegative | None = None
 
 
 class Metrics(Strict):

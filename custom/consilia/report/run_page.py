@@ -48,6 +48,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "training": training_sites(record),
         "test_only_sites": test_only_sites(record),
         "refusals": refusals(record),
+        "max_update_norm": max_update_norm(record),
         "client_rows": client_rows(record),
         "settings": flat(record.config),
         "curves": plots.curves(every, {names[name]: chosen.version for name, chosen in finals.items()}, task),
@@ -188,6 +189,12 @@ def refusals(record: Record) -> list[dict[str, Any]]:
         missing = [{"site": site, "reason": "no update arrived"} for site in sorted(part.missing)]
         found += [{"round": part.round, **one} for one in refused + missing]
     return found
+
+
+def max_update_norm(record: Record) -> tuple[float, float] | None:
+    """The smallest and the largest norm that was allowed to an update's change in a round; None where any was."""
+    found = [part.max_update_norm for part in record.rounds if part.max_update_norm is not None]
+    return (min(found), max(found)) if found else None
 
 
 def _points(finals: Finals, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
