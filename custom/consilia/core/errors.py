@@ -36,6 +36,10 @@ class TrainingStopped(ConsiliaError):
     """Training was told to stop: the job was aborted or the round timed out."""
 
 
+class LimitReached(ConsiliaError):
+    """A request asks more than the site allows; the message names the limit, what was asked and what is allowed."""
+
+
 class ReleaseRefused(ConsiliaError):
     """A site's message holds what its hospital has not approved; the message names the task and the tensor or field."""
 

@@ -13,6 +13,7 @@ from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.core.schema import Strict
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
+from consilia.data.limits import RESEARCH_LIMITS, SiteLimits
 from consilia.data.specs import DatasetSpec
 from consilia.data.yaml_file import AbsolutePath, read_yaml, validate
 
@@ -28,7 +29,7 @@ class SiteConfig(Strict):
     """A site's name, where it keeps its state, which models jobs may name, and its datasets.
 
     ``allow_methods`` are methods of other packages than Consilia that jobs may name; ``foundation_models`` the site's
-    own copies of large pre-trained models, by the name that jobs use.
+    own copies of large pre-trained models, by the name that jobs use; ``limits`` what a job may ask of the site.
     """
 
     site: str
@@ -36,6 +37,7 @@ class SiteConfig(Strict):
     allow_models: tuple[str, ...] = DEFAULT_ALLOWED
     allow_methods: tuple[str, ...] = ()
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
+    limits: SiteLimits = SiteLimits()
     datasets: dict[str, DatasetSpec] = Field(min_length=1)
 
     @field_validator("allow_models")
@@ -100,11 +102,16 @@ def write_site_config(
     allow_models: Sequence[str],
     foundation_models: Mapping[str, FoundationFolder],
 ) -> None:
-    """Write a site.yaml. Raises :class:`ConfigError`, before anything is written, where it would not be a valid one."""
+    """Write the site.yaml of a study on one machine, with no limits to what its runs ask.
+
+    Raises:
+        ConfigError: it would not be a valid one; nothing is written then.
+    """
     content = {
         "site": site,
         "allow_models": list(allow_models),
         "foundation_models": {key: folder.model_dump(mode="json") for key, folder in foundation_models.items()},
+        "limits": RESEARCH_LIMITS.model_dump(mode="json"),
         "datasets": {
             dataset: spec.model_dump(mode="json", exclude_defaults=True) for dataset, spec in datasets.items()
         },

@@ -1,0 +1,130 @@
+"""A job held against a site's limits: what it asks beside what the site allows, and the refusal by the limit's name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from consilia.core.errors import LimitReached
+from consilia.data.limits import SiteLimits
+from consilia.federation.config import RunConfig
+
+NO_LIMIT = "no limit"
+
+
+@dataclass(frozen=True)
+class LimitRow:
+    """One limit of a site.
+
+    Attributes:
+        limit: its key under ``limits`` in site.yaml.
+        asked: what a job asks, in words; empty where a job does not say, or the site's data are not known.
+        allowed: what the site allows, in words.
+        ok: whether the job may ask that.
+    """
+
+    limit: str
+    asked: str
+    allowed: str
+    ok: bool = True
+
+
+def compared(
+    config: RunConfig,
+    limits: SiteLimits,
+    *,
+    training_cases: Mapping[str, int] | None = None,
+    model_bytes: int | None = None,
+) -> list[LimitRow]:
+    """A job's values beside a site's limits, one row per limit, in the order of site.yaml.
+
+    Args:
+        config: the job.
+        limits: of the site.
+        training_cases: of the site by dataset, where they are known; a dataset without any is not trained on.
+        model_bytes: size of the job's model, where it is known.
+    """
+    cases = [count for count in (training_cases or {}).values() if count]
+    asked: dict[str, tuple[float, str]] = {
+        "max_rounds": _asked(config.rounds),
+        "max_local_epochs": _asked(_epochs(config)),
+        "max_learning_rate": _rate(config),
+        "max_evaluations": _asked(_evaluations(config)),
+    }
+    if cases:
+        batch = config.training.batch_size
+        asked["max_batch_fraction"] = batch / min(cases), f"{batch / min(cases):.3g} ({batch} of {min(cases)} cases)"
+        asked["min_training_cases"] = _asked(min(cases))
+    if model_bytes is not None:
+        asked["max_model_bytes"] = float(model_bytes), show_bytes(model_bytes)
+    return [_row(name, getattr(limits, name), asked.get(name)) for name in SiteLimits.model_fields]
+
+
+def require(rows: Iterable[LimitRow]) -> None:
+    """Raise :class:`LimitReached` for the first row that is not allowed."""
+    for row in rows:
+        if not row.ok:
+            raise reached(row.limit, row.asked, row.allowed)
+
+
+def reached(limit: str, asked: str, allowed: str) -> LimitReached:
+    """The refusal of a request: for the site's own log, since the server learns its class name only."""
+    if limit.startswith("min_"):
+        return LimitReached(f"limits.{limit}: this site has {asked}, and requires {allowed}")
+    return LimitReached(f"limits.{limit}: the job asks {asked}, this site allows {allowed}")
+
+
+def show_bytes(count: int) -> str:
+    """A size as site.yaml has it, e.g. ``1.5 GB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count} B"
+
+
+def _asked(value: int) -> tuple[float, str]:
+    return float(value), f"{value:,}"
+
+
+def _row(name: str, limit: float | None, asked: tuple[float, str] | None) -> LimitRow:
+    value, text = asked or (math.nan, "")
+    if limit is None:
+        return LimitRow(name, text, NO_LIMIT)
+    shown = show_bytes(int(limit)) if name in ("max_model_bytes", "max_memory", "max_disk") else f"{limit:,}"
+    within = value >= limit if name.startswith("min_") else value <= limit
+    return LimitRow(name, text, shown, within or asked is None)
+
+
+def _epochs(config: RunConfig) -> int:
+    """The most passes over the training cases in one request: of the training, or of the method's own kind."""
+    training = config.training
+    own = [value for name, value in _own_numbers(config) if name.endswith("epochs") and isinstance(value, int)]
+    return max(training.local_epochs, training.personalise_epochs or 0, *own)
+
+
+def _rate(config: RunConfig) -> tuple[float, str]:
+    """The largest step along a gradient: weight decay and a method's factors (mu, say) multiply parts of it."""
+    training = config.training
+    factors = {"training.weight_decay": training.weight_decay}
+    factors |= {f"method.{name}": value for name, value in _own_numbers(config) if isinstance(value, float)}
+    name = max(factors, key=lambda name: factors[name])
+    if factors[name] <= 1:
+        return training.learning_rate, f"{training.learning_rate:g}"
+    rate = training.learning_rate * factors[name]
+    return rate, f"{rate:g} ({training.learning_rate:g} times {name} {factors[name]:g})"
+
+
+def _own_numbers(config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """The numbers among the method's own parameters; those in sections of their own are the server's."""
+    for name in type(config.method).model_fields:
+        value = getattr(config.method, name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value
+
+
+def _evaluations(config: RunConfig) -> int:
+    """Requests with metrics: one per version that is evaluated, and the last and the best model at the end."""
+    every = config.evaluate_every
+    return (math.ceil(config.rounds / every) if every else 0) + 2
