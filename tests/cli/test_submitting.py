@@ -13,7 +13,7 @@ from rich.console import Console
 from consilia.cli.show import SiteBoard, job_view
 from consilia.cli.submitting import check_job, submit_command
 from consilia.core.errors import ConfigError
-from consilia.core.events import Absent, Notice, Personalizing, Prepared, Refused, Replied, RoundDone
+from consilia.core.events import Absent, Back, Missing, Notice, Personalizing, Prepared, Refused, Replied, RoundDone
 from tests.conftest import REPOSITORY
 
 JOB = REPOSITORY / "jobs" / "fedkper-wisconsin"
@@ -110,6 +110,21 @@ def test_the_board_shows_what_was_last_heard_of_each_site() -> None:
     assert board.states["hospital-1"] == "round 2: waiting for its answer"
     board(Personalizing(keep="last", sites=SITES))
     assert board.states["hospital-1"] == "waiting for its last metrics"
+
+
+def test_the_board_keeps_a_missing_site_until_it_answers_again() -> None:
+    board = SiteBoard()
+    board(PREPARED)
+    board(Missing(site="hospital-2", since="2026-11-29T17:05:12+00:00", reason="no answer since 17:05"))
+    board(ROUND)
+    assert board.states == {
+        "hospital-1": "round 2: waiting for its answer",
+        "hospital-2": "missing: no answer since 17:05",
+    }
+    board(Back(site="hospital-2"))
+    assert board.states["hospital-2"] == "answers again"
+    board(ROUND.model_copy(update={"round": 2}))
+    assert board.states["hospital-2"] == "round 3: waiting for its answer"
 
 
 HOSTILE = "\x1b[2Jgone [bold]\x07[/wrong]"

@@ -8,9 +8,11 @@ import pytest
 
 from consilia.core.events import (
     Absent,
+    Back,
     Event,
     Failed,
     Finished,
+    Missing,
     Notice,
     Personalizing,
     Prepared,
@@ -36,6 +38,11 @@ ROUND = RoundDone(round=1, of=3, updates=1, participants=2, validation=0.91234, 
         (Replied(request="train", site="hospital-1", version=4), "hospital-1: round 5: answered with its update"),
         (Refused(request="train", site="hospital-2", reason="it is nan"), "hospital-2: refused: it is nan"),
         (Absent(site="hospital-2", reason="no answer in time"), "hospital-2: absent: no answer in time"),
+        (
+            Missing(site="hospital-2", since="2026-11-29T17:05:12+00:00", reason="no answer since 17:05"),
+            "hospital-2: missing: no answer since 17:05",
+        ),
+        (Back(site="hospital-2"), "hospital-2: answers again"),
         (Notice(reason="waiting for sites"), "waiting for sites"),
         (Personalizing(keep="best", sites=SITES), "personal models and last metrics, best global model"),
         (ServerWorks(doing="injecting", round=2, step=7, of=40), "round 2: injecting step 7 of 40"),

@@ -285,12 +285,16 @@ def takes_part_again(run: Run, name: str) -> None:
 def with_the_same_replies(record: Record, config: RunConfig, sites: dict[str, Path], folder: Path) -> Record:
     """The same run in one plain loop, in which the server hears a site only where the record says that it did."""
 
+    evaluated = {item.version: item.sites for item in record.evaluations if item.model == "global"}
+
     class Bent(Federation):
         def bend(self, site: str, task: Broadcast, reply: Reply) -> Reply | None:
             if task.request.kind == "train":
                 heard: Iterable[str] = record.rounds[task.request.round].contributions
-            elif task.request.kind == "personalize":
+            elif task.request.final:
                 heard = record.final["last" if task.request.keep == "last" else "best"].global_
+            elif task.request.kind == "evaluate":
+                heard = evaluated[task.request.round]
             else:
                 heard = sites
             return reply if site in heard else None

@@ -119,6 +119,12 @@ def test_a_late_site_is_missed_and_comes_back_and_one_that_vanishes_is_there_for
     assert all(record.rounds[number - 1].missing == [TWO] for number in rounds)
     assert all(record.rounds[number - 1].missing == [THREE] for number in gone)
     assert record.rounds[rounds[0] - 1].seconds["sites"] >= 6
+    told = [(event["event"], event["site"]) for event in run.events() if event["event"] in ("missing", "back")]
+    assert told == [("missing", TWO), ("back", TWO), ("missing", THREE)]
+    late_one, gone_one = record.absences
+    assert (late_one.site, gone_one.site, gone_one.until) == (TWO, THREE, None)
+    assert late_one.until is not None
+    assert late_one.since < late_one.until
     assert THREE in record.sites
     assert set(record.final["last"].global_) == {ONE, TWO}
     # The late result left the site, if it had been trained by then, and was not mixed in.

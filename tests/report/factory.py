@@ -105,6 +105,7 @@ def make_record(
             "sections": {},
             "server_fingerprint": None,
             "absent": {},
+            "absences": [{"site": "Bergen", "since": "2026-07-01T10:05:00+00:00"}],
             "rounds": parts,
             "evaluations": evaluations,
             "final": final,

@@ -73,6 +73,7 @@ def test_refused_and_missing_updates_are_listed(run_html: str) -> None:
     text = read(run_html).text
     assert "3 Dover tensor fc.weight: expected finite values, got NaN" in text
     assert "5 Bergen no update arrived" in text
+    assert "Sites that did not answer site asked in vain answered again Bergen 2026-07-01T10:05:00+00:00 never" in text
 
 
 def test_what_sites_report_has_a_column(run_html: str) -> None:

@@ -272,11 +272,13 @@ def show_records(records: Sequence[Record], folder: Path) -> None:
             console.print(curves)
     for record in records:
         troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
-        missing = sorted({site for item in record.rounds for site in item.missing})
         for site, reason in troubles.items():
             console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow", markup=False)
-        for site in missing:
+        for absence in record.absences:
+            until = f"until {absence.until}" if absence.until else "and was not heard again"
             console.print(
-                f"{record.run.name}: {site} did not answer in at least one round", style="yellow", markup=False
+                f"{record.run.name}: {absence.site} did not answer from {absence.since} {until}",
+                style="yellow",
+                markup=False,
             )
     console.print(f"Report: {folder / REPORT}", highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from consilia.cli.console import console
 from consilia.core.events import (
+    Back,
     Event,
     Finished,
     Notice,
@@ -53,6 +54,8 @@ class Follower:
                 self._bar.update(self._task, completed=event.round, description=f"{self._name}: training{shown}")
             case SiteTrouble():
                 self._bar.console.print(printable(f"{event.site}: {event.reason}"), style="yellow", markup=False)
+            case Back():
+                self._bar.console.print(printable(str(event)), markup=False, highlight=False)
             case Finished():
                 self._bar.update(self._task, description=f"{self._name}: done in {event.seconds:.0f} s")
             case Personalizing() | ServerWorks() | Notice():
@@ -108,12 +111,12 @@ class SiteBoard:
     def __rich__(self) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 2))
         for site, state in sorted(self.states.items()):
-            troubled = state.startswith(("refused", "absent"))
+            troubled = state.startswith(("refused", "absent", "missing"))
             table.add_row(Text(printable(site)), Text(printable(state), style="yellow" if troubled else ""))
         return table
 
     def _present(self) -> list[str]:
-        return [site for site, state in self.states.items() if not state.startswith("absent")]
+        return [site for site, state in self.states.items() if not state.startswith(("absent", "missing"))]
 
     def _all(self, state: str, sites: Sequence[str]) -> None:
         self.states.update(dict.fromkeys(sites, state))

@@ -80,6 +80,23 @@ class Absent(SiteTrouble):
     name = "absent"
 
 
+class Missing(SiteTrouble):
+    """A site has not answered ``since`` it was asked, and others have; it may be waited for, and asked again."""
+
+    name = "missing"
+    since: str
+
+
+class Back(SiteEvent):
+    """A site that was missing answers again."""
+
+    name = "back"
+
+    @property
+    def state(self) -> str:
+        return "answers again"
+
+
 class Notice(Event):
     """Something that whoever follows the run should know."""
 
@@ -183,7 +200,8 @@ def no_progress(event: Event) -> None:
 KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
-        Replied, Refused, Absent, Notice, Prepared, RoundDone, ServerWorks, Personalizing, Failed, Finished,
+        Replied, Refused, Absent, Missing, Back, Notice, Prepared, RoundDone, ServerWorks, Personalizing, Failed,
+        Finished,
     )
 }  # fmt: skip
 

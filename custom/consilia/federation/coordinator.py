@@ -2,6 +2,7 @@
 
 The coordinator does not know how messages travel. An engine gives it one function that delivers requests to sites and
 hands every reply to :meth:`Coordinator.receive` before it returns; a site that does not answer is simply not heard.
+How long to wait for one is in :mod:`consilia.federation.attendance`.
 What a round does is in :mod:`consilia.federation.round`, how replies are checked in
 :mod:`consilia.federation.update_validation`.
 """
@@ -18,6 +19,7 @@ from consilia.aggregation import UpdateSpool
 from consilia.core.determinism import state_digest
 from consilia.core.events import Absent, Finished, Personalizing, Prepared, Progress, RoundDone, no_progress
 from consilia.core.stop import StopSignal, never
+from consilia.federation.attendance import Attendance
 from consilia.federation.checkpoints import RunCheckpoint
 from consilia.federation.config import RunConfig
 from consilia.federation.contributions import field_infos
@@ -75,8 +77,11 @@ class Coordinator:
         self.state: State = initial
         self.best = BestRound(config.primary_metric, initial)
         self.participants = Participants(config, sites, self.recorder)
+        self.attendance = Attendance(self.recorder, config.round_timeout, progress)
         spool = UpdateSpool(folder / "spool")
-        self.validation = UpdateValidation(self.server, spool, config.max_update_norm, progress, config.task)
+        self.validation = UpdateValidation(
+            self.server, spool, config.max_update_norm, progress, config.task, self.attendance
+        )
         self._work = ServerWork(self.server, config.training.threads)
         self._checkpoint = RunCheckpoint(folder, self.participants, self._work, self.best)
         self._resume = self._checkpoint.exists()
@@ -182,8 +187,12 @@ class Coordinator:
         self.validation.receive(site, reply)
 
     def is_waiting(self) -> bool:
-        """Whether some site has not yet answered the request that is open for it."""
-        return self.validation.is_waiting()
+        """Whether an answer to the open requests is still worth waiting for. To be asked all the time."""
+        return self.attendance.is_waiting()
+
+    def heard_late(self, site: str) -> None:
+        """A site is ready with its answer to a request that is closed: nothing of it is taken, but the site is back."""
+        self.attendance.heard_late(site)
 
     def so_far(self) -> Record:
         """The record as far as the run has got."""

@@ -13,6 +13,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.methods.server import Server
 from consilia.record.schema import (
+    Absence,
     Evaluation,
     Exchange,
     FieldInfo,
@@ -51,6 +52,7 @@ class Recorder:
         self.sections: dict[str, Any] = {}
         self.server_fingerprint: str | None = None
         self.absent: dict[str, str] = {}
+        self.absences: list[Absence] = []
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
         self.rounds: list[RoundRecord] = []
@@ -69,6 +71,16 @@ class Recorder:
             fingerprint=reply.fingerprint,
             tasks=reply.datasets,
         )
+
+    def missing(self) -> set[str]:
+        """The sites that have not answered since they were asked in vain."""
+        return {absence.site for absence in self.absences if absence.until is None}
+
+    def end_absence(self, site: str, until: str) -> None:
+        """Note that a site answers again."""
+        for number, absence in enumerate(self.absences):
+            if absence.site == site and absence.until is None:
+                self.absences[number] = absence.model_copy(update={"until": until})
 
     def add_section(self, server: Server[Any]) -> None:
         """Note what a method says of its own work at the server so far."""
@@ -118,6 +130,7 @@ class Recorder:
             "class_names": self.class_names,
             "sites": {name: site.model_dump(mode="json", by_alias=True) for name, site in self.sites.items()},
             "rounds": [item.model_dump(mode="json", by_alias=True) for item in self.rounds],
+            "absences": [item.model_dump(mode="json") for item in self.absences],
             "sections": self.sections,
             "server_fingerprint": self.server_fingerprint,
             "evaluations": [item.model_dump(mode="json", by_alias=True) for item in self.evaluations()],
@@ -129,6 +142,7 @@ class Recorder:
         self.class_names = list(state["class_names"])
         self.sites = {name: SiteInfo.model_validate(site) for name, site in state["sites"].items()}
         self.rounds = [RoundRecord.model_validate(item) for item in state["rounds"]]
+        self.absences = [Absence.model_validate(item) for item in state.get("absences", [])]
         self.sections, self.server_fingerprint = state["sections"], state["server_fingerprint"]
         for item in map(Evaluation.model_validate, state["evaluations"]):
             self._evaluations[(item.version, item.model)] = dict(item.sites)
@@ -161,6 +175,7 @@ class Recorder:
             sections=self.sections,
             server_fingerprint=self.server_fingerprint,
             absent=dict(sorted(self.absent.items())),
+            absences=self.absences,
             rounds=self.rounds,
             evaluations=self.evaluations(),
             final=self.final,

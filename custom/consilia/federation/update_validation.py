@@ -15,6 +15,7 @@ from consilia.aggregation.store import UpdateSpool
 from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.events import Progress, Refused, Replied
 from consilia.core.schema import explain
+from consilia.federation.attendance import Attendance
 from consilia.federation.messages import REPLIES, Broadcast, Reply, Request, TrainReply, payload_bytes
 from consilia.methods.server import Server, UpdateMetadata
 from consilia.methods.tasks.segmentation import PROMPTS
@@ -37,6 +38,7 @@ class UpdateValidation:
         max_update_norm: as a run's configuration has it.
         progress: told about every reply.
         task: of the run; metrics of another are refused.
+        attendance: watches who answers.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class UpdateValidation:
         max_update_norm: float | Literal["auto"] | None,
         progress: Progress,
         task: str,
+        attendance: Attendance,
     ) -> None:
         self.refused: dict[str, str] = {}
         self.bytes_up: dict[str, int] = {}
@@ -53,7 +56,7 @@ class UpdateValidation:
         """Largest L2 norm of an update's change that is accepted in the round under way."""
         self._server, self.spool, self._progress = server, spool, progress
         self._max_update_norm = max_update_norm
-        self._task = task
+        self._task, self._attendance = task, attendance
         self._lock = threading.Lock()
         self._open: dict[str, Request] = {}
         self._reference: Mapping[str, Tensor] = {}
@@ -87,12 +90,14 @@ class UpdateValidation:
             if any(request.kind == "train" for request in self._open.values()):
                 self.max_norm = allowed_change(self._max_update_norm, reference)
             self.spool.clear()
+        self._attendance.open({site: request.kind for site, request in self._open.items()})
         try:
             deliver([item for item in broadcasts if item.targets])
         finally:
             # Also of a run that is aborted: what comes later answers nothing.
             with self._lock:
                 self._open = {}
+        self._attendance.close()
         with self._lock:
             if self._failure is not None:
                 raise RunFailed(f"the server cannot keep an update: {self._failure}") from self._failure
@@ -101,6 +106,7 @@ class UpdateValidation:
     def receive(self, site: str, reply: Reply) -> None:
         """Take one site's reply to the request that is open for it. Never raises for what a site sends."""
         with self._lock:
+            self._attendance.heard(site)
             request = self._open.get(site)
             if request is None:
                 log.warning("site %s answered although no request is open for it; the reply is ignored", site)
@@ -113,11 +119,6 @@ class UpdateValidation:
             # Whatever else a strange reply brings about is that reply's fault, and must not stop the round.
             except Exception as error:
                 self._refuse(site, request, f"the reply cannot be read ({type(error).__name__})")
-
-    def is_waiting(self) -> bool:
-        """Whether some site has not yet answered the request that is open for it."""
-        with self._lock:
-            return len(self.bytes_up) < len(self._open)
 
     def why_absent(self, site: str) -> str:
         """The reason why a site's reply is not among the accepted ones."""

@@ -38,9 +38,6 @@ from consilia.report.tensorboard import EventLog
 
 log = logging.getLogger(__name__)
 
-PREPARE_SECONDS = 600
-"""How long a site may take to load its data and build its model before the run starts without it."""
-
 JOB_NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 MAX_EVENTS = 500
@@ -165,23 +162,19 @@ class ConsiliaController(EveryAnswerController):
                 broadcast_to_model(item),
                 task_name=item.request.kind,
                 targets=list(item.targets),
-                timeout=self._timeout(item),
                 blocking=False,
                 callback=self.receive,
             )
             if item.request.kind != "prepare":
                 # That is what a site asks for unasked, as soon as its process is up.
                 announce(item.targets, self.fl_ctx)
-        # A task stands until NVFlare's monitor notices its end; once every site has answered nobody need wait for it.
-        while self.get_num_standing_tasks() and self._coordinator.is_waiting():
+        # NVFlare itself ends a task that only sites have not answered which it has not heard for minutes.
+        while self._coordinator.is_waiting() and self.get_num_standing_tasks():
             self._check_abort()
             time.sleep(self.task_check_period)
         self._check_abort()
-
-    def _timeout(self, item: Broadcast) -> int:
-        """Seconds a site has for a request; to prepare it always has the same, for its process has to start first."""
-        limit: int = self._coordinator.config.round_timeout
-        return PREPARE_SECONDS if item.request.kind == "prepare" else limit
+        # A site that comes back is to be given the next request, not this one.
+        self.cancel_all_tasks()
 
     def _should_stop(self) -> bool:
         return bool(self.abort_signal.triggered)
@@ -198,6 +191,10 @@ class ConsiliaController(EveryAnswerController):
     def hear_nothing(self, site: str, error: str) -> None:
         """A site has answered, with what is no reply."""
         self._coordinator.receive(site, Reply(error=error))
+
+    def hear_late(self, site: str) -> None:
+        """A site has an answer to a task that has ended."""
+        self._coordinator.heard_late(site)
 
     def _report_progress(self, event: Event) -> None:
         """Append to progress.jsonl, which the command line follows, and to TensorBoard's events.

@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
@@ -60,6 +63,32 @@ class EveryAnswerController(ModelController):  # type: ignore[misc]
     @abstractmethod
     def hear_nothing(self, site: str, error: str) -> None:
         """A site's answer that is none; ``error`` says what it is, as a word."""
+
+    @abstractmethod
+    def hear_late(self, site: str) -> None:
+        """A site has an answer to a task that has ended."""
+
+    def set_communicator(self, communicator: WFCommSpec) -> None:
+        """NVFlare's, before the run begins: whoever distributes the tasks.
+
+        A site asks before it sends a result, and sends none where the task has ended; nobody tells the controller.
+        """
+        super().set_communicator(communicator)
+        stands = communicator.process_task_check
+
+        def look(task_id: str, fl_ctx: FLContext) -> ClientTask | None:
+            task: ClientTask | None = stands(task_id, fl_ctx)
+            if task is None:
+                self.hear_late(fl_ctx.get_peer_context().get_identity_name())
+            return task
+
+        communicator.process_task_check = look
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """NVFlare's, for a result whose task has ended after its site had asked."""
+        self.hear_late(client.name)
 
     def receive(self, model: FLModel) -> None:
         """The callback of every task."""

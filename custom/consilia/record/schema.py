@@ -229,6 +229,14 @@ class FinalModels(Strict):
     variants: dict[str, dict[str, SiteMetrics]]
 
 
+class Absence(Strict):
+    """A time in which a site did not answer: ``since`` it was asked in vain, ``until`` it answered again or null."""
+
+    site: str
+    since: str
+    until: str | None = None
+
+
 class FieldInfo(Strict):
     """What a number is that sites report with their updates: the heading of its column, and its meaning."""
 
@@ -248,8 +256,8 @@ class Record(Strict):
     """A whole run. ``config`` and ``versions`` are kept as given; baselines are records of their own.
 
     ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could
-    not take part, and why. ``sections``: by method, what it says of its own work at the server;
-    ``server_fingerprint``: of the server's own data that it used.
+    not take part, and why. ``absences``: when sites that took part did not answer, in order. ``sections``: by method,
+    what it says of its own work at the server; ``server_fingerprint``: of the server's own data that it used.
     """
 
     schema_: Literal["consilia.result/2"] = Field(default="consilia.result/2", alias="schema")
@@ -266,10 +274,11 @@ class Record(Strict):
     sections: dict[str, JsonValue]
     server_fingerprint: str | None
     absent: dict[str, str]
+    absences: list[Absence] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _only_known_sites(self) -> Record:
-        named: set[str] = set()
+        named = {absence.site for absence in self.absences}
         for part in self.rounds:
             named.update(part.participants, part.contributions, part.refused, part.missing)
             named.update(part.bytes_down, part.bytes_up)

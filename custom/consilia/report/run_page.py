@@ -49,6 +49,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "test_only_sites": test_only_sites(record),
         "refusals": refusals(record),
         "max_update_norm": max_update_norm(record),
+        "absences": record.absences,
         "client_rows": client_rows(record),
         "settings": flat(record.config),
         "curves": plots.curves(every, {names[name]: chosen.version for name, chosen in finals.items()}, task),

@@ -1,0 +1,135 @@
+"""Who answers the open requests, who is late, who is missing: for how long a request waits for its sites.
+
+- A site has ``round_timeout`` for a request. One that does not answer in it is missing from then on.
+- Nobody waits for a missing site longer than for the slowest of the others plus a grace, until it answers again. So a
+  site that vanishes costs a run at most one ``round_timeout``, in its rounds and its final evaluations together.
+- Whoever follows the run is told of a site as soon as it is later than the slowest of the others, and than itself in
+  its earlier answers, by the grace; the wait for it goes on.
+
+Only how long the server waits depends on the clock. Who is sampled does not, so a run has the same bytes as one in
+which the same sites do not answer the same requests for any other reason.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from consilia.core.events import Back, Missing, Progress
+from consilia.federation.messages import RequestKind
+from consilia.federation.recorder import Recorder
+from consilia.record.schema import Absence
+
+PREPARE_SECONDS = 600.0
+"""How long a site may take to load its data and build its model before the run starts without it."""
+
+GRACE_SECONDS, GRACE_SHARE = 10.0, 0.5
+"""How much longer than the slowest of the others a site may take: 10 s, or half as long again if that is more."""
+
+
+def with_grace(seconds: float) -> float:
+    """How long to wait for a site where others took at most ``seconds``."""
+    return seconds + max(GRACE_SECONDS, GRACE_SHARE * seconds)
+
+
+class Attendance:
+    """Watches the answers to the open requests, at most one for each site.
+
+    Args:
+        recorder: of the run; its record holds the absences.
+        round_timeout: seconds that a site has for a request; 0 = for ever. To prepare it always has the same.
+        progress: told who is missing, and who is back.
+        clock: seconds from any moment on.
+    """
+
+    def __init__(
+        self, recorder: Recorder, round_timeout: float, progress: Progress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._recorder, self._round_timeout, self._progress, self._clock = recorder, round_timeout, progress, clock
+        # Sites answer in threads of the engine's.
+        self._lock = threading.Lock()
+        self._asked: Mapping[str, RequestKind] = {}
+        self._answered: dict[str, float] = {}
+        self._opened, self._since = 0.0, datetime.now(UTC)
+        self._reported: set[str] = set()
+        self._longest: dict[str, float] = {}
+
+    def open(self, asked: Mapping[str, RequestKind]) -> None:
+        """Requests are sent to these sites now."""
+        with self._lock:
+            self._asked, self._answered = dict(asked), {}
+            self._opened, self._since = self._clock(), datetime.now(UTC)
+
+    def heard(self, site: str) -> None:
+        """A site has answered, whatever it says: the request that is open for it, or an earlier one too late."""
+        with self._lock:
+            if site in self._asked and site not in self._answered:
+                took = self._answered[site] = self._clock() - self._opened
+                if not self._is_preparing():
+                    self._longest[site] = max(took, self._longest.get(site, 0.0))
+            self._welcome(site)
+
+    def heard_late(self, site: str) -> None:
+        """A site is ready with its answer to a request that is closed."""
+        with self._lock:
+            self._welcome(site)
+
+    def is_waiting(self) -> bool:
+        """Whether an answer is still to come that is worth waiting for; tells who is late."""
+        with self._lock:
+            elapsed, outstanding = self._clock() - self._opened, self._asked.keys() - self._answered.keys()
+            missing = self._recorder.missing()
+            for site in sorted(outstanding - missing - self._reported):
+                if elapsed >= self._late_after(site):
+                    self._report(site)
+            return any(elapsed < (self._patience() if site in missing else self._limit()) for site in outstanding)
+
+    def close(self) -> None:
+        """No more answers are taken: who has not answered is missing."""
+        with self._lock:
+            silent = self._asked.keys() - self._answered.keys()
+            if self._is_preparing():
+                # Who does not prepare takes no part at all, and does not come back.
+                self._reported -= silent
+            else:
+                for site in sorted(silent - self._recorder.missing()):
+                    self._recorder.absences.append(Absence(site=site, since=_iso(self._since)))
+                    if site not in self._reported:
+                        self._report(site)
+            self._asked = {}
+
+    def _limit(self) -> float:
+        return PREPARE_SECONDS if self._is_preparing() else self._round_timeout or math.inf
+
+    def _is_preparing(self) -> bool:
+        return "prepare" in self._asked.values()
+
+    def _patience(self) -> float:
+        """Seconds that a missing site gets, by the slowest now; where nobody has answered, by the slowest ever."""
+        took = self._answered.values() or self._longest.values()
+        return min(with_grace(max(took, default=math.inf)), self._limit())
+
+    def _late_after(self, site: str) -> float:
+        """Seconds after which whoever follows the run is told of a site."""
+        own = [self._longest[site]] if site in self._longest else []
+        return with_grace(max([*self._answered.values(), *own], default=math.inf))
+
+    def _report(self, site: str) -> None:
+        self._reported.add(site)
+        until = self._since + timedelta(seconds=self._limit()) if self._limit() < math.inf else None
+        waits = "no end to the wait: round_timeout is 0" if until is None else f"waited for until {until:%H:%M:%S} UTC"
+        reason = f"no answer since it was asked at {self._since:%Y-%m-%d %H:%M:%S} UTC; {waits}"
+        self._progress(Missing(site=site, since=_iso(self._since), reason=reason))
+
+    def _welcome(self, site: str) -> None:
+        if site in self._reported | self._recorder.missing():
+            self._reported.discard(site)
+            self._recorder.end_absence(site, _iso(datetime.now(UTC)))
+            self._progress(Back(site=site))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
