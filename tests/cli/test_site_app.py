@@ -30,7 +30,7 @@ def test_a_dry_run_shows_the_changes_and_makes_none(site: Kit, tmp_path: Path) -
     assert '+ "allow_log_streaming": false,' in text
     assert '- "allow_log_streaming": true,' in text
     assert "--- local/resources.json.default +++ local/resources.json" in text
-    assert "would write site.yaml, resources.json, privacy.json, authorization.json" in text
+    assert "would write site.yaml, resources.json, privacy.json, authorization.json, comm_config.json" in text
 
 
 def test_install_says_what_it_wrote_then_that_nothing_is_left_and_undo_what_it_put_back(
@@ -39,7 +39,7 @@ def test_install_says_what_it_wrote_then_that_nothing_is_left_and_undo_what_it_p
     before = contents(site)
     arguments = ("site", "install", "--kit", site.folder)
     text = consilia(*arguments)
-    assert "wrote resources.json, privacy.json, authorization.json" in text
+    assert "wrote resources.json, privacy.json, authorization.json, comm_config.json" in text
     assert "note: there is no" in text
     assert "site.yaml yet" in text
     assert "wrote site.yaml." in consilia(*arguments, "--config", site_yaml(tmp_path / "data"))

@@ -1,28 +1,33 @@
-"""What another hospital tries at a site through NVFlare's own channels: nothing is read, changed or stopped.
+"""What others try at a site through NVFlare's own channels: nothing is read, changed or stopped.
 
-The last test takes the guard away and shows that the attacks are real: with NVFlare alone they succeed.
+Where a protection is taken away the same attacks succeed: that shows that they are real.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from consilia.core.files import write_json
+from consilia.deploy.install.plan import COMMUNICATION
 from consilia.deploy.install.policies import GUARDS
 from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
-from tests.deploy import intruder
+from tests.deploy import intruder, local_user
 from tests.deploy.support import three_sites, until
 
 pytestmark = pytest.mark.deploy
 
-VICTIM, CULPRIT = "hospital-1", "hospital-3"
+VICTIM, NEIGHBOUR, CULPRIT = "hospital-1", "hospital-2", "hospital-3"
+JOB = "0b7a1c1e-37a5-4d0b-8a5e-5d6b0b8f1c2d"
 SHELL, STATUS, DELETE = "sys.shell", "train.check_status", "train.delete_run"
 
 
@@ -80,7 +85,9 @@ def ordered(federation: LocalFederation, orders: Mapping[str, Mapping[str, str]]
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """The guards stand; one site lacks what install writes about connections within a machine."""
     federation = with_intruder(tmp_path_factory.mktemp("closed"), (SERVER, VICTIM))
+    (federation.kit(NEIGHBOUR) / "local" / COMMUNICATION).unlink()
     try:
         federation.start()
         yield federation
@@ -104,6 +111,46 @@ def test_another_hospital_reads_nothing_changes_nothing_and_stops_nothing(federa
     log = (federation.server_kit / "log.txt").read_text()
     # NVFlare's own authentication refuses the three in another's name, before the guard looks at them.
     assert log.count(f"of {CULPRIT}, by {CULPRIT}, for {VICTIM}: participants send each other nothing") == 5
+
+
+def inner_port(federation: LocalFederation, name: str) -> int:
+    """Where a participant's own process listens to those of its jobs."""
+    process = psutil.Process(federation.participants[name].pid)
+    listening = {
+        connection.laddr.port
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    (port,) = listening - {federation.port}
+    return port
+
+
+def as_local_user(federation: LocalFederation, target: str, way: str, name: str, *order: str) -> str:
+    """What a user of the target's machine is answered who connects as the process ``name`` and gives an order."""
+    port = inner_port(federation, target)
+    command = [sys.executable, local_user.__file__, str(port), way, name, target, *order]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("way", ["plain", "tls"])
+@pytest.mark.parametrize("target", [VICTIM, SERVER])
+def test_without_a_certificate_a_user_of_the_machine_gets_no_answer(
+    federation: LocalFederation, target: str, way: str
+) -> None:
+    for name in ("server", f"{target}.{JOB}"):
+        assert as_local_user(federation, target, way, name, STATUS).startswith("nothing: ")
+
+
+def test_where_the_processes_show_no_certificate_such_a_user_commands_as_the_server(
+    federation: LocalFederation,
+) -> None:
+    folder = federation.kit(NEIGHBOUR) / JOB
+    folder.mkdir()
+    assert f'"client_name": "{NEIGHBOUR}"' in as_local_user(federation, NEIGHBOUR, "plain", "server", STATUS)
+    as_local_user(federation, NEIGHBOUR, "plain", "server", DELETE, JOB)
+    assert not folder.exists()
 
 
 @pytest.mark.long

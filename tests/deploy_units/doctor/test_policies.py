@@ -33,6 +33,7 @@ def test_before_the_installation_everything_that_matters_fails_and_after_it_noth
         "allow-list",
         "log streaming",
         "messages",
+        "own processes",
         "filter of what leaves",
         "rights",
     }

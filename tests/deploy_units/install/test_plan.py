@@ -17,7 +17,7 @@ from consilia.deploy.install.plan import RECORD, install, plan_installation, uni
 from consilia.deploy.kit import Kit
 from tests.deploy_units.kits import EXAMPLE, contents, done, kit_of, read, site_yaml, write
 
-POLICIES = ("resources.json", "privacy.json", "authorization.json")
+POLICIES = ("resources.json", "privacy.json", "authorization.json", "comm_config.json")
 
 
 def test_a_second_installation_changes_nothing(site: Kit, tmp_path: Path) -> None:
@@ -40,7 +40,12 @@ def test_undo_gives_back_the_same_bytes_and_modes(site: Kit, tmp_path: Path) -> 
     assert contents(site) == before
     assert not (site.local / RECORD).parent.exists()
     assert [path.name for path in undone.restored] == ["authorization.json"]
-    assert sorted(path.name for path in undone.removed) == ["privacy.json", "resources.json", "site.yaml"]
+    assert sorted(path.name for path in undone.removed) == [
+        "comm_config.json",
+        "privacy.json",
+        "resources.json",
+        "site.yaml",
+    ]
     with pytest.raises(ConfigError, match="nothing to undo"):
         uninstall(site)
 

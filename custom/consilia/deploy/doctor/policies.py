@@ -9,7 +9,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, CommandCategory
 
 from consilia.core.errors import ConfigError
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
-from consilia.deploy.install.plan import AUTHORIZATION, PRIVACY, RESOURCES, in_force, read_policy
+from consilia.deploy.install.plan import AUTHORIZATION, COMMUNICATION, PRIVACY, RESOURCES, in_force, read_policy
 from consilia.deploy.install.policies import (
     CODE,
     LOG_LINES,
@@ -19,6 +19,7 @@ from consilia.deploy.install.policies import (
     covers,
     doors,
     has_component,
+    has_mutual_tls,
     is_our_filter,
 )
 from consilia.deploy.kit import Kit
@@ -50,6 +51,7 @@ def check_policies(kit: Kit) -> Iterator[Finding]:
     else:
         yield check_guard(kit, resources)
     yield check_messages(kit, resources)
+    yield check_processes(kit)
     yield from check_rights(kit)
 
 
@@ -122,6 +124,15 @@ def check_messages(kit: Kit, resources: Json) -> Finding:
     return failed(
         check, "any other participant can have commands carried out, and read files, at a site", _install(kit)
     )
+
+
+def check_processes(kit: Kit) -> Finding:
+    """Whether a participant's processes ask each other for a certificate: NVFlare's own default is to trust anybody."""
+    check, path = "own processes", kit.local / COMMUNICATION
+    if has_mutual_tls(read_policy(path) if path.is_file() else {}):
+        return ok(check, "talk to each other by mutual TLS")
+    text = "every user of this machine can give commands to NVFlare's process, as if they came from the server"
+    return failed(check, text, _install(kit))
 
 
 def check_filter(kit: Kit) -> Finding:

@@ -23,6 +23,7 @@ from consilia.deploy.install.policies import (
     Json,
     Merged,
     merged_authorization,
+    merged_communication,
     merged_privacy,
     merged_resources,
     merged_server_authorization,
@@ -31,6 +32,9 @@ from consilia.deploy.install.policies import (
 from consilia.deploy.kit import Kit
 
 RESOURCES, PRIVACY, AUTHORIZATION = "resources.json", "privacy.json", "authorization.json"
+COMMUNICATION = "comm_config.json"
+NOT_PROVISIONED = (PRIVACY, COMMUNICATION)
+"""Policies that a kit need not have: without one NVFlare does as it does by itself."""
 RECORD = Path(".consilia") / "installed.json"
 STORAGE = "storage"
 SHARED_MODE = 0o644
@@ -170,7 +174,7 @@ def in_force(kit: Kit, name: str) -> Path:
 def _policies(kit: Kit) -> tuple[list[Change], list[str]]:
     changes, notes = [], []
     for name, merge in _merges(kit).items():
-        source = kit.local / name if name == PRIVACY else in_force(kit, name)
+        source = kit.local / name if name in NOT_PROVISIONED else in_force(kit, name)
         before = read_policy(source) if source.is_file() else None
         own = source.name == name and before is not None
         try:
@@ -190,12 +194,14 @@ def _merges(kit: Kit) -> dict[str, Callable[[Json, bool], Merged]]:
             RESOURCES: lambda before, own: merged_resources(before, own=own),
             PRIVACY: lambda before, own: merged_privacy(before),
             AUTHORIZATION: lambda before, own: merged_authorization(before),
+            COMMUNICATION: lambda before, own: merged_communication(before),
         }
     default = kit.local / f"{RESOURCES}.default"
     usual = read_policy(default) if default.is_file() else {}
     return {
         RESOURCES: lambda before, own: merged_server_resources(before, usual, kit.folder / STORAGE, own=own),
         AUTHORIZATION: lambda before, own: merged_server_authorization(before),
+        COMMUNICATION: lambda before, own: merged_communication(before),
     }
 
 

@@ -188,6 +188,25 @@ def merged_privacy(before: Json) -> Merged:
     return after, ["no default_scope: NVFlare refuses jobs that name no scope"]
 
 
+def merged_communication(before: Json) -> Merged:
+    """comm_config.json: a participant's own process and those of its jobs show each other the kit's certificate.
+
+    By default they talk over loopback without one, and listen to every user of the machine.
+    """
+    after = copy.deepcopy(before)
+    internal = _object(after, "internal")
+    internal.setdefault("scheme", "tcp")
+    resources = _object(internal, "resources")
+    resources.setdefault("host", "localhost")
+    resources["connection_security"] = "mtls"
+    return after, []
+
+
+def has_mutual_tls(communication: Json) -> bool:
+    """Whether the processes of a participant with that comm_config.json show each other their certificate."""
+    return merged_communication(communication)[0] == communication
+
+
 def is_our_filter(item: Json) -> bool:
     """Whether an entry of privacy.json is the filter of what leaves."""
     return _is(item, RELEASE_FILTER)
@@ -265,6 +284,13 @@ def _listed(content: Json, key: str, default: tuple[()] | None = None) -> list[J
     if isinstance(value, list | tuple) and all(isinstance(item, dict) for item in value):
         return list(value)
     raise ConfigError(f"key {key!r}: expected a list of objects, got {value!r}")
+
+
+def _object(content: Json, key: str) -> Json:
+    value = content.setdefault(key, {})
+    if isinstance(value, dict):
+        return value
+    raise ConfigError(f"key {key!r}: expected an object, got {value!r}")
 
 
 def _texts(content: Json, key: str) -> list[str]:
