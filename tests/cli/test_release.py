@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -93,14 +94,27 @@ def test_every_field_has_a_meaning(config, tmp_path: Path) -> None:
     )
 
 
+def with_fields(*lines: str) -> dict[str, Any]:
+    """The manifest of a small job with other fields of the training's reply."""
+    return {**manifest_of(small(), model_of(small())).to_json(), "fields": {"train": list(lines)}}
+
+
+def test_what_is_asked_is_told_value_by_value(job: Path) -> None:
+    text = consilia("manifest", job)
+    for words in ("rounds 3", "training.learning_rate 0.05", 'method.method "fedkper"', "training.local_epochs 2"):
+        assert words in text
+    # 30 x 8 + 8 + 8 x 2 + 2 numbers of four bytes.
+    assert "size of the model 266 elements, 1,064 bytes" in text
+
+
 def test_a_field_of_another_version_is_told_as_unknown(tmp_path: Path) -> None:
-    manifest = {"datasets": ["diagnosis"], "tensors": {}, "fields": {"train": ["histogram: text"]}}
+    manifest = with_fields("histogram: text")
     assert "histogram text unknown to this version" in consilia("manifest", write_job(tmp_path / "job", manifest))
 
 
 def test_no_name_of_a_field_can_hide_itself(tmp_path: Path) -> None:
     hidden = "received.[black on black]notes: text"
-    manifest = {"datasets": ["diagnosis"], "tensors": {}, "fields": {"train": [hidden]}}
+    manifest = with_fields(hidden)
     assert "black on black" in consilia("manifest", write_job(tmp_path / "job", manifest))
 
 
@@ -108,7 +122,7 @@ def test_approve_and_take_back(job: Path, kit: Path) -> None:
     assert "Not approved at hospital-1. To approve it: consilia site approve" in consilia("manifest", job, "--kit", kit)
     text = consilia("approve", job, "--kit", kit)
     (path,) = approved(kit / "local").values()
-    assert f"hospital-1 sends in job heart-job what {path} names, and nothing else" in text
+    assert f"hospital-1 does and sends in job heart-job what {path} names, and nothing else" in text
     assert f"Approved at hospital-1 by {path}" in consilia("manifest", job, "--kit", kit)
     assert f"{path} is removed" in consilia("approve", job, "--kit", kit, "--withdraw")
     assert "is not approved at hospital-1" in consilia("approve", job, "--kit", kit, "--withdraw", code=1)

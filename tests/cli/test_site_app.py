@@ -66,7 +66,7 @@ def test_from_a_bare_kit_to_one_that_is_ready_for_a_job(site: Kit, tmp_path: Pat
     assert "hospital-1: not ready" in text
     consilia("site", "install", "--kit", site.folder, "--config", site_yaml(tmp_path / "data"))
     text = consilia(*arguments, code=1)
-    assert "FAILED approval: what visits sends is not approved here" in text
+    assert "FAILED approval: what visits asks and sends is not approved here" in text
     assert "not ready, 1 check(s) failed" in text
     consilia("site", "approve", job, "--kit", site.folder)
     with listening(site):

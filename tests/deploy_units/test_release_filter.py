@@ -15,20 +15,23 @@ import pytest
 import torch
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.widgets.job_stats_reporter import JobStatsReporter
+from nvflare.private.privacy_manager import Scope
 
 import consilia
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.data.site import load_site_config
 from consilia.deploy.release_filter import AUDIT, CODES, ReleaseFilter, approve, approved, withdraw
+from consilia.federation.config import RunConfig
 from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.release_manifest import Manifest, manifest_of
 from consilia.flare.executor import ConsiliaExecutor
 from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model, model_to_reply, reply_to_dxo
+from consilia.models.exchange import ModelSize
 from tests.federation.support import initial_state, model_of, small, write_job
 from tests.flare.support import participant
 
@@ -42,16 +45,36 @@ GOOD = Reply(json.dumps({"round": 0, "cases": 9, "weight": 0.5, "fields": {"trai
 class Place:
     """A site with a kit, a deployed job in it, and the filter as NVFlare calls it."""
 
-    def __init__(self, root: Path, manifest: Manifest = MANIFEST) -> None:
+    def __init__(self, root: Path, manifest: Manifest = MANIFEST, config: RunConfig = CONFIG) -> None:
         self.kit, self.context = participant(root, NAME)
         (self.kit / "startup" / "fed_server.json").unlink()
         server = {"service": {"target": "localhost:8002"}}
         content = {"servers": [server], "client": {"fqsn": NAME}}
         (self.kit / "startup" / "fed_client.json").write_text(json.dumps(content))
-        self.job = write_job(self.kit / "job", manifest.to_json(), f"app_{NAME}")
+        self.job = write_job(self.kit / "job", manifest.to_json(), f"app_{NAME}", config)
         self.filter = ReleaseFilter()
 
+    def arguments(self) -> dict[str, Any]:
+        """What NVFlare makes the job's executor with."""
+        path = self.job / f"app_{NAME}" / "config" / "config_fed_client.json"
+        found: dict[str, Any] = json.loads(path.read_text())["executors"][0]["executor"]["args"]
+        return found
+
+    def ask(self) -> str:
+        """Why the job may not work, as the executor is told before each task; empty: it may."""
+        arguments = self.arguments()
+        try:
+            self.filter.require_approved(arguments["config"], arguments["release_manifest"], self.context)
+        except ReleaseRefused as error:
+            return str(error)
+        return ""
+
     def process(self, result: Shareable, task: str = "train") -> Shareable:
+        self.ask()
+        return self.filtered(result, task)
+
+    def filtered(self, result: Shareable, task: str) -> Shareable:
+        """What leaves of a result."""
         self.context.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
         return self.filter.process(result, self.context)
 
@@ -131,30 +154,45 @@ def test_an_approval_can_be_read_by_the_user_who_runs_nvflare_whoever_has_given_
 
 
 def test_another_jobs_approval_is_none(tmp_path: Path) -> None:
-    place = Place(tmp_path / "a", manifest_of(small("fedavg"), model_of(CONFIG)))
+    config = small("fedavg")
+    place = Place(tmp_path / "a", manifest_of(config, model_of(CONFIG)), config)
     approve(place.kit, write_job(tmp_path / "job", MANIFEST.to_json()))
     assert is_refusal(place.process(result_of()))
     assert "is not approved here" in place.lines()[0]["reason"]
 
 
-def test_a_job_that_reads_another_dataset_under_an_approved_manifest_sends_nothing(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"rounds": 300}, "rounds: its manifest says 3, its configuration 300"),
+        ({"training": {**CONFIG.to_json()["training"], "learning_rate": 1e9}}, "training.learning_rate: its manifest"),
+        ({"dataset": "psychiatry"}, 'dataset: its manifest says "diagnosis", its configuration "psychiatry"'),
+    ],
+)
+def test_an_approved_manifest_is_no_approval_of_another_configuration(place: Place, changed, words: str) -> None:
     path = place.job / f"app_{NAME}" / "config" / "config_fed_client.json"
     content = json.loads(path.read_text())
-    content["executors"][0]["executor"]["args"]["config"]["dataset"] = "psychiatry"
+    content["executors"][0]["executor"]["args"]["config"] |= changed
     path.write_text(json.dumps(content))
+    assert words in place.ask()
     assert is_refusal(place.process(result_of()))
-    assert "the job reads the datasets ['psychiatry']" in place.lines()[0]["reason"]
+    assert words in place.lines()[0]["reason"]
 
 
-def test_a_job_without_a_manifest_sends_nothing(place: Place) -> None:
-    path = place.job / f"app_{NAME}" / "config" / "config_fed_client.json"
-    for content in ({"executors": [{"executor": {"path": "x", "args": {}}}]}, {"executors": 5}, []):
-        path.write_text(json.dumps(content))
-        assert is_refusal(place.process(result_of()))
-    path.unlink()
-    assert is_refusal(place.process(result_of()))
-    assert [line["sent"] for line in place.lines()] == [False] * 4
-    assert "found 0" in place.lines()[0]["reason"]
+def test_a_job_whose_executor_does_not_ask_sends_nothing(place: Place) -> None:
+    place.context.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
+    assert is_refusal(place.filter.process(result_of(), place.context))
+    assert place.lines()[0]["reason"] == "the job's executor has not asked for the site's approval"
+
+
+def test_what_cannot_be_checked_is_not_done(place: Place) -> None:
+    deep: Any = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    settings = {**CONFIG.to_json(), "model": {"class": "a.B", "args": deep}}
+    for config, manifest in ((settings, MANIFEST.to_json()), (CONFIG.to_json(), {}), ("{x}", MANIFEST.to_json())):
+        with pytest.raises(ReleaseRefused):
+            place.filter.require_approved(config, manifest, place.context)
 
 
 def test_a_damaged_approval_stops_everything_and_is_named(place: Place) -> None:
@@ -163,6 +201,14 @@ def test_a_damaged_approval_stops_everything_and_is_named(place: Place) -> None:
     assert "half.json cannot be read" in place.lines()[0]["reason"]
     with pytest.raises(ConfigError, match=r"half\.json"):
         approved(place.kit / "local")
+
+
+def test_an_approval_of_an_older_consilia_is_named_and_is_to_be_given_anew(place: Place) -> None:
+    old = {name: part for name, part in MANIFEST.to_json().items() if name in ("datasets", "tensors", "fields")}
+    (place.kit / "local" / "approved" / "old.json").write_text(json.dumps(old))
+    assert is_refusal(place.process(result_of()))
+    assert "old.json: the manifest does not say what the job asks of a site" in place.lines()[0]["reason"]
+    assert "approve the job anew" in place.lines()[0]["reason"]
 
 
 def bent(**changes: Any) -> Shareable:
@@ -287,6 +333,7 @@ def test_a_real_executors_answers_pass(place: Place, wisconsin) -> None:
     site = load_site_config(wisconsin[NAME]).model_dump_json(by_alias=True)
     (place.kit / "local" / "site.yaml").write_text(site)
     executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, release_manifest=MANIFEST.to_json())
+    set_filter(place)
     tasks = (
         (Request(kind="prepare"), None),
         (Request(kind="train", evaluate=True), STATE),
@@ -297,11 +344,50 @@ def test_a_real_executors_answers_pass(place: Place, wisconsin) -> None:
         result = executor.execute(info.kind, task, place.context, Signal())
         # All that is there when the filters run; NVFlare's client runner adds names and ids of task and job later.
         assert result[ReservedHeaderKey.HEADERS] == {"__content_type__": "DXO"}
-        assert place.process(result, info.kind) is result
+        assert place.filtered(result, info.kind) is result
     unknown = executor.execute("dump_data", task, place.context, Signal())
-    assert place.process(unknown, "dump_data") is unknown
+    assert place.filtered(unknown, "dump_data") is unknown
     assert [line["sent"] for line in place.lines()] == [True] * 4
     assert place.lines()[1]["tensors"] == 4
+
+
+def set_filter(place: Place) -> None:
+    """Put the filter where NVFlare's client runner finds a site's filters."""
+    scope = Scope()
+    scope.add_task_result_filter(place.filter, FilterKey.OUT)
+    place.context.set_prop(FLContextKey.SCOPE_OBJECT, scope, private=True, sticky=True)
+
+
+def train(place: Place, executor: ConsiliaExecutor) -> Shareable:
+    task = FLModelUtils.to_shareable(broadcast_to_model(Broadcast(Request(kind="train"), [NAME], STATE)))
+    return place.filtered(executor.execute("train", task, place.context, Signal()), "train")
+
+
+def test_an_unapproved_job_is_refused_before_it_does_anything(tmp_path: Path, caplog) -> None:
+    place = Place(tmp_path)
+    set_filter(place)
+    executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, release_manifest=MANIFEST.to_json())
+    caplog.set_level(logging.ERROR)
+    assert is_refusal(train(place, executor))
+    # It has not even looked for site.yaml, which is not there.
+    assert "task train failed with ReleaseRefused: the manifest of this job" in caplog.text
+    assert "site.yaml" not in caplog.text
+    assert "is not approved here" in place.lines()[0]["reason"]
+    approve(place.kit, place.job)
+    assert train(place, executor)["DXO"]["meta"][ERROR] == "ConfigError"
+    assert "site.yaml" in caplog.text
+
+
+def test_a_model_of_another_size_than_approved_does_not_train(tmp_path: Path, wisconsin) -> None:
+    understated = MANIFEST.model_copy(update={"model_size": ModelSize(elements=1, bytes=4)})
+    place = Place(tmp_path, understated)
+    set_filter(place)
+    approve(place.kit, place.job)
+    site = load_site_config(wisconsin[NAME]).model_dump_json(by_alias=True)
+    (place.kit / "local" / "site.yaml").write_text(site)
+    executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, release_manifest=understated.to_json())
+    for _ in range(2):
+        assert train(place, executor)["DXO"]["meta"][ERROR] == "ReleaseRefused"
 
 
 def test_only_a_sites_kit_approves(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.data.site import load_site_config
-from consilia.federation.config import RunConfig
+from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
 from consilia.federation.messages import Broadcast, Reply, Request
+from consilia.federation.release_fields import asked_of
 from consilia.federation.release_manifest import Manifest, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
+from consilia.methods.config import TrainingConfig
+from consilia.models.exchange import ModelSize
 from consilia.simulation.federation import load_federation
 from consilia.study.study import load_study, study_config
 from tests.federation.clinics import clinics_config, write_clinics
@@ -272,17 +277,92 @@ def test_the_digest_is_of_the_content_and_not_of_its_order() -> None:
     assert written["tensors"][0] == "layers.0.bias: float32[8]"
     assert "fields.train_loss: number" in written["fields"]["train"]
     fields = {task: lines[::-1] for task, lines in reversed(written["fields"].items())}
-    turned = {"datasets": written["datasets"], "tensors": written["tensors"][::-1], "fields": fields}
+    asked = written["asked"][::-1]
+    turned = {**written, "asked": asked, "tensors": written["tensors"][::-1], "fields": fields}
     assert manifest.digest == Manifest.model_validate(turned).digest
     assert manifest.digest != manifest_of(small(exchange_dtype="float16"), model).digest
     assert manifest.digest != manifest_of(small(dataset="prognosis"), model).digest
-    # What an approval does not bind.
-    longer = small(rounds=300, training={"learning_rate": 9.0, "batch_size": 1})
-    assert manifest.digest == manifest_of(longer, model).digest
     assert len(manifest.digest) == len("sha256:") + 64
 
 
-DATASETS = {"datasets": ["diagnosis"]}
+def changed(settings: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A configuration with another value at a path."""
+    first, _, rest = path.partition(".")
+    return {**settings, first: changed(settings[first], rest, value) if rest else value}
+
+
+OTHER_VALUES = {
+    "training.learning_rate": 1e9,
+    "training.batch_size": 1,
+    "training.local_epochs": 10**12,
+    "training.personalise_epochs": 9,
+    "training.threads": 8,
+    "method.temperature": 2.0,
+    "model.class": "consilia.models.cnn.FourLayerCNN",
+    "model.args.hidden": [9],
+    "rounds": 10**12,
+    "evaluate_every": 1000,
+    "round_timeout": 10**9,
+    "participation": 0.5,
+    "exchange_dtype": "float16",
+    "dataset": "psychiatry",
+    "min_sites": 1,
+}
+
+
+@pytest.mark.parametrize("path", OTHER_VALUES)
+def test_an_approval_binds_what_is_asked(tmp_path: Path, path: str) -> None:
+    approved, value = manifest_of(small(), model_of(small())), OTHER_VALUES[path]
+    assert path in approved.asked
+    other = run_config(changed(small().to_json(), path, value))
+    assert asked_of(other) == {**approved.asked, path: json.dumps(value)}
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: its manifest says {approved.asked[path]}, its conf")):
+        read_manifest(write_job(tmp_path / "job", approved.to_json(), config=other))
+
+
+def test_name_and_seed_of_a_run_are_not_bound(tmp_path: Path) -> None:
+    manifest = manifest_of(small(), model_of(small()))
+    renamed = small(label="another", seed=99)
+    assert manifest.digest == manifest_of(renamed, model_of(renamed)).digest
+    assert read_manifest(write_job(tmp_path / "job", manifest.to_json(), config=renamed))[1] == manifest
+
+
+def test_every_setting_is_bound_but_name_and_seed() -> None:
+    paths = set(asked_of(small()))
+    for name in RunConfig.model_fields:
+        there = any(path == name or path.startswith(f"{name}.") for path in paths)
+        assert there == (name not in ("label", "seed")), name
+    assert {f"training.{name}" for name in TrainingConfig.model_fields} <= paths
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_could_not_be_shown_is_refused(tmp_path: Path, value: float) -> None:
+    shown = small(model={"class": "a.B", "args": {"x": None}})
+    manifest = manifest_of(shown, nn.Linear(1, 1)).to_json()
+    job = write_job(tmp_path / "job", manifest, config=shown)
+    path = job / "app" / "config" / "config_fed_client.json"
+    path.write_text(path.read_text().replace('"x": null', f'"x": {json.dumps(value)}'))
+    with pytest.raises(ConfigError, match="holds NaN or infinity"):
+        read_manifest(job)
+
+
+def test_a_key_with_a_dot_cannot_pass_for_two() -> None:
+    def settings(arguments: Any) -> dict[str, str]:
+        return asked_of(small(model={"class": "a.B", "args": arguments}))
+
+    assert settings({"a.b": 1})["model.args"] == '{"a.b": 1}'
+    assert settings({"a": {"b": 1}})["model.args.a.b"] == "1"
+    assert settings({})["model.args"] == "{}"
+
+
+def test_the_size_of_the_model_is_of_all_its_tensors() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model[0].weight.requires_grad_(False)
+    # 6 + 2 + 4 x 2 numbers of four bytes, and the counter of eight bytes.
+    assert manifest_of(small(), model).model_size == ModelSize(elements=17, bytes=72)
+
+
+DATASETS = {"asked": {}, "model_size": {"elements": 1, "bytes": 4}, "datasets": ["diagnosis"]}
 
 
 def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) -> None:
@@ -294,7 +374,8 @@ def test_a_manifest_is_read_from_a_job_and_what_is_none_is_told(tmp_path: Path) 
     # Of a name only what any file system and terminal can show.
     (job / "meta.json").write_text(json.dumps({"name": "hе\u202e/../\x1b" + "x" * 99}))
     assert read_manifest(job)[0] == "h---..--" + "x" * 56
-    write_job(job, manifest_of(small("fedavg"), model_of(small())).to_json(), "app_other")
+    other = small("fedavg")
+    write_job(job, manifest_of(other, model_of(other)).to_json(), "app_other", other)
     with pytest.raises(ConfigError, match="unlike manifests"):
         read_manifest(job)
 
@@ -305,9 +386,10 @@ def test_the_manifest_names_the_datasets_that_the_job_reads(tmp_path: Path) -> N
     approved = manifest_of(small(), model_of(small()))
     assert approved.datasets == ("diagnosis",)
     switched = write_job(tmp_path / "switched", approved.to_json(), config=small(dataset="psychiatry"))
-    with pytest.raises(ConfigError, match=r"reads the datasets \['psychiatry'\], its manifest names \['diagnosis'\]"):
+    with pytest.raises(ConfigError, match=r'dataset: its manifest says "diagnosis", its configuration "psychiatry"'):
         read_manifest(switched)
-    several = write_job(tmp_path / "several", approved.to_json(), config=clinics_config())
+    asked = asked_of(clinics_config())
+    several = write_job(tmp_path / "several", {**approved.to_json(), "asked": asked}, config=clinics_config())
     with pytest.raises(ConfigError, match=r"reads the datasets \['anaemia', 'sepsis'\]"):
         read_manifest(several)
 
@@ -333,7 +415,13 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
     [
         ({**DATASETS, "tensors": {}}, "fields"),
         ({"tensors": {}, "fields": {}}, "datasets"),
-        ({"datasets": ["diagnosis\x1b[2K"], "tensors": {}, "fields": {}}, "datasets"),
+        ({**DATASETS, "datasets": ["diagnosis\x1b[2K"], "tensors": {}, "fields": {}}, "datasets"),
+        ({"datasets": ["diagnosis"], "tensors": {}, "fields": {}}, "does not say what the job asks of a site"),
+        ({**DATASETS, "asked": ["rounds 3"], "tensors": {}, "fields": {}}, "'setting: value'"),
+        ({**DATASETS, "asked": ["rounds: 3", "rounds: 4"], "tensors": {}, "fields": {}}, "'setting: value'"),
+        ({**DATASETS, "asked": {"rounds": "3\x1b[1A"}, "tensors": {}, "fields": {}}, "asked.rounds"),
+        ({**DATASETS, "asked": {"roun\u202eds": "3"}, "tensors": {}, "fields": {}}, "asked"),
+        ({**DATASETS, "model_size": {"elements": -1, "bytes": 4}, "tensors": {}, "fields": {}}, "model_size.elements"),
         ({**DATASETS, "tensors": {}, "fields": {"train": ["weight: number", "weight: text"]}}, "one line"),
         ({**DATASETS, "tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
         ({**DATASETS, "tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),
@@ -346,6 +434,6 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
     ],
 )
 def test_a_malformed_manifest_is_refused_by_its_key(tmp_path: Path, manifest: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match="the manifest is malformed") as caught:
+    with pytest.raises(ConfigError, match="the manifest ") as caught:
         read_manifest(write_job(tmp_path / "job", manifest))
     assert words in str(caught.value)

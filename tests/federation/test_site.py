@@ -73,7 +73,7 @@ def test_flips_count_from_the_last_evaluation_by_hand(wisconsin) -> None:
 
 
 def test_history_stays_small_and_a_repeated_version_counts_from_the_one_before(wisconsin) -> None:
-    node, state = site(wisconsin)
+    node, state = site(wisconsin, rounds=5)
     replies = [node.answer(Request(kind="evaluate", round=version), state) for version in range(6)]
     assert sorted(load_file(node.folder / HISTORY)) == ["global/3", "global/4", "global/5"]
     again = node.answer(Request(kind="evaluate", round=5), state)

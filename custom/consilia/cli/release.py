@@ -1,4 +1,4 @@
-"""``consilia site manifest`` and ``consilia site approve``: what a job sends, for the person who answers for it."""
+"""``consilia site manifest`` and ``consilia site approve``: what a job asks and sends, for who answers for it."""
 
 from __future__ import annotations
 
@@ -75,12 +75,13 @@ NEVER = (
 
 
 def manifest_command(job: Path, kit: Path | None) -> None:
-    """Print what the sites of a job send, what they do not, and whether a site has approved it."""
+    """Print what a job asks of its sites, what they send and do not send, and whether a site has approved it."""
     name, manifest, config = read_manifest(job)
     method = make_method(config.method)
     own = [*method.fields(), *filter(None, [method.weight()])]
-    console.print(f"What a site sends in job {name}", style="bold", markup=False)
+    console.print(f"What a site does and sends in job {name}", style="bold", markup=False)
     console.print(f"manifest {manifest.digest}", highlight=False)
+    console.print(_asked(manifest))
     several = ", as far as the site has them" if len(manifest.datasets) > 1 else ""
     console.print(
         f"It reads the data of dataset {', '.join(manifest.datasets)}{several}; no other dataset's.", soft_wrap=True
@@ -96,19 +97,32 @@ def manifest_command(job: Path, kit: Path | None) -> None:
 
 
 def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
-    """Approve what a job sends at a site, or take the approval back."""
+    """Approve what a job asks and sends at a site, or take the approval back."""
     name, manifest, _ = read_manifest(job)
     site = open_kit(kit)
     if withdraw_it:
         for path in withdraw(kit, job):
             console.print(f"{path} is removed", soft_wrap=True, markup=False)
-        console.print(f"{site.name} sends nothing more in job {name}", soft_wrap=True, markup=False)
+        console.print(f"{site.name} does and sends nothing more in job {name}", soft_wrap=True, markup=False)
         return
     path = approve(kit, job)
-    console.print(f"{site.name} sends in job {name} what {path} names, and nothing else", soft_wrap=True, markup=False)
+    text = f"{site.name} does and sends in job {name} what {path} names, and nothing else"
+    console.print(text, soft_wrap=True, markup=False)
     console.print(
         f"manifest {manifest.digest}; every message is written to {site.folder / AUDIT}", soft_wrap=True, markup=False
     )
+
+
+def _asked(manifest: Manifest) -> Table:
+    """A row per setting of the run, those of one part together."""
+    table = Table(title="asked of the site", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("setting", "value"):
+        table.add_column(column, overflow="fold")
+    for path, value in sorted(manifest.asked.items(), key=lambda item: ("." in item[0], item[0])):
+        table.add_row(Text(path), Text(value))
+    size = manifest.model_size
+    table.add_row("size of the model", f"{size.elements:,} elements, {size.bytes:,} bytes")
+    return table
 
 
 def _fields(task: str, fields: Mapping[str, str], own: Sequence[ReplyField]) -> Table:

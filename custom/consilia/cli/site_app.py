@@ -116,7 +116,7 @@ def site_manifest(
     job: Job,
     kit: Annotated[Path | None, typer.Option("--kit", help="Also say whether this site has approved it.")] = None,
 ) -> None:
-    """Print what the sites of a job send: every tensor and every field, for a security officer.
+    """Print what a job asks of its sites, and all that they send, for a security officer.
 
     \b
     consilia site manifest jobs/fedkper-wisconsin --kit hospital-1
@@ -133,7 +133,7 @@ def site_approve(
     kit: KitFolder,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take an approval back.")] = False,
 ) -> None:
-    """Let a job's answers leave this site: what consilia site manifest prints for it, and nothing else.
+    """Let this site do and send in a job what consilia site manifest prints for it, and nothing else.
 
     \b
     consilia site approve jobs/fedkper-wisconsin --kit hospital-1

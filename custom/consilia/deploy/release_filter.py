@@ -1,8 +1,8 @@
-"""The site's own gate: only what its hospital has approved leaves, and every message is written down.
+"""The site's own gate: only what its hospital has approved is done and leaves, and every message is written down.
 
-A job says in its manifest what its sites send (:mod:`consilia.federation.release_manifest`); the site approves a
-manifest by keeping the same one in its kit's ``local/approved/``. The filter stands in its ``local/privacy.json``,
-in every scope, out of the submitter's reach.
+A job says in its manifest what its sites are asked to do and what they send
+(:mod:`consilia.federation.release_manifest`); the site approves a manifest by keeping the same one in its kit's
+``local/approved/``. The filter stands in its ``local/privacy.json``, in every scope, out of the submitter's reach.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.dxo import DataKind
-from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
@@ -30,7 +29,8 @@ from consilia.data.site import load_site_config, own_site_file
 from consilia.deploy.install.plan import SHARED_MODE, hand_over
 from consilia.deploy.kit import Kit, open_kit
 from consilia.federation.messages import Reply, payload_bytes
-from consilia.federation.release_manifest import CLIENT_CONFIG, Manifest, as_manifest, manifest_in, read_manifest
+from consilia.federation.release_manifest import Manifest, as_manifest, checked_job, read_manifest
+from consilia.flare.approval import ApprovalFilter
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 from consilia.methods.registry import AllowedMethods
 
@@ -46,13 +46,13 @@ CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isup
 MAX_REASON = 500
 
 
-class ReleaseFilter(Filter):  # type: ignore[misc]
-    """Passes a task's result if the site has approved the job's manifest and the result holds nothing else.
+class ReleaseFilter(ApprovalFilter):
+    """Lets a job work if the site has approved its manifest, and passes a result that holds nothing else.
 
-    Of a refused result nothing is sent but the error ``ReleaseRefused``; the reason is in ``<kit>/releases.jsonl`` and
-    in the site's log, and names tensors and fields, never values. What cannot be written down is not sent either. An
-    approval that is withdrawn counts from the next message on. Jobs without a manifest, of other applications say, are
-    refused.
+    The executor asks it before each task; a job whose executor does not ask sends nothing. Of a refused result nothing
+    is sent but the error ``ReleaseRefused``; the reason is in ``<kit>/releases.jsonl`` and in the site's log, and names
+    settings, tensors and fields, never values of a result. What cannot be written down is not sent either. An approval
+    that is withdrawn counts from the next message on. Jobs without a manifest, of other applications say, are refused.
 
     What it cannot do: it sees the results of tasks, as the executor hands them over. NVFlare adds its own headers
     afterwards (names of task and job, ids of audit events), and filters of the job itself run later: the allow-list
@@ -64,6 +64,22 @@ class ReleaseFilter(Filter):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._manifests: dict[str, Manifest] = {}
+        self._reasons: dict[str, str] = {}
+
+    def require_approved(self, settings: dict[str, Any], manifest: dict[str, Any], fl_ctx: FLContext) -> None:
+        """See :class:`ApprovalFilter`."""
+        job, local = str(fl_ctx.get_job_id()), Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
+        if job not in self._manifests:
+            try:
+                allowed = _allowed(local, fl_ctx.get_identity_name())
+                self._manifests[job] = checked_job(settings, manifest, "this job", allowed)[0]
+            # Whatever a job brings that the check did not foresee: what cannot be checked is not done.
+            except Exception as error:
+                foreseen = isinstance(error, ConfigError)
+                reason = str(error) if foreseen else f"the job cannot be checked ({type(error).__name__})"
+                self._reasons[job] = reason
+                raise ReleaseRefused(reason) from error
+        require_approval(local, self._manifests[job])
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The result itself, or the error that stands for it. Never raises."""
@@ -72,8 +88,7 @@ class ReleaseFilter(Filter):  # type: ignore[misc]
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "job": job, "task": task}
         reason = ""
         try:
-            config, local = Path(workspace.get_app_config_dir(job)), Path(workspace.get_site_config_dir())
-            line |= self._checked(shareable, task, job, config / CLIENT_CONFIG, local, fl_ctx.get_identity_name())
+            line |= self._checked(shareable, task, job, Path(workspace.get_site_config_dir()))
         except (ReleaseRefused, ConfigError) as error:
             reason = str(error)[:MAX_REASON]
         # A message that the check did not foresee is not sent; the error's text might quote it.
@@ -90,9 +105,7 @@ class ReleaseFilter(Filter):  # type: ignore[misc]
         refused: Shareable = reply_to_dxo(Reply(error=ReleaseRefused.__name__)).to_shareable()
         return refused
 
-    def _checked(
-        self, shareable: Shareable, task: str, job: str, config: Path, local: Path, site: str
-    ) -> dict[str, Any]:
+    def _checked(self, shareable: Shareable, task: str, job: str, local: Path) -> dict[str, Any]:
         """What the audit says of a result that may leave; raises ReleaseRefused or ConfigError for any other."""
         headers = shareable.get(HEADERS)
         # NVFlare's way to say that there is no result: a code, and nothing with it.
@@ -100,12 +113,8 @@ class ReleaseFilter(Filter):  # type: ignore[misc]
             return {"sent": True, "code": headers[RC], "bytes": 0, "tensors": 0, "fields": []}
         manifest = self._manifests.get(job)
         if manifest is None:
-            manifest = self._manifests[job] = manifest_in(config, _allowed(local, site))
-        if manifest.digest not in approved(local):
-            raise ReleaseRefused(
-                f"the manifest of this job ({manifest.digest}) is not approved here: look at it with consilia site "
-                "manifest JOB, then consilia site approve JOB"
-            )
+            raise ReleaseRefused(self._reasons.get(job, "the job's executor has not asked for the site's approval"))
+        require_approval(local, manifest)
         content, error, tensors = _opened(shareable)
         reported = manifest.check(task, content, tensors, error)
         size = payload_bytes(tensors, content) + len(error)
@@ -178,6 +187,19 @@ def approved(local: Path) -> dict[str, Path]:
         ConfigError: a file is no manifest. One that cannot be read might have been meant to take an approval back.
     """
     return dict(_approvals(local))
+
+
+def require_approval(local: Path, manifest: Manifest) -> None:
+    """Raise :class:`ReleaseRefused` unless a manifest is among those approved in a site's ``local/`` folder."""
+    try:
+        found = approved(local)
+    except ConfigError as error:
+        raise ReleaseRefused(str(error)) from error
+    if manifest.digest not in found:
+        raise ReleaseRefused(
+            f"the manifest of this job ({manifest.digest}) is not approved here: look at it with consilia site "
+            "manifest JOB, then consilia site approve JOB"
+        )
 
 
 def _approvals(local: Path) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,11 @@
-"""The fields that a run's sites fill in their replies: the schemas, narrowed to the run's task and method."""
+"""What a run asks of its sites, setting by setting; and the fields that they fill in their replies.
+
+The fields are the schemas, narrowed to the run's task and method.
+"""
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -15,6 +19,24 @@ from consilia.methods.registry import make_method
 from consilia.record.schema import Metrics, SegmentationMetrics
 
 KINDS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
+
+
+UNBOUND = ("label", "seed")
+"""Settings that no approval binds: under another name or seed a run is the same to a site."""
+
+
+def asked_of(config: RunConfig) -> dict[str, str]:
+    """Every setting of a run that an approval binds: its value as JSON, by its path, ``training.batch_size`` say."""
+    return dict(_settings({name: value for name, value in config.to_json().items() if name not in UNBOUND}, ""))
+
+
+def _settings(values: dict[str, Any], above: str) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        # Only names make a path: a key with a dot in it could pass for two.
+        if isinstance(value, dict) and value and all(key.isidentifier() for key in value):
+            yield from _settings(value, f"{above}{name}.")
+        else:
+            yield above + name, json.dumps(value, sort_keys=True)
 
 
 def datasets_of(config: RunConfig) -> tuple[str, ...]:

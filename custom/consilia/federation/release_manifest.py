@@ -1,9 +1,10 @@
-"""What the sites of a job read and send: the manifest that a hospital approves, and the check of a message by it.
+"""What the sites of a job do, read and send: the manifest that a hospital approves, and the check of a message by it.
 
-A manifest is derived from the schemas of the replies (:mod:`consilia.federation.messages`) and narrowed to one run. It
-names every tensor with its layout (``"float32[8, 30]"``) and, for every task, every field of the reply's JSON with its
-kind. A path's parts are joined by dots; ``box|image`` is either of these keys, ``[]`` the items of a list. There is no
-free key: a site cannot say anything by naming one.
+A manifest is derived from the run's configuration, and from the schemas of the replies
+(:mod:`consilia.federation.messages`) narrowed to the run. It names every setting of the run with its value, every
+tensor with its layout (``"float32[8, 30]"``) and, for every task, every field of the reply's JSON with its kind. A
+path's parts are joined by dots; ``box|image`` is either of these keys, ``[]`` the items of a list. There is no free
+key: a site cannot say anything by naming one.
 
 Kinds: ``integer`` (up to 2**53), ``number`` (finite), ``boolean``, ``text`` (at most 200 characters), ``sha256`` (64
 hexadecimal digits), and ``a|b`` (one of these texts). null, ``{}`` and ``[]`` may stand for any field that is named,
@@ -25,13 +26,14 @@ from pydantic import Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError, ReleaseRefused
-from consilia.core.schema import Strict, explain
+from consilia.core.schema import MAX_SHOWN, Strict, explain
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import RequestKind
 from consilia.federation.release_check import Node, check_error, compare, is_nothing, parsed, tree
-from consilia.federation.release_fields import datasets_of, fields_of
+from consilia.federation.release_fields import asked_of, datasets_of, fields_of
 from consilia.methods.contract import TensorSpec, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
+from consilia.models.exchange import ModelSize
 
 CLIENT_CONFIG = "config_fed_client.json"
 
@@ -39,20 +41,26 @@ CLIENT_CONFIG = "config_fed_client.json"
 TensorName = Annotated[str, Field(max_length=200, pattern=r"^[\w .-]+$")]
 Place = Annotated[str, Field(max_length=2000, pattern=r"^[\w .|\[\]-]+$")]
 Layout = Annotated[str, Field(pattern=r"^[a-z]+\d*\[(\d+(, \d+)*)?\]$")]
+Setting = Annotated[str, Field(max_length=500, pattern=r"^\w+(\.\w+)*$")]
+SettingValue = Annotated[str, Field(max_length=10_000, pattern=r"^[ -~]+$")]
 # As site.yaml has them.
 DatasetName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")]
 Kind = Annotated[str, Field(pattern=r"^(integer|number|boolean|text|sha256|[\w.-]+(\|[\w.-]+)+)$")]
 
 
 class Manifest(Strict):
-    """What the sites of one job send, and nothing else.
+    """What the sites of one job are asked to do, and what they send; nothing else.
 
     Attributes:
+        asked: every setting of the run but its label and seed: the value as JSON, by its path in the configuration.
+        model_size: of the whole network, frozen tensors included.
         datasets: the datasets of a site that the job reads, sorted.
         tensors: the layout of each tensor by name; they go with ``train`` alone, and a site may send some of them.
         fields: for each task that the job has, the kind of each field of the reply's JSON by its path.
     """
 
+    asked: dict[Setting, SettingValue]
+    model_size: ModelSize
     datasets: tuple[DatasetName, ...]
     tensors: dict[TensorName, Layout]
     fields: dict[RequestKind, dict[Place, Kind]]
@@ -62,9 +70,9 @@ class Manifest(Strict):
     def _sorted(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(datasets))
 
-    @field_validator("tensors", mode="before")
+    @field_validator("asked", "tensors", mode="before")
     @classmethod
-    def _tensors_from_lines(cls, value: Any) -> Any:
+    def _named_from_lines(cls, value: Any) -> Any:
         return _from_lines(value)
 
     @field_validator("fields", mode="before")
@@ -80,7 +88,13 @@ class Manifest(Strict):
         """
         fields = {task: _lines(found) for task, found in self.fields.items()}
         tensors = _lines(dict(sorted(self.tensors.items())))
-        return {"datasets": list(self.datasets), "tensors": tensors, "fields": fields}
+        return {
+            "asked": _lines(self.asked),
+            "model_size": self.model_size.model_dump(),
+            "datasets": list(self.datasets),
+            "tensors": tensors,
+            "fields": fields,
+        }
 
     @property
     def digest(self) -> str:
@@ -132,7 +146,7 @@ class Manifest(Strict):
 
 
 def manifest_of(config: RunConfig, model: nn.Module) -> Manifest:
-    """What the sites of a run send.
+    """What the sites of a run are asked to do, and what they send.
 
     Args:
         config: the run.
@@ -145,7 +159,13 @@ def manifest_of(config: RunConfig, model: nn.Module) -> Manifest:
         name: f"float16{list(spec.shape)}" if name in halved and spec.dtype.is_floating_point else layout(spec)
         for name, spec in sorted(transmitted(method, model).items())
     }
-    return Manifest(datasets=datasets_of(config), tensors=tensors, fields=fields_of(config))
+    return Manifest(
+        asked=asked_of(config),
+        model_size=ModelSize.of(model),
+        datasets=datasets_of(config),
+        tensors=tensors,
+        fields=fields_of(config),
+    )
 
 
 def layout(tensor: Tensor | TensorSpec | np.ndarray[Any, Any]) -> str:
@@ -180,20 +200,11 @@ def read_manifest(place: Path) -> tuple[str, Manifest, RunConfig]:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64], first, config
 
 
-def manifest_in(path: Path, allowed: AllowedMethods) -> Manifest:
-    """The manifest in a job's ``config_fed_client.json``; raises as :func:`job_in` does."""
-    return job_in(path, allowed)[0]
-
-
-def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest, RunConfig]:
+def job_in(path: Path) -> tuple[Manifest, RunConfig]:
     """The manifest and the configuration in a job's ``config_fed_client.json``.
 
-    Args:
-        path: of that file.
-        allowed: the methods that the site lists, of a job that runs there.
-
     Raises:
-        ConfigError: there is none, it is malformed, or the job's configuration reads other datasets than it names.
+        ConfigError: there is none, or as :func:`checked_job` does.
     """
     try:
         executors = json.loads(path.read_text())["executors"]
@@ -207,20 +218,66 @@ def job_in(path: Path, allowed: AllowedMethods | None = None) -> tuple[Manifest,
     if len(found) != 1 or len(arguments) != 1:
         text = f"found {len(found)} with one among {len(arguments)}"
         raise ConfigError(f"{path}: expected one executor, with a manifest (argument release_manifest), {text}")
-    manifest = as_manifest(found[0]["release_manifest"], str(path))
-    settings = found[0].get("config")
+    return checked_job(found[0].get("config"), found[0]["release_manifest"], str(path))
+
+
+def checked_job(
+    settings: Any, manifest: Any, source: str, allowed: AllowedMethods | None = None
+) -> tuple[Manifest, RunConfig]:
+    """The manifest and the configuration of a job, if they agree.
+
+    Args:
+        settings: the configuration's JSON.
+        manifest: the manifest's JSON.
+        source: named in errors.
+        allowed: the methods that the site lists, of a job that runs there.
+
+    Raises:
+        ConfigError: one of them is malformed, or the job asks for something else than its manifest says; the first
+            setting that differs is named.
+    """
+    said = as_manifest(manifest, source)
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: argument config: expected an object, got {type(settings).__name__}")
-    config = run_config(settings, source=str(path), allowed=allowed)
+        raise ConfigError(f"{source}: argument config: expected an object, got {type(settings).__name__}")
+    try:
+        json.dumps(settings, allow_nan=False)
+    # A value that JSON lacks would be shown to who approves the job as none.
+    except ValueError as error:
+        raise ConfigError(f"{source}: argument config holds NaN or infinity: expected finite numbers") from error
+    config = run_config(settings, source=source, allowed=allowed)
+    _require_said(asked_of(config), said.asked, source)
     datasets = datasets_of(config)
-    if datasets != manifest.datasets:
-        text = f"{list(datasets)}, its manifest names {list(manifest.datasets)}"
-        raise ConfigError(f"{path}: the job reads the datasets {text}")
-    return manifest, config
+    if datasets != said.datasets:
+        text = f"{list(datasets)}, its manifest names {list(said.datasets)}"
+        raise ConfigError(f"{source}: the job reads the datasets {text}")
+    return said, config
+
+
+def _require_said(asked: Mapping[str, str], said: Mapping[str, str], source: str) -> None:
+    """Raise :class:`ConfigError` with the first setting of a job that is not as its manifest says."""
+    for path in sorted(asked.keys() | said.keys()):
+        here, there = (of.get(path, "nothing of it")[:MAX_SHOWN] for of in (asked, said))
+        if asked.get(path) != said.get(path):
+            unlike = f"its manifest says {there}, its configuration {here}"
+            raise ConfigError(f"{source}: the job is not what it says it is: {path}: {unlike}")
+
+
+def require_size(manifest: Any, built: ModelSize) -> None:
+    """Raise :class:`ReleaseRefused` unless the network that a site has built is of the size that was approved."""
+    said = as_manifest(manifest, "this job").model_size
+    if built != said:
+        here, there = (f"{size.elements} elements ({size.bytes} bytes)" for size in (built, said))
+        raise ReleaseRefused(f"the model has {here}, approved are {there}")
 
 
 def as_manifest(content: Any, source: str) -> Manifest:
     """Validate a manifest's JSON; raises ConfigError naming the source and the key."""
+    if isinstance(content, dict) and "datasets" in content and "asked" not in content:
+        raise ConfigError(
+            f"{source}: the manifest does not say what the job asks of a site: an older Consilia has made it. Export "
+            "the job anew; read it with consilia site manifest, remove an approval made of the old one, and approve "
+            "the job anew"
+        )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
@@ -235,7 +292,7 @@ def _from_lines(value: Any) -> Any:
     """What :func:`_lines` made lines of; anything else as it is."""
     if not isinstance(value, list):
         return value
-    named = dict(str(line).rsplit(": ", 1) for line in value if ": " in str(line))
+    named = dict(str(line).split(": ", 1) for line in value if ": " in str(line))
     if len(named) != len(value):
-        raise ValueError("expected one line 'name: layout' or 'field: kind' for each")
+        raise ValueError("expected one line 'name: layout', 'field: kind' or 'setting: value' for each")
     return named

@@ -16,6 +16,7 @@ from consilia.federation.config import RunConfig
 from consilia.federation.contributions import contributions, sent_bytes
 from consilia.federation.messages import Broadcast, TrainReply
 from consilia.federation.participants import Participants, listed
+from consilia.federation.requests import is_evaluated
 from consilia.federation.update_validation import Deliver, UpdateValidation, metadata
 from consilia.methods.contract import State
 from consilia.methods.server import Mean, Server, Weights
@@ -102,8 +103,8 @@ class TrainingRound:
 
     def _broadcasts(self, asked: list[str]) -> list[Broadcast]:
         """Sampled sites train; where the state is evaluated in this round, the others evaluate it."""
-        version, every = self.number - 1, self.config.evaluate_every
-        evaluate = every > 0 and version % every == 0
+        version = self.number - 1
+        evaluate = is_evaluated(version, self.config)
         others = [site for site in self.participants.present() if site not in asked] if evaluate else []
         tensors = {**self.state, **self.server.declared_payload(self.number)}
         return [

@@ -32,6 +32,7 @@ from consilia.federation.messages import (
     payload_bytes,
 )
 from consilia.federation.model_card import model_card
+from consilia.federation.requests import require_within
 from consilia.federation.run_data import load_run_data
 from consilia.federation.site_errors import note_error
 from consilia.federation.site_evaluation import SiteEvaluation
@@ -40,7 +41,7 @@ from consilia.methods.client import ClientContext, Round
 from consilia.methods.contract import State, Update, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.server import check_tensors
-from consilia.models.exchange import in_type, require_names
+from consilia.models.exchange import ModelSize, in_type, require_names
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Site:
                 f"the run is a {config.task}, dataset {config.dataset!r} of site {self.name} a {self.data.task}"
             )
         model = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
+        self.model_size = ModelSize.of(model)
         self.method = make_method(config.method)
         self.payload_specs = self.method.payload(model)
         self.transmitted = transmitted(self.method, model)
@@ -83,6 +85,7 @@ class Site:
 
     def _answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
         try:
+            require_within(request, self.config)
             if request.kind == "prepare":
                 reply = self._prepare(request)
             else:

@@ -16,14 +16,16 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from consilia.core.determinism import single_threaded
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.core.lock import locked
 from consilia.data.site import load_site_config, own_site_file
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.messages import REQUESTS, Reply, Request
+from consilia.federation.release_manifest import require_size
 from consilia.federation.run_folder import LOCK, ORPHAN_SECONDS
 from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
+from consilia.flare.approval import approval_filters
 from consilia.flare.messages import CONTENT, register_tensors, reply_to_dxo
 from consilia.flare.ready import ReadySignal
 from consilia.methods.registry import AllowedMethods
@@ -38,7 +40,8 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
     Args:
         config: the run, as :meth:`consilia.federation.config.RunConfig.to_json` gives it.
         version: of Consilia, that made the job.
-        release_manifest: what the site sends, for :class:`consilia.deploy.release_filter.ReleaseFilter` to hold it to.
+        release_manifest: what the site is asked to do and sends; its hospital approves it, and its filter holds it to
+            that (:class:`consilia.flare.approval.ApprovalFilter`).
     """
 
     def __init__(self, config: dict[str, Any], version: str, release_manifest: dict[str, Any]) -> None:
@@ -75,14 +78,19 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
             request = Request.model_validate_json(dxo.get_meta_prop(CONTENT, ""))
             if request.kind != task_name:
                 raise ConfigError(f"task {task_name!r} carries the content of request {request.kind!r}")
+            approvals = approval_filters(fl_ctx)
+            for approval in approvals:
+                approval.require_approved(self.config, self.release_manifest, fl_ctx)
             with single_threaded():
                 if self._site is None:
                     self._site = self._open_site(fl_ctx)
+                if approvals:
+                    require_size(self.release_manifest, self._site.model_size)
                 return self._site.answer(request, dxo.data)
         except (Exception, SystemExit) as error:
             kind = type(error).__name__
-            # A configuration error speaks of no case; any other may, and NVFlare's log may be streamed to the server.
-            detail = f": {error}" if isinstance(error, ConfigError) else ""
+            # These two speak of no case; any other may, and NVFlare's log may be streamed to the server.
+            detail = f": {error}" if isinstance(error, ConfigError | ReleaseRefused) else ""
             self.log_error(fl_ctx, f"task {task_name} failed with {kind}{self._noted(task_name, error)}{detail}")
             return Reply(error=kind)
 

@@ -6,11 +6,26 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from consilia.core.errors import CheckpointError
+from consilia.core.schema import Strict
 
 ExchangeType = Literal["float32", "float16"]
+
+
+class ModelSize(Strict):
+    """Elements and bytes of all tensors of a network, frozen ones included."""
+
+    elements: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelSize:
+        """The size of a network that is built."""
+        state = model.state_dict(keep_vars=True).values()
+        return cls(elements=sum(tensor.numel() for tensor in state), bytes=sum(tensor.nbytes for tensor in state))
 
 
 def exchanged_names(model: nn.Module) -> list[str]:

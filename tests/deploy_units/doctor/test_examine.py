@@ -22,6 +22,8 @@ from consilia.deploy.doctor.examine import check_data, check_machine, check_owne
 from consilia.deploy.doctor.job import check_job, read_job
 from consilia.deploy.kit import Kit
 from consilia.deploy.release_filter import approve
+from consilia.federation.config import run_config
+from consilia.federation.release_fields import asked_of
 from tests.deploy_units.kits import bad, done, kit_of, site_yaml, visits_job
 
 
@@ -53,10 +55,12 @@ def test_a_job_of_another_version_or_with_a_missing_foundation_model_fails(
     arguments = content["executors"][0]["executor"]["args"]
     arguments["version"] = "0.0.1"
     arguments["config"]["model"]["foundation"] = {"model": "vit-b16", "digest": f"sha256:{'0' * 64}"}
+    asked = asked_of(run_config(arguments["config"]))
+    arguments["release_manifest"]["asked"] = [f"{name}: {value}" for name, value in asked.items()]
     other = tmp_path / "other" / "app" / "config" / path.name
     other.parent.mkdir(parents=True)
     other.write_text(json.dumps(content))
-    approve(site.folder, job)
+    approve(site.folder, tmp_path / "other")
     known = read_job(tmp_path / "other")
     assert bad(check_job(site, known, DEFAULT_ALLOWED, {})) == [("job", "FAILED"), ("foundation model", "FAILED")]
     arguments["config"]["new_key"] = 1

@@ -76,7 +76,7 @@ def _arguments(place: Path) -> dict[str, Any]:
 def check_job(
     kit: Kit, job: Job, allow_models: Sequence[str], foundations: Mapping[str, FoundationFolder]
 ) -> Iterator[Finding]:
-    """Version, model class, pre-trained models; at a site also the approval of what it sends."""
+    """Version, model class, pre-trained models; at a site also its approval."""
     if job.version == consilia.__version__:
         yield ok("job", f"{job.name}: made by Consilia {job.version}, as here")
     else:
@@ -125,8 +125,8 @@ def _check_approval(kit: Kit, job: Job) -> Finding:
         todo = (
             f"read what consilia site manifest prints for the job; then: consilia site approve JOB --kit {kit.folder}"
         )
-        return failed(check, f"what {job.name} sends is not approved here: nothing would leave", todo)
-    return ok(check, f"what {job.name} sends is approved ({found.name})")
+        return failed(check, f"what {job.name} asks and sends is not approved here: nothing would be done", todo)
+    return ok(check, f"what {job.name} asks and sends is approved ({found.name})")
 
 
 def check_datasets(job: Job, there: Sequence[str]) -> Iterator[Finding]:
