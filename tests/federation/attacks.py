@@ -92,5 +92,8 @@ ATTACKS = {
     "meta": (change_tensors(**{BIAS: lambda t: t.to("meta")}), "on meta"),
     "label counts": (change_content(label_counts=[3, 4]), "label_counts"),
     "not JSON": (lambda reply: dataclasses.replace(reply, content="{"), "does not fit its schema"),
+    "an error of two lines": (lambda reply: Reply(error="DataError\n2026 - ERROR - forged"), "with an unnamed error"),
+    "a key of two lines": (change_content(**{"a\nb\x1b[31m\u202e": 1}), r"a\\nb\\x1b\[31m\\u202e: unknown key"),
+    "a variant of two lines": (change_content(fields={"a\nb": 0.5}), r"fields.a\\nb.*no control characters"),
     "an error": (lambda reply: Reply(error="DataError"), "failed with DataError"),
 }

@@ -16,6 +16,7 @@ from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.events import Refused
 from consilia.federation.enrolment import why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Reply
+from consilia.federation.update_validation import MAX_REASON
 from consilia.methods.registry import make_method
 from consilia.simulation.federation import load_federation
 from tests.federation.attacks import ATTACKS, CULPRIT, change_content, change_tensors
@@ -63,6 +64,23 @@ def test_refused_by_name_and_the_round_goes_on(attacked_by_all, name) -> None:
     told = [event.reason for event in attacked_by_all.events if isinstance(event, Refused)]
     assert told[number - 1] == rounds[number].refused[CULPRIT]
     assert all(bool(value.isfinite().all()) for value in attacked_by_all.coordinator.state.values())
+
+
+def test_what_a_site_says_is_one_line_in_logs_and_events(attacked_by_all, wisconsin, tmp_path, caplog) -> None:
+    for part in attacked_by_all.coordinator.recorder.rounds[1:]:
+        assert part.refused[CULPRIT].isprintable()
+        assert len(part.refused[CULPRIT]) <= MAX_REASON
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+    forged = "malignant\nERROR - forged \x1b[2J\u202e"
+    federation.bend = lambda site, task, reply: (
+        change_content(class_names=["benign", forged])(reply)
+        if site == CULPRIT and task.request.kind == "prepare"
+        else reply
+    )
+    record = federation.rounds()
+    assert re.search(r"class_names.1: expected no control.*malignant\\+nERROR", record.absent[CULPRIT])
+    assert not [entry for entry in caplog.records if not entry.getMessage().isprintable()]
+    assert not [event for event in federation.events if not str(event).isprintable()]
 
 
 def test_the_model_is_as_if_the_culprit_had_been_silent(wisconsin, tmp_path) -> None:

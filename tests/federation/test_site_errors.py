@@ -20,3 +20,12 @@ def test_errors_are_appended_in_full_for_the_owner_alone(tmp_path) -> None:
 def test_a_disk_that_takes_nothing_does_not_hide_the_error(tmp_path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     note_error(tmp_path / "state", "task train", OSError("no space left on device"))
+
+
+def test_what_an_error_quotes_begins_no_entry_and_steers_no_terminal(tmp_path) -> None:
+    forged = "2026-01-01T00:00:00+00:00 request train"
+    path = note_error(tmp_path, "task train", ValueError(f"no key 'a\n{forged}\n\x1b[2J\u202e'"))
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("  ")] == [lines[0]]
+    assert r"\x1b[2J\u202e" in lines[-2]
+    assert f"  {forged}" in lines

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from consilia.core.terminal import PlainConsole
 
-console = Console(width=None if Console().is_terminal else 110)  # in a file or pipe nothing may be cut off at 80
-errors = Console(stderr=True)
+# In a file or pipe nothing may be cut off at 80.
+console = PlainConsole(width=None if PlainConsole().is_terminal else 110)
+errors = PlainConsole(stderr=True)

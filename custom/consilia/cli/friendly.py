@@ -23,7 +23,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (ConsiliaError, OSError) as error:
-            errors.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            errors.print(f"Error: {error}", style="bold red", highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
 
     return wrapped

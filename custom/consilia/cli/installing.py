@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from consilia.cli.console import console, errors
+from consilia.core.plain import plain
 from consilia.deploy.doctor.examine import examine
 from consilia.deploy.install.plan import Plan, Undone, install, plan_installation, uninstall
 from consilia.deploy.kit import Kit, open_kit
@@ -35,10 +36,11 @@ def doctor_command(folder: Path, job: Path | None) -> None:
     colours = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
     for finding in examine(kit, job):
         bad += finding.level == "FAILED"
-        line = Text(f"{finding.level:8}", style=colours[finding.level]) + Text(f"{finding.check}: {finding.text}")
+        what = plain(f"{finding.check}: {finding.text}")
+        line = Text(f"{finding.level:8}", style=colours[finding.level]) + Text(what)
         console.print(line, soft_wrap=True)
         if finding.todo:
-            console.print(Text(f"{'':8}-> {finding.todo}"), soft_wrap=True)
+            console.print(f"{'':8}-> {plain(finding.todo)}", soft_wrap=True)
     if bad:
         errors.print(f"{kit.name}: not ready, {bad} check(s) failed", style="bold red", highlight=False)
         raise typer.Exit(1)
@@ -69,4 +71,4 @@ def _show(diff: str) -> None:
 
 
 def _say(text: str, style: str) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, highlight=False, soft_wrap=True)

@@ -273,12 +273,10 @@ def show_records(records: Sequence[Record], folder: Path) -> None:
     for record in records:
         troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
         for site, reason in troubles.items():
-            console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow", markup=False)
+            console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow")
         for absence in record.absences:
             until = f"until {absence.until}" if absence.until else "and was not heard again"
             console.print(
-                f"{record.run.name}: {absence.site} did not answer from {absence.since} {until}",
-                style="yellow",
-                markup=False,
+                f"{record.run.name}: {absence.site} did not answer from {absence.since} {until}", style="yellow"
             )
     console.print(f"Report: {folder / REPORT}", highlight=False, soft_wrap=True)

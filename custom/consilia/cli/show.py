@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from rich import box
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +26,7 @@ from consilia.core.events import (
     SiteTrouble,
 )
 from consilia.core.events import Progress as Listener
+from consilia.core.plain import plain
 from consilia.core.task import Task
 from consilia.evaluation.compare import Spread, comparison_table
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, Terminal
@@ -53,16 +53,21 @@ class Follower:
                 shown = "" if value is None else f", validation {value:.3f}"
                 self._bar.update(self._task, completed=event.round, description=f"{self._name}: training{shown}")
             case SiteTrouble():
-                self._bar.console.print(printable(f"{event.site}: {event.reason}"), style="yellow", markup=False)
+                self._bar.console.print(plain(f"{event.site}: {event.reason}"), style="yellow")
             case Back():
-                self._bar.console.print(printable(str(event)), markup=False, highlight=False)
+                self._bar.console.print(plain(event), highlight=False)
             case Finished():
                 self._bar.update(self._task, description=f"{self._name}: done in {event.seconds:.0f} s")
             case Personalizing() | ServerWorks() | Notice():
-                self._bar.update(self._task, description=escape(f"{self._name}: {printable(str(event))}"))
+                self._bar.update(self._task, description=f"{self._name}: {plain(event)}")
 
 
-COLUMNS_OF_BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds, left"))
+COLUMNS_OF_BAR = (
+    TextColumn("{task.description}", markup=False),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("rounds, left"),
+)
 
 
 @contextmanager
@@ -112,7 +117,7 @@ class SiteBoard:
         table = Table(box=None, show_header=False, padding=(0, 2))
         for site, state in sorted(self.states.items()):
             troubled = state.startswith(("refused", "absent", "missing"))
-            table.add_row(Text(printable(site)), Text(printable(state), style="yellow" if troubled else ""))
+            table.add_row(plain(site), Text(plain(state), style="yellow" if troubled else ""))
         return table
 
     def _present(self) -> list[str]:
@@ -123,12 +128,7 @@ class SiteBoard:
 
 
 def _print_line(event: Event) -> None:
-    console.print(printable(str(event)), markup=False, highlight=False, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """A text without control characters: what a site says must not steer the reader's terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    console.print(plain(event), highlight=False, soft_wrap=True)
 
 
 UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")

@@ -10,8 +10,9 @@ from typing import Any
 
 from consilia.cli.console import console
 from consilia.cli.running import show_records
-from consilia.cli.show import job_view, printable
+from consilia.cli.show import job_view
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
+from consilia.core.plain import plain
 from consilia.deploy.following import Ending, is_over, to_resume
 from consilia.deploy.following import follow as follow_job
 from consilia.deploy.session import JobSession, ServerSilent, open_session
@@ -113,7 +114,7 @@ def _go_on(session: JobSession, job_id: str, name: str, follow: bool, download: 
     found = None if download is None else _fetch(session, job_id, download, ending)
     if not ending.complete or (download is not None and found is None):
         raise RunFailed(_why(ending, job_id, session))
-    console.print(f"{name}: {printable(ending.reason)}", markup=False, highlight=False)
+    console.print(f"{name}: {plain(ending.reason)}", markup=False, highlight=False)
     if found is not None:
         show_records([load_record(found)], found.parent)
         console.print(f"Record: {found}", markup=False, highlight=False, soft_wrap=True)
@@ -130,7 +131,7 @@ def _fetch(session: JobSession, job_id: str, download: Path, ending: Ending) -> 
         if ending.complete:
             raise
         # The run's own reason matters more than that there is nothing to fetch.
-        console.print(printable(str(error)), style="yellow", markup=False)
+        console.print(plain(error), style="yellow", markup=False)
         return None
     console.print(f"Downloaded: {place}", markup=False, highlight=False, soft_wrap=True)
     record = place / RUN_FOLDER / RESULT
@@ -138,7 +139,7 @@ def _fetch(session: JobSession, job_id: str, download: Path, ending: Ending) -> 
 
 
 def _why(ending: Ending, job_id: str, session: JobSession) -> str:
-    reason = printable(ending.reason) if not ending.complete else f"the job is {ending.status} but left no {RESULT}"
+    reason = plain(ending.reason) if not ending.complete else f"the job is {ending.status} but left no {RESULT}"
     resumable = ending.rounds or not is_over(ending.status)
     hint = f"\nGo on after its last full round with: {_command('resume', job_id, session)}" if resumable else ""
     return f"job {job_id} ended without a result: {reason}{hint}"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
+from consilia.core.plain import plain_json
 from consilia.core.schema import Strict
 
 REPLIED = {
@@ -207,7 +208,8 @@ KINDS: dict[str, type[Event]] = {
 
 
 def read_event(values: Mapping[str, Any]) -> Event | None:
-    """An event from its JSON; None for one that this version does not know."""
+    """An event from its JSON, which is of another process; None for one that this version does not know."""
+    values = plain_json(dict(values))
     kind = KINDS.get(str(values.get("event")))
     try:
         return None if kind is None else kind.model_validate({k: v for k, v in values.items() if k != "event"})

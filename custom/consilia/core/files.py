@@ -6,16 +6,24 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from consilia.core.plain import plain
+
 # The mask can only be read by setting it. Once, at import: later, other threads may be creating files meanwhile.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
+
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Begins a formula in a spreadsheet; the last four are the same signs in full width."""
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 @contextmanager
@@ -63,10 +71,21 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A csv file, written whole or not at all."""
+def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]], *, private: bool = False) -> None:
+    """A csv file, written whole or not at all. Floating numbers have six decimals; undefined ones are blank.
+
+    A spreadsheet would take a text that begins with ``=``, ``+``, ``-`` or ``@`` for a formula and carry it out: it
+    gets an apostrophe before it, unless it is a number. Control characters are escaped. A fixed line end makes the file
+    the same on every system.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heading)
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
+    writer.writerows([_cell(value) for value in row] for row in (heading, *rows))
+    write_bytes(path, text.getvalue().encode(), private=private)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6f}"
+    text = plain(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text

@@ -8,6 +8,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from consilia.core.plain import plain
+
 MAX_SHOWN = 120
 """Characters of a value that an error shows."""
 
@@ -52,7 +54,7 @@ def explain(error: ValidationError, source: object, *parents: str) -> str:
     """
     findings = []
     for item in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in (*parents, *item["loc"])) or "(top level)"
+        key = ".".join(plain(part, MAX_SHOWN) for part in (*parents, *item["loc"])) or "(top level)"
         # For a missing key pydantic reports what is around it as the input: too much for a message.
         came = "nothing" if item["type"] == "missing" else _short(item["input"])
         got = "" if item["type"] == UNKNOWN_KEY else f"; got {came}"

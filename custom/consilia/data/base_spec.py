@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from consilia.core.plain import PlainText
 from consilia.core.schema import Strict
 from consilia.core.task import Task
 from consilia.data.yaml_file import AbsolutePath, Text
@@ -112,7 +113,7 @@ class CommonSpec(Strict, ABC):
     format: str
     task: Task = "classification"
     official_splits: bool = False
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: tuple[PlainText, ...] = Field(min_length=2)
     patient: str | None = None
     splits: SplitSpec = SplitSpec()
     test_only: bool = False

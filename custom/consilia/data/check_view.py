@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -56,7 +55,7 @@ def _numbers(report: DatasetReport) -> Table:
     elif report.task == "segmentation":
         rows.append(("mm per input pixel", "not known of every case: distances will be in pixels"))
     for name, value in rows:
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     return table
 
 
@@ -69,7 +68,7 @@ def _sizes(sizes: dict[str, int]) -> str:
 
 def _splits(report: DatasetReport) -> Table:
     kind = "questions" if report.format == "questions" else "cases"
-    table = Table("split", *(escape(name) for name in report.classes), kind)
+    table = Table("split", *report.classes, kind)
     if report.patients is not None:
         table.add_column("patients")
     for name, counts in report.counts.items():
@@ -81,7 +80,7 @@ def _splits(report: DatasetReport) -> Table:
 
 
 def _masks(report: DatasetReport) -> Table:
-    structure = escape(report.classes[-1])
+    structure = report.classes[-1]
     table = Table("split", "cases", "empty masks", f"{structure}: mean share of the picture, empty masks left out")
     if report.patients is not None:
         table.add_column("patients")
@@ -97,5 +96,5 @@ def _masks(report: DatasetReport) -> Table:
 def _missing(report: DatasetReport, missing: dict[str, int]) -> Table:
     table = Table("column", "cases without a value", "of")
     for column, count in missing.items():
-        table.add_row(escape(column), str(count), str(report.cases))
+        table.add_row(column, str(count), str(report.cases))
     return table

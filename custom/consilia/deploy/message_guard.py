@@ -24,14 +24,17 @@ from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.widgets.widget import Widget
 
+from consilia.core.plain import plain
 from consilia.flare.nvflare_internals import COMMANDS, JOB_STATUS, SHELL, command_of, refused_command_reply
 
 SERVER = FQCN.ROOT_SERVER
 DENIED = frozenset({SHELL})
 """Commands that no server may give."""
 
+SHOWN = 100
+"""Longest name of a stranger's in the log."""
+
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PRINTABLE = re.compile(r"[^\w.@:/*-]")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,6 @@ def sender_of(message: Message) -> Sender:
         endpoint=str(getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", "")),
         destination=str(message.get_header(MessageHeaderKey.DESTINATION)),
     )
-
-
-def plain(text: object) -> str:
-    """A text of a stranger for a log: one line, nothing but letters, digits and ``. @ : / * -``, 100 characters."""
-    return _PRINTABLE.sub("?", str(text))[:100]
 
 
 def participant(process: str) -> str:
@@ -150,6 +148,7 @@ class MessageGuard(Widget):  # type: ignore[misc]
         sender = sender_of(message)
         channel, topic = (message.get_header(name) for name in (MessageHeaderKey.CHANNEL, MessageHeaderKey.TOPIC))
         self.logger.error(
-            f"refused: {plain(channel)} {plain(topic)}{plain(command)} of {plain(sender.origin)}, "
-            f"by {plain(sender.endpoint)}, for {plain(sender.destination)}: {reason}"
+            f"refused: {plain(channel, SHOWN)} {plain(topic, SHOWN)}{plain(command, SHOWN)} of "
+            f"{plain(sender.origin, SHOWN)}, by {plain(sender.endpoint, SHOWN)}, for "
+            f"{plain(sender.destination, SHOWN)}: {reason}"
         )

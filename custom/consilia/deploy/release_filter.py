@@ -25,6 +25,7 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.core.files import write_json
+from consilia.core.plain import one_line
 from consilia.data.site import load_site_config, own_site_file
 from consilia.deploy.install.plan import SHARED_MODE, hand_over
 from consilia.deploy.kit import Kit, open_kit
@@ -90,7 +91,7 @@ class ReleaseFilter(ApprovalFilter):
         try:
             line |= self._checked(shareable, task, job, Path(workspace.get_site_config_dir()))
         except (ReleaseRefused, ConfigError) as error:
-            reason = str(error)[:MAX_REASON]
+            reason = one_line(error, MAX_REASON)
         # A message that the check did not foresee is not sent; the error's text might quote it.
         except Exception as error:
             reason = f"the result cannot be checked ({type(error).__name__})"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consilia.core.errors import ConfigError
+from consilia.core.plain import plain
 from consilia.core.task import Task
 from consilia.evaluation.metrics import FINAL
 from consilia.evaluation.summary import Part, Summary, summarise
@@ -120,7 +122,7 @@ def to_markdown(rows: Sequence[Row], shown: Sequence[Column] | None = None) -> s
     lines = [f"| | seeds | {headings} |", "|---|---|" + "---|" * len(shown)]
     for row in rows:
         cells = " | ".join(row.text(part, metric.name, metric.unit) for part, metric in shown)
-        label = row.label.replace("|", "\\|")
+        label = re.sub(r"([\\`*\[\]<>|])", r"\\\1", plain(row.label))
         lines.append(f"| {label} | {len(row.seeds)} | {cells} |")
     return "\n".join(lines) + "\n"
 

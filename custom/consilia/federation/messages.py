@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from consilia.core.plain import PlainText
 from consilia.core.schema import Strict
 from consilia.methods.contract import MAX_CASES
 from consilia.record.schema import SiteMetrics
@@ -23,7 +24,7 @@ REQUESTS: tuple[RequestKind, ...] = ("prepare", "train", "evaluate", "personaliz
 # What comes from outside is bounded: a number that no site can mean is refused, not computed with.
 Count = Annotated[int, Field(ge=0, le=MAX_CASES)]
 Seconds = Annotated[float, Field(ge=0, le=1e7)]
-Name = Annotated[str, Field(max_length=200)]
+Name = Annotated[PlainText, Field(max_length=200)]
 
 
 class Request(Strict):
@@ -69,7 +70,7 @@ class PrepareReply(Strict):
     train: Count
     validation: Count
     test: Count
-    class_names: tuple[str, ...] = Field(min_length=1)
+    class_names: tuple[Name, ...] = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     datasets: dict[Name, Count] = Field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consilia.core.errors import RunFailed
+from consilia.core.plain import plain
 from consilia.federation.accepted import AcceptedRounds
 from consilia.federation.config import RunConfig
 from consilia.federation.enrolment import common_classes, why_not
@@ -51,7 +52,7 @@ class Participants:
         for site, reply in replies.items():
             reason = why_not(site, reply, self.config, classes=recorder.class_names, known=known)
             if reason is not None:
-                absent[site] = reason
+                absent[site] = plain(reason, 300)
             elif known is None:
                 recorder.add_site(site, reply)
         absent |= {site: "it is not connected" for site in recorder.sites if site not in self.connected}

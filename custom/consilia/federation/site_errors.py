@@ -7,10 +7,13 @@ they get the kind of the error and the place of this file.
 from __future__ import annotations
 
 import os
+import textwrap
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+from consilia.core.plain import plain
 
 FILE = "errors.log"
 
@@ -21,7 +24,8 @@ def note_error(state_dir: Path, what: str, error: BaseException) -> Path:
     A full or read-only disk may be the very error: that it cannot be noted must not hide it.
     """
     path = state_dir / FILE
-    text = "".join(traceback.format_exception(error))
+    # Indented: what an error quotes may be of a job or a server, and must not begin an entry of its own.
+    text = textwrap.indent(plain("".join(traceback.format_exception(error)), keep="\n"), "  ")
     with suppress(OSError):
         state_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -34,4 +38,4 @@ def last_error(state_dir: Path) -> str | None:
     """The last line of the last error, for a person on the same machine."""
     path = state_dir / FILE
     lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    return lines[-1] if lines else None
+    return lines[-1].strip() if lines else None

@@ -14,6 +14,7 @@ from consilia.aggregation.norm import allowed_change
 from consilia.aggregation.store import UpdateSpool
 from consilia.core.errors import RunFailed, UpdateRejected
 from consilia.core.events import Progress, Refused, Replied
+from consilia.core.plain import error_kind, one_line
 from consilia.core.schema import explain
 from consilia.federation.attendance import Attendance
 from consilia.federation.messages import REPLIES, Broadcast, Reply, Request, TrainReply, payload_bytes
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 MAX_CONTENT_BYTES = 64_000
 """Longest JSON of a reply; an honest one has about two thousand bytes, and with several tasks a thousand for each."""
+
+MAX_REASON = 300
+"""Longest reason of a refusal."""
 
 Deliver = Callable[[Sequence[Broadcast]], None]
 
@@ -125,6 +129,8 @@ class UpdateValidation:
         return self.refused.get(site, "no answer in time")
 
     def _refuse(self, site: str, request: Request, reason: str) -> None:
+        # It quotes what the site has sent; a schema's findings stand on lines of their own.
+        reason = one_line(reason, MAX_REASON)
         self.refused[site] = reason
         log.warning("%s from site %s is refused: %s", request.kind, site, reason)
         self._progress(Refused(site=site, request=request.kind, reason=reason))
@@ -133,7 +139,9 @@ class UpdateValidation:
         if site in self._replies:
             raise UpdateRejected("the site has already answered")
         if reply.error is not None:
-            raise UpdateRejected(f"the site failed with {reply.error[:80]}; the reason is in that site's own log")
+            raise UpdateRejected(
+                f"the site failed with {error_kind(reply.error)}; the reason is in that site's own log"
+            )
         if len(reply.content) > MAX_CONTENT_BYTES:
             raise UpdateRejected(
                 f"the reply's text has {len(reply.content)} bytes, at most {MAX_CONTENT_BYTES} expected"
@@ -142,7 +150,7 @@ class UpdateValidation:
         try:
             content = REPLIES[request.kind].model_validate_json(reply.content)
         except ValidationError as error:
-            raise UpdateRejected(explain(error, "the reply does not fit its schema")[:300]) from error
+            raise UpdateRejected(explain(error, "the reply does not fit its schema")) from error
         answered = getattr(content, "round", request.round)
         if answered != request.round:
             raise UpdateRejected(f"the reply is to round {answered}, the request was about round {request.round}")

@@ -21,6 +21,7 @@ from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed, TrainingStopped
 from consilia.core.events import Event, Failed, RoundDone
 from consilia.core.lock import locked
+from consilia.core.plain import one_line
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.failures import failures_explained
@@ -90,7 +91,9 @@ class ConsiliaController(EveryAnswerController):
             # The server's own training polls the abort signal, as the sites' does.
             self.warning(f"{error}; the last full round is in the checkpoint")
         except (ConsiliaError, OSError) as error:
-            reason = f"the server cannot go on: {error}" if isinstance(error, OSError) else str(error)
+            found = f"the server cannot go on: {error}" if isinstance(error, OSError) else str(error)
+            # One line: it may quote the job.
+            reason = one_line(found)
             self._report_progress(Failed(reason=reason))
             self.panic(reason)
         finally:

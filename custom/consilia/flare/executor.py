@@ -18,6 +18,7 @@ from nvflare.apis.signal import Signal
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.core.lock import locked
+from consilia.core.plain import one_line
 from consilia.data.site import load_site_config, own_site_file
 from consilia.federation.config import RunConfig, require_version, run_config
 from consilia.federation.messages import REQUESTS, Reply, Request
@@ -90,7 +91,7 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
         except (Exception, SystemExit) as error:
             kind = type(error).__name__
             # These two speak of no case; any other may, and NVFlare's log may be streamed to the server.
-            detail = f": {error}" if isinstance(error, ConfigError | ReleaseRefused) else ""
+            detail = f": {one_line(error)}" if isinstance(error, ConfigError | ReleaseRefused) else ""
             self.log_error(fl_ctx, f"task {task_name} failed with {kind}{self._noted(task_name, error)}{detail}")
             return Reply(error=kind)
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from consilia.core.plain import plain_json
 from consilia.core.schema import Strict
 from consilia.core.task import Task
 from consilia.record.types import Cases, Fraction, NonNegative
@@ -275,6 +276,12 @@ class Record(Strict):
     server_fingerprint: str | None
     absent: dict[str, str]
     absences: list[Absence] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        """Names and reasons are of sites, and a file may be of anybody: every reader of a record gets plain text."""
+        return plain_json(values)
 
     @model_validator(mode="after")
     def _only_known_sites(self) -> Record:

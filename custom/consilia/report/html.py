@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
+from consilia.core.plain import plain
 from consilia.evaluation.metrics import OVER_ROUNDS, PROMPTS
 from consilia.record.metrics import UNDEFINED, show
 from consilia.record.schema import Record
@@ -71,6 +72,11 @@ def _unbroken(write: Callable[..., str]) -> Callable[..., str]:
     return lambda *args: write(*args).replace(" ", "\u00a0")
 
 
+def _shown(value: Any) -> Any:
+    """The last thing before a value is escaped: what a site says may not turn the order of writing, either."""
+    return plain(value, keep="\n") if type(value) is str else value
+
+
 def _environment(*folders: Path) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -78,6 +84,7 @@ def _environment(*folders: Path) -> Environment:
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import DataError
-from consilia.core.files import write_bytes
+from consilia.core.files import write_bytes, write_csv
 from consilia.evaluation.classification import classification_metrics
 from consilia.record.metrics import PREDICTIONS
 from consilia.report.html import page
@@ -47,7 +47,8 @@ def write_site_report(
     labels = labels.detach().cpu()
     _check(found, class_names, labels, case_ids, inputs, attention)
     table = path.with_name(f"{path.stem}_predictions.csv")
-    write_bytes(table, _predictions(found, class_names, labels, case_ids).encode(), private=True)
+    columns = _predictions(found, class_names, labels, case_ids)
+    write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
     maps = {"global": attention}
     models = [
         _model(name, values, class_names, labels, case_ids, inputs, maps.get(name)) for name, values in found.items()
@@ -89,19 +90,17 @@ def _check(
             )
 
 
-def _predictions(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str]) -> str:
-    """The CSV: case id, true class, and per model its answer and the probability of every class."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {"case_id": list(case_ids), "label": [class_names[i] for i in labels.tolist()]}
+def _predictions(
+    logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Columns of the csv: case id, true class, and per model its answer and the probability of every class."""
+    columns: dict[str, list[Any]] = {"case_id": list(case_ids), "label": [class_names[i] for i in labels.tolist()]}
     for name, values in logits.items():
         columns[f"{name}_answer"] = [class_names[i] for i in values.argmax(dim=1).tolist()]
         probabilities = values.double().softmax(dim=1)
         for index, class_name in enumerate(class_names):
-            columns[f"{name}_p_{class_name}"] = probabilities[:, index].numpy()
-    # A fixed line end, so that the file is the same on every system.
-    text: str = pd.DataFrame(columns).to_csv(index=False, float_format="%.6f", lineterminator="\n")
-    return text
+            columns[f"{name}_p_{class_name}"] = probabilities[:, index].tolist()
+    return columns
 
 
 def _model(

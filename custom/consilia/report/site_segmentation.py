@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import DataError
-from consilia.core.files import write_bytes
+from consilia.core.files import write_bytes, write_csv
 from consilia.evaluation.segmentation import CaseMetrics, case_metrics, means
 from consilia.report.html import page
 from consilia.report.pictures import attended, outlined
@@ -49,7 +49,8 @@ def write_segmentation_report(
     }
     unit = "px" if spacing is None else "mm"
     table = path.with_name(f"{path.stem}_cases.csv")
-    write_bytes(table, _table(cases, masks, case_ids, unit).encode(), private=True)
+    columns = _columns(cases, masks, case_ids, unit)
+    write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
     shown = _first(predictions)
     html = page(
         "site_segmentation.html",
@@ -93,19 +94,18 @@ def _first(predictions: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, str] |
     return model, "box" if "box" in models[model] else next(iter(models[model]))
 
 
-def _table(cases: Cases, masks: Tensor, case_ids: Sequence[str], unit: str) -> str:
-    """The CSV: case id, pixels of the true mask, and per model and setting its metrics, blank where undefined."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {"case_id": list(case_ids), "true_pixels": (masks != 0).flatten(1).sum(1).numpy()}
+def _columns(cases: Cases, masks: Tensor, case_ids: Sequence[str], unit: str) -> dict[str, list[Any]]:
+    """Of the csv: case id, pixels of the true mask, and per model and setting its metrics, NaN where undefined."""
+    columns: dict[str, list[Any]] = {
+        "case_id": list(case_ids),
+        "true_pixels": (masks != 0).flatten(1).sum(1).tolist(),
+    }
     for model, by_setting in cases.items():
         for setting, metrics in by_setting.items():
-            columns[f"{model}_{setting}_dice"] = metrics.dice.numpy()
-            columns[f"{model}_{setting}_iou"] = metrics.iou.numpy()
-            columns[f"{model}_{setting}_hd95_{unit}"] = metrics.hd95.numpy()
-    # A fixed line end, so that the file is the same on every system.
-    text: str = pd.DataFrame(columns).to_csv(index=False, float_format="%.6f", lineterminator="\n")
-    return text
+            columns[f"{model}_{setting}_dice"] = metrics.dice.tolist()
+            columns[f"{model}_{setting}_iou"] = metrics.iou.tolist()
+            columns[f"{model}_{setting}_hd95_{unit}"] = metrics.hd95.tolist()
+    return columns
 
 
 def _gallery(

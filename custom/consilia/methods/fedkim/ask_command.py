@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_csv
+from consilia.core.terminal import PlainConsole
 from consilia.data.loading import NewCases, load_new_cases
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.methods.fedkim.cases import OPEN, Cases
@@ -54,7 +54,7 @@ def ask_command(
     table = Table(*header)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    PlainConsole().print(table)
     if out is not None:
         write_csv(out, header, rows)
 
