@@ -20,7 +20,8 @@ from nvflare.private.defs import CellChannel, new_cell_message
 from nvflare.widgets.widget import Widget
 
 ORDERS, ANSWERS = "orders.json", "answers.json"
-SECONDS = 4.0
+ORIGIN = "origin"
+SECONDS = 3.0
 
 
 class Intruder(Widget):
@@ -29,6 +30,7 @@ class Intruder(Widget):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.SYSTEM_START:
             cell = fl_ctx.get_engine().get_cell()
+            cell.core_cell.add_outgoing_request_filter("*", "*", _pose)
             kit = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
             threading.Thread(target=self._work, args=(cell, kit), daemon=True).start()
 
@@ -44,22 +46,23 @@ class Intruder(Widget):
                 part.rename(kit / ANSWERS)
 
 
+def _pose(message: Any) -> None:
+    """Send in another's name, where an order says so."""
+    if origin := message.get_header(ORIGIN):
+        message.set_header(MessageHeaderKey.ORIGIN, origin)
+
+
 def _carried_out(cell: Any, order: dict[str, str]) -> str:
     command = Command(topic=order.get("command", order["topic"]), body=order.get("body", ""))
     if "job_id" in order:
         command.set_header("job_id", order["job_id"])
-    me = cell.core_cell.my_info
-    name, me.fqcn = me.fqcn, order.get("origin", me.fqcn)
-    try:
-        reply = cell.send_request(
-            target=order["target"],
-            channel=CellChannel.CLIENT_MAIN,
-            topic=order["topic"],
-            request=new_cell_message({}, command),
-            timeout=SECONDS,
-            optional=True,
-        )
-    finally:
-        me.fqcn = name
+    reply = cell.send_request(
+        target=order["target"],
+        channel=CellChannel.CLIENT_MAIN,
+        topic=order["topic"],
+        request=new_cell_message({ORIGIN: order["origin"]} if "origin" in order else {}, command),
+        timeout=SECONDS,
+        optional=True,
+    )
     body = reply.payload.body if isinstance(reply.payload, Command) else reply.payload
     return f"{reply.get_header(MessageHeaderKey.RETURN_CODE)}: {body}"

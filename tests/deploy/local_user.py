@@ -58,17 +58,21 @@ def command(name: str, target: str, topic: str, job_id: str | None) -> bytes:
     return frame(Types.DATA, headers, b"".join(message.payload), application=1)
 
 
+def next_frame(connection: socket.socket, wanted: int) -> tuple[dict[str, Any], bytes]:
+    """Headers and payload of the next frame of a kind."""
+    while True:
+        length, header_length, kind, *_ = PREFIX.unpack(read(connection, PREFIX.size))
+        rest = read(connection, length - PREFIX.size)
+        if kind == wanted:
+            return msgpack.unpackb(rest[:header_length]) if header_length else {}, rest[header_length:]
+
+
 def answer(connection: socket.socket) -> str:
     """What comes back for the command."""
     while True:
-        prefix = read(connection, PREFIX.size)
-        length, header_length, kind, *_ = PREFIX.unpack(prefix)
-        rest = read(connection, length - PREFIX.size)
-        if kind == Types.DATA:
-            headers = msgpack.unpackb(rest[:header_length])
-            message = Message(headers, rest[header_length:])
-            if headers.get(Key.MSG_TYPE) != MessageType.REPLY:
-                continue
+        headers, payload = next_frame(connection, Types.DATA)
+        if headers.get(Key.MSG_TYPE) == MessageType.REPLY:
+            message = Message(headers, payload)
             decode_payload(message)
             body = message.payload.body if isinstance(message.payload, Command) else message.payload
             return f"{headers.get(Key.RETURN_CODE)}: {body}"
@@ -104,6 +108,8 @@ def tried(port: int, way: str, name: str, target: str, topic: str, job_id: str |
             connection = context.wrap_socket(plain) if way == "tls" else plain
             hello = {HandshakeKeys.ENDPOINT_NAME: name, HandshakeKeys.TIMESTAMP: time.time()}
             connection.sendall(frame(Types.HELLO, None, msgpack.packb(hello)))
+            next_frame(connection, Types.READY)
+            # NVFlare says READY shortly before it is.
             time.sleep(0.3)
             connection.sendall(order)
             return answer(connection)

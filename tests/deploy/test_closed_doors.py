@@ -5,11 +5,16 @@ Where a protection is taken away the same attacks succeed: that shows that they 
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +24,11 @@ import pytest
 from consilia.core.files import write_json
 from consilia.deploy.install.plan import COMMUNICATION
 from consilia.deploy.install.policies import GUARDS
-from poc.local import SERVER, LocalFederation
+from consilia.deploy.session import open_session
+from poc.local import ADMIN, SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.deploy import intruder, local_user
-from tests.deploy.support import three_sites, until
+from tests.deploy.support import approve_everywhere, export, slow_config, submit, three_sites, until
 
 pytestmark = pytest.mark.deploy
 
@@ -55,8 +61,9 @@ def with_intruder(folder: Path, guarded: tuple[str, ...]) -> LocalFederation:
     custom = kit / "local" / "custom"
     custom.mkdir(exist_ok=True)
     shutil.copy(intruder.__file__, custom)
-    change(kit, lambda listed: [{"id": "intruder", "path": "intruder.Intruder"}])
     ours = {path for paths in GUARDS.values() for path in paths}
+    own = {"id": "intruder", "path": "intruder.Intruder"}
+    change(kit, lambda listed: [*(item for item in listed if item["path"] not in ours), own])
     for name in {SERVER, VICTIM}.difference(guarded):
         change(federation.kit(name), lambda listed: [item for item in listed if item["path"] not in ours])
     return federation
@@ -141,6 +148,35 @@ def test_without_a_certificate_a_user_of_the_machine_gets_no_answer(
 ) -> None:
     for name in ("server", f"{target}.{JOB}"):
         assert as_local_user(federation, target, way, name, STATUS).startswith("nothing: ")
+    log = (federation.kit(target) / "log.txt").read_text()
+    assert f"user {'nobody' if os.geteuid() == 0 else getpass.getuser()}: it showed no certificate" in log
+
+
+def test_who_connects_inside_and_says_nothing_keeps_no_job_out(federation: LocalFederation, tmp_path: Path) -> None:
+    job = export(slow_config(31, "rounds=1"), tmp_path, min_clients=2)
+    approve_everywhere(federation, job)
+    with ExitStack() as held:
+        for name in (VICTIM, SERVER):
+            held.enter_context(socket.create_connection(("localhost", inner_port(federation, name))))
+        submit(federation, job).record()
+
+
+def test_fifty_connections_that_say_nothing_delay_no_login(federation: LocalFederation) -> None:
+    """Seconds of a login, the better of two."""
+
+    def login() -> float:
+        began = time.monotonic()
+        with open_session(federation.kit(ADMIN)) as session:
+            session.connected()
+        return time.monotonic() - began
+
+    before = min(login(), login())
+    with ExitStack() as held:
+        for _ in range(50):
+            held.enter_context(socket.create_connection(("localhost", federation.port)))
+        among = min(login(), login())
+    print(f"a login took {before:.2f} s, among 50 silent connections {among:.2f} s")
+    assert among < before + 1
 
 
 def test_where_the_processes_show_no_certificate_such_a_user_commands_as_the_server(
@@ -149,8 +185,8 @@ def test_where_the_processes_show_no_certificate_such_a_user_commands_as_the_ser
     folder = federation.kit(NEIGHBOUR) / JOB
     folder.mkdir()
     assert f'"client_name": "{NEIGHBOUR}"' in as_local_user(federation, NEIGHBOUR, "plain", "server", STATUS)
-    as_local_user(federation, NEIGHBOUR, "plain", "server", DELETE, JOB)
-    assert not folder.exists()
+    answer = as_local_user(federation, NEIGHBOUR, "plain", "server", DELETE, JOB)
+    assert not folder.exists(), answer
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from consilia.deploy.release_filter import AUDIT
 from consilia.deploy.session import JobSession, open_session
 from consilia.federation.config import RunConfig
 from consilia.federation.release_manifest import Manifest, read_manifest
-from poc.local import ADMIN, LEAD, SERVER, LocalFederation, free_port
+from poc.local import ADMIN, LEAD, PROJECT, SERVER, LocalFederation, free_port
 from tests.deploy.private_sites import MARK, all_methods, break_table, table_of, write_private_sites
 from tests.deploy.support import Run, export, kill_participant, processes_at, until
 from tests.deploy.tap import Tap
@@ -100,11 +100,14 @@ def gather(root: Path, methods: Sequence[str]) -> Evidence:
 
 
 def _federation(folder: Path, sites: Mapping[str, Path], port: int, taps: Mapping[str, Tap]) -> LocalFederation:
-    """TLS would hide from the tap what goes through it; NVFlare can be provisioned without."""
+    """TLS would hide from the tap what goes through it, and gRPC cut it up; NVFlare can be provisioned without."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    project = folder.parent / "project.yml"
+    project.write_text(PROJECT.read_text().replace("scheme: grpc", "scheme: tcp"))
     properties: dict[str, dict[str, Any]] = dict.fromkeys((SERVER, LEAD, ADMIN), IN_THE_CLEAR)
     for name, tap in taps.items():
         properties[name] = {**IN_THE_CLEAR, "connect_to": {"host": "localhost", "port": tap.port}}
-    federation = LocalFederation(folder, sites, port=port, properties=properties)
+    federation = LocalFederation(folder, sites, port=port, properties=properties, project=project)
     for name in sites:
         federation.environment[name] = {f"{MARK}_VARIABLE": f"{MARK}-value"}
     return federation

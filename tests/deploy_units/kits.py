@@ -34,7 +34,7 @@ builders:
   - path: nvflare.lighter.impl.workspace.WorkspaceBuilder
     args: {template_file: [master_template.yml]}
   - path: nvflare.lighter.impl.static_file.StaticFileBuilder
-    args: {config_folder: config, scheme: tcp}
+    args: {config_folder: config, scheme: grpc}
   - path: nvflare.lighter.impl.cert.CertBuilder
   - path: nvflare.lighter.impl.signature.SignatureBuilder
 """

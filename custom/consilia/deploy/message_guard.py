@@ -8,13 +8,18 @@ included. The guard stands in ``local/resources.json`` and looks at every messag
   somebody else than it says is refused, and so are shell commands and folders that are no job's;
 - the server forwards nothing from one participant to another, and nothing in the name of somebody else.
 
-A refused message is written to the log, and NVFlare sends no reply to it.
+A refused message is written to the log, and NVFlare sends no reply to it. So is who connects to the port for the
+processes of jobs, which is on the loopback interface, without the certificate of the kit.
 """
 
 from __future__ import annotations
 
+import pwd
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -25,7 +30,14 @@ from nvflare.fuel.f3.message import Message
 from nvflare.widgets.widget import Widget
 
 from consilia.core.plain import plain
-from consilia.flare.nvflare_internals import COMMANDS, JOB_STATUS, SHELL, command_of, refused_command_reply
+from consilia.flare.nvflare_internals import (
+    COMMANDS,
+    JOB_STATUS,
+    SHELL,
+    command_of,
+    refused_command_reply,
+    shake_hands_apart,
+)
 
 SERVER = FQCN.ROOT_SERVER
 DENIED = frozenset({SHELL})
@@ -108,8 +120,32 @@ def refused_at_server(sender: Sender) -> str | None:
     return None
 
 
+def user_at(address: tuple[str, int]) -> str | None:
+    """The user of this machine whose connection comes from this address; None: it is of another machine, or gone."""
+    end = f":{address[1]:04X}"
+    for fields in _connections():
+        # Of one that is closed the system no longer knows the user, and it has no inode.
+        if fields[1].endswith(end) and fields[9] != "0":
+            with suppress(KeyError):
+                return pwd.getpwuid(int(fields[7])).pw_name
+            return fields[7]
+    return None
+
+
+def _connections() -> Iterator[list[str]]:
+    """Linux's tables of TCP connections: local address, ..., number of the user, ..., inode."""
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        with suppress(OSError):
+            yield from (line.split() for line in table.read_text().splitlines()[1:])
+
+
 class MessageGuard(Widget):  # type: ignore[misc]
     """Refuses, in every process of a site and in the server's own, the messages that nobody may send there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # NVFlare builds its components before it opens a port.
+        shake_hands_apart(self._note_stranger)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Stand at the door before the process is known to anybody: NVFlare's first event of it."""
@@ -143,6 +179,13 @@ class MessageGuard(Widget):  # type: ignore[misc]
             return None
         self._note(message, reason, f"/{topic}")
         return refused_command_reply(f"refused by the site's guard of messages: {reason}")
+
+    def _note_stranger(self, address: tuple[str, int], error: OSError) -> None:
+        user = user_at(address)
+        who = f"{plain(address[0])}:{address[1]}{'' if user is None else f', user {plain(user)}'}"
+        self.logger.error(
+            f"refused: a connection of {who}: it showed no certificate of this federation ({type(error).__name__})"
+        )
 
     def _note(self, message: Message, reason: str, command: str = "") -> None:
         sender = sender_of(message)

@@ -22,6 +22,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.app_common.workflows.model_controller import ModelController
+from nvflare.fuel.f3.drivers import tcp_driver
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
 from nvflare.private.admin_defs import Message as Command
@@ -117,6 +118,39 @@ def watch_arrivals(engine: Any, note: Callable[[str], None]) -> None:
             note(str(message.get_header(CellMessageHeaderKeys.CLIENT_NAME)))
 
     engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, look)
+
+
+HANDSHAKE_SECONDS = 10.0
+
+
+def shake_hands_apart(note: Callable[[tuple[str, int], OSError], None]) -> None:
+    """TLS handshakes of the TCP listeners that this process opens from now on: each in a thread, and not for ever.
+
+    NVFlare 2.9 shakes hands before it accepts the next connection, so one that says nothing keeps all others out, and
+    it writes no word of a handshake that fails. Its driver opens a listener by the name that is replaced here.
+
+    Args:
+        note: hears the address of whoever shows no certificate of the federation, and the error.
+    """
+
+    class Listener(tcp_driver.TcpStreamServer):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            if self.ssl_context is not None:
+                self.socket.do_handshake_on_connect = False
+
+        def finish_request(self, request: Any, client_address: tuple[str, int]) -> None:
+            if self.ssl_context is not None:
+                try:
+                    request.settimeout(HANDSHAKE_SECONDS)
+                    request.do_handshake()
+                    request.settimeout(None)
+                except OSError as error:
+                    note(client_address, error)
+                    return
+            super().finish_request(request, client_address)
+
+    tcp_driver.TcpStreamServer = Listener
 
 
 def enforces_allow_list(resources: Mapping[str, Any]) -> bool:

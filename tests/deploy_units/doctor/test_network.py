@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from consilia.deploy.doctor.network import check_certificates, check_port, check_server_reached
-from consilia.deploy.kit import Kit
+from consilia.deploy.doctor.network import check_certificates, check_port, check_server_reached, check_transport
+from consilia.deploy.kit import FILES, Kit
 from tests.deploy_units.doors import listening, site_startup
 from tests.deploy_units.kits import bad, done, provisioned, site_yaml
 
@@ -110,6 +110,16 @@ def test_without_a_server_or_a_network_it_is_a_warning(site: Kit) -> None:
         port = door.getsockname()[1]
     finding = check_server_reached(site_startup(site, {"target": f"localhost:{port}", "scheme": "tcp"}))
     assert (finding.level, "Connection refused" in finding.text) == ("warning", True)
+
+
+@pytest.mark.parametrize("kind", ["site", "server"])
+def test_a_kit_provisioned_for_tcp_is_warned_of(request: pytest.FixtureRequest, kind: str) -> None:
+    kit: Kit = request.getfixturevalue(kind)
+    assert check_transport(kit).level == "ok"
+    file = kit.folder / "startup" / FILES[kit.kind]
+    file.write_text(file.read_text().replace('"grpc"', '"tcp"'))
+    finding = check_transport(kit)
+    assert (finding.level, "scheme: grpc in project.yml" in finding.todo) == ("warning", True)
 
 
 def test_the_servers_port_is_free_or_its_own(server: Kit) -> None:

@@ -23,7 +23,13 @@ from consilia.data.check import DatasetReport, check_site
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.doctor.job import Job, check_datasets, check_job, read_job
-from consilia.deploy.doctor.network import check_certificates, check_clock, check_port, check_server_reached
+from consilia.deploy.doctor.network import (
+    check_certificates,
+    check_clock,
+    check_port,
+    check_server_reached,
+    check_transport,
+)
 from consilia.deploy.doctor.policies import readable
 from consilia.deploy.install.config import config_file
 from consilia.deploy.kit import Kit
@@ -70,6 +76,7 @@ def examine(kit: Kit, place: Path | None = None) -> Iterator[Finding]:
     yield from check_machine(kit, config, 0 if job is None else job.model_bytes)
     yield from check_certificates(kit)
     yield check_clock()
+    yield check_transport(kit)
     yield check_port(kit) if kit.kind == "server" else check_server_reached(kit)
 
 

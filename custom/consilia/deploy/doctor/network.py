@@ -86,6 +86,16 @@ def check_clock() -> Finding:
     return warning("clock", f"whether it is synchronised cannot be told here; it is {here}", "compare it yourself")
 
 
+def check_transport(kit: Kit) -> Finding:
+    """Which of NVFlare's ways to carry messages the kit was provisioned with."""
+    check = "transport"
+    service = read_policy(kit.folder / "startup" / FILES[kit.kind])["servers"][0]["service"]
+    if service.get("scheme") != "tcp":
+        return ok(check, f"{service.get('scheme', 'grpc')}: who connects and says nothing keeps nobody out")
+    text = "tcp: who connects to a server without Consilia's guard of messages, and says nothing, keeps all others out"
+    return warning(check, text, "scheme: grpc in project.yml, provision anew, and hand out the kits")
+
+
 def check_server_reached(kit: Kit, seconds: float = SECONDS) -> Finding:
     """From a site: does the server answer, is it the server, and does it know this site's certificate?"""
     check, where = "server", f"{kit.host}:{kit.port}"
