@@ -93,6 +93,8 @@ class LocalFederation:
         self.properties = properties or {}
         self.participants: dict[str, subprocess.Popen[bytes]] = {}
         self.environment: dict[str, dict[str, str]] = {}
+        self.prefix: dict[str, list[str]] = {}
+        """What comes before a participant's command, by name: where it is to run."""
         self._guard: subprocess.Popen[bytes] | None = None
 
     def kit(self, name: str) -> Path:
@@ -182,7 +184,7 @@ class LocalFederation:
     def _launch(self, name: str) -> None:
         with (self.kit(name) / "console.log").open("ab") as output:
             self.participants[name] = subprocess.Popen(
-                [str(self.kit(name) / "startup" / "sub_start.sh"), "--once"],
+                [*self.prefix.get(name, []), str(self.kit(name) / "startup" / "sub_start.sh"), "--once"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
