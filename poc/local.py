@@ -31,6 +31,9 @@ OWN = ".consilia-federation"
 PORTS = range(20_000, 30_000)
 """Below those that the system hands out for connections, any of which may be taken before a server has started."""
 
+PRIVATE = 0o077
+"""The umask of what makes keys or runs with them."""
+
 UP_SECONDS = 60
 SERVER_IS_UP, SITE_IS_UP = "Server started", "Connected to server:"
 """In the logs of NVFlare's server and sites."""
@@ -123,7 +126,7 @@ class LocalFederation:
         file = self.folder / "project.yml"
         file.write_text(yaml.safe_dump(project, sort_keys=False))
         command = [tool("nvflare"), "provision", "-p", str(file), "-w", str(self.folder / "provisioned"), "--force"]
-        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True)
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, umask=PRIVATE)
         made = sorted((self.folder / "provisioned" / project["name"]).glob("prod_*"))
         if done.returncode or not made:
             raise RunFailed(f"nvflare provision failed: {done.stdout[-800:]}{done.stderr[-800:]}")
@@ -190,6 +193,7 @@ class LocalFederation:
                 stderr=subprocess.STDOUT,
                 env={**self._environment(), **self.environment.get(name, {})},
                 start_new_session=True,
+                umask=PRIVATE,
             )
 
     def wait_for(self, sites: Sequence[str] | Mapping[str, Path]) -> None:

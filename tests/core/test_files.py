@@ -31,6 +31,13 @@ def test_the_umask_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umas
     assert {mode(path) for path in tmp_path.iterdir()} == {expected}
 
 
+def test_folders_made_for_a_private_file_are_its_owners_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    files.write_bytes(tmp_path / "state" / "runs" / "file", b"x", private=True)
+    assert {mode(tmp_path / "state"), mode(tmp_path / "state" / "runs")} == {0o700}
+    assert mode(tmp_path) == 0o755
+
+
 def test_private_files_are_never_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_UMASK", 0)
     target = tmp_path / "model"

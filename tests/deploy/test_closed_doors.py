@@ -22,13 +22,14 @@ import psutil
 import pytest
 
 from consilia.core.files import write_json
+from consilia.deploy.doctor.modes import check_modes
 from consilia.deploy.install.plan import COMMUNICATION
 from consilia.deploy.install.policies import GUARDS
 from consilia.deploy.session import open_session
 from poc.local import ADMIN, SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.deploy import intruder, local_user
-from tests.deploy.support import approve_everywhere, export, slow_config, submit, three_sites, until
+from tests.deploy.support import approve_everywhere, export, slow_config, state_of, submit, three_sites, until
 
 pytestmark = pytest.mark.deploy
 
@@ -159,6 +160,15 @@ def test_who_connects_inside_and_says_nothing_keeps_no_job_out(federation: Local
         for name in (VICTIM, SERVER):
             held.enter_context(socket.create_connection(("localhost", inner_port(federation, name))))
         submit(federation, job).record()
+
+
+def test_no_other_user_can_look_into_a_kit_or_what_a_site_keeps(federation: LocalFederation) -> None:
+    for kit in federation.kits():
+        assert [finding.level for finding in check_modes(kit)] == ["ok"]
+    keys = [*(federation.folder / "provisioned").rglob("cert.json"), *(federation.folder / "kits").glob("*/*/*.key")]
+    states = [state_of(federation, VICTIM), federation.server_kit]
+    assert len(keys) > 3
+    assert [path for path in (*keys, *states) if path.stat().st_mode & 0o077] == []
 
 
 def test_fifty_connections_that_say_nothing_delay_no_login(federation: LocalFederation) -> None:

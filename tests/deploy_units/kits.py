@@ -50,7 +50,7 @@ def provisioned() -> Path:
     # A home of its own: nvflare's commands write their settings there.
     environment = {**os.environ, "HOME": str(folder)}
     command = [Path(sys.executable).parent / "nvflare", "provision", "-p", "project.yml", "-w", "ws", "--force"]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=120, umask=0o077)
     return folder / "ws" / "kits" / "prod_00"
 
 

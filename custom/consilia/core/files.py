@@ -26,14 +26,25 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it, for the owner alone; what is there stays as it is."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 @contextmanager
 def atomic_path(target: Path, *, durable: bool = True, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, on error it is removed.
 
     ``durable`` waits until the bytes are on the disk, which a loss of power asks for and a killed process does not.
-    ``private`` lets only the owner read the file, at no moment anyone else; otherwise the process's umask decides.
+    ``private`` lets only the owner read the file and look into folders that are made for it, at no moment anyone else;
+    otherwise the process's umask decides.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if private:
+        make_private(target.parent)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)

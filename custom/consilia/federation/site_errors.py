@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from consilia.core.files import make_private
 from consilia.core.plain import plain
 
 FILE = "errors.log"
@@ -27,7 +28,7 @@ def note_error(state_dir: Path, what: str, error: BaseException) -> Path:
     # Indented: what an error quotes may be of a job or a server, and must not begin an entry of its own.
     text = textwrap.indent(plain("".join(traceback.format_exception(error)), keep="\n"), "  ")
     with suppress(OSError):
-        state_dir.mkdir(parents=True, exist_ok=True)
+        make_private(state_dir)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "a") as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n{text}\n")

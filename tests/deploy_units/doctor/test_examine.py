@@ -20,6 +20,8 @@ from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.data.site import load_site_config
 from consilia.deploy.doctor.examine import check_data, check_machine, check_owner, check_versions, examine
 from consilia.deploy.doctor.job import check_job, read_job
+from consilia.deploy.doctor.modes import check_modes
+from consilia.deploy.install.config import config_file
 from consilia.deploy.kit import Kit
 from consilia.deploy.release_filter import approve
 from consilia.federation.config import run_config
@@ -103,12 +105,41 @@ def test_the_state_folder_is_the_owners_alone(site: Kit, tmp_path: Path) -> None
     assert "will be made" in list(check_machine(site, config, 0))[-1].text
     config.state_dir.mkdir()
     config.state_dir.chmod(0o755)
-    assert bad(check_machine(site, config, 0)) == [("state", "warning")]
+    assert bad(check_machine(site, config, 0)) == [("state", "FAILED")]
     config.state_dir.chmod(0o700)
     assert bad(check_machine(site, config, 0)) == []
     config.state_dir.rmdir()
     config.state_dir.write_text("a file")
     assert bad(check_machine(site, config, 0)) == [("state", "FAILED")]
+
+
+@pytest.mark.parametrize("kind", ["site", "server"])
+def test_nobody_else_looks_into_a_kit(request: pytest.FixtureRequest, kind: str) -> None:
+    kit: Kit = request.getfixturevalue(kind)
+    assert bad(check_modes(kit)) == []
+    kit.folder.chmod(0o1770)
+    assert bad(check_modes(kit)) == [], "a group of the site's own may"
+    kit.folder.chmod(0o755)
+    assert [finding.todo for finding in check_modes(kit)] == [f"chmod o-rwx {kit.folder}"]
+    config = config_file(kit)
+    config.touch()
+    config.chmod(0o644)
+    assert f"chmod o-rwx {config}" in [finding.todo for finding in check_modes(kit)]
+
+
+def test_the_keys_of_all_participants_are_not_left_readable(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    keys = workspace / "state" / "cert.json"
+    keys.parent.mkdir(parents=True)
+    keys.touch()
+    kit = kit_of("hospital-1", workspace / "prod_00")
+    for folder in (workspace, keys.parent):
+        folder.chmod(0o755)
+    keys.chmod(0o644)
+    (finding,) = check_modes(kit)
+    assert (finding.level, f"chmod -R go= {workspace}" in finding.todo) == ("FAILED", True)
+    workspace.chmod(0o700)
+    assert bad(check_modes(kit)) == []
 
 
 def test_start_sh_will_find_consilia(site: Kit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -146,6 +177,8 @@ def test_who_runs_nvflare_should_not_be_able_to_change_the_sites_policies() -> N
         kit = kit_of("hospital-1", Path(folder))
         approvals = kit.local / "approved"
         approvals.mkdir(mode=0o755)
+        for place in (kit.local, kit.folder / "startup"):
+            place.chmod(0o755)
         shutil.chown(kit.folder / "startup" / "client.key", 65534)
         kit.folder.chmod(0o1777)
         assert check_owner(kit).level == "warning"

@@ -23,6 +23,7 @@ from consilia.data.check import DatasetReport, check_site
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.doctor.job import Job, check_datasets, check_job, read_job
+from consilia.deploy.doctor.modes import check_modes, others
 from consilia.deploy.doctor.network import (
     check_certificates,
     check_clock,
@@ -63,6 +64,7 @@ def examine(kit: Kit, place: Path | None = None) -> Iterator[Finding]:
     yield from readable(kit)
     if kit.kind == "client":
         yield check_owner(kit)
+    yield from check_modes(kit)
     config = None
     try:
         config = _config(kit)
@@ -184,7 +186,7 @@ def check_machine(kit: Kit, config: Config | None, model_bytes: int) -> Iterator
     text = f"{available / GIGABYTE:.1f} GiB available, a job's process needs about {wanted / GIGABYTE:.1f}{suffix}"
     yield ok("memory", text) if available >= wanted else warning("memory", text, "end other programs before a run")
     if state is not None:
-        yield _check_state(state)
+        yield _check_state(kit, state)
 
 
 def _state(kit: Kit, config: Config) -> Path:
@@ -199,13 +201,14 @@ def _existing(path: Path) -> Path:
     return next(part for part in (path, *path.parents) if part.exists())
 
 
-def _check_state(folder: Path) -> Finding:
+def _check_state(kit: Kit, folder: Path) -> Finding:
     there = _existing(folder)
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         todo = f"give {there} to the user who runs NVFlare, or change state_dir"
         return failed("state", f"{folder} cannot be written", todo)
     mode = stat.S_IMODE(folder.stat().st_mode) if there == folder else 0
-    if mode & 0o077:
+    closed_above = folder.is_relative_to(kit.folder) and not others(kit.folder)
+    if mode & 0o077 and not closed_above:
         text = f"others can look into {folder} (mode {mode:o}), where models and reports lie"
-        return warning("state", text, f"chmod 700 {folder}")
+        return failed("state", text, f"chmod 700 {folder}")
     return ok("state", f"{folder} can be written{'' if there == folder else ', and will be made'}")

@@ -97,7 +97,7 @@ def plan_installation(kit: Kit, config: Path | None = None) -> Plan:
         before = target.read_bytes() if target.is_file() else None
         if before not in (None, content) and _digest(before) != _recorded(kit).get(target.name, {}).get("after"):
             raise ConfigError(f"{target} is there already and differs from {config}: edit it, or move it away")
-        mode = _mode(target if before is not None else config)
+        mode = _mode(target if before is not None else config) & ~stat.S_IRWXO
         lines = ("" if before is None else before.decode(), content.decode())
         changes.insert(0, Change(target, before, content, mode, _diff(target.name, target.name, *lines)))
     elif kit.kind == "client" and not target.is_file():
