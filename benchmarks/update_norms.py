@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmarks.common import machine
-from consilia.aggregation.norm import FLOOR, MULTIPLE, change_norm, state_norm
+from consilia.aggregation.norm import FLOOR, MULTIPLE, change_norm, is_statistic, state_norm
 from consilia.core.determinism import single_threaded
 from consilia.core.files import write_json
 from consilia.federation.config import RunConfig
@@ -44,7 +44,10 @@ class Norms:
 
     def add(self, sent: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> None:
         """Note an update and the state that it started from."""
-        state, change = state_norm(received), change_norm(sent, received)
+        state, change = (
+            state_norm(received),
+            change_norm({name: sent[name] for name in sent if not is_statistic(name)}, received),
+        )
         self.updates += 1
         self.elements = sum(tensor.numel() for tensor in received.values())
         self.state, self.change = min(self.state, state), max(self.change, change)

@@ -126,9 +126,16 @@ def test_the_default_bound_follows_the_norm_of_the_state(dtype: torch.dtype) -> 
     assert (allowed_change(7.5, state), allowed_change(None, state)) == (7.5, None)
 
 
-def test_the_statistics_of_a_batch_norm_count_in_the_bound_as_in_the_change() -> None:
-    before, after = {"running_var": torch.full((64,), 100.0)}, {"running_var": torch.full((64,), 500.0)}
-    assert change_norm(after, before) == pytest.approx(3200.0)
+def test_running_statistics_have_a_bound_of_their_own() -> None:
+    before = {"norm.running_var": torch.full((64,), 100.0), "norm.weight": torch.ones(64)}
+    after = {**before, "norm.running_var": torch.full((64,), 200.0)}
+    assert change_norm(after, before) == pytest.approx(800.0)
+    assert state_norm(before) == 8.0
     check_update(after, 1.0, reference=before, max_norm=allowed_change("auto", before), max_weight=1)
-    with pytest.raises(UpdateRejected, match="max_update_norm"):
-        check_update(after, 1.0, reference=before, max_norm=1000.0, max_weight=1)
+    for value, reason in ((1000.0, "of running statistics is 7200, .* at most 1000"), (-1e-3, "negative variance")):
+        bad = {**before, "norm.running_var": torch.full((64,), value)}
+        with pytest.raises(UpdateRejected, match=reason):
+            check_update(bad, 1.0, reference=before, max_norm=20.0, max_weight=1)
+    moved = {**after, "norm.weight": torch.full((64,), 5.0)}
+    with pytest.raises(UpdateRejected, match=r"norm of the change is 32, allowed is at most 20 \(max_update_norm"):
+        check_update(moved, 1.0, reference=before, max_norm=20.0, max_weight=1)

@@ -18,6 +18,10 @@ MULTIPLE, FLOOR = 5.0, 20.0
 """Of the default of ``max_update_norm``. The floor is for few tensors that start near zero, such as a head or a prompt.
 docs/robust.md has the largest changes of honest updates in the shipped studies."""
 
+STATISTICS_NORM = 1000.0
+"""Largest L2 norm of the change of all running statistics: they are in the units of a layer's inputs, and their honest
+change has nothing to do with the size of the weights."""
+
 
 def change_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
     """L2 norm, in float64, of an update's change from the reference.
@@ -39,9 +43,14 @@ def change_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
     return math.sqrt(squares)
 
 
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of a model is a running mean or variance of a normalisation layer, by torch's own names."""
+    return name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
 def state_norm(state: Mapping[str, Tensor]) -> float:
-    """L2 norm, in float64, of all floating tensors together, a batch norm's statistics among them."""
-    floating = (tensor for tensor in state.values() if tensor.is_floating_point())
+    """L2 norm, in float64, of all floating tensors together but for running statistics."""
+    floating = (value for name, value in state.items() if value.is_floating_point() and not is_statistic(name))
     return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in floating))
 
 
@@ -50,7 +59,7 @@ def allowed_change(setting: float | Literal["auto"] | None, reference: Mapping[s
 
     Args:
         setting: a run's ``max_update_norm``. A number or None holds as it is; ``auto`` is
-            max(FLOOR, MULTIPLE ||reference||), over all floating tensors as in :func:`change_norm`.
+            max(FLOOR, MULTIPLE ||reference||), by :func:`state_norm`.
         reference: the global state, or what else the change is of.
     """
     if setting != "auto":

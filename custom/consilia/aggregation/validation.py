@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from consilia.aggregation.norm import change_norm
+from consilia.aggregation.norm import STATISTICS_NORM, change_norm, is_statistic
 from consilia.core.errors import UpdateRejected
 
 MAX_INTEGER = 2**53
@@ -29,7 +29,8 @@ def check_update(
         tensors: the update's tensors by name.
         weight: the aggregation weight the update claims; must be finite and in [0, max_weight].
         reference: the current global state; names, shapes and dtypes must match it exactly.
-        max_norm: largest allowed L2 norm of (update - reference) over all floating tensors; None for no bound.
+        max_norm: largest allowed L2 norm of (update - reference) over all floating tensors but running statistics,
+            whose own change may be up to STATISTICS_NORM; None for no bound.
         max_weight: largest allowed weight.
 
     Raises:
@@ -41,11 +42,7 @@ def check_update(
     for name, tensor in tensors.items():
         _check_finite(name, tensor)
     if max_norm is not None and math.isfinite(max_norm):
-        norm = change_norm(tensors, reference)
-        if not norm <= max_norm:
-            raise UpdateRejected(
-                f"norm of the change is {norm:.6g}, allowed is at most {max_norm:.6g} (max_update_norm of the run)"
-            )
+        _check_norm(tensors, reference, max_norm)
 
 
 def _check_weight(weight: float, max_weight: float) -> None:
@@ -80,6 +77,9 @@ def _check_layout(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]
 def _check_finite(name: str, tensor: Tensor) -> None:
     if tensor.numel() == 0 or tensor.dtype == torch.bool:
         return
+    if is_statistic(name) and name.endswith("var") and float(tensor.min()) < 0:
+        # Its root is taken: one site's could make every case's output NaN.
+        raise UpdateRejected(f"tensor {name!r} holds a negative variance, {float(tensor.min()):.6g}")
     if not (tensor.is_floating_point() or tensor.is_complex()):
         low, high = int(tensor.min()), int(tensor.max())
         if max(-low, high) > MAX_INTEGER:
@@ -93,6 +93,14 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     if bool(bad.any()):
         kind = "NaN" if bool(torch.isnan(tensor).any()) else "infinite values"
         raise UpdateRejected(f"tensor {name!r} holds {kind} ({int(bad.sum())} of {tensor.numel()} entries)")
+
+
+def _check_norm(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor], max_norm: float) -> None:
+    for statistics, allowed in ((False, max_norm), (True, max(max_norm, STATISTICS_NORM))):
+        norm = change_norm({k: tensor for k, tensor in tensors.items() if is_statistic(k) == statistics}, reference)
+        if not norm <= allowed:
+            what = "norm of the change of running statistics" if statistics else "norm of the change"
+            raise UpdateRejected(f"{what} is {norm:.6g}, allowed is at most {allowed:.6g} (max_update_norm of the run)")
 
 
 def _names(names: list[str]) -> str:
