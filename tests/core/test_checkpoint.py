@@ -88,15 +88,15 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="schema is 'other/9'"):
         store.load()
     (tmp_path / INDEX).write_text("{")
-    with pytest.raises(CheckpointError, match="is not JSON"):
+    with pytest.raises(CheckpointError, match="expected JSON"):
         store.load()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not JSON"),
-        (b"\xff\xfe\x00", "is not JSON"),
+        (b"", "expected JSON"),
+        (b"\xff\xfe\x00", "expected UTF-8"),
         (b"[]", "schema is None"),
         (b"null", "schema is None"),
         (b'{"schema": "consilia.checkpoint/3"}', "expected an object under models"),

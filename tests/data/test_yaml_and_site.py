@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from consilia.core.errors import ConfigError
 from consilia.data.site import load_site_config
 from consilia.data.specs import pattern_columns
+from consilia.data.yaml_file import read_yaml
+from tests.strange_files import YAML
 
 GOOD = """
 site: cleveland
@@ -130,3 +133,21 @@ def test_the_examples_of_the_guide_are_valid(tmp_path: Path) -> None:
     specs = [spec for block in blocks for spec in load_site_config(write(tmp_path, block)).datasets.values()]
     assert {spec.format for spec in specs} == {"tabular", "images", "medmnist", "signals", "timeseries", "questions"}
     assert sum(getattr(spec, "task", None) == "segmentation" for spec in specs) == 2
+
+
+@pytest.mark.parametrize("kind", YAML)
+def test_strange_yaml_is_refused_by_the_files_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "site.yaml"
+    YAML[kind](path)
+    began = time.monotonic()
+    with pytest.raises(
+        ConfigError, match=r"site\.yaml: (cannot be read|not valid YAML|expected a mapping|3 values do not fit)"
+    ):
+        load_site_config(path)
+    assert time.monotonic() - began < 5
+
+
+def test_aliases_that_stand_for_little_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}\n")
+    assert read_yaml(path) == {"a": {"x": [1, 2]}, "b": {"x": [1, 2]}, "c": {"x": [1, 2], "y": 3}}

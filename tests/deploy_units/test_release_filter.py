@@ -185,6 +185,14 @@ def test_a_job_whose_executor_does_not_ask_sends_nothing(place: Place) -> None:
     assert place.lines()[0]["reason"] == "the job's executor has not asked for the site's approval"
 
 
+def test_a_second_executor_with_another_configuration_is_refused(place: Place) -> None:
+    assert place.ask() == ""
+    other = {**CONFIG.to_json(), "rounds": 300}
+    with pytest.raises(ReleaseRefused, match="a second executor of this job has another configuration"):
+        place.filter.require_approved(other, MANIFEST.to_json(), place.context)
+    assert place.ask() == ""
+
+
 def test_what_cannot_be_checked_is_not_done(place: Place) -> None:
     deep: Any = {}
     for _ in range(100_000):
@@ -198,7 +206,7 @@ def test_what_cannot_be_checked_is_not_done(place: Place) -> None:
 def test_a_damaged_approval_stops_everything_and_is_named(place: Place) -> None:
     (place.kit / "local" / "approved" / "half.json").write_text('{"tensors": {}, ')
     assert is_refusal(place.process(result_of()))
-    assert "half.json cannot be read" in place.lines()[0]["reason"]
+    assert "half.json: expected JSON" in place.lines()[0]["reason"]
     with pytest.raises(ConfigError, match=r"half\.json"):
         approved(place.kit / "local")
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+import consilia
 from consilia.core.events import Event
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
-from consilia.federation.messages import Broadcast, Reply
+from consilia.federation.messages import REQUESTS, Broadcast, Reply
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.record.schema import Record
@@ -109,13 +110,21 @@ def without_clocks(record: Record) -> dict[str, Any]:
 
 
 def write_job(folder: Path, manifest: Any, app: str = "app", config: RunConfig | None = None) -> Path:
-    """A job folder of which the manifest is read: nothing else in it is real."""
+    """The sites' half of a job, as it is exported."""
     path = folder / app / "config" / "config_fed_client.json"
     path.parent.mkdir(parents=True)
+    settings = (config or small()).to_json()
     executor = {
         "path": "consilia.flare.executor.ConsiliaExecutor",
-        "args": {"release_manifest": manifest, "config": (config or small()).to_json()},
+        "args": {"config": settings, "version": consilia.__version__, "release_manifest": manifest},
     }
-    path.write_text(json.dumps({"executors": [{"tasks": ["train"], "executor": executor}]}))
+    content = {
+        "format_version": 2,
+        "executors": [{"tasks": list(REQUESTS), "executor": executor}],
+        "components": [],
+        "task_data_filters": [],
+        "task_result_filters": [],
+    }
+    path.write_text(json.dumps(content))
     (folder / "meta.json").write_text(json.dumps({"name": "heart job"}))
     return folder

@@ -20,7 +20,7 @@ from consilia.federation.coordinator import Coordinator
 from consilia.federation.initial import initial_state as start
 from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.release_fields import asked_of
-from consilia.federation.release_manifest import Manifest, manifest_of, read_manifest
+from consilia.federation.release_manifest import Manifest, checked_job, manifest_of, read_manifest
 from consilia.federation.server_settings import own_server
 from consilia.federation.site import Site
 from consilia.methods.config import TrainingConfig
@@ -342,8 +342,12 @@ def test_a_number_that_could_not_be_shown_is_refused(tmp_path: Path, value: floa
     job = write_job(tmp_path / "job", manifest, config=shown)
     path = job / "app" / "config" / "config_fed_client.json"
     path.write_text(path.read_text().replace('"x": null', f'"x": {json.dumps(value)}'))
-    with pytest.raises(ConfigError, match="holds NaN or infinity"):
+    with pytest.raises(ConfigError, match="is no number"):
         read_manifest(job)
+    # As the executor has it.
+    settings = {**shown.to_json(), "model": {"class": "a.B", "args": {"x": value}}}
+    with pytest.raises(ConfigError, match="holds NaN or infinity"):
+        checked_job(settings, manifest, "this job")
 
 
 def test_a_key_with_a_dot_cannot_pass_for_two() -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from consilia.cli.console import console
 from consilia.cli.masks import write_segmentations
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import write_csv
+from consilia.core.reading import parse_json
+from consilia.core.tensor_files import read_tensors
 from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
 from consilia.data.site import load_site_config
 from consilia.methods.registry import method_class, method_names
@@ -78,18 +78,15 @@ def _write_answers(model: nn.Module, new: NewCases, classes: tuple[str, ...], ou
 
 def _load(path: Path) -> tuple[dict[str, Any], ModelConfig, dict[str, torch.Tensor]]:
     """The model card, the network that it names, and the weights."""
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"no model file at {path}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from error
+    state, metadata = read_tensors(path)
     if "consilia" not in metadata:
         raise CheckpointError(f"{path} was not saved by Consilia: its metadata names no model")
     try:
-        card: dict[str, Any] = dict(json.loads(metadata["consilia"]))
+        card: dict[str, Any] = dict(
+            parse_json(metadata["consilia"], f"{path}: its model card cannot be read", CheckpointError)
+        )
         lacking = sorted({"model", "dataset", "class_names", "method", "kind"} - set(card))
         if lacking:
             raise CheckpointError(f"{path}: its model card lacks {lacking}")

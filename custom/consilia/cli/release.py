@@ -14,6 +14,7 @@ from rich.text import Text
 
 from consilia.cli.console import console
 from consilia.core.errors import ConfigError
+from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_files
 from consilia.deploy.kit import open_kit
 from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
 from consilia.federation.release_manifest import Manifest, read_manifest
@@ -81,6 +82,7 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     own = [*method.fields(), *filter(None, [method.weight()])]
     console.print(f"What a site does and sends in job {name}", style="bold", markup=False)
     console.print(f"manifest {manifest.digest}", highlight=False)
+    _print_foreign(job_files(job))
     console.print(_asked(manifest))
     several = ", as far as the site has them" if len(manifest.datasets) > 1 else ""
     console.print(
@@ -111,6 +113,15 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     console.print(
         f"manifest {manifest.digest}; every message is written to {site.folder / AUDIT}", soft_wrap=True, markup=False
     )
+
+
+def _print_foreign(files: JobFiles) -> None:
+    """What of the job is not as consilia export writes it."""
+    for part in foreign_parts(files)[:MAX_FOREIGN]:
+        console.print(f"Not as consilia export writes it: {part}", style="bold red", soft_wrap=True)
+    if files.code:
+        text = f"The job brings code: {len(files.code)} files. No approval binds what code does."
+        console.print(text, style="bold red", soft_wrap=True)
 
 
 def _asked(manifest: Manifest) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ from consilia.cli.running import show_records
 from consilia.cli.show import job_view
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.core.plain import plain
+from consilia.core.reading import read_json
 from consilia.deploy.following import Ending, is_over, to_resume
 from consilia.deploy.following import follow as follow_job
 from consilia.deploy.session import JobSession, ServerSilent, open_session
@@ -75,9 +75,9 @@ def check_job(job: Path) -> tuple[Path, str]:
         hint = f"; it holds the jobs {', '.join(below)}: name one of them" if below else ""
         raise ConfigError(f"{job} is no job folder, it has no {META}: consilia export writes one{hint}")
     try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        meta: dict[str, Any] = read_json(folder / META, links=False)
         name, apps = str(meta["name"]), list(meta["deploy_map"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ConfigError(
             f"{job / META}: expected a job's name and deploy_map ({type(error).__name__}: {error})"
         ) from None

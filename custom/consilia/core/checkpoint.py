@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import CheckpointError
 from consilia.core.files import write_json
-from consilia.core.tensor_files import write_tensors
+from consilia.core.reading import read_json
+from consilia.core.tensor_files import read_tensors, write_tensors
 
 INDEX = "checkpoint.json"
 ANEW = "choose another folder with --out, or delete this one (consilia run: --overwrite)"
@@ -94,8 +92,8 @@ class CheckpointStore:
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing, though {self.folder / INDEX} names it. {BEGIN_ANEW}")
             try:
-                models[name] = load_file(path)
-            except SafetensorError as error:
+                models[name] = read_tensors(path)[0]
+            except CheckpointError as error:
                 raise CheckpointError(f"{path} was altered: {error}. {BEGIN_ANEW}") from error
             found = state_digest(models[name])
             if found != entry["digest"]:
@@ -109,9 +107,9 @@ class CheckpointStore:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint at {path}")
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}. {BEGIN_ANEW}") from error
+            index = read_json(path, error=CheckpointError)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. {BEGIN_ANEW}") from error
         schema = index.get("schema") if isinstance(index, dict) else None
         if schema != SCHEMA:
             raise CheckpointError(

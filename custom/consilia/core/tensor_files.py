@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from consilia.core.determinism import Buffer, tensor_bytes
-from consilia.core.errors import ConfigError
+from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import atomic_path
+from consilia.core.reading import open_plain
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -35,6 +37,35 @@ DTYPES: dict[str, torch.dtype] = {
 
 _NAMES = list(DTYPES)
 _RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
+
+
+MAX_HEADER = 16 * 2**20
+"""Bytes: that of a file with a hundred thousand tensors has less."""
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata.
+
+    The header is read only if it is not larger than :data:`MAX_HEADER` and the file; the library then checks that every
+    tensor lies in the file, next to the one before, before it makes room for any.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is no safetensors file.
+    """
+    with open_plain(path, error=CheckpointError) as opened:
+        size, length = os.fstat(opened.fileno()).st_size, int.from_bytes(opened.read(8), "little")
+    if not 0 < length <= min(MAX_HEADER, size - 8):
+        raise CheckpointError(
+            f"{path} is no safetensors file: its header would have {length:,} bytes, the file has {size:,}; at most "
+            f"{MAX_HEADER:,} are read"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, file.metadata() or {}
+    # The library and torch each have errors of their own for what stands in a header.
+    except Exception as error:
+        raise CheckpointError(f"{path} is no safetensors file: {error}") from error
 
 
 def write_tensors(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_json
+from consilia.core.reading import read_json
 from consilia.data.cases import Cases
 from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split, empty_split
 from consilia.data.problems import Problems
@@ -195,7 +195,7 @@ def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
     if not file.is_file():
         raise DataError(f"{where}: {file} is not there: it is written when the site loads this dataset")
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        saved = read_json(file, error=DataError)
         layout = saved["layout"]
         fitted = {str(key): [float(x) for x in values] for key, values in saved["fitted"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
 from consilia.core.errors import ConfigError
+from consilia.core.reading import read_text
 from consilia.core.schema import explain
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -29,19 +30,56 @@ def _to_text(value: Any) -> Any:
 AbsolutePath = Annotated[Path, AfterValidator(_resolve)]
 Text = Annotated[str, BeforeValidator(_to_text)]
 
+MAX_BYTES, MAX_VALUES = 2**20, 100_000
+"""Of a YAML file. PyYAML reads some 100,000 bytes a second."""
+
 ModelType = TypeVar("ModelType", bound=BaseModel)
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """YAML's safe loader, for files whose aliases do not stand for more than a file can say without them."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, with those of its aliases written out.
+
+    Args:
+        node: of the file's tree.
+        known: the count by node; 0 of one that is being counted.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise yaml.YAMLError("an alias stands for what it is itself a part of")
+        return known[id(node)]
+    known[id(node)] = 0
+    total = 1 + sum(_count(part, known) for part in _parts(node))
+    if total > MAX_VALUES:
+        raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, with those that aliases stand for")
+    known[id(node)] = total
+    return total
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file with ``${VARIABLE}`` expanded. Raises :class:`ConfigError` naming file and key."""
+    text = read_text(path, MAX_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        content = yaml.load(text, _BoundedLoader)
+    # Beside YAML's own errors: a number of thousands of digits, a date that is none, thousands of levels.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "too many levels" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{path}: not valid YAML: {reason}") from error
     return _expand(content, path, ())
 
 

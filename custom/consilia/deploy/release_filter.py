@@ -26,11 +26,13 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.core.files import write_json
 from consilia.core.plain import one_line
+from consilia.core.reading import read_json
 from consilia.data.site import load_site_config, own_site_file
+from consilia.deploy.foreign import MAX_FOREIGN, foreign_parts, job_files
 from consilia.deploy.install.plan import SHARED_MODE, hand_over
 from consilia.deploy.kit import Kit, open_kit
 from consilia.federation.messages import Reply, payload_bytes
-from consilia.federation.release_manifest import Manifest, as_manifest, checked_job, read_manifest
+from consilia.federation.release_manifest import MAX_CONFIG_BYTES, Manifest, as_manifest, checked_job, read_manifest
 from consilia.flare.approval import ApprovalFilter
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 from consilia.methods.registry import AllowedMethods
@@ -65,11 +67,14 @@ class ReleaseFilter(ApprovalFilter):
     def __init__(self) -> None:
         super().__init__()
         self._manifests: dict[str, Manifest] = {}
+        self._shown: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._reasons: dict[str, str] = {}
 
     def require_approved(self, settings: dict[str, Any], manifest: dict[str, Any], fl_ctx: FLContext) -> None:
         """See :class:`ApprovalFilter`."""
         job, local = str(fl_ctx.get_job_id()), Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
+        if self._shown.setdefault(job, (settings, manifest)) != (settings, manifest):
+            raise ReleaseRefused("a second executor of this job has another configuration")
         if job not in self._manifests:
             try:
                 allowed = _allowed(local, fl_ctx.get_identity_name())
@@ -148,9 +153,12 @@ def approve(kit: Path, job: Path) -> Path:
         The file that says so.
 
     Raises:
-        ConfigError: the kit is no site's, or the folder is no job with a manifest.
+        ConfigError: the kit is no site's, or the folder is no job with a manifest, or holds what is not ours; names
+            each file and key.
     """
     site = _site(kit)
+    if foreign := foreign_parts(job_files(job)):
+        raise ConfigError("\n- ".join((f"{job} is not a job as consilia export writes it:", *foreign[:MAX_FOREIGN])))
     name, manifest, _ = read_manifest(job)
     if already := approved(site.local).get(manifest.digest):
         return already
@@ -206,9 +214,9 @@ def require_approval(local: Path, manifest: Manifest) -> None:
 def _approvals(local: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted((local / APPROVED).glob("*.json")):
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read ({type(error).__name__}): remove or repair it") from error
+            content = read_json(path, MAX_CONFIG_BYTES)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. Remove or repair it") from error
         yield as_manifest(content, str(path)).digest, path
 
 

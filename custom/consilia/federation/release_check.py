@@ -11,6 +11,7 @@ from typing import Any
 
 from consilia.aggregation.validation import MAX_INTEGER
 from consilia.core.errors import ReleaseRefused
+from consilia.core.reading import unique
 from consilia.federation.update_validation import MAX_CONTENT_BYTES
 
 MAX_TEXT = 200
@@ -99,19 +100,11 @@ def parsed(task: str, content: str) -> dict[str, Any]:
     if len(content) > MAX_CONTENT_BYTES:
         raise ReleaseRefused(f"{task}: the content has {len(content)} characters, at most {MAX_CONTENT_BYTES} may be")
     try:
-        fields = json.loads(content, object_pairs_hook=_once)
+        fields = json.loads(content, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ReleaseRefused(f"{task}: the content is not plain JSON ({type(error).__name__})") from None
     if not isinstance(fields, dict):
         raise ReleaseRefused(f"{task}: the content is {_described(fields)}, approved is an object")
-    return fields
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two values under one key a reader sees the last, but both would leave.
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key stands twice")
     return fields
 
 

@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError, ReleaseRefused
+from consilia.core.reading import read_json
 from consilia.core.schema import MAX_SHOWN, Strict, explain
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import RequestKind
@@ -36,6 +37,9 @@ from consilia.methods.registry import AllowedMethods, make_method
 from consilia.models.exchange import ModelSize
 
 CLIENT_CONFIG = "config_fed_client.json"
+
+MAX_CONFIG_BYTES = 16 * 2**20
+"""Of a file of a job: one with a manifest of ten thousand tensors has less than 2 MB."""
 
 # Names are shown to who approves them: no control character may hide one.
 TensorName = Annotated[str, Field(max_length=200, pattern=r"^[\w .-]+$")]
@@ -192,8 +196,8 @@ def read_manifest(place: Path) -> tuple[str, Manifest, RunConfig]:
     if any(other.digest != first.digest for other, _ in others):
         raise ConfigError(f"{place}: the apps of this job have unlike manifests: {[str(path) for path in found]}")
     try:
-        name = json.loads((place / "meta.json").read_text())["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = read_json(place / "meta.json", MAX_CONFIG_BYTES, links=False)["name"]
+    except (ConfigError, KeyError, TypeError):
         name = None
     if not isinstance(name, str) or not name:
         name = place.resolve().name
@@ -207,12 +211,10 @@ def job_in(path: Path) -> tuple[Manifest, RunConfig]:
         ConfigError: there is none, or as :func:`checked_job` does.
     """
     try:
-        executors = json.loads(path.read_text())["executors"]
+        executors = read_json(path, MAX_CONFIG_BYTES, links=False)["executors"]
         arguments = [item["executor"]["args"] for item in executors]
         found = [item for item in arguments if "release_manifest" in item]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no configuration of a Consilia job ({type(error).__name__}: {error})") from error
     # A second one, with a manifest or without, would answer tasks by a configuration that nobody has compared.
     if len(found) != 1 or len(arguments) != 1:

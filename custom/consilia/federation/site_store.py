@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import write_bytes
-from consilia.core.tensor_files import write_tensors
+from consilia.core.tensor_files import read_tensors, write_tensors
 from consilia.evaluation.forgetting import flips
 
 HISTORY = "correctness.safetensors"
@@ -54,9 +52,9 @@ class SiteStore:
         path = self._state_file(round_number)
         if not path.is_file():
             raise CheckpointError(f"{path} is gone: the site cannot go on with the run; submit the job anew")
-        with safe_open(str(path), framework="pt") as file:
-            state: dict[str, Any] = json.loads((file.metadata() or {}).get(VALUES, "{}"))
-            return state | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_tensors(path)
+        values: dict[str, Any] = json.loads(metadata.get(VALUES, "{}"))
+        return values | tensors
 
     def keep_states(self, rounds: Collection[int]) -> None:
         """Delete the client states of all other rounds."""
@@ -81,7 +79,7 @@ class SiteStore:
     def count_flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
         """Negative and positive flips of a model's test cases against its previous evaluation, and keep this one."""
         path = self.folder / HISTORY
-        history = load_file(path) if path.is_file() else {}
+        history = read_tensors(path)[0] if path.is_file() else {}
         versions = sorted(int(key.rpartition("/")[2]) for key in history if key.startswith(f"{kind}/"))
         earlier = [then for then in versions if then < version]
         # The history starts at all wrong, so a first evaluation forgets nothing (specification 6.1).

@@ -15,11 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import sha256_of_file
+from consilia.core.reading import read_json
+from consilia.core.tensor_files import read_tensors
 from consilia.data.allowed import FoundationFolder
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -72,11 +73,7 @@ def foundation_digest(folder: Path) -> str:
 
 def read_description(folder: Path) -> Any:
     """The content of a folder's config.json. Raises :class:`CheckpointError` where it is missing or not JSON."""
-    path = _present(folder / DESCRIPTION)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON: {error}") from error
+    return read_json(_present(folder / DESCRIPTION), error=CheckpointError)
 
 
 def is_language_model(description: Any) -> bool:
@@ -144,7 +141,7 @@ def read_foundation(place: FoundationFolder) -> nn.Module:
         )
     try:
         model = empty_foundation(config)
-        state = load_file(weights)
+        state, _ = read_tensors(weights)
     # Two libraries build from whatever stands in the file, and each has errors of its own for it.
     except Exception as error:
         raise CheckpointError(f"{place.folder}: cannot be read as a foundation model: {error}") from error

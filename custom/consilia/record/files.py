@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_json
+from consilia.core.reading import read_json
 from consilia.core.schema import explain
 from consilia.record.schema import Record
 
@@ -26,12 +26,7 @@ def load_record(path: Path) -> Record:
     Raises:
         ConfigError: the file is missing, is not JSON, or does not fit the schema; names the file and the key.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the record of a run ({error.strerror})") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected a result.json, but it is not JSON ({error})") from error
+    content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +13,14 @@ import torch
 
 import consilia
 from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.reading import read_json
 from consilia.data.allowed import FoundationFolder
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
+from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_files
 from consilia.deploy.kit import Kit
 from consilia.deploy.release_filter import approved
 from consilia.federation.config import RunConfig
-from consilia.federation.release_manifest import CLIENT_CONFIG, Manifest, read_manifest
+from consilia.federation.release_manifest import CLIENT_CONFIG, MAX_CONFIG_BYTES, Manifest, read_manifest
 from consilia.methods.registry import make_method
 from consilia.models.build import is_allowed
 from consilia.models.config import FoundationConfig
@@ -28,12 +29,21 @@ from consilia.models.foundation import foundation_place, verify_foundation
 
 @dataclass(frozen=True)
 class Job:
-    """An exported job: its configuration, the version of Consilia that made it, and what its sites send."""
+    """An exported job.
+
+    Attributes:
+        name: as it says itself.
+        config: its configuration.
+        version: of the Consilia that made it.
+        manifest: what it asks of its sites, and what they send.
+        files: of its apps.
+    """
 
     name: str
     config: RunConfig
     version: str
     manifest: Manifest
+    files: JobFiles
 
     @property
     def model_bytes(self) -> int:
@@ -52,6 +62,7 @@ def read_job(place: Path) -> Job:
     Raises:
         ConfigError: it is no job of Consilia.
     """
+    files = job_files(place)
     try:
         name, manifest, config = read_manifest(place)
     except ConfigError as error:
@@ -60,15 +71,15 @@ def read_job(place: Path) -> Job:
             raise
         raise ConfigError(f"{_made_by(place.name, version)}, and its configuration cannot be read: {error}") from error
     arguments = _arguments(place)
-    return Job(name, config, str(arguments.get("version", "")), manifest)
+    return Job(name, config, str(arguments.get("version", "")), manifest, files)
 
 
 def _arguments(place: Path) -> dict[str, Any]:
     """What the job's executor is made with; empty where that cannot be read."""
     try:
         path = min(place.glob(f"*/config/{CLIENT_CONFIG}"))
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["executors"][0]["executor"]["args"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        found: dict[str, Any] = read_json(path, MAX_CONFIG_BYTES, links=False)["executors"][0]["executor"]["args"]
+    except (ConfigError, ValueError, KeyError, TypeError, IndexError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -82,6 +93,7 @@ def check_job(
     else:
         text = _made_by(job.name, job.version)
         yield failed("job", text, "server and sites need the version that makes the jobs: install it, or export anew")
+    yield from _check_parts(job)
     yield _check_class(job.config.model.class_, allow_models, kit)
     for asked in _foundations(kit, job.config):
         yield _check_foundation(asked, foundations)
@@ -91,6 +103,18 @@ def check_job(
 
 def _made_by(name: str, version: str) -> str:
     return f"{name} was made by Consilia {version or 'unknown'}, here is {consilia.__version__}"
+
+
+def _check_parts(job: Job) -> Iterator[Finding]:
+    """A line for each part of the job that is not as consilia export writes it, and one for code that it brings."""
+    found = foreign_parts(job.files)
+    todo = "take no such job: ask who made it for one that consilia export has written"
+    yield from (failed("parts of the job", text, todo) for text in found[:MAX_FOREIGN])
+    if not found:
+        yield ok("parts of the job", f"{job.name}: as consilia export writes them")
+    if job.files.code:
+        text = f"{job.name} brings code: {len(job.files.code)} files"
+        yield warning("code of the job", text, "no approval binds code: docs/data-release.md")
 
 
 def _check_class(path: str, allow_models: Sequence[str], kit: Kit) -> Finding:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from consilia.core.determinism import seeded
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.core.tensor_files import write_tensors
+from consilia.core.tensor_files import read_tensors, write_tensors
 from consilia.data.allowed import FoundationFolder
 from consilia.methods.fedkim.cases import Cases
 from consilia.methods.fedkim.config import FedKIMConfig
@@ -108,15 +106,15 @@ class InjectedModel(nn.Module):
             if self.config.adapter == "m3oe":
                 from peft import set_peft_model_state_dict
 
-                set_peft_model_state_dict(self.language, load_file(folder / ADAPTER))
-            own = load_file(folder / TRAINED)
+                set_peft_model_state_dict(self.language, read_tensors(folder / ADAPTER)[0])
+            own = read_tensors(folder / TRAINED)[0]
             places = {name: place for name, place in self.trained().items() if not name.startswith(LANGUAGE)}
             if set(own) != set(places):
                 odd = sorted(set(own) ^ set(places))
                 raise CheckpointError(f"{folder / TRAINED}: does not fit the model of {MODEL_CARD}: {odd[0]!r}")
             for name, place in places.items():
                 place.copy_(own[name])
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: cannot be read as an injected model: {error}") from error
 
     # ---- routing -----------------------------------------------------------------------------------------------

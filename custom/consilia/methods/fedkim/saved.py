@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from consilia.core.errors import CheckpointError, ConfigError
+from consilia.core.reading import read_json
 from consilia.core.schema import explain
 from consilia.data.site import SiteConfig
 from consilia.methods.fedkim.config import FedKIMConfig
@@ -56,10 +56,7 @@ def load_injected(folder: Path, settings: SiteConfig) -> Saved:
 def _card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; an injected model is the folder injected of a run's outputs")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON: {error}") from error
+    values = read_json(path, error=CheckpointError)
     method = values.get("method") if isinstance(values, dict) else None
     name = method.get("method") if isinstance(method, dict) else None
     if name != "fedkim" or not {"model", "seed"} <= set(values):
