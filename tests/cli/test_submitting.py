@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from consilia.cli.show import SiteBoard, job_view
-from consilia.cli.submitting import check_job, submit_command
+from consilia.cli.submitting import Wanted, check_job, submit_command
 from consilia.core.errors import ConfigError
 from consilia.core.events import Absent, Back, Missing, Notice, Personalizing, Prepared, Refused, Replied, RoundDone
 from consilia.core.plain import plain
@@ -68,9 +68,9 @@ def test_a_name_that_nvflare_would_refuse_is_refused_first(job) -> None:
 def test_submitting_says_what_is_wrong_before_it_looks_for_a_server(job, tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--download .* is a file"):
-        submit_command(job, tmp_path / "kit", False, tmp_path / "file")
+        submit_command(job, tmp_path / "kit", Wanted(False, tmp_path / "file", 0))
     with pytest.raises(ConfigError, match="is no startup kit"):
-        submit_command(job, tmp_path / "kit", False, None)
+        submit_command(job, tmp_path / "kit", Wanted(False, None, 0))
 
 
 def test_submitting_to_a_server_that_is_down_names_its_address(job, tmp_path) -> None:
@@ -81,7 +81,7 @@ def test_submitting_to_a_server_that_is_down_names_its_address(job, tmp_path) ->
     admin = {"username": "lead@consortium.org", "host": "localhost", "port": port}
     (tmp_path / "kit" / "startup" / "fed_admin.json").write_text(json.dumps({"admin": admin}))
     with pytest.raises(ConfigError, match=f"localhost:{port} cannot be reached"):
-        submit_command(job, tmp_path / "kit", True, None)
+        submit_command(job, tmp_path / "kit", Wanted(True, None, 0))
 
 
 # ---- how events read -------------------------------------------------------------------------------------------------

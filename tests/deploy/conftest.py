@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consilia.federation.config import RunConfig
-from poc.local import SERVER, LocalFederation
+from poc.local import LocalFederation
 from poc.processes import processes_of
 from tests.deploy.disks import small_disk
 from tests.deploy.support import Run, approve_everywhere, export, state_of, submit, three_sites, two_sites
@@ -108,7 +108,6 @@ def hard_days(tmp_path_factory: pytest.TempPathFactory, disks: list[Path]) -> It
     """Three sites; the kit and the state folder of the third are on small disks of their own, if that is permitted."""
     folder = tmp_path_factory.mktemp("hard-days")
     federation = LocalFederation(folder / "federation", three_sites(folder / "sites"))
-    federation.environment[SERVER] = {"NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "15"}
     try:
         federation.provision()
         federation.install()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,9 @@ from tests.deploy.support import (
     Run,
     assert_same,
     clone,
-    end_orphans,
     in_process,
     paused,
     personal_models,
-    resume,
-    send,
     slow_config,
     state_of,
     three_sites,
@@ -40,58 +36,15 @@ pytestmark = pytest.mark.deploy
 ONE, TWO = "hospital-1", "hospital-2"
 
 
-def gone(run: Run) -> None:
-    until(lambda: not any(run.processes(site) for site in run.federation.sites), "the end of the sites' processes")
-
-
-def broken_by_a_kill(run: Run, name: str, version: int) -> int:
-    """Kill a participant's job process in a round, and wait until NVFlare has ended the job; its last full round."""
-    run.wait_for("reply", request="train", version=version - 1)
-    processes = run.running(name)
+def broken_off(run: Run, version: int) -> int:
+    """Have an administrator abort a job in a round, and wait until NVFlare has ended it; its last full round."""
     run.wait_for("reply", request="train", version=version)
-    send(signal.SIGKILL, processes)
-    assert run.wait_end() == "FINISHED:EXECUTION_EXCEPTION"
+    with open_session(run.federation.kit(LEAD)) as session:
+        session.abort(run.job_id)
+    until(lambda: not any(map(run.processes, (SERVER, *run.federation.sites))), "the end of the job's processes", 60)
+    assert run.wait_end() == "FINISHED:ABORTED"
     assert not (run.folder / RESULT).exists()
-    if name == SERVER:
-        end_orphans(run)
-    gone(run)
     return run.last_round()
-
-
-def next_round(run: Run) -> int:
-    """The first round of a run that went on."""
-    number: int = next(event["round"] for event in run.events() if event["event"] == "round")
-    return number
-
-
-def test_a_run_that_is_broken_three_times_ends_in_the_bytes_of_the_unbroken_one(hard_days, begin, tmp_path) -> None:
-    """A site's process of the job is killed, then the server's, and then an administrator aborts the job."""
-    config = slow_config(4, "rounds=14")
-    copies = three_sites(tmp_path / "sites")
-    expected = in_process(config, copies, tmp_path / "loop")
-
-    first = begin(config)
-    last = broken_by_a_kill(first, TWO, version=3)
-    # The site's parent lives on, and needs no restart.
-    assert hard_days.participants[TWO].poll() is None
-    assert "due to reported failure from hospital-2" in (hard_days.server_kit / "log.txt").read_text()
-
-    second = resume(first)
-    again = broken_by_a_kill(second, SERVER, version=last + 2)
-    assert next_round(second) == last + 1
-    assert not first.folder.exists()
-
-    third = resume(second)
-    third.wait_for("reply", request="train", version=again + 2)
-    with open_session(hard_days.kit(LEAD)) as session:
-        session.abort(third.job_id)
-    until(lambda: not any(map(third.processes, (SERVER, *hard_days.sites))), "the end of the job's processes", 60)
-    assert third.wait_end() == "FINISHED:ABORTED"
-    assert next_round(third) == again + 1
-
-    record = clone(third).record()
-    assert_same(record, expected)
-    assert personal_models(hard_days.sites, config) == personal_models(copies, config)
 
 
 @pytest.mark.long
@@ -124,7 +77,7 @@ def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remember
     with paused(processes):
         shutil.copytree(own, tmp_path / "old", ignore=shutil.ignore_patterns(LOCK, ".*"))
     kept = load_file(tmp_path / "old" / HISTORY)
-    last = broken_by_a_kill(run, ONE, version=3)
+    last = broken_off(run, version=3)
     shutil.rmtree(own)
     shutil.copytree(tmp_path / "old", own)
     record = clone(run).record()
@@ -152,7 +105,7 @@ def test_a_site_with_stale_personal_state_counts_its_flips_from_what_it_remember
 def test_a_site_with_other_splits_cannot_go_on_with_a_run(hard_days, begin, tmp_path) -> None:
     config = slow_config(6)
     run = begin(config)
-    broken_by_a_kill(run, ONE, version=3)
+    broken_off(run, version=3)
     splits = state_of(hard_days, TWO) / "diagnosis" / "splits.csv"
     kept = splits.read_text()
     first = next(line for line in kept.splitlines() if line.endswith(",test"))

@@ -149,6 +149,7 @@ class Scripted(JobSession):
         self.looks, self.log = list(looks), log
         self.asked: list[int] = []
         self.alive = {"job"}
+        self.renewed = 0
         self._news: Sequence[dict[str, Any]] | Exception = []
 
     def meta(self, job_id: str) -> dict[str, Any]:
@@ -157,6 +158,9 @@ class Scripted(JobSession):
             raise look
         meta, self._news = look
         return meta
+
+    def renew(self) -> None:
+        self.renewed += 1
 
     def connected(self) -> list[str]:
         return ["hospital-1"]
@@ -174,6 +178,10 @@ class Scripted(JobSession):
         return self.log
 
 
+DONE = (
+    "2026-11-20 10:00:00,000 - ConsiliaController - INFO - [identity=x, peer=hospital-1] - "
+    "run fedkper-3f is complete: results in /srv/state/3f\n"
+)
 RUNNING = {"job_id": "job", "status": "RUNNING"}
 BROKEN = {"status": "FINISHED:EXECUTION_EXCEPTION"}
 ROUND = RoundDone(round=1, of=2, updates=1, participants=1, seconds=1.0, validation=0.5).to_json()
@@ -230,18 +238,39 @@ def test_a_run_that_has_told_its_end_is_asked_no_more() -> None:
 
 
 def test_a_run_that_ended_between_two_looks_is_complete_by_the_server_s_log() -> None:
-    at, said = "2026-11-20 10:00:00,000", "run fedkper-3f is complete: results in /srv/state/3f\n"
-    done = f"{at} - ConsiliaController - INFO - [identity=x, peer=hospital-1] - {said}"
-    ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=LOG + LATER + done)
+    ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=LOG + LATER + DONE)
     assert ending.complete
     assert ending.reason.startswith(
         "the run is complete; what NVFlare says of the job came after its end: the job failed"
     )
     # A site can have itself quoted in that log.
-    quoted = f"{at} - validation - WARNING - train from site evil is refused: extra tensor '{done.strip()}'\n"
+    refused = "2026-11-20 10:00:00,000 - validation - WARNING - train from site evil is refused"
+    quoted = f"{refused}: extra tensor '{DONE.strip()}'\n"
     for log in (LOG + LATER, LOG + LATER + quoted):
         ending, _, _ = followed([(RUNNING, [ROUND]), (BROKEN, [])], log=log)
         assert not ending.complete
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "broken"),
+    [
+        ("FINISHED:EXECUTION_EXCEPTION", "", True),
+        ("FINISHED:ABNORMAL", "", True),
+        ("FINISHED:EXECUTION_EXCEPTION", LOG + LATER, True),
+        ("FINISHED:EXECUTION_EXCEPTION", LOG + PANIC, False),
+        ("FINISHED:ABORTED", "", False),
+        ("FINISHED:FAILED_TO_RUN", "", False),
+        ("FINISHED:COMPLETED", "", False),
+    ],
+)
+def test_a_job_that_has_lost_a_process_is_broken_off_and_one_that_says_why_it_ends_is_not(
+    monkeypatch, status: str, log: str, broken: bool
+) -> None:
+    monkeypatch.setattr(following, "REASONS_SECONDS", 0.0)
+    looks = [(RUNNING, [ROUND]), ({"status": status}, []), ({"status": status}, [])]
+    assert followed(looks, log)[0].broken is broken
+    failed = {"event": "failed", "reason": "round 2 has 1 accepted updates, needs 2"}
+    assert not followed([(RUNNING, [ROUND, failed]), *looks[1:]], log)[0].broken
 
 
 def test_a_site_that_refused_the_job_is_told_as_absent() -> None:
@@ -272,7 +301,9 @@ def test_a_job_whose_server_was_restarted_ends_the_following(monkeypatch) -> Non
     session.alive = set()
     monkeypatch.setattr(following, "LOST_SECONDS", 0.01)
     ending = follow(session, "job", lambda event: None, poll=0.02)
-    assert ending == Ending("RUNNING", False, "the server has lost the job: it was restarted while the job ran", 1)
+    assert ending == Ending(
+        "RUNNING", False, "the server has lost the job: it was restarted while the job ran", 1, True
+    )
 
 
 def test_a_complete_run_is_not_called_lost_while_nvflare_waits_for_a_site_that_vanished(monkeypatch) -> None:
@@ -288,10 +319,25 @@ def test_a_complete_run_is_not_called_lost_while_nvflare_waits_for_a_site_that_v
         assert [event.reason for event in told if isinstance(event, Notice)] == [following.CLOSING]
 
 
+def test_a_run_that_had_ended_before_anybody_followed_it_is_not_called_lost(monkeypatch) -> None:
+    monkeypatch.setattr(following, "LOST_SECONDS", 0.0)
+    session = Scripted([(RUNNING, []), ({"status": "FINISHED:COMPLETED"}, [])], LOG + DONE)
+    session.alive = set()
+    told: list[Event] = []
+    assert follow(session, "job", told.append, poll=0.0).complete
+    assert str(told[-1]) == following.CLOSING
+
+
 def test_a_short_silence_of_the_server_is_borne_and_a_long_one_is_not(monkeypatch) -> None:
     silent = ServerSilent("cannot look at job: localhost:1 does not answer")
-    ending, _, _ = followed([silent, silent, (BROKEN, [])])
+    ending, told, session = followed([silent, silent, (BROKEN, [])])
     assert ending.status == BROKEN["status"]
+    # Logged in anew: a server that was started again does not know the old session.
+    assert session.renewed == 2
+    assert [str(event) for event in told] == [
+        f"{silent}: asking again for up to 10 minutes",
+        "the server answers again",
+    ]
     monkeypatch.setattr(following, "PATIENCE_SECONDS", -1.0)
     with pytest.raises(RunFailed, match="does not answer"):
         followed([silent, silent])

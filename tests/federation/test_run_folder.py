@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from consilia.core.errors import RunFailed
-from consilia.core.events import Refused
+from consilia.core.events import Finished, Notice, Refused
 from consilia.core.lock import locked
-from consilia.federation.run_folder import LOCK, PROGRESS, RESULT, take_over
+from consilia.federation.run_folder import LOCK, PROGRESS, RESULT, ended_before, take_over
 from consilia.federation.server_settings import ServerSettings
 from tests.federation.support import Federation, small
 
@@ -84,6 +85,21 @@ def test_a_clone_does_not_begin_anew_and_a_folder_that_holds_no_run_stays_where_
     # Nor does a run that has begun already take another's place.
     take_over(unfinished(tmp_path / "a"), unfinished(tmp_path / "c"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "startup"]
+
+
+def test_a_process_that_stands_in_for_a_killed_one_knows_how_far_that_one_came(tmp_path) -> None:
+    progress, notice = tmp_path / PROGRESS, json.dumps(Notice(reason="on").to_json()) + "\n"
+    assert ended_before(tmp_path) is None
+    for content, whole, ended in (
+        ("", "", False),
+        (notice[:9], "", False),
+        (notice + notice[:9], notice, False),
+        (notice + json.dumps(Finished(rounds=1, seconds=2.0).to_json()) + "\n", None, True),
+    ):
+        progress.write_text(content)
+        assert ended_before(tmp_path) is ended
+        # What was being written when the process was killed would spoil the next line.
+        assert progress.read_text() == (content if whole is None else whole)
 
 
 def test_what_the_server_cannot_keep_is_no_fault_of_the_site_that_sent_it(wisconsin, tmp_path) -> None:

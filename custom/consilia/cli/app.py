@@ -199,6 +199,9 @@ Follow = Annotated[bool, typer.Option("--follow", help="Show rounds and sites un
 Download = Annotated[
     Path | None, typer.Option(help="Fetch the result into DIR/JOB_ID when the job has ended; follows it till then.")
 ]
+Retries = Annotated[
+    int, typer.Option(min=0, help="How often a job that is broken off while it is followed is resumed by itself.")
+]
 
 
 @app.command()
@@ -208,17 +211,19 @@ def submit(
     kit: AdminKit,
     follow: Follow = False,
     download: Download = None,
+    retries: Retries = 3,
 ) -> None:
     """Hand a job to a federation.
 
     \b
     consilia submit jobs/fedkper-wisconsin --kit kits/lead@consortium.org --follow --download results
 
-    Ctrl-C while following leaves the job running.
+    While it is followed, a job that is broken off (a process or the server was lost) is resumed after its last full
+    round; not one that was aborted, or whose run itself says why it cannot go on. Ctrl-C leaves the job running.
     """
-    from consilia.cli.submitting import submit_command
+    from consilia.cli.submitting import Wanted, submit_command
 
-    submit_command(job, kit, follow, download)
+    submit_command(job, kit, Wanted(follow, download, retries))
 
 
 @app.command()
@@ -228,15 +233,16 @@ def resume(
     kit: AdminKit,
     follow: Follow = False,
     download: Download = None,
+    retries: Retries = 3,
 ) -> None:
     """Go on with a job that ended too early, after its last full round, as a new job.
 
     \b
     consilia resume 4f9f7f2f-f453-4358-8af1-c11ef5d418e5 --kit kits/lead@consortium.org --follow
     """
-    from consilia.cli.submitting import resume_command
+    from consilia.cli.submitting import Wanted, resume_command
 
-    resume_command(job_id, kit, follow, download)
+    resume_command(job_id, kit, Wanted(follow, download, retries))
 
 
 @app.command("follow")
@@ -245,15 +251,16 @@ def follow_job(
     job_id: Annotated[str, typer.Argument(help="A submitted job.")],
     kit: AdminKit,
     download: Download = None,
+    retries: Retries = 0,
 ) -> None:
     """Show a job's progress from its first event on, to its end.
 
     \b
     consilia follow 4f9f7f2f-f453-4358-8af1-c11ef5d418e5 --kit kits/lead@consortium.org --download results
     """
-    from consilia.cli.submitting import follow_command
+    from consilia.cli.submitting import Wanted, follow_command
 
-    follow_command(job_id, kit, download)
+    follow_command(job_id, kit, Wanted(True, download, retries))
 
 
 @app.command()

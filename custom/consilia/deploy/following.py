@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,13 @@ from consilia.deploy.session import JobSession, NotPermitted, ServerSilent
 from consilia.flare.messages import IS_COMPLETE
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0
-"""How long the server may be silent before following it ends."""
+PATIENCE_SECONDS = 600.0
+"""How long the server may be silent, being started again perhaps, before following it ends."""
 LOST_SECONDS = 20.0
 """How long a job may be RUNNING without a process at the server; for a moment after its end every job is."""
 OUTCOMES_SECONDS = 1000.0
-"""How long NVFlare may take to close a job whose run is complete: it waits 900 s for a site that has vanished."""
+"""How long NVFlare may take to close a job whose run is complete: without ``consilia site install`` at the server, it
+waits 900 s for a site that has vanished."""
 REASONS_SECONDS = 2.0
 """NVFlare notes that a job could not be started, and a moment later (two writes of a file) which sites would not."""
 
@@ -39,12 +41,15 @@ ENDINGS = {
 }
 """NVFlare's last states of a job, in words."""
 
+BROKEN = ("FINISHED:EXECUTION_EXCEPTION", "FINISHED:ABNORMAL", "FINISHED:ABANDONED")
+"""Those in which a job is that has lost a process."""
+
 DEPLOYED = "job_deploy_detail"
 """Where NVFlare notes, site by site, whether a job was taken."""
 
 CLOSING = (
-    "the run is complete; NVFlare has not closed the job: it may wait 15 minutes for a site that has vanished, and "
-    "hands out the result then"
+    "the run is complete; NVFlare has not closed the job: it waits for a site that has vanished (15 s, or as long as "
+    "the server's resources.json says), and hands out the result then"
 )
 UNSEEN = (
     "the job runs, its progress cannot be seen: the server's authorization.json does not give your role app_command "
@@ -62,12 +67,15 @@ class Ending:
             leaves another status than COMPLETED.
         reason: in words.
         rounds: full rounds seen; the server keeps the state after the last.
+        broken: a process was lost, or the server itself, and the run has given no reason of its own: to go on with it
+            may succeed.
     """
 
     status: str
     complete: bool
     reason: str
     rounds: int
+    broken: bool = False
 
 
 def is_over(status: str) -> bool:
@@ -146,10 +154,10 @@ def follow(session: JobSession, job_id: str, progress: Progress, *, poll: float 
     """Tell a job's events as they come, until it ends.
 
     Beside the run's own events, ``progress`` gets a :class:`Notice` of what keeps the job from starting or being
-    watched, and an :class:`Absent` for a site that would not take it.
+    watched, and an :class:`Absent` for a site that would not take it. A server that is started again is found again.
 
     Raises:
-        ServerSilent: the server has not answered for a minute; the job may go on.
+        ServerSilent: the server has not answered for ten minutes; the job may go on.
         ConfigError: there is no such job, or the user may not look at it.
     """
     following = _Following(session, job_id, progress)
@@ -157,13 +165,20 @@ def follow(session: JobSession, job_id: str, progress: Progress, *, poll: float 
     while True:
         try:
             ending = following.look()
+            if silent_since is not None:
+                progress(Notice(reason="the server answers again"))
             if ending is not None:
                 return ending
             silent_since = None
-        except ServerSilent:
-            silent_since = silent_since or time.monotonic()
+        except ServerSilent as error:
+            if silent_since is None:
+                silent_since = time.monotonic()
+                progress(Notice(reason=f"{error}: asking again for up to {PATIENCE_SECONDS / 60:.0f} minutes"))
             if time.monotonic() - silent_since > PATIENCE_SECONDS:
                 raise
+            # A server that has been started again knows nothing of the session.
+            with suppress(ConsiliaError):
+                session.renew()
         # A job's process that is not up yet cannot answer, and NVFlare logs every question that finds none.
         time.sleep(poll if following.begun else 4 * poll)
 
@@ -225,10 +240,12 @@ class _Following:
         missing = time.monotonic() - self._missing_since
         if missing < LOST_SECONDS:
             return None
-        if isinstance(self._last, Finished):
+        # Whoever began to follow after the run's last word finds it in the log.
+        if isinstance(self._last, Finished) or COMPLETE_LINE.search(self._log()):
             self._once(Notice(reason=CLOSING))
             return Ending(RUNNING, True, CLOSING, self._rounds) if missing > OUTCOMES_SECONDS else None
-        return Ending(RUNNING, False, "the server has lost the job: it was restarted while the job ran", self._rounds)
+        reason = "the server has lost the job: it was restarted while the job ran"
+        return Ending(RUNNING, False, reason, self._rounds, broken=True)
 
     def _once(self, event: Notice | Absent) -> None:
         if event.reason not in self._said:
@@ -238,16 +255,18 @@ class _Following:
     def _ending(self, meta: Mapping[str, Any]) -> Ending:
         status, reason = str(meta["status"]), in_words(meta)
         complete = status == COMPLETED or isinstance(self._last, Finished)
+        own = isinstance(self._last, Failed)
         if isinstance(self._last, Failed):
             reason = self._last.reason
         elif not complete:
             log = self._log()
             # The job may have ended between two looks, and its last events with it.
-            complete, logged = bool(COMPLETE_LINE.search(log)), last_error(log)
+            complete, logged, own = bool(COMPLETE_LINE.search(log)), last_error(log), PANIC in log
             reason += f". The server's log says: {logged}" if logged else ""
         if complete and status != COMPLETED:
             reason = f"the run is complete; what NVFlare says of the job came after its end: {reason}"
-        return Ending(status, complete, reason, self._rounds)
+        broken = status in BROKEN and not complete and not own
+        return Ending(status, complete, reason, self._rounds, broken)
 
     def _log(self) -> str:
         """The log of the job's server process, where we may read it."""

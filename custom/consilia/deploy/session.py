@@ -58,6 +58,21 @@ class JobSession:
     def __init__(self, kit: Kit, flare: Session) -> None:
         self.kit, self.flare = kit, flare
 
+    def renew(self) -> None:
+        """Log in once more, where the server has been started again and knows nothing of this session.
+
+        Raises:
+            ConfigError: the server cannot be reached, or does not take the login.
+        """
+        _reach(self.kit)
+        self.close()
+        self.flare = _log_in(self.kit)
+
+    def close(self) -> None:
+        """Log out. The server forgets a session by itself when it cannot be told."""
+        with suppress(Exception), _hushed():
+            self.flare.close()
+
     def submit(self, job: Path) -> str:
         """Submit a job folder and return the job's number.
 
@@ -187,13 +202,11 @@ def open_session(kit_folder: Path) -> Iterator[JobSession]:
     silent, chatter = logging.NullHandler(), logging.getLogger("nvflare")
     chatter.addHandler(silent)
     try:
-        session = _log_in(kit)
+        session = JobSession(kit, _log_in(kit))
         try:
-            yield JobSession(kit, session)
+            yield session
         finally:
-            # The server forgets a session by itself when it cannot be told.
-            with suppress(Exception), _hushed():
-                session.close()
+            session.close()
     finally:
         chatter.removeHandler(silent)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
+from consilia.core.events import Finished, read_event
 from consilia.core.lock import locked
 from consilia.core.stop import never
 
@@ -50,3 +52,16 @@ def remove_outputs(folder: Path) -> None:
     """Remove what a job's process has told of the run, that it is not taken for what the next one tells."""
     for name in (PROGRESS, RESULT):
         (folder / name).unlink(missing_ok=True)
+
+
+def ended_before(folder: Path) -> bool | None:
+    """Whether the run has come to its end in a process of this job's that was killed, and that this one stands in for.
+
+    None: this process is the job's first. The event that the killed process was just writing is removed.
+    """
+    progress = folder / PROGRESS
+    if not progress.is_file():
+        return None
+    whole, ends, _ = progress.read_bytes().rpartition(b"\n")
+    progress.write_bytes(whole + ends)
+    return bool(whole) and isinstance(read_event(json.loads(whole.rpartition(b"\n")[2])), Finished)

@@ -19,7 +19,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import ConsiliaError, RunFailed, TrainingStopped
-from consilia.core.events import Event, Failed, RoundDone
+from consilia.core.events import Event, Failed, Notice, RoundDone
 from consilia.core.lock import locked
 from consilia.core.plain import one_line
 from consilia.federation.config import RunConfig, require_version, run_config
@@ -27,7 +27,7 @@ from consilia.federation.coordinator import Coordinator
 from consilia.federation.failures import failures_explained
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
-from consilia.federation.run_folder import LOCK, PROGRESS, remove_outputs, take_over
+from consilia.federation.run_folder import LOCK, PROGRESS, ended_before, remove_outputs, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
 from consilia.flare.nvflare_internals import EveryAnswerController, watch_arrivals
@@ -40,6 +40,8 @@ from consilia.report.tensorboard import EventLog
 log = logging.getLogger(__name__)
 
 JOB_NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+STARTED_AGAIN = "the job's process at the server was killed and has been started again: the run goes on"
 
 MAX_EVENTS = 500
 """Events in one answer to an administrator."""
@@ -118,6 +120,16 @@ class ConsiliaController(EveryAnswerController):
         private = make_method(config.method).private_files
         with locked(folder / LOCK):
             self._folder = folder
+            if settings.engine == "sim":
+                # There all runs of a configuration have one folder.
+                remove_outputs(folder)
+            ended = ended_before(folder)
+            if ended:
+                # The process was killed in ending: nothing is left to do.
+                self._announce_complete(config.run_id, published)
+                return
+            if ended is not None:
+                self._report_progress(Notice(reason=STARTED_AGAIN))
             try:
                 with failures_explained(folder):
                     record = self._lead(config, settings, folder)
@@ -127,12 +139,15 @@ class ConsiliaController(EveryAnswerController):
                     copy_outputs(folder, published, private)
                 raise
             self._coordinator.announce_end(record)
-            with suppress(OSError):
-                shutil.copy2(folder / PROGRESS, published)
-            self.info(f"run {config.run_id} {IS_COMPLETE} {folder}")
+            self._announce_complete(config.run_id, published)
+
+    def _announce_complete(self, run_id: str, published: Path) -> None:
+        assert self._folder is not None
+        with suppress(OSError):
+            shutil.copy2(self._folder / PROGRESS, published)
+        self.info(f"run {run_id} {IS_COMPLETE} {self._folder}")
 
     def _lead(self, config: RunConfig, settings: ServerSettings, folder: Path) -> Record:
-        remove_outputs(folder)
         # Where a result cannot be read, NVFlare ends this process and does not say by whom.
         watch_arrivals(self.engine, lambda site: log.info("a result of %s has arrived", site))
         sites = [client.name for client in self.engine.get_clients()]

@@ -6,6 +6,7 @@ reads this file. Each use says why no public name will do. tests/test_nvflare_in
 
 from __future__ import annotations
 
+import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import ReturnCode, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.wf_comm_spec import WFCommSpec
@@ -36,6 +37,7 @@ from nvflare.private.defs import (
     new_cell_message,
 )
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
+from nvflare.private.fed.client.client_status import ClientStatus
 from nvflare.private.fed.server.server_commands import ServerCommandNames
 from nvflare.private.fed.utils.site_config import project_site_config
 
@@ -198,3 +200,27 @@ def refused_command_reply(reason: str) -> Message:
     """What the person who gave a command reads."""
     reply: Message = new_cell_message({}, error_reply(reason))
     return reply
+
+
+def site_run_is_over(engine: Any, job: str) -> bool:
+    """At a site's own process: whether a job's process has said that its run has ended; it may live on for a moment."""
+    return bool(engine.client_executor.get_status(job) == ClientStatus.STOPPED)
+
+
+def server_run_is_over(engine: Any, job: str) -> bool:
+    """The same at the server's own process."""
+    return bool(engine.run_processes.get(job, {}).get(RunProcessKey.PROCESS_FINISHED, False))
+
+
+def in_server_job() -> bool:
+    """Whether this is the server's process of a job: NVFlare tells a component of resources.json nothing of that."""
+    started_as = getattr(sys.modules["__main__"], "__spec__", None)
+    return bool(started_as and started_as.name == f"{PARTICIPANT}server.runner_process")
+
+
+def set_outcome_wait(engine: Any, seconds: float) -> None:
+    """At the server's own process: how long a job that is over stays open for sites that do not say how it ended there.
+
+    NVFlare 2.9 takes it once, in making its runner of jobs, from the environment of the server's process alone.
+    """
+    engine.job_runner.client_outcome_wait_timeout = seconds

@@ -32,6 +32,7 @@ def test_before_the_installation_everything_that_matters_fails_and_after_it_noth
     assert {finding.check for finding in found if finding.level == "FAILED"} == {
         "allow-list",
         "log streaming",
+        "job processes",
         "messages",
         "own processes",
         "filter of what leaves",

@@ -12,8 +12,10 @@ from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.install.plan import AUTHORIZATION, COMMUNICATION, PRIVACY, RESOURCES, in_force, read_policy
 from consilia.deploy.install.policies import (
     CODE,
+    LAUNCHERS,
     LOG_LINES,
     MESSAGE_GUARD,
+    OUTCOME_WAIT,
     SUBMISSION_GUARD,
     Json,
     covers,
@@ -50,6 +52,8 @@ def check_policies(kit: Kit) -> Iterator[Finding]:
         yield check_filter(kit)
     else:
         yield check_guard(kit, resources)
+        yield check_outcome_wait(kit, resources)
+    yield check_launcher(kit, resources)
     yield check_messages(kit, resources)
     yield check_processes(kit)
     yield from check_rights(kit)
@@ -133,6 +137,25 @@ def check_processes(kit: Kit) -> Finding:
         return ok(check, "talk to each other by mutual TLS")
     text = "every user of this machine can give commands to NVFlare's process, as if they came from the server"
     return failed(check, text, _install(kit))
+
+
+def check_launcher(kit: Kit, resources: Json) -> Finding:
+    """NVFlare ends a whole job when one process of it was killed."""
+    check = "job processes"
+    if any(has_component(resources, path) for path in LAUNCHERS.values()):
+        return ok(check, "one that was killed is started again, up to 3 times")
+    if any(has_component(resources, path) for path in LAUNCHERS):
+        return failed(check, "where one is killed, for want of memory say, NVFlare ends the whole job", _install(kit))
+    text = "NVFlare's own process launcher is not in use: where one is killed, NVFlare ends the whole job"
+    return warning(check, text, "let Docker, Kubernetes or Slurm start it again")
+
+
+def check_outcome_wait(kit: Kit, resources: Json) -> Finding:
+    """NVFlare's server waits a quarter of an hour for the last word of a site that has vanished."""
+    check = "closing of jobs"
+    if has_component(resources, OUTCOME_WAIT):
+        return ok(check, "a site that has vanished does not hold up the end of a job")
+    return failed(check, "after a job whose site has vanished the server waits 15 minutes for it", _install(kit))
 
 
 def check_filter(kit: Kit) -> Finding:

@@ -21,8 +21,16 @@ Merged = tuple[Json, list[str]]
 RELEASE_FILTER = "consilia.deploy.release_filter.ReleaseFilter"
 SUBMISSION_GUARD = "consilia.deploy.guard.SubmissionGuard"
 MESSAGE_GUARD = "consilia.deploy.message_guard.MessageGuard"
-GUARDS = {"client": (MESSAGE_GUARD,), "server": (MESSAGE_GUARD, SUBMISSION_GUARD)}
+OUTCOME_WAIT = "consilia.deploy.outcome_wait.OutcomeWait"
+GUARDS = {"client": (MESSAGE_GUARD,), "server": (MESSAGE_GUARD, SUBMISSION_GUARD, OUTCOME_WAIT)}
 """Components of Consilia that every site, and the server, has in its resources.json."""
+_NVFLARES = "nvflare.app_common.job_launcher."
+LAUNCHERS = {
+    f"{_NVFLARES}client_process_launcher.ClientProcessJobLauncher": "consilia.deploy.launcher.SiteLauncher",
+    f"{_NVFLARES}server_process_launcher.ServerProcessJobLauncher": "consilia.deploy.launcher.ServerLauncher",
+}
+"""What starts the processes of jobs: NVFlare's, and ours in its place, which starts one that was killed again. Another
+one of NVFlare's (Docker, Kubernetes, Slurm) stays."""
 LOG_STREAMER = "nvflare.app_common.logging.site_log_streamer.SiteLogStreamer"
 LOG_RECEIVER = "nvflare.app_common.logging.job_log_receiver.JobLogReceiver"
 _OWN_FILTER = "a job's own result filter runs after the site's and changes what it let through"
@@ -105,6 +113,7 @@ def merged_resources(before: Json, *, own: bool) -> Merged:
     if "components" in after:
         after["components"] = [item for item in _listed(after, "components") if not _is(item, LOG_STREAMER)]
     _add_guards(after, "client")
+    _replace_launcher(after)
     for entry, reason in doors(after["class_allow_list"]).items():
         notes.append(f"class_allow_list holds {entry!r} of your own: {reason}. Take it out")
     return after, notes
@@ -133,6 +142,7 @@ def merged_server_resources(before: Json, default: Json, storage: Path, *, own: 
         if _is(item, LOG_RECEIVER):
             item["args"] = {"dest_dir": str(storage / "logs"), **item.get("args", {})}
     _add_guards(after, "server")
+    _replace_launcher(after)
     return after, notes
 
 
@@ -146,6 +156,13 @@ def _add_guards(resources: Json, kind: str) -> None:
     if missing:
         added = [{"id": f"consilia_{path.rpartition('.')[2]}", "path": path} for path in missing]
         resources["components"] = [*_listed(resources, "components", ()), *added]
+
+
+def _replace_launcher(resources: Json) -> None:
+    for item in _listed(resources, "components", ()):
+        for key in ("path", "class_path"):
+            if item.get(key) in LAUNCHERS:
+                item[key] = LAUNCHERS[item[key]]
 
 
 def _with_classes(before: Json, own: bool) -> Merged:

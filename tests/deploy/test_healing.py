@@ -1,0 +1,148 @@
+"""Runs that heal themselves: a killed process costs seconds, and the bytes are those of the unbroken run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from consilia.deploy.session import open_session
+from consilia.federation.config import RunConfig
+from consilia.federation.run_folder import RESULT
+from consilia.flare.controller import STARTED_AGAIN
+from consilia.record.files import load_record
+from poc.local import LEAD, SERVER, LocalFederation, tool
+from tests.deploy.support import (
+    Run,
+    approve_everywhere,
+    assert_same,
+    clone,
+    export,
+    hashes,
+    in_process,
+    kill_participant,
+    own_environment,
+    paused,
+    personal_models,
+    processes_at,
+    send,
+    slow_config,
+    submit,
+    two_sites,
+    until,
+)
+
+pytestmark = pytest.mark.deploy
+
+ONE, TWO = "hospital-1", "hospital-2"
+
+
+def long_rounds(seed: int, rounds: int) -> RunConfig:
+    """Rounds of a second or so: long enough to be hit in the middle."""
+    return slow_config(seed, f"rounds={rounds}", "training.local_epochs=40")
+
+
+def kill_in_training(run: Run, name: str, after: int) -> None:
+    """Kill a participant's process of the job while the sites train, in the round after this one."""
+    run.wait_for("round", round=after - 1)
+    processes = run.running(name)
+    run.wait_for("round", round=after)
+    time.sleep(0.4)
+    send(signal.SIGKILL, processes)
+
+
+def next_round(run: Run) -> int:
+    """The first round of a run that went on."""
+    number: int = next(event["round"] for event in run.events() if event["event"] == "round")
+    return number
+
+
+def test_killed_processes_of_a_job_are_started_again_and_an_aborted_job_is_gone_on_with(pair, tmp_path) -> None:
+    config = long_rounds(24, 12)
+    copies = two_sites(tmp_path / "copies")
+    expected = in_process(config, copies, tmp_path / "loop")
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    approve_everywhere(pair, job)
+    run = submit(pair, job)
+    for name, after in ((TWO, 2), (SERVER, 4)):
+        kill_in_training(run, name, after)
+        words = f"job {run.job_id}: its process was killed by SIGKILL"
+        until(lambda name=name, words=words: words in (pair.kit(name) / "log.txt").read_text(), words)
+    run.wait_for("round", round=6)
+    # NVFlare has not heard of it, and whoever follows the run has.
+    assert run.status() == "RUNNING"
+    assert [event["reason"] for event in run.events() if event["event"] == "notice"] == [STARTED_AGAIN]
+    with open_session(pair.kit(LEAD)) as session:
+        session.abort(run.job_id)
+    until(lambda: not any(map(run.processes, (SERVER, *pair.sites))), "the end of the job's processes", 60)
+    assert run.wait_end() == "FINISHED:ABORTED"
+    assert not (run.folder / RESULT).exists()
+    last = run.last_round()
+    again = clone(run)
+    record = again.record()
+    assert next_round(again) == last + 1
+    assert_same(record, expected)
+    assert personal_models(pair.sites, config) == personal_models(copies, config)
+    # An aborted job's processes have not come back.
+    assert not any(map(run.processes, (SERVER, *pair.sites)))
+
+
+@contextmanager
+def followed(federation: LocalFederation, job: Path, download: Path) -> Iterator[tuple[Run, subprocess.Popen[str]]]:
+    """``consilia submit --follow`` in a process of its own, which resumes by itself; it is ended on leaving."""
+    command = [tool("consilia"), "submit", str(job), "--kit", str(federation.kit(LEAD)), "--download", str(download)]
+    environment = own_environment(federation, COLUMNS="400")
+    with (download.parent / "told").open("w+") as told:
+        process = subprocess.Popen(
+            [*command, "--follow"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            job_id = until(lambda: submitted(download.parent / "told"), "the job's number")
+            yield Run(federation, job_id), process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def submitted(told: Path) -> str | None:
+    first, _, number = told.read_text().partition(": submitted as ")
+    return number.split()[0] if first and number.endswith("\n") else None
+
+
+def test_the_whole_server_is_killed_and_who_follows_resumes_the_run(pair, tmp_path) -> None:
+    config = long_rounds(21, 6)
+    copies = two_sites(tmp_path / "copies")
+    expected = in_process(config, copies, tmp_path / "inprocess")
+    job = export(config, tmp_path / "jobs", min_clients=2)
+    approve_everywhere(pair, job)
+    with followed(pair, job, tmp_path / "result") as (run, process):
+        run.wait_for("reply", request="train", version=3)
+        kill_participant(pair, SERVER)
+        started_again(pair)
+        assert process.wait(400) == 0, (tmp_path / "told").read_text()
+    told = (tmp_path / "told").read_text()
+    assert "does not answer" in told
+    assert "the server answers again" in told
+    assert f"job {run.job_id} was broken off: the server has lost the job" in told
+    assert "it is resumed in 5 s (1 of 3 times)" in told
+    record = load_record(next((tmp_path / "result").glob("*/workspace/consilia/result.json")))
+    assert hashes(record) == hashes(expected)
+    assert personal_models(pair.sites, config) == personal_models(copies, config)
+    assert not run.folder.exists()
+
+
+def started_again(federation: LocalFederation) -> None:
+    # NVFlare's server may sign wrongly for good if a site finds it in the first moment: see LocalFederation.
+    with paused([process for name in federation.sites for process in processes_at(federation, name)]):
+        federation.start_one(SERVER)
+    federation.wait_for(federation.sites)
