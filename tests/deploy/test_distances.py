@@ -57,15 +57,11 @@ class DistantFederation(LocalFederation):
         project = yaml.safe_load(PROJECT.read_text())
         for item in project["participants"]:
             item["name"] = NAME if item["type"] == "server" else item["name"]
-        for builder in project["builders"]:
-            if "scheme" in builder.get("args", {}):
-                builder["args"]["scheme"] = "grpc"
         file = folder.with_suffix(".yml")
         file.write_text(yaml.safe_dump(project, sort_keys=False))
         super().__init__(folder, sites, project=file)
         self.network = network
         self.prefix = {name: network.command(NAME if name == SERVER else name) for name in (SERVER, *sites)}
-        self.environment[SERVER] = {"NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "15"}
 
     def kit(self, name: str) -> Path:
         return super().kit(NAME if name == SERVER else name)

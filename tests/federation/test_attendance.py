@@ -8,7 +8,7 @@ from consilia.core.events import Back, Event, Missing
 from consilia.federation.attendance import GRACE_SECONDS, PREPARE_SECONDS, Attendance
 from consilia.federation.messages import RequestKind
 from consilia.federation.recorder import Recorder
-from tests.federation.support import small
+from tests.federation.support import Federation, small
 
 ONE, TWO, THREE = SITES = ("hospital-1", "hospital-2", "hospital-3")
 LIMIT = 3600
@@ -60,7 +60,7 @@ def test_a_vanished_site_costs_one_round_timeout_in_a_run(server, slowest, grace
     assert server.ask(others) == LIMIT
     waits = [server.ask(others), server.ask(others, "evaluate"), *(server.ask(others, "personalize") for _ in range(2))]
     assert waits == [slowest + grace] * 4
-    assert server.told() == [("missing", THREE)]
+    assert [told for told in server.told() if told[1] == THREE] == [("missing", THREE)]
     (absence,) = server.recorder.absences
     assert (absence.site, absence.until) == (THREE, None)
 
@@ -112,6 +112,51 @@ def test_two_sites_that_vanish_together_are_both_told_of_at_once(server) -> None
     server.now += GRACE_SECONDS
     assert server.attendance.is_waiting()
     assert server.told() == [("missing", TWO), ("missing", THREE)]
+
+
+def test_training_is_not_compared_with_evaluating(server) -> None:
+    for _ in range(2):
+        server.attendance.open({ONE: "train", TWO: "train", THREE: "evaluate"})
+        server.now += 2
+        server.attendance.heard(THREE)
+        server.now += 300
+        assert server.attendance.is_waiting()
+        assert server.told() == []
+        server.attendance.heard(ONE)
+        server.now += 149
+        assert server.attendance.is_waiting()
+        assert server.told() == []
+        server.attendance.heard(TWO)
+        server.attendance.close()
+
+
+def test_one_that_fails_at_once_makes_nobody_late(server) -> None:
+    server.attendance.open(dict.fromkeys(SITES, "train"))
+    server.attendance.heard(ONE, failed=True)
+    server.now += 1000
+    assert server.attendance.is_waiting()
+    assert server.told() == []
+    server.attendance.heard(TWO)
+    server.attendance.heard(THREE)
+    assert not server.attendance.is_waiting()
+
+
+def test_the_only_test_site_vanishes(server) -> None:
+    """Nobody else is asked to evaluate."""
+    server.ask(dict.fromkeys(SITES, 1), "prepare")
+    for expected in (LIMIT, 40 + 20, 40 + 20):
+        server.attendance.open({ONE: "train", TWO: "train", THREE: "evaluate"})
+        began = server.now
+        server.now += 40
+        server.attendance.heard(ONE)
+        server.attendance.heard(TWO)
+        while server.attendance.is_waiting():
+            server.now += 1
+            if server.now - began == 61:
+                assert server.events or expected < LIMIT
+        server.attendance.close()
+        assert server.now - began == expected
+    assert server.told() == [("missing", THREE)]
 
 
 def test_a_site_that_answers_again_is_waited_for_in_full(server) -> None:
@@ -173,3 +218,28 @@ def test_absences_survive_a_checkpoint(server) -> None:
     again.restore(server.recorder.state())
     assert again.absences == server.recorder.absences
     assert again.missing() == {THREE}
+
+
+def test_a_missing_site_counts_as_drawn_until_it_is_back(wisconsin, tmp_path) -> None:
+    """It changes neither who else is asked, nor who trains when it is back."""
+    config = small(rounds=6, participation=0.5, min_sites=1)
+    heard = Federation(config, wisconsin, tmp_path / "heard").rounds()
+    federation = Federation(config, wisconsin, tmp_path / "run")
+    gone = range(2, 5)
+    federation.bend = lambda site, task, reply: None if site == TWO and task.request.round in gone else reply
+    record = federation.rounds()
+    drawn = [item.participants for item in record.rounds]
+    assert drawn == [item.participants for item in heard.rounds]
+    assert [item.missing for item in record.rounds] == [
+        [TWO] if number in gone and TWO in asked else [] for number, asked in enumerate(drawn)
+    ]
+    assert any(item.missing for item in record.rounds)
+    # In the rounds that do not draw it it does not evaluate.
+    absent = [item.version for item in record.evaluations if item.model == "global" and TWO not in item.sites]
+    assert absent == list(gone)
+    # The others are the final evaluations, which rounds() leaves out.
+    absence = record.absences[0]
+    assert absence.site == TWO
+    assert absence.until is not None
+    told = [(event.name, event.site) for event in federation.events if isinstance(event, Missing | Back)]
+    assert told[:2] == [("missing", TWO), ("back", TWO)]

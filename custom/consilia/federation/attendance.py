@@ -3,8 +3,8 @@
 - A site has ``round_timeout`` for a request. One that does not answer in it is missing from then on.
 - Nobody waits for a missing site longer than for the slowest of the others plus a grace, until it answers again. So a
   site that vanishes costs a run at most one ``round_timeout``, in its rounds and its final evaluations together.
-- Whoever follows the run is told of a site as soon as it is later than the slowest of the others, and than itself in
-  its earlier answers, by the grace; the wait for it goes on.
+- Whoever follows the run is told of a site as soon as it is later than the slowest that answers the same kind of
+  request, and than itself before, by the grace; the wait for it goes on.
 
 Only how long the server waits depends on the clock. Who is sampled does not, so a run has the same bytes as one in
 which the same sites do not answer the same requests for any other reason.
@@ -52,24 +52,27 @@ class Attendance:
         # Sites answer in threads of the engine's.
         self._lock = threading.Lock()
         self._asked: Mapping[str, RequestKind] = {}
-        self._answered: dict[str, float] = {}
+        self._answered: set[str] = set()
+        self._took: dict[str, float] = {}
         self._opened, self._since = 0.0, datetime.now(UTC)
         self._reported: set[str] = set()
-        self._longest: dict[str, float] = {}
+        self._longest: dict[tuple[str, RequestKind], float] = {}
 
     def open(self, asked: Mapping[str, RequestKind]) -> None:
         """Requests are sent to these sites now."""
         with self._lock:
-            self._asked, self._answered = dict(asked), {}
+            self._asked, self._answered, self._took = dict(asked), set(), {}
             self._opened, self._since = self._clock(), datetime.now(UTC)
 
-    def heard(self, site: str) -> None:
-        """A site has answered, whatever it says: the request that is open for it, or an earlier one too late."""
+    def heard(self, site: str, *, failed: bool = False) -> None:
+        """A site has answered the request that is open for it; one that failed says nothing of how long it takes."""
         with self._lock:
             if site in self._asked and site not in self._answered:
-                took = self._answered[site] = self._clock() - self._opened
-                if not self._is_preparing():
-                    self._longest[site] = max(took, self._longest.get(site, 0.0))
+                self._answered.add(site)
+                if not failed:
+                    key, took = (site, self._asked[site]), self._clock() - self._opened
+                    self._took[site] = took
+                    self._longest[key] = max(took, self._longest.get(key, 0.0))
             self._welcome(site)
 
     def heard_late(self, site: str) -> None:
@@ -80,17 +83,17 @@ class Attendance:
     def is_waiting(self) -> bool:
         """Whether an answer is still to come that is worth waiting for; tells who is late."""
         with self._lock:
-            elapsed, outstanding = self._clock() - self._opened, self._asked.keys() - self._answered.keys()
+            elapsed, outstanding = self._clock() - self._opened, self._asked.keys() - self._answered
             missing = self._recorder.missing()
             for site in sorted(outstanding - missing - self._reported):
-                if elapsed >= self._late_after(site):
+                if elapsed >= self._late_after(site, alone=outstanding - missing == {site}):
                     self._report(site)
-            return any(elapsed < (self._patience() if site in missing else self._limit()) for site in outstanding)
+            return any(elapsed < (self._patience(site) if site in missing else self._limit()) for site in outstanding)
 
     def close(self) -> None:
         """No more answers are taken: who has not answered is missing."""
         with self._lock:
-            silent = self._asked.keys() - self._answered.keys()
+            silent = self._asked.keys() - self._answered
             if self._is_preparing():
                 # Who does not prepare takes no part at all, and does not come back.
                 self._reported -= silent
@@ -107,15 +110,21 @@ class Attendance:
     def _is_preparing(self) -> bool:
         return "prepare" in self._asked.values()
 
-    def _patience(self) -> float:
-        """Seconds that a missing site gets, by the slowest now; where nobody has answered, by the slowest ever."""
-        took = self._answered.values() or self._longest.values()
+    def _of_kind(self, kind: RequestKind) -> list[float]:
+        """What sites take for a kind of request: those that have answered it now; where none has, ever before."""
+        now = [took for site, took in self._took.items() if self._asked[site] == kind]
+        return now or [took for (_, of), took in self._longest.items() if of == kind]
+
+    def _patience(self, site: str) -> float:
+        """Seconds that a missing site gets."""
+        took = self._of_kind(self._asked[site]) or self._took.values() or self._longest.values()
         return min(with_grace(max(took, default=math.inf)), self._limit())
 
-    def _late_after(self, site: str) -> float:
-        """Seconds after which whoever follows the run is told of a site."""
-        own = [self._longest[site]] if site in self._longest else []
-        return with_grace(max([*self._answered.values(), *own], default=math.inf))
+    def _late_after(self, site: str, *, alone: bool) -> float:
+        """Seconds after which whoever follows the run is told of a site; ``alone``: all others have answered."""
+        kind = self._asked[site]
+        took = self._of_kind(kind) or (list(self._took.values()) if alone else [])
+        return with_grace(max([*took, self._longest.get((site, kind), 0.0)]) if took else math.inf)
 
     def _report(self, site: str) -> None:
         self._reported.add(site)

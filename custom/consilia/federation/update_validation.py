@@ -110,7 +110,7 @@ class UpdateValidation:
     def receive(self, site: str, reply: Reply) -> None:
         """Take one site's reply to the request that is open for it. Never raises for what a site sends."""
         with self._lock:
-            self._attendance.heard(site)
+            self._attendance.heard(site, failed=reply.error is not None)
             request = self._open.get(site)
             if request is None:
                 log.warning("site %s answered although no request is open for it; the reply is ignored", site)
