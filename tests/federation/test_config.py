@@ -73,6 +73,8 @@ def test_every_value_is_part_of_the_runs_identity() -> None:
         ("training.learning_rate=.nan", r"training.learning_rate"),
         ("trainin.batch_size=3", r"trainin: unknown key; did you mean .training."),
         ("participation=0", r"participation"),
+        ('dataset="a\\nb"', r"dataset: expected no control characters"),
+        ('test_only_sites=["a\\u202eb"]', r"test_only_sites.0: expected no control characters"),
         ("method=fedfoo", r"no method 'fedfoo' is installed; there are fedavg, fedgpl, fedkim, fedkper, fedprox"),
         ("batch", r"--set takes key=value"),
         ("seed.x=1", r"'seed' is a single value"),

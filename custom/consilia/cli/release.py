@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from consilia.cli.console import console
 from consilia.core.errors import ConfigError
+from consilia.core.plain import plain
 from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_files
 from consilia.deploy.kit import open_kit
 from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
@@ -86,7 +86,8 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     console.print(_asked(manifest))
     several = ", as far as the site has them" if len(manifest.datasets) > 1 else ""
     console.print(
-        f"It reads the data of dataset {', '.join(manifest.datasets)}{several}; no other dataset's.", soft_wrap=True
+        f"It reads the data of dataset {plain(', '.join(manifest.datasets))}{several}; no other dataset's.",
+        soft_wrap=True,
     )
     for task, fields in manifest.fields.items():
         console.print(_fields(task, fields, own))
@@ -130,7 +131,7 @@ def _asked(manifest: Manifest) -> Table:
     for column in ("setting", "value"):
         table.add_column(column, overflow="fold")
     for path, value in sorted(manifest.asked.items(), key=lambda item: ("." in item[0], item[0])):
-        table.add_row(Text(path), Text(value))
+        table.add_row(plain(path), plain(value))
     size = manifest.model_size
     table.add_row("size of the model", f"{size.elements:,} elements, {size.bytes:,} bytes")
     return table
@@ -150,7 +151,7 @@ def _fields(task: str, fields: Mapping[str, str], own: Sequence[ReplyField]) -> 
     for (name, each, kind), places in rows.items():
         of = ("; ".join(_merged(places)) + each).removeprefix(", ")
         cells = (name, kind.replace("|", " or "), meaning.get(name, UNKNOWN), '"' if of and of == above else of)
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(plain, cells))
         above = of
     return table
 
@@ -198,7 +199,7 @@ def _tensors(tensors: Mapping[str, str]) -> Table:
 
 def _add_sizes(table: Table, name: str, sizes: list[tuple[int, int]]) -> None:
     elements, size = (sum(column) for column in zip(*sizes, strict=True))
-    table.add_row(Text(name), str(len(sizes)), f"{elements:,}", f"{size:,}")
+    table.add_row(plain(name), str(len(sizes)), f"{elements:,}", f"{size:,}")
 
 
 def _size(layout: str) -> tuple[int, int]:

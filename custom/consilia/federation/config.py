@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 import consilia
 from consilia.core.errors import ConfigError
+from consilia.core.plain import PlainText
 from consilia.core.schema import Strict, explain
 from consilia.core.task import Task
 from consilia.methods.config import MethodConfig, RobustConfig, TrainingConfig
@@ -31,7 +32,7 @@ class RunConfig(Strict):
     label: str = Field(
         "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
     )
-    dataset: str = Field("diagnosis", description="the dataset, by its name in the site.yaml of every site")
+    dataset: PlainText = Field("diagnosis", description="the dataset, by its name in the site.yaml of every site")
     task: Task = "classification"
     method: SerializeAsAny[MethodConfig]
     plugin: str | None = Field(None, description="SHA-256 of the file that the method comes from, if a plugin")
@@ -59,7 +60,7 @@ class RunConfig(Strict):
     exchange_dtype: Literal["float32", "float16"] = Field(
         "float32", description="of what travels; float16 halves it, and is what the server then keeps"
     )
-    test_only_sites: tuple[str, ...] = Field((), description="sites that train nothing: external test sites")
+    test_only_sites: tuple[PlainText, ...] = Field((), description="sites that train nothing: external test sites")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 
     @field_validator("config_version")

@@ -11,6 +11,7 @@ from typing import Any
 
 from consilia.aggregation.validation import MAX_INTEGER
 from consilia.core.errors import ReleaseRefused
+from consilia.core.plain import ERROR_KIND
 from consilia.core.reading import unique
 from consilia.federation.update_validation import MAX_CONTENT_BYTES
 
@@ -110,7 +111,7 @@ def parsed(task: str, content: str) -> dict[str, Any]:
 
 def check_error(task: str, content: str, tensors: Mapping[str, Any], error: str) -> None:
     """Raise :class:`ReleaseRefused` unless an error is a class name with nothing beside it."""
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", error) is None:
+    if ERROR_KIND.fullmatch(error) is None:
         raise ReleaseRefused(f"{task}: the error is a text of {len(error)} characters, approved is a class name")
     if content or tensors:
         raise ReleaseRefused(f"{task}: an error with {len(content)} characters and {len(tensors)} tensors beside it")
