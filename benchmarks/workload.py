@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from consilia.core.determinism import generator
+from consilia.data.limits import RESEARCH_LIMITS
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.fit import shuffled
@@ -165,6 +166,7 @@ def write_sites(work: Workload, folder: Path) -> dict[str, Path]:
             "site": name,
             "state_dir": "state",
             "allow_models": [work.model_class],
+            "limits": RESEARCH_LIMITS.model_dump(mode="json"),
             "datasets": {DATASET: dataset},
         }
         files[name] = place / "site.yaml"

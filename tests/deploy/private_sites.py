@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from consilia.data.limits import RESEARCH_LIMITS
 from consilia.federation.config import RunConfig, run_config
 from consilia.study.study import load_study, study_config
 from tests.federation.clinics import clinics_config, write_clinics
@@ -37,7 +38,9 @@ def write_private_sites(folder: Path) -> dict[str, Path]:
         datasets = {"diagnosis": _table(place, name, number), **_images(place, number), **tasks}
         sites[name] = folder / name / "site.yaml"
         state = f"{MARK}-state"
-        sites[name].write_text(yaml.safe_dump({"site": name, "state_dir": state, "datasets": datasets}))
+        limits = RESEARCH_LIMITS.model_dump(mode="json")
+        content = {"site": name, "state_dir": state, "limits": limits, "datasets": datasets}
+        sites[name].write_text(yaml.safe_dump(content))
     return sites
 
 

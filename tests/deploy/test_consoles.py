@@ -85,6 +85,26 @@ def test_console_and_command_give_the_same_run(pair: LocalFederation, tmp_path: 
     assert "is complete: results in" in nvflare(federation, *logs, "server", *kit)
 
 
+def test_a_site_whose_limits_a_job_exceeds_takes_no_part_and_says_why_at_home(
+    pair: LocalFederation, tmp_path: Path
+) -> None:
+    config = study_config(load_study("wisconsin"), "fedkper", 25, {}, ["rounds=2", "min_sites=1"])
+    job = export(config, tmp_path / "jobs", "costly")
+    approve_everywhere(pair, job)
+    path = pair.kit("hospital-1") / "local" / "site.yaml"
+    own = path.read_text()
+    path.write_text(own.replace("max_rounds: null", "max_rounds: 1"))
+    try:
+        record = submit(pair, job).record()
+    finally:
+        path.write_text(own)
+    assert list(record.sites) == ["hospital-2"]
+    assert "LimitReached" in record.absent["hospital-1"]
+    assert "max_rounds" not in record.absent["hospital-1"]
+    log = (pair.kit("hospital-1") / "console.log").read_text(errors="replace")
+    assert "limits.max_rounds: the job asks 2, this site allows 1" in log
+
+
 @pytest.mark.long
 def test_a_job_is_aborted_and_cloned_by_nvflare_s_command(pair: LocalFederation, tmp_path: Path) -> None:
     federation, job = pair, export(slow_config(24, "rounds=2000"), tmp_path / "jobs")

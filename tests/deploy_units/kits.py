@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -96,7 +97,11 @@ def site_yaml(folder: Path, name: str = "hospital-1", more: str = "") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "visits.csv").write_bytes((EXAMPLE / "visits.csv").read_bytes())
     path = folder / "site.yaml"
-    path.write_text((EXAMPLE / "site.yaml").read_text().replace("site: example-hospital", f"site: {name}") + more)
+    text = (EXAMPLE / "site.yaml").read_text().replace("site: example-hospital", f"site: {name}")
+    # Its forty rows are fewer than a real site's limits let jobs train on.
+    for few in ("max_batch_fraction", "min_training_cases", "min_cases_per_metric"):
+        text = re.sub(rf"(?m)^  {few}: \S+", f"  {few}: null", text)
+    path.write_text(text + more)
     return path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from consilia.data.limits import RESEARCH_LIMITS
 from consilia.federation.config import RunConfig, run_config
 
 TASK_DEFINITIONS = {
@@ -119,5 +120,6 @@ def _questions(folder: Path) -> dict[str, Any]:
 
 def _yaml(path: Path, site: str, datasets: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"site": site, "datasets": datasets}, sort_keys=False))
+    limits = RESEARCH_LIMITS.model_dump(mode="json")  # Each has some thirty cases.
+    path.write_text(yaml.safe_dump({"site": site, "limits": limits, "datasets": datasets}, sort_keys=False))
     return path

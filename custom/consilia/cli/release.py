@@ -12,12 +12,17 @@ from rich import box
 from rich.table import Table
 
 from consilia.cli.console import console
+from consilia.cli.site_runs import limits_table
 from consilia.core.errors import ConfigError
 from consilia.core.plain import plain
+from consilia.data.limits import SiteLimits
+from consilia.data.site import load_site_config
 from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_files
+from consilia.deploy.install.config import config_file
 from consilia.deploy.kit import open_kit
 from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
 from consilia.federation.release_manifest import Manifest, read_manifest
+from consilia.federation.site_limits import compared
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
 
@@ -96,6 +101,9 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     console.print("Instead of a reply: the class name of an error, or a code of NVFlare's with nothing beside it.")
     _print_never(manifest)
     if kit is not None:
+        path = config_file(open_kit(kit))
+        limits = load_site_config(path).limits if path.is_file() else SiteLimits()
+        console.print(limits_table(compared(config, limits, model_bytes=manifest.model_size.bytes)))
         _print_approval(job, kit, manifest)
 
 

@@ -142,3 +142,37 @@ def site_approve(
     from consilia.cli.release import approve_command
 
     approve_command(job, kit, withdraw)
+
+
+RunSite = Annotated[Path | None, typer.Option("--site", help="Instead of a kit: the site's site.yaml.")]
+RunKit = Annotated[Path | None, typer.Option("--kit", help="The site's startup kit.")]
+
+
+@site_app.command("runs")
+@friendly
+def site_runs(kit: RunKit = None, site: RunSite = None) -> None:
+    """What this site has taken part in: dates, rounds, disk used, approvals, and the limits spent and left.
+
+    \b
+    consilia site runs --kit hospital-1
+    """
+    from consilia.cli.site_runs import runs_command
+
+    runs_command(kit, site)
+
+
+@site_app.command("forget")
+@friendly
+def site_forget(
+    run: Annotated[str, typer.Argument(help="The run's id, as consilia site runs prints it.")],
+    kit: RunKit = None,
+    site: RunSite = None,
+) -> None:
+    """Remove what this site keeps of a run: its personal models, its state and its reports. A line of it stays.
+
+    \b
+    consilia site forget fedkper-0123456789ab --kit hospital-1
+    """
+    from consilia.cli.site_runs import forget_command
+
+    forget_command(run, kit, site)

@@ -87,7 +87,7 @@ def overwrite_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Map
     Giving an old file's blocks back and taking new ones costs more than the writing itself.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.writelines(pieces(tensors, metadata))
         file.truncate()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ByteSize, Field, model_validator
 
+from consilia.core.errors import LimitReached
 from consilia.core.schema import Strict
 
 Bytes = Annotated[ByteSize, Field(gt=0)]
@@ -48,3 +49,18 @@ class SiteLimits(Strict):
 
 RESEARCH_LIMITS = SiteLimits(**dict.fromkeys(SiteLimits.model_fields))
 """None at all, for a study on one machine: what its federation writes into the site.yaml of each of its sites."""
+
+
+def reached(limit: str, asked: str, allowed: str) -> LimitReached:
+    """The refusal of a request: for the site's own log, since the server learns its class name only."""
+    if limit.startswith("min_"):
+        return LimitReached(f"limits.{limit}: this site has {asked}, and requires {allowed}")
+    return LimitReached(f"limits.{limit}: the job asks {asked}, this site allows {allowed}")
+
+
+def show_bytes(count: int) -> str:
+    """A size as site.yaml has it, e.g. ``1.5 GB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count} B"

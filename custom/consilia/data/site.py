@@ -19,6 +19,7 @@ from consilia.data.yaml_file import AbsolutePath, read_yaml, validate
 
 SITE_FILE = "site.yaml"
 RUNS = "runs"  # the folder of the personal models in state_dir, beside those of the datasets
+LEDGER = "ledger"  # and that of what runs have spent of the limits
 SERVER = "server"
 SERVER_DATA = Path(SERVER) / "data.yaml"  # beside the folders of the sites, where all are on one machine
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\.\*)?")
@@ -57,8 +58,8 @@ class SiteConfig(Strict):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"site and dataset names hold letters, digits, '.', '_' and '-' only, not {name!r}")
         # Some file systems do not tell Runs from runs.
-        if any(dataset.casefold() == RUNS for dataset in self.datasets):
-            raise ValueError(f"no dataset can be called {RUNS!r}: state_dir keeps the personal models under this name")
+        if taken := [dataset for dataset in self.datasets if dataset.casefold() in (RUNS, LEDGER)]:
+            raise ValueError(f"no dataset can be called {taken[0]!r}: state_dir has a folder of its own of this name")
         return self
 
     def dataset(self, name: str) -> DatasetSpec:

@@ -29,10 +29,12 @@ from consilia.core.plain import one_line
 from consilia.core.reading import read_json
 from consilia.data.site import load_site_config, own_site_file
 from consilia.deploy.foreign import MAX_FOREIGN, foreign_parts, job_files
+from consilia.deploy.install.config import config_file
 from consilia.deploy.install.plan import SHARED_MODE, hand_over
 from consilia.deploy.kit import Kit, open_kit
 from consilia.federation.messages import Reply, payload_bytes
 from consilia.federation.release_manifest import MAX_CONFIG_BYTES, Manifest, as_manifest, checked_job, read_manifest
+from consilia.federation.site_ledger import close_ledger
 from consilia.flare.approval import ApprovalFilter
 from consilia.flare.messages import CONTENT, ERROR, reply_to_dxo
 from consilia.methods.registry import AllowedMethods
@@ -186,6 +188,9 @@ def withdraw(kit: Path, job: Path) -> tuple[Path, ...]:
         raise ConfigError(f"the manifest of job {name} ({manifest.digest}) is not approved at {site.name}")
     for path in paths:
         path.unlink()
+    if config_file(site).is_file():
+        # A new approval begins with all that the limits allow.
+        close_ledger(load_site_config(config_file(site)).state_dir, manifest.digest)
     return paths
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from consilia.aggregation import UpdateSpool
 from consilia.core.determinism import state_digest
-from consilia.core.events import Absent, Finished, Personalizing, Prepared, Progress, RoundDone, no_progress
+from consilia.core.events import Absent, Finished, Notice, Personalizing, Prepared, Progress, RoundDone, no_progress
 from consilia.core.stop import StopSignal, never
 from consilia.federation.attendance import Attendance
 from consilia.federation.checkpoints import RunCheckpoint
@@ -35,6 +35,8 @@ from consilia.federation.update_validation import Deliver, UpdateValidation
 from consilia.methods.contract import State
 from consilia.methods.registry import AllowedMethods
 from consilia.record.schema import Exchange, Record
+
+NOT_JUDGED = "no site sent validation metrics (none, or withheld by its limits): the last model stands for the best"
 
 
 class Coordinator:
@@ -156,6 +158,10 @@ class Coordinator:
         self.recorder.add_section(self.server)
         self._evaluate_final(deliver, "last")
         self._judge()
+        if self.best.version:
+            self.recorder.best_by = self.config.primary_metric
+        else:
+            self._progress(Notice(reason=NOT_JUDGED))
         if self.best.version in (0, self.version):
             # Nothing was better (or nothing could be judged): the last model is the best one.
             self.best.version, self.best.state = self.version, self.state

@@ -51,6 +51,7 @@ class Recorder:
         self.exchange: Exchange | None = None
         self.sections: dict[str, Any] = {}
         self.server_fingerprint: str | None = None
+        self.best_by: str | None = None
         self.absent: dict[str, str] = {}
         self.absences: list[Absence] = []
         self.class_names: list[str] = []
@@ -163,6 +164,7 @@ class Recorder:
             rounds_done=len(self.rounds),
             started=self.started,
             seconds=self.seconds(),
+            best_by=self.best_by,
         )
         return Record(
             run=run,

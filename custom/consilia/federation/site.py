@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from consilia.core.determinism import torch_threads
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, LimitReached
 from consilia.core.files import write_json
 from consilia.core.stop import StopSignal, never
 from consilia.core.tensor_files import overwrite_tensors
@@ -32,10 +32,13 @@ from consilia.federation.messages import (
     payload_bytes,
 )
 from consilia.federation.model_card import model_card
+from consilia.federation.release_manifest import manifest_of
 from consilia.federation.requests import require_within
 from consilia.federation.run_data import load_run_data
 from consilia.federation.site_errors import note_error
 from consilia.federation.site_evaluation import SiteEvaluation
+from consilia.federation.site_gate import SiteGate
+from consilia.federation.site_limits import compared, require
 from consilia.federation.site_store import SiteStore
 from consilia.methods.client import ClientContext, Round
 from consilia.methods.contract import State, Update, transmitted
@@ -53,6 +56,9 @@ class Site:
         config: the run.
         settings: of the site's own file; its data, its lists of model classes and methods, its state folder.
         should_stop: polled during training.
+
+    Raises:
+        LimitReached: the run asks more than the site's limits allow.
     """
 
     def __init__(self, config: RunConfig, settings: SiteConfig, *, should_stop: StopSignal = never) -> None:
@@ -61,19 +67,28 @@ class Site:
         self.folder = settings.state_dir / RUNS / config.run_id
         self.store = SiteStore(self.folder)
         AllowedMethods(settings.allow_methods, Path(SITE_FILE)).require(config.method.method)
+        require(compared(config, settings.limits))
         self.data = load_run_data(config, settings)
         if self.data.task != config.task:
             raise ConfigError(
                 f"the run is a {config.task}, dataset {config.dataset!r} of site {self.name} a {self.data.task}"
             )
-        model = config.model.build(seed=config.seed, allowed=settings.allow_models, folders=settings.foundation_models)
+        model = config.model.build(
+            seed=config.seed,
+            allowed=settings.allow_models,
+            folders=settings.foundation_models,
+            max_bytes=settings.limits.max_model_bytes,
+        )
         self.model_size = ModelSize.of(model)
         self.method = make_method(config.method)
         self.payload_specs = self.method.payload(model)
         self.transmitted = transmitted(self.method, model)
-        context = ClientContext(model, self.data, config.training, config.seed, should_stop)
+        cases = {name: len(dataset.train) for name, dataset in self.data.datasets.items()}
+        self.gate = SiteGate(config, settings, manifest_of(config, model).digest, cases)
+        self._aborted = should_stop
+        context = ClientContext(model, self.data, config.training, config.seed, self._should_stop)
         self.client = self.method.client(context)
-        self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store)
+        self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store, settings.limits)
         self.error: BaseException | None = None
         """What went wrong with the last request that failed."""
         self._initial = copy.deepcopy(self.client.state_dict())
@@ -86,13 +101,8 @@ class Site:
     def _answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
         try:
             require_within(request, self.config)
-            if request.kind == "prepare":
-                reply = self._prepare(request)
-            else:
-                state, payload = self._received(request, tensors or {})
-                self._restore(request)
-                handler = {"train": self._train, "evaluate": self._evaluate, "personalize": self._personalize}
-                reply = handler[request.kind](request, state, payload)
+            with self.gate.opened(request):
+                reply = self._carried_out(request, tensors or {})
             log.info(
                 "site %s sends for request %s: %d bytes, %d tensors, fields %s",
                 self.name,
@@ -102,6 +112,11 @@ class Site:
                 sorted(json.loads(reply.content)),
             )
             return reply
+        except LimitReached as error:
+            self.error = error
+            note_error(self.settings.state_dir, f"request {request.kind}", error)
+            log.error("site %s refuses request %s: %s", self.name, request.kind, error)
+            return Reply(error=LimitReached.__name__)
         # Also MemoryError and torch's out-of-memory: a dead process would end the job for every site.
         except (Exception, SystemExit) as error:
             self.error = error
@@ -110,6 +125,18 @@ class Site:
                 "site %s: request %s failed with %s; see %s", self.name, request.kind, type(error).__name__, place
             )
             return Reply(error=type(error).__name__)
+
+    def _carried_out(self, request: Request, tensors: State) -> Reply:
+        if request.kind == "prepare":
+            return self._prepare(request)
+        state, payload = self._received(request, tensors)
+        self._restore(request)
+        handler = {"train": self._train, "evaluate": self._evaluate, "personalize": self._personalize}
+        return handler[request.kind](request, state, payload)
+
+    def _should_stop(self) -> bool:
+        self.gate.poll()
+        return self._aborted()
 
     # ---- the four requests -------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def note_error(state_dir: Path, what: str, error: BaseException) -> Path:
     text = textwrap.indent(plain("".join(traceback.format_exception(error)), keep="\n"), "  ")
     with suppress(OSError):
         make_private(state_dir)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "a") as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n{text}\n")
     return path

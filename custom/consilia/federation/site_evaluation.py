@@ -6,8 +6,10 @@ import logging
 from typing import Any
 
 from consilia.data.dataset import SiteData
+from consilia.data.limits import SiteLimits
 from consilia.evaluation.classification import combined_metrics
 from consilia.federation.messages import Request
+from consilia.federation.metric_release import releasable
 from consilia.federation.site_store import SiteStore
 from consilia.methods.client import CannotEvaluate, Client
 from consilia.methods.contract import Method, State
@@ -25,10 +27,13 @@ class SiteEvaluation:
         method: of the run.
         data: the site's.
         store: what the site keeps of the run; among it which cases were correct at the last look.
+        limits: of the site: which metrics leave it, and how many digits of them.
     """
 
-    def __init__(self, client: Client[Any], method: Method[Any], data: SiteData, store: SiteStore) -> None:
-        self.client, self.method, self.data, self.store = client, method, data, store
+    def __init__(
+        self, client: Client[Any], method: Method[Any], data: SiteData, store: SiteStore, limits: SiteLimits
+    ) -> None:
+        self.client, self.method, self.data, self.store, self.limits = client, method, data, store, limits
 
     def global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, dict[str, Predictions]]:
         """Metrics of the received global model and its predictions on the test cases, if it can be judged here.
@@ -55,7 +60,7 @@ class SiteEvaluation:
     def metrics(
         self, kind: str, version: int | None, *, slow: bool = False
     ) -> tuple[SiteMetrics, dict[str, Predictions]]:
-        """Metrics of the model as it now is, and its predictions on the test cases by dataset.
+        """Metrics of the model as it now is, as they leave the site, and its predictions on the test cases by dataset.
 
         With a version the metrics hold also the flips since the last evaluation of that kind; over several datasets
         of unlike cases none are counted.
@@ -68,11 +73,19 @@ class SiteEvaluation:
             metrics = {
                 name: self.client.task.metrics(predictions[name], split, slow=slow) for name, split in splits.items()
             }
-            found[part] = combined_metrics(metrics) if self.data.trained_together else metrics[self.data.name]
-        test = found["test"]
-        if version is not None and test is not None and not self.data.trained_together:
-            test |= self._flips(kind, version, predictions[self.data.name])
+            if part == "test" and version is not None and not self.data.trained_together:
+                own = metrics[self.data.name]
+                if own is not None:
+                    own |= self._flips(kind, version, predictions[self.data.name])
+            sent = {name: releasable(metrics[name], self._fewest(name, part), self.limits) for name in metrics}
+            found[part] = combined_metrics(sent) if self.data.trained_together else sent[self.data.name]
         return SiteMetrics.model_validate(found), predictions
+
+    def _fewest(self, dataset: str, part: str) -> int:
+        """Cases of the rarest class in a split; of a segmentation, all its cases."""
+        data = self.data.datasets[dataset]
+        labels = data.split(part).labels
+        return len(labels) if data.task == "segmentation" else int(labels.bincount(minlength=data.num_classes).min())
 
     def _flips(self, kind: str, version: int, predictions: Predictions) -> dict[str, int]:
         correct = self.client.task.is_correct(predictions, self.data.test)

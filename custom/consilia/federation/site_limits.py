@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from consilia.core.errors import LimitReached
-from consilia.data.limits import SiteLimits
+from consilia.data.limits import SiteLimits, reached, show_bytes
 from consilia.federation.config import RunConfig
+from consilia.federation.site_ledger import Spent
 
 NO_LIMIT = "no limit"
 
@@ -63,25 +63,19 @@ def compared(
 
 
 def require(rows: Iterable[LimitRow]) -> None:
-    """Raise :class:`LimitReached` for the first row that is not allowed."""
+    """Raise :class:`~consilia.core.errors.LimitReached` for the first row that is not allowed."""
     for row in rows:
         if not row.ok:
             raise reached(row.limit, row.asked, row.allowed)
 
 
-def reached(limit: str, asked: str, allowed: str) -> LimitReached:
-    """The refusal of a request: for the site's own log, since the server learns its class name only."""
-    if limit.startswith("min_"):
-        return LimitReached(f"limits.{limit}: this site has {asked}, and requires {allowed}")
-    return LimitReached(f"limits.{limit}: the job asks {asked}, this site allows {allowed}")
-
-
-def show_bytes(count: int) -> str:
-    """A size as site.yaml has it, e.g. ``1.5 GB``."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.4g} {unit}"
-    return f"{count} B"
+def left(config: RunConfig, limits: SiteLimits, spent: Spent) -> list[tuple[str, int, int]]:
+    """Of each limit that counts requests: its name, how many a whole run of the job asks, and how many are left."""
+    counted = (
+        ("max_rounds", config.rounds, limits.max_rounds, spent.rounds),
+        ("max_evaluations", _evaluations(config), limits.max_evaluations, spent.evaluations),
+    )
+    return [(name, asked, allowed - gone) for name, asked, allowed, gone in counted if allowed is not None]
 
 
 def _asked(value: int) -> tuple[float, str]:

@@ -16,7 +16,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from consilia.core.determinism import single_threaded
-from consilia.core.errors import ConfigError, ReleaseRefused
+from consilia.core.errors import ConfigError, LimitReached, ReleaseRefused
 from consilia.core.lock import locked
 from consilia.core.plain import one_line
 from consilia.data.site import load_site_config, own_site_file
@@ -90,8 +90,9 @@ class ConsiliaExecutor(Executor):  # type: ignore[misc]
                 return self._site.answer(request, dxo.data)
         except (Exception, SystemExit) as error:
             kind = type(error).__name__
-            # These two speak of no case; any other may, and NVFlare's log may be streamed to the server.
-            detail = f": {one_line(error)}" if isinstance(error, ConfigError | ReleaseRefused) else ""
+            # These speak of no case; any other may, and NVFlare's log may be streamed to the server.
+            speaks = isinstance(error, ConfigError | LimitReached | ReleaseRefused)
+            detail = f": {one_line(error)}" if speaks else ""
             self.log_error(fl_ctx, f"task {task_name} failed with {kind}{self._noted(task_name, error)}{detail}")
             return Reply(error=kind)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from consilia.core.determinism import generator, seeded
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, TrainingStopped
 from consilia.core.stop import StopSignal, never
 from consilia.data.augmentation import Augmentation, Transform
 from consilia.data.dataset import SiteData, Split
@@ -45,7 +45,7 @@ class ClientContext:
         data: this site's cases.
         training: local optimisation.
         seed: of the run; batches of round r come from (seed, site, r) alone.
-        should_stop: polled between batches.
+        should_stop: polled between batches, of training and of evaluation.
     """
 
     model: nn.Module
@@ -318,6 +318,8 @@ class Client(Generic[C]):
         """As many of a split's inputs (or of what was made of them) as fit at once, on the device, from which on."""
         inputs, size = split.inputs if inputs is None else inputs, self.task.at_once(split.inputs)
         for start in range(0, len(split), size):
+            if self.should_stop():
+                raise TrainingStopped(f"evaluation at site {self.data.site!r} was told to stop")
             yield start, inputs[start : start + size].to(self.device)
 
     def check_model(self) -> None:

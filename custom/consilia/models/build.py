@@ -13,8 +13,11 @@ from typing import Any
 from torch import nn
 
 from consilia.core.determinism import seeded
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, LimitReached
 from consilia.data.allowed import DEFAULT_ALLOWED
+from consilia.data.limits import reached, show_bytes
+from consilia.models.exchange import ModelSize
+from consilia.models.size import LIMIT, at_most
 
 
 def is_allowed(path: str, allowed: Sequence[str]) -> bool:
@@ -29,6 +32,7 @@ def build_model(
     seed: int,
     allowed: Sequence[str] = DEFAULT_ALLOWED,
     foundation: nn.Module | None = None,
+    max_bytes: int | None = None,
 ) -> nn.Module:
     """Import the class or function at ``path`` and call it with ``arguments`` under a seed of its own.
 
@@ -38,8 +42,10 @@ def build_model(
         seed: run seed; every participant that builds the same model with it gets the same initial weights.
         allowed: dotted paths that may be built here.
         foundation: a foundation model, given to the class as its first argument.
+        max_bytes: of the model and its buffers.
 
     Raises:
+        LimitReached: the model is larger; found out before its memory is taken.
         ConfigError: the path is not listed, cannot be imported, or the arguments do not fit.
     """
     if not is_allowed(path, allowed):
@@ -55,13 +61,18 @@ def build_model(
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot import model class {path!r}: {error}") from error
     try:
-        with seeded(seed, "initial-model"):
+        with seeded(seed, "initial-model"), at_most(max_bytes):
             model = factory(**arguments) if foundation is None else factory(foundation, **arguments)
+    except LimitReached:
+        raise
     # A factory from another library may raise anything; the arguments came with the job.
     except Exception as error:
         raise ConfigError(f"cannot build {path}({dict(arguments)}): {error}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{path} built a {type(model).__name__}, expected a torch.nn.Module")
+    # With what the foundation model brings along.
+    if max_bytes is not None and (size := ModelSize.of(model).bytes) > max_bytes:
+        raise reached(LIMIT, f"a model of {show_bytes(size)}", show_bytes(max_bytes))
     return model
 
 

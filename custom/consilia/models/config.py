@@ -46,18 +46,29 @@ class ModelConfig(Strict):
     args: dict[str, Any] = Field(default_factory=dict)
     foundation: FoundationConfig | None = None
 
-    def build(self, *, seed: int, allowed: Sequence[str], folders: Mapping[str, FoundationFolder]) -> nn.Module:
+    def build(
+        self,
+        *,
+        seed: int,
+        allowed: Sequence[str],
+        folders: Mapping[str, FoundationFolder],
+        max_bytes: int | None = None,
+    ) -> nn.Module:
         """The network with its initial weights, if this participant lists the class and has the foundation model.
 
         Args:
             seed: run seed.
             allowed: this participant's allow_models.
             folders: this participant's foundation_models.
+            max_bytes: of the model and its buffers.
 
         Raises:
+            LimitReached: the model is larger.
             ConfigError: the class is not listed, or the arguments do not fit.
             CheckpointError: the foundation model's weights are not there, or are others.
         """
         base = self.foundation
         foundation = None if base is None else load_foundation(base.model, base.digest, folders)
-        return build_model(self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation)
+        return build_model(
+            self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation, max_bytes=max_bytes
+        )

@@ -23,11 +23,17 @@ from consilia.core.schema import Strict
 from consilia.core.task import Task
 from consilia.record.types import Cases, Fraction, NonNegative
 
+ROUNDING = 0.015
+"""By how much numbers of one model may disagree: a site may round them to two digits, and counts likewise."""
+
 PromptSetting = Literal["box", "image", "jitter"]
 
 
 class RunInfo(Strict):
     """What was run. ``label`` groups the seeds of one method; ``started`` is ISO 8601; ``seconds`` wall clock.
+
+    ``best_by``: the validation metric by which the best model was chosen; null where no site sent any, and the last one
+    stands for it.
 
     No record with status ``running`` is ever saved: it is what live metrics are made from.
     """
@@ -44,6 +50,7 @@ class RunInfo(Strict):
     rounds_done: NonNegativeInt
     started: str
     seconds: NonNegative
+    best_by: str | None = None
 
 
 class SiteInfo(Strict):
@@ -112,7 +119,7 @@ class Metrics(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Metrics:
         flips = (self.negative_flips or 0) + (self.positive_flips or 0)
-        if max(self.correct, flips) > self.count or abs(self.accuracy - self.correct / self.count) > 1e-6:
+        if max(self.correct, flips) > self.count or abs(self.accuracy - self.correct / self.count) > ROUNDING:
             raise ValueError(
                 f"{self.correct} of {self.count} correct, {flips} flips and accuracy {self.accuracy} disagree"
             )
@@ -173,7 +180,7 @@ def _agree(metrics: PromptMetrics, scored: int) -> bool:
     """Whether the means can be those of ``scored`` cases, of which ``missed`` have Dice 0: Dice / 2 <= IoU <= Dice."""
     if not scored or metrics.dice is None or metrics.iou is None:
         return not scored and metrics.dice is metrics.iou is metrics.hd95 is None
-    found, slack = scored - metrics.missed, 1e-6
+    found, slack = scored - metrics.missed, ROUNDING
     in_order = metrics.dice / 2 - slack <= metrics.iou <= metrics.dice + slack
     return in_order and metrics.dice <= found / scored + slack and (found > 0 or metrics.hd95 is None)
 

@@ -17,6 +17,7 @@ import pytest
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.allowed import DEFAULT_ALLOWED
+from consilia.data.limits import SiteLimits
 from consilia.data.site import load_site_config
 from consilia.deploy.doctor.examine import check_data, check_machine, check_owner, check_versions, examine
 from consilia.deploy.doctor.job import check_job, read_job
@@ -78,8 +79,17 @@ def test_a_job_of_another_version_or_with_a_missing_foundation_model_fails(
 def test_only_the_jobs_dataset_is_read_and_a_missing_one_named(site: Kit, job: Path, tmp_path: Path) -> None:
     path = site.local / "site.yaml"
     config, known = load_site_config(path), read_job(job)
-    (finding,) = check_data(site, config, known)
+    finding, within = check_data(site, config, known)
+    assert (within.check, within.level) == ("limits", "ok")
+    _, *limits = check_data(site, config.model_copy(update={"limits": SiteLimits()}), known)
     assert (finding.check, finding.text) == ("dataset diagnosis", "40 cases")
+    # 28 of them are to train on.
+    assert [(finding.level, finding.text.partition(":")[0]) for finding in limits] == [
+        ("FAILED", "limits.max_batch_fraction"),
+        ("FAILED", "limits.min_training_cases"),
+        ("warning", "limits.min_cases_per_metric"),
+        ("warning", "limits.min_cases_per_metric"),
+    ]
     (tmp_path / "data" / "visits.csv").unlink()
     (finding,) = check_data(site, config, known)
     assert (finding.level, "visits.csv" in finding.text) == ("FAILED", True)

@@ -14,6 +14,7 @@ from consilia.aggregation import mean_of_updates
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError, UpdateRejected
 from consilia.data.dataset import DatasetSplits, SiteData, Split, empty_split
+from consilia.data.limits import RESEARCH_LIMITS
 from consilia.evaluation.classification import classification_metrics, combined_metrics
 from consilia.federation.site_evaluation import SiteEvaluation
 from consilia.federation.site_store import SiteStore
@@ -193,7 +194,8 @@ def test_an_epochs_loss_is_the_mean_over_cases() -> None:
 def test_metrics_of_several_tasks(tmp_path: Path) -> None:
     site = several(mass=6, kidney=5)
     own = learner(site)
-    metrics, predictions = SiteEvaluation(own, own.method, site, SiteStore(tmp_path)).metrics("global", version=1)
+    evaluation = SiteEvaluation(own, own.method, site, SiteStore(tmp_path), RESEARCH_LIMITS)
+    metrics, predictions = evaluation.metrics("global", version=1)
     shapes = {task: tuple(found[LOGITS].shape) for task, found in predictions.items()}
     assert shapes == {"mass": (3, 2), "kidney": (3, 2)}
     single = {

@@ -23,6 +23,7 @@ from consilia.data.check import DatasetReport, check_site
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.doctor.job import Job, check_datasets, check_job, read_job
+from consilia.deploy.doctor.limits import check_limits
 from consilia.deploy.doctor.modes import check_modes, others
 from consilia.deploy.doctor.network import (
     check_certificates,
@@ -148,14 +149,19 @@ def check_data(kit: Kit, config: Config, job: Job | None) -> Iterator[Finding]:
     if job is not None:
         yield from check_datasets(job, there)
         there = [dataset for dataset in job.datasets(there) if dataset in there]
-    yield from _datasets(config_file(kit), there)
+    yield from _datasets(config_file(kit), there, config, job)
 
 
-def _datasets(path: Path, datasets: list[str] | None) -> Iterator[Finding]:
+def _datasets(
+    path: Path, datasets: list[str] | None, config: SiteConfig | None = None, job: Job | None = None
+) -> Iterator[Finding]:
     if datasets == []:
         return
     try:
-        yield from (_dataset(report, path) for report in check_site(path, datasets))
+        reports = check_site(path, datasets)
+        yield from (_dataset(report, path) for report in reports)
+        if job is not None and config is not None:
+            yield from check_limits(job, config, reports)
     except ConfigError as error:
         yield failed("data", str(error), f"correct {path}")
 

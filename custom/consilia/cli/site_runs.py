@@ -1,0 +1,98 @@
+"""``consilia site runs`` and ``consilia site forget``, and a job's values beside a site's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from consilia.cli.console import console
+from consilia.core.errors import ConfigError
+from consilia.data.limits import SiteLimits, show_bytes
+from consilia.data.site import SiteConfig, load_site_config
+from consilia.deploy.install.config import config_file
+from consilia.deploy.kit import open_kit
+from consilia.deploy.release_filter import approved
+from consilia.federation.site_gate import disk_used
+from consilia.federation.site_ledger import Spent
+from consilia.federation.site_limits import NO_LIMIT, LimitRow
+from consilia.federation.site_runs import SiteRun, forget_run, site_runs
+
+
+def runs_command(kit: Path | None, site: Path | None) -> None:
+    """Print the runs of a site, and what each approval has spent of the limits."""
+    config = _config(kit, site)
+    runs = site_runs(config.state_dir)
+    approvals = {} if kit is None else {digest: path.name for digest, path in approved(open_kit(kit).local).items()}
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("run", no_wrap=True)
+    for column in ("label", "began", "last", "rounds", "evaluations", "hours", "disk", "approval"):
+        table.add_column(column, overflow="fold")
+    for run in runs:
+        table.add_row(*map(Text, _cells(run, approvals)))
+    console.print(table)
+    used, allowed = disk_used(config.state_dir), config.limits.max_disk
+    console.print(
+        f"{config.state_dir}: {show_bytes(used)} of {NO_LIMIT if allowed is None else show_bytes(allowed)}",
+        soft_wrap=True,
+        markup=False,
+    )
+    for digest, spent in _by_approval(runs).items():
+        line = f"{approvals.get(digest, digest[:19])}: spent {_spent(spent, config.limits)}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def forget_command(run: str, kit: Path | None, site: Path | None) -> None:
+    """Remove what a site keeps of a run."""
+    config = _config(kit, site)
+    size = forget_run(config.state_dir, run)
+    console.print(f"{config.site} has forgotten {run}: {show_bytes(size)} removed", soft_wrap=True, markup=False)
+
+
+def limits_table(rows: Iterable[LimitRow]) -> Table:
+    """A row per limit of a site: what a job asks, what is allowed; what would be refused is marked."""
+    table = Table(title="this site's limits", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("limit", "the job asks", "this site allows", ""):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        style, mark = ("", "") if row.ok else ("bold red", "REFUSED")
+        table.add_row(*(Text(cell, style) for cell in (row.limit, row.asked, row.allowed, mark)))
+    return table
+
+
+def _config(kit: Path | None, site: Path | None) -> SiteConfig:
+    if (kit is None) == (site is None):
+        raise ConfigError("give either --kit, the site's startup kit, or --site, its site.yaml")
+    return load_site_config(site if kit is None else config_file(open_kit(kit)))  # type: ignore[arg-type]
+
+
+def _cells(run: SiteRun, approvals: dict[str, str]) -> tuple[str, ...]:
+    disk = "forgotten" if run.disk is None else show_bytes(run.disk)
+    if run.entry is None:
+        return run.run, "", "", "", "", "", "", disk, ""
+    spent, entry = run.entry.spent, run.entry
+    approval = "taken back" if run.closed else approvals.get(entry.manifest, "none")
+    counts = str(spent.rounds), str(spent.evaluations), f"{spent.seconds / 3600:.2f}"
+    return run.run, entry.label, entry.began[:10], entry.last[:10], *counts, disk, approval
+
+
+def _by_approval(runs: list[SiteRun]) -> dict[str, Spent]:
+    found: dict[str, Spent] = {}
+    for run in runs:
+        if run.entry is not None and not run.closed:
+            digest = run.entry.manifest
+            found[digest] = found.get(digest, Spent()).plus(run.entry.spent)
+    return found
+
+
+def _spent(spent: Spent, limits: SiteLimits) -> str:
+    hours = None if limits.max_hours is None else f"{limits.max_hours:g}"
+    parts = (
+        ("rounds", str(spent.rounds), limits.max_rounds),
+        ("evaluations", str(spent.evaluations), limits.max_evaluations),
+        ("hours", f"{spent.seconds / 3600:.2f}", hours),
+    )
+    return ", ".join(f"{used} of {NO_LIMIT if allowed is None else allowed} {name}" for name, used, allowed in parts)

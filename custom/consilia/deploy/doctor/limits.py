@@ -1,0 +1,53 @@
+"""The doctor's look at a job against the site's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from consilia.data.check import DatasetReport
+from consilia.data.site import SiteConfig
+from consilia.deploy.doctor.findings import Finding, failed, ok, warning
+from consilia.deploy.doctor.job import Job
+from consilia.federation.site_ledger import ledger_folder, total
+from consilia.federation.site_limits import compared, left
+
+CHECK = "limits"
+
+
+def check_limits(job: Job, config: SiteConfig, reports: Sequence[DatasetReport]) -> Iterator[Finding]:
+    """A finding for every limit that the job would meet; one that says so where there is none.
+
+    Of data with errors the cases are not known: nothing is said then.
+    """
+    if any(report.errors for report in reports):
+        return
+    cases = {report.dataset: _cases(report, "train") for report in reports}
+    size = job.manifest.model_size.bytes
+    refused = [row for row in compared(job.config, config.limits, training_cases=cases, model_bytes=size) if not row.ok]
+    for row in refused:
+        todo = f"ask for another job, or raise limits.{row.limit} in site.yaml, if you agree"
+        yield failed(CHECK, f"limits.{row.limit}: {job.name} comes to {row.asked}, here is {row.allowed}", todo)
+    spent = total(ledger_folder(config.state_dir, job.manifest.digest))
+    for name, asked, rest in left(job.config, config.limits, spent):
+        if asked > rest:
+            text = f"limits.{name}: {job.name} asks {asked}, of this approval {max(rest, 0)} are left"
+            yield warning(CHECK, text, "where it is a new run: approve --withdraw, then approve again")
+    for report in reports:
+        yield from _withheld(report, config.limits.min_cases_per_metric)
+    if not refused:
+        yield ok(CHECK, f"{job.name} stays within the limits of site.yaml")
+
+
+def _withheld(report: DatasetReport, fewest: int | None) -> Iterator[Finding]:
+    for part in ("validation", "test"):
+        counts = report.counts.get(part, {})
+        rarest = min((counts.get(name, 0) for name in report.classes), default=0) if counts else _cases(report, part)
+        if fewest is not None and _cases(report, part) and rarest < fewest:
+            text = f"limits.min_cases_per_metric: no metrics of the {part} cases of {report.dataset} leave"
+            yield warning(CHECK, f"{text}: {rarest} of a class, {fewest} are required", "see docs/limits.md")
+
+
+def _cases(report: DatasetReport, part: str) -> int:
+    if part in report.masks:
+        return report.masks[part].cases
+    return sum(report.counts.get(part, {}).values())

@@ -1,0 +1,238 @@
+"""Limits at a site that answers requests: what is refused before any work, while it goes on, and over resumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from consilia.core.errors import LimitReached
+from consilia.data.limits import RESEARCH_LIMITS
+from consilia.data.site import SiteConfig, load_site_config
+from consilia.federation import site_gate
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.messages import Request
+from consilia.federation.metric_release import releasable
+from consilia.federation.server_settings import ServerSettings
+from consilia.federation.site import Site
+from consilia.federation.site_ledger import Spent, close_ledger, total
+from consilia.models.build import build_model
+from tests.federation.support import MLP, initial_state, small
+
+NAME = "hospital-1"
+
+
+def settings(wisconsin: dict[str, Path], **limits: Any) -> SiteConfig:
+    config = load_site_config(wisconsin[NAME])
+    return config.model_copy(update={"limits": RESEARCH_LIMITS.model_copy(update=limits)})
+
+
+def train(node: Site, number: int = 0, **more: Any) -> str | None:
+    return node.answer(Request(kind="train", round=number, **more), initial_state(node.config)).error
+
+
+def spent(node: Site) -> Spent:
+    return total(node.gate.folder)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_rounds": 2}, "limits.max_rounds: the job asks 3, this site allows 2"),
+        ({"max_local_epochs": 1}, "limits.max_local_epochs: the job asks 2, this site allows 1"),
+        ({"max_learning_rate": 0.04}, "limits.max_learning_rate: the job asks 0.5"),
+        (
+            {"max_model_bytes": 1000},
+            "limits.max_model_bytes: the job asks a model of 1.056 kB or more, this site",
+        ),
+    ],
+)
+def test_what_the_job_says_is_refused_before_the_site_opens(wisconsin, limits, words) -> None:
+    with pytest.raises(LimitReached) as refusal:
+        Site(small(), settings(wisconsin, **limits))
+    assert str(refusal.value).startswith(words)
+
+
+@pytest.mark.parametrize("limits", [{"min_training_cases": 125}, {"max_batch_fraction": 0.1}])
+def test_few_cases_refuse_to_prepare_and_to_train_but_not_to_evaluate(wisconsin, limits, caplog) -> None:
+    node = Site(small(), settings(wisconsin, **limits))
+    (name,) = limits
+    assert node.answer(Request(kind="prepare"), None).error == "LimitReached"
+    assert train(node) == "LimitReached"
+    assert f"site {NAME} refuses request train: limits.{name}: " in caplog.text
+    assert node.answer(Request(kind="evaluate"), initial_state(node.config)).error is None
+    assert spent(node).rounds == 0
+
+
+def test_rounds_and_evaluations_count_over_resumes_reseeding_and_renaming(wisconsin) -> None:
+    limited = settings(wisconsin, max_rounds=3, max_evaluations=5)
+    first = Site(small(), limited)
+    assert train(first, evaluate=True) is None
+    assert train(first) is None
+    # Another process of the same run, then the same job under another name and seed.
+    assert train(Site(small(), limited), 1) is None
+    again = Site(small(seed=7, label="innocent"), limited)
+    assert again.folder != first.folder
+    assert train(again) == "LimitReached"
+    assert "limits.max_rounds: the job asks number 4 of these requests" in str(again.error)
+    evaluate = Request(kind="evaluate", round=1)
+    replies = [again.answer(evaluate, initial_state(again.config)).error for _ in range(6)]
+    assert replies == [None] * 4 + ["LimitReached"] * 2
+    assert (spent(again).rounds, spent(again).evaluations) == (3, 5)
+    # What is approved anew begins anew; the old count is put aside.
+    moved = close_ledger(limited.state_dir, first.gate.digest)
+    assert moved is not None
+    assert total(moved).rounds == 3
+    assert train(Site(small(), limited)) is None
+
+
+def test_what_is_asked_otherwise_has_a_count_of_its_own(wisconsin) -> None:
+    limited = settings(wisconsin, max_rounds=3)
+    one, other = Site(small(), limited), Site(small(method="fedavg"), limited)
+    assert train(one) is train(other) is None
+    assert spent(one).rounds == spent(other).rounds == 1
+
+
+def _die_while_training(site: Path, limits: dict[str, Any]) -> None:
+    config = load_site_config(site)
+    node = Site(small(), config.model_copy(update={"limits": RESEARCH_LIMITS.model_copy(update=limits)}))
+    node.client.train = lambda round_: os._exit(9)  # type: ignore[method-assign]
+    train(node)
+
+
+def test_a_killed_process_has_spent_what_it_began(wisconsin) -> None:
+    process = get_context("spawn").Process(target=_die_while_training, args=(wisconsin[NAME], {"max_rounds": 3}))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 9
+    assert spent(Site(small(), settings(wisconsin, max_rounds=3))).rounds == 1
+
+
+@pytest.mark.parametrize("limits", [{"max_hours": 1e-9}, {"max_memory": 1000}])
+def test_time_and_memory_end_a_training_that_has_begun(wisconsin, limits, monkeypatch) -> None:
+    monkeypatch.setattr(site_gate, "LOOK_SECONDS", 0.0)
+    node = Site(small(), settings(wisconsin, **limits))
+    steps = []
+    loss = node.client.loss
+    node.client.loss = lambda batch: steps.append(batch) or loss(batch)  # type: ignore[method-assign, func-returns-value]
+    assert train(node) == "LimitReached"
+    assert steps == []
+    assert f"limits.{next(iter(limits))}: " in str(node.error)
+
+
+def test_hours_add_up_over_requests(wisconsin) -> None:
+    node = Site(small(), settings(wisconsin, max_hours=1.0))
+    assert train(node) is None
+    assert 0 < spent(node).seconds < 60
+    node.gate._add(Spent(seconds=3600))
+    assert node.answer(Request(kind="prepare"), None).error == "LimitReached"
+    assert "limits.max_hours: " in str(node.error)
+
+
+def test_a_full_state_folder_is_refused_by_name(wisconsin) -> None:
+    node = Site(small(), settings(wisconsin, max_disk=1))
+    assert train(node) == "LimitReached"
+    assert str(node.error).startswith("limits.max_disk: the job asks more than the ")
+
+
+@pytest.mark.parametrize("place", ["runs", "run", "file", "ledger", "entry"])
+def test_no_link_in_the_state_folder_leads_outside(wisconsin, tmp_path, place) -> None:
+    node = Site(small(), settings(wisconsin))
+    state, outside = node.settings.state_dir, tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("as it was")
+    links = {
+        "runs": state / "runs",
+        "run": node.folder,
+        "file": node.folder / "personal-round.safetensors",
+        "ledger": state / "ledger",
+        "entry": node.gate.file,
+    }
+    link = links[place]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside if "." not in link.name else outside / "precious")
+    assert train(node) == "ConfigError"
+    assert f"{link} is a symbolic link" in str(node.error)
+    assert [path.name for path in outside.iterdir()] == ["precious"]
+    assert (outside / "precious").read_text() == "as it was"
+
+
+def test_a_damaged_ledger_gives_no_free_tries(wisconsin) -> None:
+    node = Site(small(), settings(wisconsin, max_rounds=5))
+    assert train(node) is None
+    assert node.gate.file.stat().st_mode & 0o777 == 0o600
+    node.gate.file.write_text("{")
+    fresh = Site(small(), settings(wisconsin, max_rounds=5))
+    assert train(fresh) == "ConfigError"
+    assert "damaged" in str(fresh.error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"hidden": [200_000, 200_000]}, "a model of 160 GB or more, this site allows 2 GB"),
+        ({"hidden": [1] * 60_000}, "a model of more than 100,000 parts"),
+        ({"hidden": [12_000] * 6}, "or more, this site allows 2 GB"),
+    ],
+)
+def test_a_huge_model_is_refused_before_its_memory_is_taken(arguments, words, monkeypatch) -> None:
+    taken = []
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda tensor, *_, **__: taken.append(tensor.nbytes) or tensor)
+    with pytest.raises(LimitReached, match=words):
+        build_model(MLP, {"in_features": 30, "num_classes": 2, **arguments}, seed=0, max_bytes=2 * 10**9)
+    # What is never written to costs no memory.
+    assert sum(taken) <= 2 * 10**9
+
+
+def test_the_bound_on_its_size_changes_no_model() -> None:
+    arguments = {"in_features": 30, "num_classes": 2, "hidden": [8]}
+    plain, bounded = (build_model(MLP, arguments, seed=3, max_bytes=limit) for limit in (None, 10**6))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, bounded.state_dict()[name])
+
+
+def test_metrics_over_few_cases_of_a_class_are_withheld_but_not_from_the_site(wisconsin) -> None:
+    data = Site(small(), settings(wisconsin)).data
+    fewest = {part: int(data.split(part).labels.bincount(minlength=2).min()) for part in ("validation", "test")}
+    assert fewest["validation"] < fewest["test"]
+    node = Site(small(), settings(wisconsin, min_cases_per_metric=fewest["test"], round_metrics=3))
+    reply = json.loads(node.answer(Request(kind="evaluate"), initial_state(node.config)).content)
+    assert reply["received"]["validation"] is None
+    test = reply["received"]["test"]
+    assert test["accuracy"] == round(test["correct"] / test["count"], 3)
+    assert all(round(test[name], 3) == test[name] for name in ("balanced_accuracy", "auroc", "loss"))
+    shy = Site(small(), settings(wisconsin, min_cases_per_metric=1000))
+    reply = json.loads(shy.answer(Request(kind="personalize", round=3), initial_state(shy.config)).content)
+    assert reply["received"] == reply["personal"] == {"validation": None, "test": None}
+    assert (shy.folder / "report-last.html").stat().st_size > 3_000
+    described = json.loads(shy.answer(Request(kind="prepare"), None).content)
+    assert described["test"] == len(shy.data.test)
+
+
+def test_counts_of_a_large_split_are_rounded_down() -> None:
+    limits = RESEARCH_LIMITS.model_copy(update={"round_metrics": 2})
+    full = {"count": 1234, "correct": 777, "accuracy": 777 / 1234, "negative_flips": 25, "auroc": None}
+    sent = releasable(full, 600, limits)
+    assert sent == {"count": 1234, "correct": 768, "accuracy": 0.63, "negative_flips": 24, "auroc": None}
+    segmented = {"count": 40, "empty": 3, "unit": "px", "prompts": {"box": {"dice": 0.98765, "missed": 2}}}
+    sent = releasable(segmented, 40, limits)
+    assert sent == {**segmented, "prompts": {"box": {"dice": 0.99, "missed": 2}}}
+
+
+def test_a_run_whose_sites_withhold_all_ends_with_its_last_model(wisconsin, tmp_path, caplog) -> None:
+    caplog.set_level(logging.ERROR)
+    for path in wisconsin.values():
+        text = path.read_text().replace("min_cases_per_metric: null", "min_cases_per_metric: 1000")
+        path.write_text(text)
+    server = ServerSettings(engine="inprocess", allow_models=(MLP,))
+    record = run_inprocess(small(), wisconsin, tmp_path / "run", server=server)
+    assert record.final["best"].version == 3
+    assert record.run.best_by is None
+    assert all(metrics.test is None for metrics in record.final["best"].global_.values())
+    assert (tmp_path / "run" / "report.html").is_file()
