@@ -64,3 +64,13 @@ def show_bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.4g} {unit}"
     return f"{count} B"
+
+
+def shown_limits(limits: SiteLimits) -> str:
+    """The section of a site.yaml, with the units of sizes."""
+    shown = ((name, getattr(limits, name)) for name in SiteLimits.model_fields)
+    lines = (
+        f"  {name}: {'null' if value is None else show_bytes(value) if isinstance(value, ByteSize) else value}"
+        for name, value in shown
+    )
+    return "\n".join(("limits:", *lines, ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from consilia.core.errors import ConfigError
+from consilia.data.limits import SiteLimits
 from consilia.data.site import load_site_config
 from consilia.deploy.install import plan as install_module
 from consilia.deploy.install.plan import RECORD, install, plan_installation, uninstall
@@ -156,6 +158,18 @@ def test_the_shipped_example_is_what_install_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="of root only")
+def test_a_site_yaml_without_limits_is_installed_with_the_defaults_in_sight(site: Kit, tmp_path: Path) -> None:
+    source = site_yaml(tmp_path / "data")
+    text = re.sub(r"(?m)^limits:\n(  .*\n)+", "", source.read_text())
+    assert "limits:" not in text
+    source.write_text(text)
+    done(site, source)
+    installed = site.local / "site.yaml"
+    assert "\nlimits:\n  max_rounds: 200\n" in installed.read_text()
+    assert "  max_model_bytes: 2 GB\n" in installed.read_text()
+    assert load_site_config(installed).limits == SiteLimits()
+
+
 @pytest.mark.parametrize("name", ["site.yaml", "resources.json", ".consilia"])
 def test_root_does_not_follow_a_link_out_of_local(site: Kit, tmp_path: Path, name: str) -> None:
     config, target = site_yaml(tmp_path / "data"), tmp_path / "elsewhere"

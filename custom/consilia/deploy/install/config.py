@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from consilia.core.errors import ConfigError
 from consilia.core.schema import Strict
+from consilia.data.limits import shown_limits
 from consilia.data.site import SITE_FILE, SiteConfig
 from consilia.data.yaml_file import read_yaml, validate
 from consilia.deploy.kit import Kit
@@ -41,7 +42,7 @@ def moved_config(kit: Kit, source: Path) -> bytes:
         places = {scalar.start_mark.index: (scalar, path) for scalar, path in _paths(node, before)}
         for start, (scalar, path) in sorted(places.items(), reverse=True):
             text = text[:start] + _absolute(scalar.value, path, source) + text[scalar.end_mark.index :]
-        text = _with_state(text, before)
+        text = _with_limits(_with_state(text, before), before)
     if _read(model, text, config_file(kit)) != before:
         raise ConfigError(f"{source}: its relative paths cannot be moved to {kit.local}: write them as absolute ones")
     return text.encode()
@@ -79,6 +80,14 @@ def _with_state(text: str, config: Strict) -> str:
         return text
     end = "" if text.endswith("\n") else "\n"
     return f"{text}{end}state_dir: {json.dumps(str(config.state_dir), ensure_ascii=False)}\n"
+
+
+def _with_limits(text: str, config: Strict) -> str:
+    """A site sees what limits it has, also where its file does not name them."""
+    if not isinstance(config, SiteConfig) or "limits" in config.model_fields_set:
+        return text
+    end = "" if text.endswith("\n") else "\n"
+    return f"{text}{end}# What a job may ask of this site: docs/limits.md\n{shown_limits(config.limits)}"
 
 
 def _read(model: type[Strict], text: str, place: Path) -> Strict | None:
