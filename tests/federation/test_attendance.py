@@ -212,6 +212,12 @@ def test_a_site_that_does_not_prepare_is_no_missing_one() -> None:
     assert server.recorder.absences == []
 
 
+def test_a_missing_site_has_all_its_time_to_prepare_when_the_run_goes_on(server) -> None:
+    server.ask({ONE: 5, TWO: 5})
+    assert server.ask({ONE: 5, TWO: 5, THREE: 400}, "prepare") == 400
+    assert server.recorder.missing() == set()
+
+
 def test_absences_survive_a_checkpoint(server) -> None:
     server.ask({ONE: 5, TWO: 5})
     again = Recorder(small(), "inprocess")

@@ -84,7 +84,8 @@ class Attendance:
         """Whether an answer is still to come that is worth waiting for; tells who is late."""
         with self._lock:
             elapsed, outstanding = self._clock() - self._opened, self._asked.keys() - self._answered
-            missing = self._recorder.missing()
+            # Where a run goes on, every site's process is a new one.
+            missing = set() if self._is_preparing() else self._recorder.missing()
             for site in sorted(outstanding - missing - self._reported):
                 if elapsed >= self._late_after(site, alone=outstanding - missing == {site}):
                     self._report(site)
