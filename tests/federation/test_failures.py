@@ -100,6 +100,15 @@ def test_a_payload_beyond_its_bound_is_refused_before_it_is_sent(wisconsin: dict
     assert "norm of tensor 'control' is 12.7279, allowed is at most 5" in text
 
 
+@pytest.mark.parametrize("payload", ["full((2,), 9.0)", "tensor([0.0, float('nan')])", "zeros(3)", "zeros(2).double()"])
+def test_a_site_refuses_a_payload_that_a_hostile_server_does_not_check(
+    wisconsin: dict[str, Path], tmp_path: Path, payload: str
+) -> None:
+    server = f'def declared_payload(self, number): return {{"control": torch.{payload}}}'
+    text = failed(wisconsin, tmp_path, server=server, method=PAYLOAD)
+    assert "hospital-1: the site failed with UpdateRejected" in text
+
+
 @pytest.mark.parametrize(
     ("client", "message"),
     [

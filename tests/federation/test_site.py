@@ -132,3 +132,21 @@ def test_a_round_has_to_wait_for_no_library(wisconsin) -> None:
     assert done.returncode == 0, done.stderr
     # A whole library has hundreds of modules.
     assert len(done.stdout.split()) < 10, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor[:4], "has shape (4,), expected (8,)"),
+        (lambda tensor: tensor.double(), "has dtype torch.float64, expected torch.float32"),
+        (lambda tensor: tensor.fill_(float("inf")), "holds infinite values (8 of 8 entries)"),
+        (lambda tensor: tensor.fill_(float("nan")), "holds NaN"),
+        (lambda tensor: tensor.numpy(), "is a ndarray, expected a torch.Tensor"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["train", "evaluate", "personalize"])
+def test_a_global_state_that_is_none_is_refused_before_it_is_used(wisconsin, kind, change, words) -> None:
+    node, state = site(wisconsin)
+    state["layers.0.bias"] = change(state["layers.0.bias"])
+    assert node.answer(Request(kind=kind), state).error == "UpdateRejected"
+    assert f"tensor 'layers.0.bias' {words}" in str(node.error)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from consilia.aggregation import check_update
 from consilia.core.determinism import torch_threads
 from consilia.core.errors import ConfigError, LimitReached
 from consilia.core.files import write_json
@@ -44,7 +45,7 @@ from consilia.methods.client import ClientContext, Round
 from consilia.methods.contract import State, Update, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.server import check_tensors
-from consilia.models.exchange import ModelSize, in_type, require_names
+from consilia.models.exchange import ModelSize, exchanged_state, in_type, require_names
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Site:
         self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store, settings.limits)
         self.error: BaseException | None = None
         """What went wrong with the last request that failed."""
+        shared = exchanged_state(model, config.exchange_dtype, self.client.shared)
+        self._expected = {name: tensor.to("meta") for name, tensor in shared.items()}
         self._initial = copy.deepcopy(self.client.state_dict())
 
     def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
@@ -222,11 +225,18 @@ class Site:
     # ---- what comes and goes -----------------------------------------------------------------------------------
 
     def _received(self, request: Request, tensors: State) -> tuple[State, State]:
-        """The global state and, where the request is to train, the method's payload, as the method declares them."""
+        """The global state and, where the request is to train, the method's payload.
+
+        Raises:
+            CheckpointError: names are missing, or unknown.
+            UpdateRejected: a tensor is of another layout than the model's or the method's declaration, is not finite,
+                or a payload's norm is larger than declared.
+        """
         specs = {} if request.kind == "evaluate" else self.payload_specs
         payload = {name: tensors[name] for name in specs if name in tensors}
         state = {name: tensor for name, tensor in tensors.items() if name not in payload}
         require_names(state, self.client.shared)
+        check_update(state, 0, reference=self._expected, max_norm=None, max_weight=0)
         check_tensors(payload, specs)
         return state, payload
 
