@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from torch import nn
 from typer.testing import CliRunner
 
@@ -134,3 +135,26 @@ def test_what_is_no_job_or_no_kit_is_told(job: Path, kit: Path, tmp_path: Path) 
     assert "is no startup kit" in consilia("approve", job, "--kit", tmp_path, code=1)
     shutil.rmtree(job / "app")
     assert "is no job" in consilia("approve", job, "--kit", kit, code=1)
+
+
+def test_the_jobs_values_stand_beside_the_sites_limits(job: Path, kit: Path, wisconsin: dict[str, Path]) -> None:
+    assert "this site's limits" not in consilia("manifest", job)
+    content = yaml.safe_load(wisconsin["hospital-1"].read_text())
+    content["limits"] = {"max_rounds": 2, "max_learning_rate": 0.5}
+    (kit / "local" / "site.yaml").write_text(yaml.safe_dump(content))
+    text = consilia("manifest", job, "--kit", kit)
+    assert "this site's limits" in text
+    assert "max_rounds 3 2 REFUSED" in text
+    assert "max_local_epochs 2 20 max_learning_rate" in text
+    assert "max_model_bytes 1.064 kB 2 GB" in text
+
+
+def test_the_difference_to_the_nearest_approval_is_told(job: Path, kit: Path, tmp_path: Path) -> None:
+    consilia("approve", job, "--kit", kit)
+    for name, settings in {"other": {"method": "fedavg"}, "more": {"rounds": 300, "exchange_dtype": "float16"}}.items():
+        config = small(**settings)
+        path = write_job(tmp_path / name, manifest_of(config, model_of(config)).to_json(), config=config)
+        text = consilia("manifest", path, "--kit", kit)
+        assert ("The nearest approval" in text) == (name == "more")
+    assert 'differs in 2 setting(s): - exchange_dtype: approved "float32", asked "float16" - rounds: appr' in text
+    assert "- rounds: approved 3, asked 300" in text

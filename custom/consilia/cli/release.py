@@ -15,13 +15,14 @@ from consilia.cli.console import console
 from consilia.cli.site_runs import limits_table
 from consilia.core.errors import ConfigError
 from consilia.core.plain import plain
+from consilia.core.reading import read_json
 from consilia.data.limits import SiteLimits
 from consilia.data.site import load_site_config
 from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_files
 from consilia.deploy.install.config import config_file
-from consilia.deploy.kit import open_kit
+from consilia.deploy.kit import Kit, open_kit
 from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
-from consilia.federation.release_manifest import Manifest, read_manifest
+from consilia.federation.release_manifest import Manifest, as_manifest, read_manifest
 from consilia.federation.site_limits import compared
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
@@ -69,6 +70,9 @@ TASKS = {
     "evaluate": "evaluate: metrics of the global model",
     "personalize": "personalize: after the last round, metrics of the global and of the personal model",
 }
+
+SAME_WORK = ("method.method", "model.class", "dataset")
+"""Settings in which two jobs agree that are worth comparing."""
 
 NEVER = (
     "cases: images, signals, tables, text, or anything computed from one case alone",
@@ -143,6 +147,23 @@ def _asked(manifest: Manifest) -> Table:
     size = manifest.model_size
     table.add_row("size of the model", f"{size.elements:,} elements, {size.bytes:,} bytes")
     return table
+
+
+def _print_nearest(asked: Mapping[str, str], kit: Kit) -> None:
+    """How a job differs from the approval that is most like it, among those of its method, model class and dataset."""
+    approvals = {path.name: as_manifest(read_json(path), str(path)).asked for path in approved(kit.local).values()}
+    unlike = {
+        name: sorted(path for path in {*asked, *before} if asked.get(path) != before.get(path))
+        for name, before in approvals.items()
+        if all(asked.get(path) == before.get(path) for path in SAME_WORK)
+    }
+    if not unlike:
+        return
+    nearest = min(unlike, key=lambda name: (len(unlike[name]), name))
+    console.print(f"The nearest approval, {nearest}, differs in {len(unlike[nearest])} setting(s):", soft_wrap=True)
+    for path in unlike[nearest]:
+        values = (values.get(path, "nothing") for values in (approvals[nearest], asked))
+        console.print("- {}: approved {}, asked {}".format(path, *values), highlight=False, soft_wrap=True)
 
 
 def _fields(task: str, fields: Mapping[str, str], own: Sequence[ReplyField]) -> Table:
@@ -246,5 +267,6 @@ def _print_approval(job: Path, kit: Path, manifest: Manifest) -> None:
             soft_wrap=True,
             markup=False,
         )
+        _print_nearest(manifest.asked, site)
     else:
         console.print(f"\nApproved at {site.name} by {path}", style="green", soft_wrap=True, markup=False)
