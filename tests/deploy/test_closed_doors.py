@@ -8,87 +8,54 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shutil
+import re
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from consilia.core.files import write_json
 from consilia.deploy.doctor.modes import check_modes
 from consilia.deploy.install.plan import COMMUNICATION
-from consilia.deploy.install.policies import GUARDS
 from consilia.deploy.session import open_session
-from poc.local import ADMIN, SERVER, LocalFederation
+from poc.local import ADMIN, LEAD, SERVER, LocalFederation
 from poc.processes import processes_of
-from tests.deploy import intruder, local_user
-from tests.deploy.support import approve_everywhere, export, slow_config, state_of, submit, three_sites, until
+from tests.deploy import watcher
+from tests.deploy.closed_doors import (
+    CULPRIT,
+    DELETE,
+    JOB,
+    NEIGHBOUR,
+    STATUS,
+    VICTIM,
+    answers,
+    as_local_user,
+    as_stranger,
+    attacks,
+    harmless,
+    inner_port,
+    on_job,
+    order,
+    with_intruder,
+)
+from tests.deploy.intruder import carried_out
+from tests.deploy.support import (
+    Run,
+    approve_everywhere,
+    export,
+    kill_participant,
+    slow_config,
+    state_of,
+    submit,
+    until,
+)
 
 pytestmark = pytest.mark.deploy
 
-VICTIM, NEIGHBOUR, CULPRIT = "hospital-1", "hospital-2", "hospital-3"
-JOB = "0b7a1c1e-37a5-4d0b-8a5e-5d6b0b8f1c2d"
-SHELL, STATUS, DELETE = "sys.shell", "train.check_status", "train.delete_run"
-
-
-def attacks(kit: Path) -> dict[str, dict[str, str]]:
-    """Orders by name; what is to be read and deleted lies in the victim's kit."""
-    read = f"head {kit / 'startup' / 'client.key'}"
-    return {
-        "a shell command": {"target": VICTIM, "topic": SHELL, "body": read},
-        "a shell command under another topic": {"target": VICTIM, "topic": STATUS, "command": SHELL, "body": read},
-        "a harmless command": {"target": VICTIM, "topic": STATUS},
-        "deletion of local/": {"target": VICTIM, "topic": DELETE, "job_id": "local"},
-        "deletion in the server's name": {"target": VICTIM, "topic": DELETE, "job_id": "local", "origin": "server"},
-        "a shutdown": {"target": VICTIM, "topic": "train.shutdown"},
-        "a shutdown in the server's name": {"target": VICTIM, "topic": "train.shutdown", "origin": "server"},
-        "a shutdown in the victim's own name": {"target": VICTIM, "topic": "train.shutdown", "origin": VICTIM},
-    }
-
-
-def with_intruder(folder: Path, guarded: tuple[str, ...]) -> LocalFederation:
-    """An installed federation whose third site is hostile, with guards at some participants only."""
-    federation = LocalFederation(folder / "federation", three_sites(folder / "sites"))
-    federation.provision()
-    federation.install()
-    kit = federation.kit(CULPRIT)
-    custom = kit / "local" / "custom"
-    custom.mkdir(exist_ok=True)
-    shutil.copy(intruder.__file__, custom)
-    ours = {path for paths in GUARDS.values() for path in paths}
-    own = {"id": "intruder", "path": "intruder.Intruder"}
-    change(kit, lambda listed: [*(item for item in listed if item["path"] not in ours), own])
-    for name in {SERVER, VICTIM}.difference(guarded):
-        change(federation.kit(name), lambda listed: [item for item in listed if item["path"] not in ours])
-    return federation
-
-
-def change(kit: Path, components: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    """Change the components of a kit's resources.json."""
-    file = kit / "local" / "resources.json"
-    resources = json.loads(file.read_text())
-    resources["components"] = components(resources.get("components", []))
-    write_json(file, resources)
-
-
-def ordered(federation: LocalFederation, orders: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What came back for each order."""
-    kit = federation.kit(CULPRIT)
-    part = kit / f"{intruder.ORDERS}.part"
-    part.write_text(json.dumps(orders))
-    part.rename(kit / intruder.ORDERS)
-    answers = kit / intruder.ANSWERS
-    until(answers.is_file, "the intruder's answers")
-    found: dict[str, str] = json.loads(answers.read_text())
-    answers.unlink()
-    return found
+SEEN = frozenset(Path(__file__).with_name("messages_seen.txt").read_text().splitlines())
+"""What NVFlare's processes take from whom: in training, resume, abort, download, console, restart and errors."""
 
 
 @pytest.fixture(scope="module")
@@ -104,42 +71,100 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
     assert processes_of(federation.folder) == []
 
 
-def holds(federation: LocalFederation) -> None:
-    """Carry out the attacks, and see that none has done anything."""
-    kit = federation.kit(VICTIM)
-    answers = ordered(federation, attacks(kit))
-    assert not [name for name, answer in answers.items() if answer.startswith("ok")], answers
-    assert "PRIVATE KEY" not in json.dumps(answers)
-    assert (kit / "local" / "resources.json").is_file()
-    assert federation.participants[VICTIM].poll() is None
+@pytest.fixture(scope="module")
+def attacked(federation: LocalFederation, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, str]]:
+    """A job that has run while silent connections stood open and a hostile site gave orders, and their answers."""
+    job = export(slow_config(31, "rounds=2"), tmp_path_factory.mktemp("jobs"), min_clients=3)
+    approve_everywhere(federation, job)
+    with ExitStack() as held:
+        for name in (VICTIM, SERVER):
+            held.enter_context(socket.create_connection(("localhost", inner_port(federation, name))))
+        run = submit(federation, job)
+        run.wait_for("prepared")
+        order(federation, on_job(run.job_id))
+        found = answers(federation)
+        run.record()
+    return run, found
+
+
+def log_of(federation: LocalFederation, name: str) -> str:
+    return (federation.kit(name) / "log.txt").read_text()
+
+
+def unharmed(federation: LocalFederation, found: dict[str, str]) -> None:
+    """None of the orders was carried out."""
+    assert not [name for name, answer in found.items() if answer.startswith("ok")], found
+    assert "PRIVATE KEY" not in json.dumps(found)
+    assert (federation.kit(VICTIM) / "local" / "resources.json").is_file()
+    for name in (VICTIM, SERVER):
+        assert federation.participants[name].poll() is None
 
 
 def test_another_hospital_reads_nothing_changes_nothing_and_stops_nothing(federation: LocalFederation) -> None:
-    holds(federation)
-    log = (federation.server_kit / "log.txt").read_text()
-    # NVFlare's own authentication refuses the three in another's name, before the guard looks at them.
-    assert log.count(f"of {CULPRIT}, by {CULPRIT}, for {VICTIM}: participants send each other nothing") == 5
+    order(federation, attacks(federation.kit(VICTIM)))
+    unharmed(federation, answers(federation))
+    refused = re.findall(rf"refused: .* by {CULPRIT}, for (?:{VICTIM}|server): ", log_of(federation, SERVER))
+    assert len(refused) == len(attacks(Path()))
 
 
-def inner_port(federation: LocalFederation, name: str) -> int:
-    """Where a participant's own process listens to those of its jobs."""
-    process = psutil.Process(federation.participants[name].pid)
-    listening = {
-        connection.laddr.port
-        for each in (process, *process.children(recursive=True))
-        for connection in each.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    (port,) = listening - {federation.port}
-    return port
+def test_nothing_gets_through_while_a_site_starts(federation: LocalFederation) -> None:
+    kill_participant(federation, VICTIM)
+    order(federation, attacks(federation.kit(VICTIM)), seconds=12)
+    federation.start_one(VICTIM)
+    unharmed(federation, answers(federation))
 
 
-def as_local_user(federation: LocalFederation, target: str, way: str, name: str, *order: str) -> str:
-    """What a user of the target's machine is answered who connects as the process ``name`` and gives an order."""
-    port = inner_port(federation, target)
-    command = [sys.executable, local_user.__file__, str(port), way, name, target, *order]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout.strip()
+def test_a_researchers_connection_commands_neither_site_nor_server(federation: LocalFederation) -> None:
+    with open_session(federation.kit(LEAD)) as session:
+        found = carried_out(session.flare.api.cell.core_cell, attacks(federation.kit(VICTIM)))
+        unharmed(federation, found)
+        assert VICTIM in session.connected()
+    assert re.search(rf"refused: admin {DELETE}.* of _admin\S*, by _admin", log_of(federation, SERVER))
+
+
+def test_a_stranger_without_a_certificate_is_told_nothing(federation: LocalFederation) -> None:
+    assert as_stranger(federation) in ("b''", "SSLError", "ConnectionResetError")
+
+
+def test_silent_connections_keep_no_job_out_and_another_hospital_ends_none(
+    federation: LocalFederation, attacked: tuple[Run, dict[str, str]]
+) -> None:
+    run, found = attacked
+    unharmed(federation, found)
+    assert len(run.record().rounds) == 2
+    log = log_of(federation, SERVER)
+    assert f"refused: server_command abort of {CULPRIT}, by {CULPRIT}, for server.{run.job_id}: " in log
+    assert f"for server.{run.job_id}: it is of another job" in log
+
+
+def messages(federation: LocalFederation) -> set[str]:
+    return watcher.lines(federation.folder / "kits", watcher.MESSAGES)
+
+
+def without_topic(line: str) -> tuple[str, str, str]:
+    process, channel, _, sender = line.split(" | ")
+    return process, channel, sender
+
+
+def test_a_federation_uses_the_messages_of_the_list_and_no_other(
+    federation: LocalFederation, attacked: tuple[Run, dict[str, str]]
+) -> None:
+    """By channel and sender: of the topics some come now and then only."""
+    seen, known = ({without_topic(line) for line in lines} for lines in (messages(federation), SEEN))
+    assert len(seen) > 20
+    assert sorted(seen - known) == []
+    ours = [line for name in (SERVER, VICTIM, NEIGHBOUR) for line in log_of(federation, name).splitlines()]
+    attackers = (CULPRIT, "by _admin", "a connection of", "by server.0b7a", f"by {NEIGHBOUR}.{JOB}")
+    assert [line for line in ours if "refused: " in line and not any(word in line for word in attackers)] == []
+
+
+def test_no_filter_stands_for_less_than_every_message(
+    federation: LocalFederation, attacked: tuple[Run, dict[str, str]]
+) -> None:
+    """A filter for one channel would put NVFlare's authentication, which is for all of them, out of force for it."""
+    found = watcher.lines(federation.folder / "kits", watcher.FILTERS)
+    assert {line.split(" in_filter_reg")[0] for line in found if "in_filter_reg" in line} >= {"server", "site"}
+    assert [line for line in found if not line.endswith(" *:*")] == []
 
 
 @pytest.mark.parametrize("way", ["plain", "tls"])
@@ -149,17 +174,27 @@ def test_without_a_certificate_a_user_of_the_machine_gets_no_answer(
 ) -> None:
     for name in ("server", f"{target}.{JOB}"):
         assert as_local_user(federation, target, way, name, STATUS).startswith("nothing: ")
-    log = (federation.kit(target) / "log.txt").read_text()
-    assert f"user {'nobody' if os.geteuid() == 0 else getpass.getuser()}: it showed no certificate" in log
+    user = "nobody" if os.geteuid() == 0 else getpass.getuser()
+    assert f"user {user}: it showed no certificate" in log_of(federation, target)
 
 
-def test_who_connects_inside_and_says_nothing_keeps_no_job_out(federation: LocalFederation, tmp_path: Path) -> None:
-    job = export(slow_config(31, "rounds=1"), tmp_path, min_clients=2)
-    approve_everywhere(federation, job)
-    with ExitStack() as held:
-        for name in (VICTIM, SERVER):
-            held.enter_context(socket.create_connection(("localhost", inner_port(federation, name))))
-        submit(federation, job).record()
+def test_where_the_processes_show_no_certificate_such_a_user_commands_as_the_server(
+    federation: LocalFederation,
+) -> None:
+    """The real server has a connection of that name, too: now and then NVFlare closes the second one."""
+    folder = federation.kit(NEIGHBOUR) / JOB
+    folder.mkdir()
+
+    def deleted() -> bool:
+        as_local_user(federation, NEIGHBOUR, "plain", "server", DELETE, JOB)
+        return not folder.exists()
+
+    def told() -> bool:
+        answer = as_local_user(federation, NEIGHBOUR, "plain", "server", STATUS)
+        return f'"client_name": "{NEIGHBOUR}"' in answer
+
+    until(deleted, "the folder's deletion", seconds=60)
+    until(told, "the site's answer", seconds=60)
 
 
 def test_no_other_user_can_look_into_a_kit_or_what_a_site_keeps(federation: LocalFederation) -> None:
@@ -189,23 +224,19 @@ def test_fifty_connections_that_say_nothing_delay_no_login(federation: LocalFede
     assert among < before + 1
 
 
-def test_where_the_processes_show_no_certificate_such_a_user_commands_as_the_server(
-    federation: LocalFederation,
-) -> None:
-    folder = federation.kit(NEIGHBOUR) / JOB
-    folder.mkdir()
-    assert f'"client_name": "{NEIGHBOUR}"' in as_local_user(federation, NEIGHBOUR, "plain", "server", STATUS)
-    answer = as_local_user(federation, NEIGHBOUR, "plain", "server", DELETE, JOB)
-    assert not folder.exists(), answer
-
-
 @pytest.mark.long
 def test_a_site_that_is_guarded_needs_no_guarded_server(tmp_path: Path) -> None:
     federation = with_intruder(tmp_path, (VICTIM,))
     try:
         federation.start()
-        holds(federation)
-        assert f"sys.shell of {CULPRIT}, by server, for {VICTIM}" in (federation.kit(VICTIM) / "log.txt").read_text()
+        at_site = {name: each for name, each in attacks(federation.kit(VICTIM)).items() if each["target"] == VICTIM}
+        order(federation, at_site)
+        unharmed(federation, answers(federation))
+        assert f"sys.shell of {CULPRIT}, by server, for {VICTIM}" in log_of(federation, VICTIM)
+        kill_participant(federation, VICTIM)
+        order(federation, at_site, seconds=12)
+        federation.start_one(VICTIM)
+        unharmed(federation, answers(federation))
     finally:
         federation.stop()
 
@@ -214,8 +245,9 @@ def test_without_the_guard_a_hospital_reads_another_ones_private_key(tmp_path: P
     federation = with_intruder(tmp_path, ())
     try:
         federation.start()
-        shells = {name: order for name, order in attacks(federation.kit(VICTIM)).items() if "shell" in name}
-        answers = ordered(federation, shells)
-        assert all("PRIVATE KEY" in answer for answer in answers.values()), answers
+        order(federation, harmless(federation.kit(VICTIM)))
+        found = answers(federation)
+        assert all(answer.startswith("ok") for answer in found.values()), found
+        assert all("PRIVATE KEY" in answer for name, answer in found.items() if "shell" in name), found
     finally:
         federation.stop()

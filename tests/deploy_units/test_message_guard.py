@@ -7,8 +7,15 @@ import pytest
 from consilia.deploy.doctor.policies import check_messages
 from consilia.deploy.install.policies import MESSAGE_GUARD
 from consilia.deploy.kit import Kit
-from consilia.deploy.message_guard import Sender, refused_at_server, refused_at_site, refused_command
-from tests.deploy_units.kits import done, read
+from consilia.deploy.message_rules import (
+    Envelope,
+    refused_anywhere,
+    refused_at_server,
+    refused_at_site,
+    refused_command,
+)
+from consilia.flare.nvflare_internals import NETWORK_COMMANDS
+from tests.deploy_units.kits import done, read, write
 
 JOB = "0b7a1c1e-37a5-4d0b-8a5e-5d6b0b8f1c2d"
 SITE, OTHER = "hospital-1", "hospital-2"
@@ -39,25 +46,58 @@ ANOTHER_WAY = "it came over another connection than it says"
     ],
 )
 def test_whom_a_site_listens_to(me: str, origin: str, endpoint: str, reason: str | None) -> None:
-    assert refused_at_site(me, Sender(origin, endpoint, me)) == reason
+    assert refused_at_site(me, Envelope(origin, endpoint, me)) == reason
 
 
 @pytest.mark.parametrize(
-    ("origin", "endpoint", "destination", "reason"),
+    ("me", "origin", "endpoint", "destination", "reason"),
     [
-        (SITE, SITE, "server", None),
-        (f"{SITE}.{JOB}", SITE, f"server.{JOB}", None),
-        (f"{SITE}.{JOB}", f"{SITE}.{JOB}", "server", None),
-        (f"server.{JOB}", f"server.{JOB}", SITE, None),
-        ("_admin_7", "_admin_7", "server", None),
-        (OTHER, OTHER, SITE, "participants send each other nothing"),
-        ("_admin_7", "_admin_7", SITE, "participants send each other nothing"),
-        ("server", OTHER, SITE, ANOTHER_WAY),
-        (SITE, OTHER, "server", ANOTHER_WAY),
+        ("server", SITE, SITE, "server", None),
+        ("server", f"{SITE}.{JOB}", SITE, f"server.{JOB}", None),
+        ("server", f"{SITE}.{JOB}", f"{SITE}.{JOB}", "server", None),
+        ("server", f"server.{JOB}", f"server.{JOB}", SITE, None),
+        ("server", "_admin_7", "_admin_7", "server", None),
+        (f"server.{JOB}", f"{SITE}.{JOB}", "server", f"server.{JOB}", None),
+        ("server", OTHER, OTHER, SITE, "participants send each other nothing"),
+        ("server", "_admin_7", "_admin_7", SITE, "participants send each other nothing"),
+        ("server", "server", OTHER, SITE, ANOTHER_WAY),
+        ("server", SITE, OTHER, "server", ANOTHER_WAY),
+        (f"server.{JOB}", f"{SITE}.{JOB}", OTHER, f"server.{JOB}", ANOTHER_WAY),
     ],
 )
-def test_what_the_server_takes_and_forwards(origin: str, endpoint: str, destination: str, reason: str | None) -> None:
-    assert refused_at_server(Sender(origin, endpoint, destination)) == reason
+def test_what_the_server_takes_and_forwards(
+    me: str, origin: str, endpoint: str, destination: str, reason: str | None
+) -> None:
+    assert refused_at_server(me, Envelope(origin, endpoint, destination)) == reason
+
+
+@pytest.mark.parametrize(
+    ("channel", "topic", "taken"),
+    [
+        ("server_command", "get_task", True),
+        ("server_command", "submit_update", True),
+        ("server_command", "abort", False),
+        ("server_command", "show_stats", False),
+        ("server_parent_listener", "get_clients", False),
+        ("cellnet.channel", "bye", True),
+        ("cellnet.channel", "bulk", False),
+        ("aux_communication", "__sync_runner__", True),
+    ],
+)
+def test_what_the_server_does_for_whoever_is_logged_in(channel: str, topic: str, taken: bool) -> None:
+    to = f"server.{JOB}" if channel == "server_command" else "server"
+    for origin in (SITE, "_admin_7"):
+        assert (refused_at_server("server", Envelope(origin, origin, to, channel, topic)) is None) == taken
+    assert refused_at_server("server", Envelope("server", "server", to, channel, topic)) is None
+
+
+def test_nobody_takes_commands_to_nvflares_network_or_messages_of_another_job() -> None:
+    assert refused_anywhere(Envelope("server", "server", SITE, NETWORK_COMMANDS, "stop")) is not None
+    other = JOB.replace("0b7a", "1b7a")
+    for sender, receiver in (("server", SITE), (SITE, "server")):
+        assert refused_anywhere(Envelope(f"{sender}.{JOB}", sender, f"{receiver}.{JOB}")) is None
+        assert refused_anywhere(Envelope(f"{sender}.{JOB}", sender, receiver)) is None
+        assert refused_anywhere(Envelope(f"{sender}.{JOB}", sender, f"{receiver}.{other}")) == "it is of another job"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +125,11 @@ def test_install_adds_the_guard_once_and_the_doctor_misses_it(request: pytest.Fi
     resources = read(kit, "resources.json")
     assert [item["path"] for item in resources["components"]].count(MESSAGE_GUARD) == 1
     assert check_messages(kit, resources).level == "ok"
+    if kit.kind == "client":
+        privacy = read(kit, "privacy.json")
+        write(kit, "privacy.json", {**privacy, "components": []})
+        assert "no guard in privacy.json" in check_messages(kit, resources).text
+        write(kit, "privacy.json", privacy)
     resources["components"] = [item for item in resources["components"] if item["path"] != MESSAGE_GUARD]
     found = check_messages(kit, resources)
     assert found.level == "FAILED"

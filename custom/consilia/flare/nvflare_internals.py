@@ -23,9 +23,12 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.app_common.workflows.model_controller import ModelController
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.net_agent import _CHANNEL
 from nvflare.fuel.f3.drivers import tcp_driver
 from nvflare.fuel.f3.message import Message
-from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
+from nvflare.fuel.f3.streaming.stream_const import STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
 from nvflare.private.admin_defs import Message as Command
 from nvflare.private.admin_defs import error_reply
 from nvflare.private.defs import (
@@ -115,11 +118,35 @@ def watch_arrivals(engine: Any, note: Callable[[str], None]) -> None:
     """
 
     def look(message: Message) -> None:
+        if message.get_header(MessageHeaderKey.TOPIC) != STREAM_DATA_TOPIC:
+            return
         ends = message.get_header(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL
         if ends and message.get_header(StreamHeaderKey.TOPIC) == ServerCommandNames.SUBMIT_UPDATE:
             note(str(message.get_header(CellMessageHeaderKeys.CLIENT_NAME)))
 
-    engine.get_cell().core_cell.add_incoming_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, look)
+    # Of the filters only the most specific entry counts: one for this topic would put others out of force for it.
+    engine.get_cell().core_cell.add_incoming_filter("*", "*", look)
+
+
+def is_participant() -> bool:
+    """Whether this process is one of NVFlare's: a site's, the server's, or that of a job."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.startswith(PARTICIPANT)
+
+
+def watch_connections(stand: Callable[[Any], None]) -> None:
+    """Call ``stand`` with each cell, NVFlare's end of all connections of a process, before it connects or listens.
+
+    NVFlare 2.9 builds its components before its cell, but fires its first event after the cell has connected; until
+    then a message would be taken that a component is there to refuse. There is no public hook in between.
+    """
+    start = CoreCell.start
+
+    def stand_and_start(cell: Any) -> None:
+        stand(cell)
+        start(cell)
+
+    CoreCell.start = stand_and_start
 
 
 HANDSHAKE_SECONDS = 10.0
@@ -183,6 +210,12 @@ def has_default_scope(folder: Path, name: str) -> bool:
 
 COMMANDS = CellChannel.CLIENT_MAIN
 """The channel of the commands that a site's own process carries out."""
+
+NETWORK_COMMANDS = _CHANNEL
+"""The channel by which a process is asked to stop, to tell of its connections and settings, or to send on messages."""
+
+TASK_COMMANDS = frozenset({ServerCommandNames.GET_TASK, ServerCommandNames.SUBMIT_UPDATE})
+"""Of the commands that NVFlare's server carries out in a job, those of a site; its others are for the server alone."""
 
 SHELL, JOB_STATUS = SysCommandTopic.SHELL, TrainingTopic.NOTIFY_JOB_STATUS
 """A command of the operating system; and the one that a site's own job gives: how it is."""

@@ -115,7 +115,7 @@ OTHER = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars"}
 )
 def test_the_filter_must_come_first_in_every_scope(site: Kit, filters: list[Any], level: str | None) -> None:
     scopes = [{"name": "a", "task_result_filters": [OURS]}, {"name": "b", "task_result_filters": filters}]
-    write(site, "privacy.json", {"scopes": scopes, "default_scope": "a"})
+    write(site, "privacy.json", {**read(site, "privacy.json"), "scopes": scopes, "default_scope": "a"})
     assert bad(check_policies(site)) == ([] if level is None else [("filter of what leaves", level)])
 
 

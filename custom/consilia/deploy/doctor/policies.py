@@ -122,12 +122,16 @@ def check_guard(kit: Kit, resources: Json) -> Finding:
 
 def check_messages(kit: Kit, resources: Json) -> Finding:
     """NVFlare's processes handle a message whoever sent it."""
-    check = "messages"
-    if has_component(resources, MESSAGE_GUARD):
+    check, path = "messages", kit.local / PRIVACY
+    places = {RESOURCES: resources}
+    if kit.kind == "client":
+        # The components of its jobs' processes.
+        places[PRIVACY] = read_policy(path) if path.is_file() else {}
+    missing = [name for name, content in places.items() if not has_component(content, MESSAGE_GUARD)]
+    if not missing:
         return ok(check, "guarded: nobody else's processes give commands here, or are handed on")
-    return failed(
-        check, "any other participant can have commands carried out, and read files, at a site", _install(kit)
-    )
+    text = f"no guard in {', '.join(missing)}: any participant can have commands carried out, and read files, at a site"
+    return failed(check, text, _install(kit))
 
 
 def check_processes(kit: Kit) -> Finding:
