@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from consilia.core.errors import LimitReached
+from consilia.core.errors import ConfigError, LimitReached
 from consilia.data.limits import RESEARCH_LIMITS
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.federation import site_gate
@@ -159,6 +159,9 @@ def test_no_link_in_the_state_folder_leads_outside(wisconsin, tmp_path, place) -
     link.symlink_to(outside if "." not in link.name else outside / "precious")
     assert train(node) == "ConfigError"
     assert f"{link} is a symbolic link" in str(node.error)
+    if place == "ledger":
+        with pytest.raises(ConfigError, match="is a symbolic link"):
+            close_ledger(state, node.gate.digest)
     assert [path.name for path in outside.iterdir()] == ["precious"]
     assert (outside / "precious").read_text() == "as it was"
 

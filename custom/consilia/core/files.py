@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from consilia.core.errors import ConfigError
 from consilia.core.plain import plain
 
 # The mask can only be read by setting it. Once, at import: later, other threads may be creating files meanwhile.
@@ -31,6 +32,20 @@ def make_private(folder: Path) -> None:
     if not folder.is_dir():
         make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def refuse_links(state_dir: Path, *places: Path) -> None:
+    """Refuse symbolic links on the way from ``state_dir`` to places below it, and in them; it may be one itself.
+
+    Raises:
+        ConfigError: names the link.
+    """
+    for place in places:
+        way = [place, *place.parents]
+        way = way[: way.index(state_dir)]
+        for path in (*way, *(place.iterdir() if place.is_dir() else ())):
+            if path.is_symlink():
+                raise ConfigError(f"{path} is a symbolic link: the site's state stays in {state_dir}; remove the link")
 
 
 @contextmanager

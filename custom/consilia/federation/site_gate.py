@@ -10,8 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from consilia.core.errors import ConfigError
-from consilia.core.files import make_private
+from consilia.core.files import make_private, refuse_links
 from consilia.core.lock import locked
 from consilia.data.limits import reached, show_bytes
 from consilia.data.site import RUNS, SiteConfig
@@ -143,20 +142,6 @@ class SiteGate:
         entry = self._entry or read_entry(self.file) or self._new
         self._entry = entry.model_copy(update={"last": now(), "spent": entry.spent.plus(cost)})
         write_entry(self.file, self._entry)
-
-
-def refuse_links(state_dir: Path, *places: Path) -> None:
-    """Refuse symbolic links on the way from ``state_dir`` to places below it, and in them; it may be one itself.
-
-    Raises:
-        ConfigError: names the link.
-    """
-    for place in places:
-        way = [place, *place.parents]
-        way = way[: way.index(state_dir)]
-        for path in (*way, *(place.iterdir() if place.is_dir() else ())):
-            if path.is_symlink():
-                raise ConfigError(f"{path} is a symbolic link: the site's state stays in {state_dir}; remove the link")
 
 
 def disk_used(folder: Path) -> int:

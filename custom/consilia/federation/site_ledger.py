@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from consilia.core.errors import ConfigError
-from consilia.core.files import make_private
+from consilia.core.files import make_private, refuse_links
 from consilia.core.schema import Strict, explain
 from consilia.data.site import LEDGER
 
@@ -106,8 +106,13 @@ def total(folder: Path) -> Spent:
 
 
 def close_ledger(state_dir: Path, digest: str) -> Path | None:
-    """Put the ledger of an approval aside, so that a new approval starts anew; where it is now, None without one."""
+    """Put the ledger of an approval aside, so that a new approval starts anew; where it is now, None without one.
+
+    Raises:
+        ConfigError: a symbolic link is in its place.
+    """
     folder = ledger_folder(state_dir, digest)
+    refuse_links(state_dir, folder)
     if not folder.is_dir():
         return None
     target = state_dir / LEDGER / CLOSED / f"{folder.name}-{now().replace(':', '')}"

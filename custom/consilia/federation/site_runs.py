@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consilia.core.errors import ConfigError
+from consilia.core.files import refuse_links
 from consilia.core.lock import locked
 from consilia.data.site import LEDGER, RUNS
 from consilia.federation.run_folder import LOCK
-from consilia.federation.site_gate import disk_used, refuse_links
+from consilia.federation.site_gate import disk_used
 from consilia.federation.site_ledger import CLOSED, LedgerEntry, entries, now
 
 FORGOTTEN = "forgotten.jsonl"
