@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from consilia.core.errors import ConfigError
+from consilia.core.plain import plain
 from consilia.deploy.byoc import add_code
 from consilia.deploy.doctor.job import check_job, read_job
 from consilia.deploy.foreign import MAX_FILES, foreign_parts, job_files
@@ -77,6 +78,11 @@ CHANGES: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     ),
     "a data filter": (CLIENT, lambda content: content["task_data_filters"].append(EVIL), "key task_data_filters: exp"),
     "a result filter": (CLIENT, lambda content: content.update(task_result_filters=[EVIL]), "key task_result_filters"),
+    "a key of two lines": (
+        CLIENT,
+        lambda content: content.update({"a\nApproved \x1b[2J": 1}),
+        r"key a\nApproved \x1b[2J: a job of Consilia has no such key",
+    ),
     "a variable": (CLIENT, lambda content: content.update(rate=1e9), "key rate: a job of Consilia has no such key"),
     "no filters": (
         CLIENT,
@@ -134,7 +140,7 @@ def test_a_further_file_is_named(job: Path, name: str) -> None:
     path = job / "app" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("x")
-    assert foreign_parts(job_files(job)) == [f"app/{name}: a job of Consilia has no such file"]
+    assert foreign_parts(job_files(job)) == [f"app/{plain(name)}: a job of Consilia has no such file"]
 
 
 @pytest.mark.parametrize("place", ["app", "app/config", CLIENT, "app/more", "app/config/more"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from consilia.core.errors import ConfigError
+from consilia.core.plain import plain
 from consilia.core.reading import read_json
 from consilia.federation.messages import REQUESTS
 from consilia.federation.release_manifest import CLIENT_CONFIG, MAX_CONFIG_BYTES
@@ -102,7 +103,7 @@ def foreign_parts(files: JobFiles) -> list[str]:
             arguments = _arguments(content)
             expected = _client(arguments) if path.endswith(CLIENT_CONFIG) else _server(arguments)
             found += [f"{path}: {text}" for text in unlike(expected, content)]
-    return [*found, *_unlike_halves(files)]
+    return [plain(part) for part in (*found, *_unlike_halves(files))]
 
 
 def _client(arguments: Mapping[str, Any]) -> dict[str, Any]:
