@@ -38,7 +38,7 @@ from consilia.federation.config import RunConfig, run_config
 from consilia.federation.messages import EvaluateReply, Reply, Request
 from consilia.federation.recorder import versions
 from consilia.federation.site import Site
-from consilia.federation.site_limits import compared, require
+from consilia.models.exchange import in_type
 from consilia.record.schema import Metrics
 from consilia.simulation.federation import load_federation
 
@@ -133,8 +133,6 @@ class Server:
         self.site, self.known = Site(self.config, own), Site(self.config, settings[ANOTHER]).data.train.inputs
         self.model = self.config.model.build(seed=0, allowed=own.allow_models, folders={})
         self.initial: State = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        # As the site itself does at its door.
-        require(compared(self.config, limits, training_cases={self.config.dataset: cases}))
         self.truth = self.layer_inputs(self.site.data.train.inputs).double()
         self.ask(Request(kind="prepare"), None)
 
@@ -172,7 +170,7 @@ class Server:
         # Every class has an error of its own; equal ones would leave no gradient.
         last *= self.attack.last * torch.linspace(-1, 1, len(last))[:, None]
         state[f"{above[-1]}.bias"].zero_()
-        return state
+        return {name: in_type(tensor, self.config.exchange_dtype) for name, tensor in state.items()}
 
     def candidates(self, sent: State, state: State) -> Tensor:
         """What the server reads out of an update that started from a state, (n, F)."""

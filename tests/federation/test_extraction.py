@@ -66,5 +66,13 @@ def test_a_chosen_model_tells_the_label_counts(sites: dict[str, list[Path]]) -> 
         truth = attacked.site.data.train.labels.bincount(minlength=2).tolist()
         # Out of the update, whatever is said of metrics.
         assert label_counts(attacked) == pytest.approx(truth, abs=0.05)
-    attacked = server(sites, dataclasses.replace(ONE_BATCH, updates=2))
-    assert evaluated_counts(attacked) == attacked.site.data.test.labels.bincount(minlength=2).tolist()
+
+
+def test_metrics_that_tell_label_counts_are_withheld_where_a_class_has_few_cases(sites: dict[str, list[Path]]) -> None:
+    first, _, third, _ = sites["mlp"]
+    gentle = Attack("constant", {"batch_size": 16, "learning_rate": 0.01}, updates=2)
+    for limits, place, known in ((False, first, True), (True, first, False), (True, third, True)):
+        attacked = Server(TARGETS["mlp"], dataclasses.replace(gentle, limits=limits), [place, first])
+        truth = attacked.site.data.test.labels.bincount(minlength=2).tolist()
+        assert (min(truth) < 10) == (place is first)
+        assert evaluated_counts(attacked) == (truth if known else [-1, -1])
