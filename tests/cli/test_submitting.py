@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from consilia.cli import submitting
 from consilia.cli.show import SiteBoard, job_view
 from consilia.cli.submitting import Wanted, check_job, submit_command
 from consilia.core.errors import ConfigError
 from consilia.core.events import Absent, Back, Missing, Notice, Personalizing, Prepared, Refused, Replied, RoundDone
 from consilia.core.plain import plain
 from consilia.core.terminal import PlainConsole
+from consilia.deploy.kit import Kit
+from consilia.deploy.session import JobSession
 from tests.conftest import REPOSITORY
 
 JOB = REPOSITORY / "jobs" / "fedkper-wisconsin"
@@ -82,6 +87,66 @@ def test_submitting_to_a_server_that_is_down_names_its_address(job, tmp_path) ->
     (tmp_path / "kit" / "startup" / "fed_admin.json").write_text(json.dumps({"admin": admin}))
     with pytest.raises(ConfigError, match=f"localhost:{port} cannot be reached"):
         submit_command(job, tmp_path / "kit", Wanted(True, None, 0))
+
+
+# ---- jobs that are broken off ----------------------------------------------------------------------------------------
+
+
+class Server(JobSession):
+    """A server whose jobs end at once, each as the next status says."""
+
+    def __init__(self, statuses: Sequence[str]) -> None:
+        self.kit, self.statuses = Kit(Path("kit"), "admin", "lead@consortium.org", "localhost", 1), list(statuses)
+        self.ended: list[dict[str, Any]] = []
+        self.clone("")
+
+    def clone(self, job_id: str) -> str:
+        number = f"job-{len(self.ended)}"
+        status = f"FINISHED:{self.statuses[len(self.ended)]}"
+        self.ended.append(
+            {"job_id": number, "name": "mine", "status": status, "start_time": "now", "cloned_from": job_id}
+        )
+        return number
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return self.ended
+
+    def running(self) -> set[str]:
+        return set()
+
+    def meta(self, job_id: str) -> dict[str, Any]:
+        return next(job for job in self.ended if job["job_id"] == job_id)
+
+    def server_log(self, job_id: str) -> str:
+        return ""
+
+
+LOST = "EXECUTION_EXCEPTION"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "retries", "jobs"),
+    [
+        ([LOST, "ABNORMAL", "COMPLETED"], 3, 3),
+        ([LOST, LOST, LOST], 1, 2),
+        ([LOST, LOST], 0, 1),
+        (["ABORTED", "COMPLETED"], 3, 1),
+        ([LOST, "ABORTED", "COMPLETED"], 3, 2),
+        (["CAN_NOT_SCHEDULE", "COMPLETED"], 3, 1),
+    ],
+)
+def test_a_job_that_is_broken_off_is_resumed_as_often_as_wanted_and_one_that_was_aborted_is_not(
+    monkeypatch, capsys, statuses: list[str], retries: int, jobs: int
+) -> None:
+    monkeypatch.setattr(submitting, "PAUSES", (0.0,))
+    server = Server(statuses)
+    last, ending = submitting._see_through(server, "job-0", "mine", retries)
+    assert len(server.ended) == jobs
+    assert last == server.ended[-1]["job_id"]
+    assert ending.status == f"FINISHED:{statuses[jobs - 1]}"
+    told = capsys.readouterr().out
+    assert told.count("was broken off") == jobs - 1
+    assert told.count("mine: goes on as job-") == jobs - 1
 
 
 # ---- how events read -------------------------------------------------------------------------------------------------

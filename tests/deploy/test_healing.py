@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from consilia.core.files import write_json
 from consilia.deploy.session import open_session
+from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import RESULT
 from consilia.flare.controller import STARTED_AGAIN
@@ -33,6 +36,7 @@ from tests.deploy.support import (
     send,
     slow_config,
     submit,
+    three_sites,
     two_sites,
     until,
 )
@@ -146,3 +150,87 @@ def started_again(federation: LocalFederation) -> None:
     with paused([process for name in federation.sites for process in processes_at(federation, name)]):
         federation.start_one(SERVER)
     federation.wait_for(federation.sites)
+
+
+# ---- a process of a site, at any moment ------------------------------------------------------------------------------
+
+SILENCE_SECONDS = 20
+"""What a site waits for an answer that does not come; NVFlare's default of 300 s would count in every measure."""
+WIDE = "model.args={in_features: 30, num_classes: 2, hidden: [2000, 2000]}"
+"""Checkpoints that take long enough to be hit."""
+
+
+@pytest.fixture(scope="module")
+def three_hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    folder = tmp_path_factory.mktemp("matrix")
+    federation = LocalFederation(folder / "federation", three_sites(folder / "sites"))
+    with federation:
+        federation.provision()
+        federation.install()
+        for site in federation.sites:
+            file = federation.kit(site) / "local" / "resources.json"
+            content = json.loads(file.read_text())
+            content["client"]["communication_timeout"] = SILENCE_SECONDS
+            write_json(file, content)
+        federation.start()
+        yield federation
+
+
+@pytest.fixture(scope="module")
+def unbroken_seconds() -> dict[str, float]:
+    """How long the run takes that nobody disturbs."""
+    return {}
+
+
+def in_training(run: Run) -> None:
+    run.wait_for("round", round=2)
+    time.sleep(0.4)
+
+
+def in_aggregation(run: Run) -> None:
+    for site in run.federation.sites:
+        run.wait_for("reply", request="train", version=2, site=site)
+
+
+def while_a_checkpoint_is_written(run: Run) -> None:
+    run.wait_for("round", round=1)
+    until(lambda: any((run.folder / CHECKPOINT).glob(".*.safetensors.*")), "a file being written", pause=0.0005)
+
+
+def at_the_end(run: Run) -> None:
+    run.wait_for("personalize", keep="last")
+
+
+MOMENTS = (in_training, in_aggregation, while_a_checkpoint_is_written, at_the_end)
+AT_MOST = 90.0
+"""Seconds that a killed process may cost, on a machine that does other work, too."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [("", in_training), *[(TWO, moment) for moment in MOMENTS]],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_whenever_a_site_s_process_is_killed_the_run_ends_by_itself_in_the_same_bytes(
+    three_hospitals, unbroken_seconds, tmp_path, name: str, moment: Callable[[Run], None]
+) -> None:
+    config = slow_config(31, "rounds=5", "training.local_epochs=3", WIDE)
+    copies = three_sites(tmp_path / "copies")
+    expected = in_process(config, copies, tmp_path / "loop")
+    job = export(config, tmp_path / "jobs", min_clients=3)
+    approve_everywhere(three_hospitals, job)
+    began = time.monotonic()
+    with followed(three_hospitals, job, tmp_path / "result") as (run, process):
+        run.wait_for("prepared")
+        processes = run.running(name) if name else []
+        moment(run)
+        send(signal.SIGKILL, processes)
+        assert process.wait(400) == 0, (tmp_path / "told").read_text()
+    seconds = time.monotonic() - began
+    record = load_record(next((tmp_path / "result").glob("*/workspace/consilia/result.json")))
+    assert_same(record, expected)
+    assert personal_models(three_hospitals.sites, config) == personal_models(copies, config)
+    lost = seconds - unbroken_seconds.setdefault("", seconds)
+    print(f"{name or 'nobody'} {moment.__name__}: {seconds:.0f} s, {lost:.0f} s lost")
+    assert lost < AT_MOST
