@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from consilia.cli.app import app
 from consilia.core.tensor_files import write_tensors
 from consilia.federation.release_manifest import manifest_of
-from tests.federation.support import model_of, small, write_job
+from tests.federation.support import MLP, model_of, small, write_job
 from tests.strange_files import JSON, TENSORS, YAML
 
 SECONDS, MEGABYTES = 10, 300
@@ -103,6 +104,18 @@ def test_predict_reads_a_model_card(tmp_path: Path, card: str) -> None:
     path = tmp_path / "model.safetensors"
     write_tensors(path, {"a": torch.zeros(1)}, {"consilia": card})
     refused(["predict", str(path), "--site", "site.yaml", "--cases", "cases.csv"], "model.safetensors")
+
+
+def test_predict_builds_no_model_beyond_the_sites_limit(tmp_path: Path, wisconsin: dict[str, Path]) -> None:
+    model = {"class": MLP, "args": {"in_features": 10**6, "num_classes": 2, "hidden": [10**6]}}
+    card = {"model": model, "dataset": "diagnosis", "class_names": ["a", "b"], "method": "fedavg", "kind": "global"}
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, {"a": torch.zeros(1)}, {"consilia": json.dumps(card)})
+    site = tmp_path / "site.yaml"
+    content = yaml.safe_load(wisconsin["hospital-1"].read_text())
+    site.write_text(yaml.safe_dump({**content, "limits": {}}))
+    text = refused(["predict", str(path), "--site", str(site), "--cases", "cases.csv"])
+    assert "limits.max_model_bytes" in text
 
 
 @pytest.mark.parametrize("kind", YAML)

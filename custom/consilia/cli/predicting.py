@@ -34,7 +34,13 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
     if boxes is not None and task != "segmentation":
         raise ConfigError(f"--boxes is for a segmentation, {model_file} is a {task}")
     settings = load_site_config(site)
-    model = config.build(seed=0, allowed=settings.allow_models, folders=settings.foundation_models)
+    # The card says how large the model is, so the site's own bound holds here as for a job.
+    model = config.build(
+        seed=0,
+        allowed=settings.allow_models,
+        folders=settings.foundation_models,
+        max_bytes=settings.limits.max_model_bytes,
+    )
     try:
         load_exchanged(model, state)
     except CheckpointError as error:
