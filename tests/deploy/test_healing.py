@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from consilia.core.files import write_json
@@ -209,10 +210,10 @@ AT_MOST = 90.0
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "moment"),
-    [("", in_training), *[(TWO, moment) for moment in MOMENTS]],
+    [("", in_training), *[(TWO, moment) for moment in MOMENTS], *[(SERVER, moment) for moment in MOMENTS[:2]]],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_whenever_a_site_s_process_is_killed_the_run_ends_by_itself_in_the_same_bytes(
+def test_whenever_a_process_is_killed_the_run_ends_by_itself_in_the_same_bytes(
     three_hospitals, unbroken_seconds, tmp_path, name: str, moment: Callable[[Run], None]
 ) -> None:
     config = slow_config(31, "rounds=5", "training.local_epochs=3", WIDE)
@@ -234,3 +235,51 @@ def test_whenever_a_site_s_process_is_killed_the_run_ends_by_itself_in_the_same_
     lost = seconds - unbroken_seconds.setdefault("", seconds)
     print(f"{name or 'nobody'} {moment.__name__}: {seconds:.0f} s, {lost:.0f} s lost")
     assert lost < AT_MOST
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+HARDLY_ANY = 4 * 2**20
+
+
+@contextmanager
+def starved(process: psutil.Process) -> Iterator[Path | None]:
+    """Put a process into a control group of a few MiB, where the kernel kills it; the file that counts such kills.
+
+    None: this machine does not let us make such a group.
+    """
+    place, limit, count = CGROUPS / "memory", "memory.limit_in_bytes", "memory.oom_control"
+    if not place.is_dir():
+        place, limit, count = CGROUPS, "memory.max", "memory.events"
+    group = place / f"consilia-test-{process.pid}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(HARDLY_ANY))
+        (group / "cgroup.procs").write_text(str(process.pid))
+    except OSError:
+        yield None
+    else:
+        yield group / count
+    if group.is_dir():
+        until(lambda: not (group / "cgroup.procs").read_text(), "the end of the starved process")
+        group.rmdir()
+
+
+@pytest.mark.long
+def test_a_process_that_the_kernel_kills_for_want_of_memory_is_started_again(three_hospitals, tmp_path) -> None:
+    config = slow_config(32, "rounds=5", "training.local_epochs=3", WIDE)
+    copies = three_sites(tmp_path / "copies")
+    expected = in_process(config, copies, tmp_path / "loop")
+    job = export(config, tmp_path / "jobs", min_clients=3)
+    approve_everywhere(three_hospitals, job)
+    run = submit(three_hospitals, job)
+    run.wait_for("round", round=1)
+    with starved(run.running(TWO)[0]) as count:
+        if count is None:
+            with open_session(three_hospitals.kit(LEAD)) as session:
+                session.abort(run.job_id)
+            pytest.skip("a control group for memory is not permitted here")
+        until(lambda: "oom_kill 1" in count.read_text(), "the kernel's kill")
+    assert_same(run.record(), expected)
+    assert personal_models(three_hospitals.sites, config) == personal_models(copies, config)
+    words = f"job {run.job_id}: its process was killed by SIGKILL (the kernel's for want of memory, perhaps)"
+    assert words in (three_hospitals.kit(TWO) / "log.txt").read_text()
