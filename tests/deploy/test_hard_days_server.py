@@ -135,7 +135,8 @@ def test_fedgpl_goes_on_when_the_server_s_process_is_killed_and_its_backbone_sta
     processes = run.running(SERVER)
     run.wait_for("reply", request="train", version=2)
     send(signal.SIGKILL, processes)
-    assert_same(run.record(), expected)
+    # A site that was just handing in its update waits 300 s for the answer of the process that is gone.
+    assert_same(run.record(450), expected)
     assert {name: foundation_digest(copy.folder) for name, copy in backbones.items()} == dict.fromkeys(
         backbones, digest
     )
