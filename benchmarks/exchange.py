@@ -34,6 +34,7 @@ from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
 from consilia.core.events import Event, RoundDone
 from consilia.deploy.release_filter import AUDIT, ReleaseFilter, approve
 from consilia.federation.messages import TrainReply, as_reply
+from consilia.federation.release_manifest import CLIENT_CONFIG
 from consilia.federation.server_settings import ServerSettings
 from consilia.flare.messages import reply_to_dxo
 from consilia.flare.recipe import ConsiliaRecipe
@@ -152,7 +153,10 @@ def time_gate(work: LargeWorkload, folder: Path, messages: int) -> list[float]:
     content = TrainReply(round=1, cases=work.cases, fields={"train_loss": 2.3}, seconds=1.5)
     update = exchanged_state(work.model())
     gate, seconds = ReleaseFilter(), []
-    # The first message reads the manifest; so does a job's first, which "prepare" is.
+    (executor,) = json.loads((exported / CLIENT_CONFIG).read_text())["executors"]
+    arguments = executor["executor"]["args"]
+    gate.require_approved(arguments["config"], arguments["release_manifest"], context)
+    # The first message makes the table of fields; so does a job's first, which "prepare" is.
     for _ in range(messages + 1):
         result = reply_to_dxo(as_reply(content, update)).to_shareable()
         started = time.perf_counter()
