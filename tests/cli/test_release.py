@@ -130,6 +130,15 @@ def test_approve_and_take_back(job: Path, kit: Path) -> None:
     assert approved(kit / "local") == {}
 
 
+def test_who_approves_a_job_with_code_reads_that_no_approval_binds_it(job: Path, kit: Path) -> None:
+    assert "brings code" not in consilia("approve", job, "--kit", kit)
+    code = job / "app" / "custom" / "consilia"
+    code.mkdir(parents=True)
+    (code / "__init__.py").touch()
+    said = "The job brings code: 1 files. No approval binds what code does."
+    assert all(said in consilia(command, job, "--kit", kit) for command in ("manifest", "approve"))
+
+
 def test_what_is_no_job_or_no_kit_is_told(job: Path, kit: Path, tmp_path: Path) -> None:
     assert "is no job: expected */config/config_fed_client.json" in consilia("manifest", tmp_path / "local", code=1)
     assert "is no startup kit" in consilia("approve", job, "--kit", tmp_path, code=1)

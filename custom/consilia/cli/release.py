@@ -77,7 +77,7 @@ SAME_WORK = ("method.method", "model.class", "dataset")
 NEVER = (
     "cases: images, signals, tables, text, or anything computed from one case alone",
     "identifiers of patients and cases, file names, paths, and the site's site.yaml",
-    "label counts, as such; of validation and test cases they can be worked out from accuracy and balanced accuracy",
+    "label counts, as such; metrics disclose them, and so does an update from weights chosen for it",
     "answers, masks and metrics of single cases; they are in the report that stays at the site",
     "texts of errors: the server learns the kind of an error by its class name",
 )
@@ -121,6 +121,7 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
         console.print(f"{site.name} does and sends nothing more in job {name}", soft_wrap=True, markup=False)
         return
     path = approve(kit, job)
+    _print_foreign(job_files(job))
     text = f"{site.name} does and sends in job {name} what {path} names, and nothing else"
     console.print(text, soft_wrap=True, markup=False)
     console.print(
