@@ -67,6 +67,7 @@ YAML: dict[str, Make] = {
     "an alias of itself": _text("a: &a [*a]"),
     "deep lists": _text("[" * 20_000 + "]" * 20_000),
     "a gigantic integer": _text("rounds: " + "9" * 100_000),
+    "a gigantic duration": _text("day: " + ":".join(["1"] * 500_000)),
     "a date that is none": _text("day: 2001-99-99"),
     "a terrabyte": _sparse(2**40),
     "an object of Python": _text("!!python/object/apply:os.system [id]"),

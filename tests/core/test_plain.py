@@ -25,6 +25,8 @@ HOSTILE = {
     "zero width": ("hosp\u200bital", r"hosp\u200bital"),
     "byte order mark": ("\ufeffa", r"\ufeffa"),
     "tag letter": ("\U000e0041", r"\U000e0041"),
+    "filler": ("hosp\u3164ital\uffa0", r"hosp\u3164ital\uffa0"),
+    "variant": ("hospital\ufe0f", r"hospital\ufe0f"),
     "half a letter": ("\ud800", r"\ud800"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from consilia.core.errors import ConfigError, LimitReached
+from consilia.core.files import write_bytes
+from consilia.data.dataset import DatasetSplits, Split
 from consilia.data.limits import RESEARCH_LIMITS
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.federation import site_gate
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Request
-from consilia.federation.metric_release import releasable
+from consilia.federation.metric_release import fewest_cases, releasable
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.federation.site_ledger import Spent, close_ledger, total
@@ -166,6 +169,40 @@ def test_no_link_in_the_state_folder_leads_outside(wisconsin, tmp_path, place) -
     assert (outside / "precious").read_text() == "as it was"
 
 
+def _spend_all(site: Path, limits: dict[str, Any], seed: int, spent_by: Any) -> None:
+    config = load_site_config(site)
+    config = config.model_copy(update={"limits": RESEARCH_LIMITS.model_copy(update=limits)})
+    gate = Site(small(seed=seed), config).gate
+    begun = 0
+    with suppress(LimitReached):
+        while True:
+            with gate.opened(Request(kind="train")):
+                begun += 1
+                gate._note_time()
+                # Files come and go in state_dir while the other process counts what it holds.
+                write_bytes(config.state_dir / f"part-{seed}", b"")
+    spent_by.put(begun)
+
+
+def test_two_processes_together_spend_what_one_approval_allows(wisconsin) -> None:
+    context, limits = get_context("spawn"), {"max_rounds": 60, "max_disk": 10**9}
+    spent_by = context.Queue()
+    processes = [context.Process(target=_spend_all, args=(wisconsin[NAME], limits, seed, spent_by)) for seed in (1, 2)]
+    for process in processes:
+        process.start()
+    begun = [spent_by.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert sum(begun) == 60 == spent(Site(small(), settings(wisconsin))).rounds
+
+
+def test_files_that_vanish_while_they_are_counted_take_no_room(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a").write_bytes(bytes(10))
+    walk = [(str(tmp_path), [], ["a", "gone"])]
+    monkeypatch.setattr(os, "walk", lambda folder: walk)
+    assert site_gate.disk_used(tmp_path) == 10
+
+
 def test_a_damaged_ledger_gives_no_free_tries(wisconsin) -> None:
     node = Site(small(), settings(wisconsin, max_rounds=5))
     assert train(node) is None
@@ -216,6 +253,14 @@ def test_metrics_over_few_cases_of_a_class_are_withheld_but_not_from_the_site(wi
     assert (shy.folder / "report-last.html").stat().st_size > 3_000
     described = json.loads(shy.answer(Request(kind="prepare"), None).content)
     assert described["test"] == len(shy.data.test)
+
+
+def test_empty_masks_do_not_hide_how_few_cases_a_segmentations_metrics_are_about() -> None:
+    masks = torch.zeros(20, 4, 4, dtype=torch.uint8)
+    masks[3, 1, 2] = 1
+    split = Split(torch.zeros(20, 1, 4, 4), masks, tuple(map(str, range(20))))
+    data = DatasetSplits(("background", "polyp"), split, split, split, task="segmentation")
+    assert fewest_cases(data, "test") == 1
 
 
 def test_counts_of_a_large_split_are_rounded_down() -> None:

@@ -15,6 +15,11 @@ from pydantic import AfterValidator
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode's categories of what is not shown as itself: controls, formats (bidirectional, zero width), separators."""
 
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters and marks that are not seen either: fillers, selectors of variants."""
+
 ERROR_KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
 UNNAMED_ERROR = "an unnamed error"
 
@@ -28,7 +33,7 @@ def plain(text: object, limit: int | None = None, *, keep: str = "") -> str:
         keep: characters that stay nevertheless, such as line breaks between lines of our own.
     """
     shown = str(text)
-    if not shown.isprintable():
+    if not shown.isprintable() or _BLANK.search(shown):
         shown = "".join(letter if letter in keep or _seen(letter) else _escape(letter) for letter in shown)
     return shown if limit is None or len(shown) <= limit else shown[: limit - 3] + "..."
 
@@ -63,7 +68,7 @@ PlainText = Annotated[str, AfterValidator(_require_plain)]
 
 
 def _seen(letter: str) -> bool:
-    return letter.isprintable() or unicodedata.category(letter) not in HIDDEN
+    return unicodedata.category(letter) not in HIDDEN and not _BLANK.match(letter)
 
 
 def _escape(letter: str) -> str:

@@ -33,6 +33,11 @@ Text = Annotated[str, BeforeValidator(_to_text)]
 MAX_BYTES, MAX_VALUES = 2**20, 100_000
 """Of a YAML file. PyYAML reads some 100,000 bytes a second."""
 
+MAX_DIGITS = 100
+"""Of a number: YAML's to the base of 60 (1:30:00) take time by the square of their length."""
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
@@ -57,6 +62,8 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
         if not known[id(node)]:
             raise yaml.YAMLError("an alias stands for what it is itself a part of")
         return known[id(node)]
+    if node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise yaml.YAMLError(f"a number of {len(node.value):,} characters, expected at most {MAX_DIGITS}")
     known[id(node)] = 0
     total = 1 + sum(_count(part, known) for part in _parts(node))
     if total > MAX_VALUES:

@@ -30,7 +30,10 @@ class RunConfig(Strict):
 
     config_version: int = CONFIG_VERSION
     label: str = Field(
-        "", pattern=r"^([A-Za-z0-9][\w.-]*)?$", description="names the run in tables and folders; default: the method"
+        "",
+        max_length=200,
+        pattern=r"^([A-Za-z0-9][\w.-]*)?$",
+        description="names the run in tables and folders; default: the method",
     )
     dataset: PlainText = Field("diagnosis", description="the dataset, by its name in the site.yaml of every site")
     task: Task = "classification"

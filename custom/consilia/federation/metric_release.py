@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from consilia.data.dataset import DatasetSplits, Split
 from consilia.data.limits import SiteLimits
 
 OF_THE_SPLIT = ("count", "empty")
 """They describe the cases, not what a model makes of them."""
+
+
+def fewest_cases(dataset: DatasetSplits[Split], part: str) -> int:
+    """Cases of the rarest class in a split; of a segmentation those with a structure, whom its metrics are about."""
+    labels = dataset.split(part).labels
+    if dataset.task == "segmentation":
+        return int(labels.flatten(1).any(1).sum())
+    return int(labels.bincount(minlength=dataset.num_classes).min())
 
 
 def releasable(metrics: Mapping[str, Any] | None, fewest: int, limits: SiteLimits) -> dict[str, Any] | None:
@@ -19,7 +28,7 @@ def releasable(metrics: Mapping[str, Any] | None, fewest: int, limits: SiteLimit
 
     Args:
         metrics: as the task computes them; None for an empty split.
-        fewest: cases of the split's rarest class.
+        fewest: as :func:`fewest_cases` has it.
         limits: of the site.
     """
     if metrics is None or (limits.min_cases_per_metric is not None and fewest < limits.min_cases_per_metric):

@@ -44,7 +44,7 @@ MAX_CONFIG_BYTES = 16 * 2**20
 # Names are shown to who approves them: no control character may hide one.
 TensorName = Annotated[str, Field(max_length=200, pattern=r"^[\w .-]+$")]
 Place = Annotated[str, Field(max_length=2000, pattern=r"^[\w .|\[\]-]+$")]
-Layout = Annotated[str, Field(pattern=r"^[a-z]+\d*\[(\d+(, \d+)*)?\]$")]
+Layout = Annotated[str, Field(max_length=200, pattern=r"^[a-z]+\d*\[(\d+(, \d+)*)?\]$")]
 Setting = Annotated[str, Field(max_length=500, pattern=r"^\w+(\.\w+)*$")]
 SettingValue = Annotated[str, Field(max_length=10_000, pattern=r"^[ -~]+$")]
 # As site.yaml has them.

@@ -9,7 +9,7 @@ from consilia.data.dataset import SiteData
 from consilia.data.limits import SiteLimits
 from consilia.evaluation.classification import combined_metrics
 from consilia.federation.messages import Request
-from consilia.federation.metric_release import releasable
+from consilia.federation.metric_release import fewest_cases, releasable
 from consilia.federation.site_store import SiteStore
 from consilia.methods.client import CannotEvaluate, Client
 from consilia.methods.contract import Method, State
@@ -77,15 +77,12 @@ class SiteEvaluation:
                 own = metrics[self.data.name]
                 if own is not None:
                     own |= self._flips(kind, version, predictions[self.data.name])
-            sent = {name: releasable(metrics[name], self._fewest(name, part), self.limits) for name in metrics}
+            sent = {
+                name: releasable(metrics[name], fewest_cases(dataset, part), self.limits)
+                for name, dataset in self.data.datasets.items()
+            }
             found[part] = combined_metrics(sent) if self.data.trained_together else sent[self.data.name]
         return SiteMetrics.model_validate(found), predictions
-
-    def _fewest(self, dataset: str, part: str) -> int:
-        """Cases of the rarest class in a split; of a segmentation, all its cases."""
-        data = self.data.datasets[dataset]
-        labels = data.split(part).labels
-        return len(labels) if data.task == "segmentation" else int(labels.bincount(minlength=data.num_classes).min())
 
     def _flips(self, kind: str, version: int, predictions: Predictions) -> dict[str, int]:
         correct = self.client.task.is_correct(predictions, self.data.test)

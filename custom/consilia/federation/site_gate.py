@@ -146,4 +146,12 @@ class SiteGate:
 
 def disk_used(folder: Path) -> int:
     """Bytes of all files below a folder; links are not followed."""
-    return sum((Path(place) / name).lstat().st_size for place, _, names in os.walk(folder) for name in names)
+    return sum(_size(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    # Another job at the site has put its file in place, or removed it, since the folder was read.
+    except FileNotFoundError:
+        return 0

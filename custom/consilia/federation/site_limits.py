@@ -13,6 +13,9 @@ from consilia.federation.site_ledger import Spent
 
 NO_LIMIT = "no limit"
 
+HUGE = 2**53
+"""A job's integers may have thousands of digits."""
+
 
 @dataclass(frozen=True)
 class LimitRow:
@@ -55,7 +58,8 @@ def compared(
     }
     if cases:
         batch = config.training.batch_size
-        asked["max_batch_fraction"] = batch / min(cases), f"{batch / min(cases):.3g} ({batch} of {min(cases)} cases)"
+        share = batch / min(cases) if batch < HUGE else math.inf
+        asked["max_batch_fraction"] = share, f"{share:.3g} ({batch} of {min(cases)} cases)"
         asked["min_training_cases"] = _asked(min(cases))
     if model_bytes is not None:
         asked["max_model_bytes"] = float(model_bytes), show_bytes(model_bytes)
@@ -79,7 +83,8 @@ def left(config: RunConfig, limits: SiteLimits, spent: Spent) -> list[tuple[str,
 
 
 def _asked(value: int) -> tuple[float, str]:
-    return float(value), f"{value:,}"
+    # Python compares an integer of any length with a float, and turns none beyond 1e308 into one.
+    return value, f"{value:,}"
 
 
 def _row(name: str, limit: float | None, asked: tuple[float, str] | None) -> LimitRow:
@@ -92,22 +97,27 @@ def _row(name: str, limit: float | None, asked: tuple[float, str] | None) -> Lim
 
 
 def _epochs(config: RunConfig) -> int:
-    """The most passes over the training cases in one request: of the training, or of the method's own kind."""
+    """The most passes over the training cases in one request: of the training, and of the method's own kinds."""
     training = config.training
     own = [value for name, value in _own_numbers(config) if name.endswith("epochs") and isinstance(value, int)]
-    return max(training.local_epochs, training.personalise_epochs or 0, *own)
+    return max(training.local_epochs, training.personalise_epochs or 0) + sum(own)
 
 
 def _rate(config: RunConfig) -> tuple[float, str]:
-    """The largest step along a gradient: weight decay and a method's factors (mu, say) multiply parts of it."""
+    """The largest step along a gradient: weight decay and a method's factors (mu, say) multiply it, or parts of it.
+
+    Steps along one gradient add up to 1 / (1 - momentum) times the rate: ten times with the customary 0.9, which is not
+    counted.
+    """
     training = config.training
     factors = {"training.weight_decay": training.weight_decay}
-    factors |= {f"method.{name}": value for name, value in _own_numbers(config) if isinstance(value, float)}
-    name = max(factors, key=lambda name: factors[name])
-    if factors[name] <= 1:
-        return training.learning_rate, f"{training.learning_rate:g}"
-    rate = training.learning_rate * factors[name]
-    return rate, f"{rate:g} ({training.learning_rate:g} times {name} {factors[name]:g})"
+    factors |= {f"method.{name}": abs(value) for name, value in _own_numbers(config) if isinstance(value, float)}
+    if training.optimiser == "sgd":
+        factors["0.1 / (1 - training.momentum)"] = round(0.1 / (1 - training.momentum), 6)
+    counted = {name: factor for name, factor in factors.items() if factor > 1}
+    rate = math.prod(counted.values(), start=training.learning_rate)
+    text = "".join(f" times {name} {factor:g}" for name, factor in counted.items())
+    return rate, f"{rate:g} ({training.learning_rate:g}{text})" if text else f"{rate:g}"
 
 
 def _own_numbers(config: RunConfig) -> Iterator[tuple[str, Any]]:
@@ -121,4 +131,4 @@ def _own_numbers(config: RunConfig) -> Iterator[tuple[str, Any]]:
 def _evaluations(config: RunConfig) -> int:
     """Requests with metrics: one per version that is evaluated, and the last and the best model at the end."""
     every = config.evaluate_every
-    return (math.ceil(config.rounds / every) if every else 0) + 2
+    return (-(-config.rounds // every) if every else 0) + 2
