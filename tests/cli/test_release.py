@@ -57,6 +57,7 @@ def test_it_says_what_is_sent_and_what_is_not(job: Path) -> None:
         assert f"{name} " in text
     assert "the global model on test cases" in text
     sent, _, kept = text.partition("Not sent:")
+    assert "it gets single training cases and label counts out of what is sent" in kept
     for words in ("label counts", "file names, paths", "single cases", "the personal model that the site makes"):
         assert words in kept
     assert "prompt_diversity" not in sent

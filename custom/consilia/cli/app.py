@@ -17,7 +17,7 @@ from consilia.methods.commands import commands
 
 app = typer.Typer(
     name="consilia",
-    help="""Federated medical learning on NVIDIA FLARE: hospitals train one model together, no patient leaves home.
+    help="""Federated medical learning on NVIDIA FLARE: hospitals train one model, their files stay with them.
 
     \b
     consilia run fedkper                                     # embedded data, NVFlare's simulator

@@ -252,9 +252,9 @@ def _print_never(manifest: Manifest) -> None:
     for line in private:
         console.print(f"- {line}", highlight=False, markup=False)
     console.print(
-        "\nA model learns from the cases it is trained on, so its tensors may tell something of them to one who "
-        "attacks it; and metrics over very few cases tell something of each. The site's filter holds it to this list; "
-        "it adds no noise."
+        "\nThe server chooses the weights that are trained on, which no approval binds. With weights made for it, it "
+        "gets single training cases and label counts out of what is sent; with honest ones, too, tensors and metrics "
+        "disclose something of the cases, the more the fewer they are. No noise is added. See docs/limits.md."
     )
 
 
