@@ -17,10 +17,12 @@ import pytest
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.allowed import DEFAULT_ALLOWED
+from consilia.data.check import DatasetReport, MaskCounts
 from consilia.data.limits import SiteLimits
 from consilia.data.site import load_site_config
 from consilia.deploy.doctor.examine import check_data, check_machine, check_owner, check_versions, examine
 from consilia.deploy.doctor.job import check_job, read_job
+from consilia.deploy.doctor.limits import check_limits
 from consilia.deploy.doctor.modes import check_modes
 from consilia.deploy.install.config import config_file
 from consilia.deploy.kit import Kit
@@ -96,6 +98,14 @@ def test_only_the_jobs_dataset_is_read_and_a_missing_one_named(site: Kit, job: P
     path.write_text(path.read_text().replace("diagnosis:", "prognosis:"))
     (finding,) = check_data(site, load_site_config(path), known)
     assert (finding.level, "needs dataset 'diagnosis', here are ['prognosis']" in finding.text) == ("FAILED", True)
+
+
+def test_empty_masks_do_not_count_as_cases_of_a_metric(site: Kit, job: Path) -> None:
+    config = load_site_config(site.local / "site.yaml").model_copy(update={"limits": SiteLimits()})
+    masks = {"train": MaskCounts(100, 0, 0.1), "validation": MaskCounts(20, 10, 0.1), "test": MaskCounts(20, 11, 0.1)}
+    report = DatasetReport("hospital-1", "structure", "images", ("background", "lesion"), masks=masks)
+    (warned,) = (found for found in check_limits(read_job(job), config, [report]) if found.level == "warning")
+    assert "the test cases of structure leave: 9 with a structure, 10 are required" in warned.text
 
 
 def test_disk_and_memory_are_compared_with_the_jobs_model(site: Kit) -> None:

@@ -40,11 +40,15 @@ def check_limits(job: Job, config: SiteConfig, reports: Sequence[DatasetReport])
 
 def _withheld(report: DatasetReport, fewest: int | None) -> Iterator[Finding]:
     for part in ("validation", "test"):
-        counts = report.counts.get(part, {})
-        rarest = min((counts.get(name, 0) for name in report.classes), default=0) if counts else _cases(report, part)
+        counts, masks = report.counts.get(part, {}), report.masks.get(part)
+        if masks is not None:
+            # As consilia.federation.metric_release has it.
+            rarest, of = masks.cases - masks.empty, "with a structure"
+        else:
+            rarest, of = min((counts.get(name, 0) for name in report.classes), default=0), "of a class"
         if fewest is not None and _cases(report, part) and rarest < fewest:
             text = f"limits.min_cases_per_metric: no metrics of the {part} cases of {report.dataset} leave"
-            yield warning(CHECK, f"{text}: {rarest} of a class, {fewest} are required", "see docs/limits.md")
+            yield warning(CHECK, f"{text}: {rarest} {of}, {fewest} are required", "see docs/limits.md")
 
 
 def _cases(report: DatasetReport, part: str) -> int:
