@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,4 +68,20 @@ def test_a_running_run_an_unknown_one_and_a_link_are_not_forgotten(
     text = consilia("site", "forget", "linked", "--site", path, code=1)
     assert "is a symbolic link" in text
     assert (outside / "precious").is_file()
+    assert site.folder.is_dir()
+
+
+def test_strange_things_among_the_runs_are_told_plainly_and_never_followed(taken_part: tuple[Path, Site]) -> None:
+    path, site = taken_part
+    runs = site.folder.parent
+    (runs / "a file").touch()
+    os.mkfifo(runs / "a pipe")
+    (runs / "\x1b[31mrun\n").mkdir()
+    shown = consilia("site", "runs", "--site", path)
+    assert "\x1b" not in shown
+    assert "a file" not in shown
+    for name in ("a file", "a pipe", "", ".", "..", f"../runs/{site.folder.name}"):
+        text = consilia("site", "forget", name, "--site", path, code=1)
+        assert f"has no run {name!r}" in text
+        assert "\x1b" not in text
     assert site.folder.is_dir()

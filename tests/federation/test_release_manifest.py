@@ -426,6 +426,11 @@ def test_a_second_executor_or_a_configuration_that_cannot_be_read_is_refused(tmp
         ({**DATASETS, "asked": {"rounds": "3\x1b[1A"}, "tensors": {}, "fields": {}}, "asked.rounds"),
         ({**DATASETS, "asked": {"roun\u202eds": "3"}, "tensors": {}, "fields": {}}, "asked"),
         ({**DATASETS, "model_size": {"elements": -1, "bytes": 4}, "tensors": {}, "fields": {}}, "model_size.elements"),
+        (
+            {**DATASETS, "model_size": {"elements": 4, "bytes": 2**63}, "tensors": {}, "fields": {}},
+            "model_size.bytes",
+        ),
+        ({**DATASETS, "tensors": {"w": f"float32[{'9' * 5000}]"}, "fields": {}}, "tensors.w"),
         ({**DATASETS, "tensors": {}, "fields": {"train": ["weight: number", "weight: text"]}}, "one line"),
         ({**DATASETS, "tensors": ["bias float32[8]"], "fields": {}}, "one line 'name: layout'"),
         ({**DATASETS, "tensors": ["bias: float32[8]", "bias: float32[9]"], "fields": {}}, "one line 'name: layout'"),

@@ -169,6 +169,21 @@ def test_no_link_in_the_state_folder_leads_outside(wisconsin, tmp_path, place) -
     assert (outside / "precious").read_text() == "as it was"
 
 
+@pytest.mark.parametrize("place", ["diagnosis", "diagnosis/splits.csv", "diagnosis/preprocessing.json", "runs"])
+def test_no_link_leads_outside_when_a_site_opens(wisconsin, tmp_path, place) -> None:
+    state, outside = Site(small(), settings(wisconsin)).settings.state_dir, tmp_path / "outside"
+    link = state / place
+    if link.exists():
+        link.rename(outside)
+    else:
+        outside.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in (outside, *outside.rglob("*"))}
+    link.symlink_to(outside)
+    with pytest.raises(ConfigError, match=f"{link} is a symbolic link"):
+        Site(small(), settings(wisconsin))
+    assert {path: path.stat().st_mtime_ns for path in (outside, *outside.rglob("*"))} == before
+
+
 def _spend_all(site: Path, limits: dict[str, Any], seed: int, spent_by: Any) -> None:
     config = load_site_config(site)
     config = config.model_copy(update={"limits": RESEARCH_LIMITS.model_copy(update=limits)})

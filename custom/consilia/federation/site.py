@@ -16,7 +16,7 @@ from torch import Tensor
 from consilia.aggregation import check_update
 from consilia.core.determinism import torch_threads
 from consilia.core.errors import ConfigError, LimitReached
-from consilia.core.files import write_json
+from consilia.core.files import refuse_links, write_json
 from consilia.core.stop import StopSignal, never
 from consilia.core.tensor_files import overwrite_tensors
 from consilia.data.loading import PREPROCESSING, preprocessing_file
@@ -33,6 +33,7 @@ from consilia.federation.messages import (
     payload_bytes,
 )
 from consilia.federation.model_card import model_card
+from consilia.federation.release_fields import datasets_of
 from consilia.federation.release_manifest import manifest_of
 from consilia.federation.requests import require_within
 from consilia.federation.run_data import load_run_data
@@ -60,6 +61,7 @@ class Site:
 
     Raises:
         LimitReached: the run asks more than the site's limits allow.
+        ConfigError: the site has no such data, or a symbolic link is among its own files.
     """
 
     def __init__(self, config: RunConfig, settings: SiteConfig, *, should_stop: StopSignal = never) -> None:
@@ -69,6 +71,8 @@ class Site:
         self.store = SiteStore(self.folder)
         AllowedMethods(settings.allow_methods, Path(SITE_FILE)).require(config.method.method)
         require(compared(config, settings.limits))
+        folders = [settings.dataset_dir(name) for name in datasets_of(config) if name in settings.datasets]
+        refuse_links(settings.state_dir, settings.state_dir, self.folder, *folders)
         self.data = load_run_data(config, settings)
         if self.data.task != config.task:
             raise ConfigError(

@@ -47,7 +47,7 @@ def site_runs(state_dir: Path) -> list[SiteRun]:
         for entry in entries(folder)
     ]
     known = {run.run for run in found}
-    others = (path for path in (state_dir / RUNS).glob("*") if path.name not in known)
+    others = (path for path in _folders(state_dir) if path.name not in known)
     found += [SiteRun(path.name, None, False, _disk(path)) for path in others]
     return sorted(found, key=lambda run: (run.entry.began if run.entry else "", run.run))
 
@@ -63,7 +63,7 @@ def forget_run(state_dir: Path, run: str) -> int:
         RunFailed: the run is going on.
     """
     folder = state_dir / RUNS / run
-    there = sorted(path.name for path in (state_dir / RUNS).glob("*"))
+    there = sorted(path.name for path in _folders(state_dir))
     if run not in there:
         raise ConfigError(f"{state_dir / RUNS} has no run {run!r}; it has {', '.join(there) or 'none'}")
     refuse_links(state_dir, folder)
@@ -73,6 +73,11 @@ def forget_run(state_dir: Path, run: str) -> int:
         # It does not follow links either.
         shutil.rmtree(folder)
     return size
+
+
+def _folders(state_dir: Path) -> list[Path]:
+    """Of the runs; a link to a folder is among them, to be named where it is refused."""
+    return [path for path in (state_dir / RUNS).glob("*") if path.is_dir()]
 
 
 def _disk(folder: Path) -> int | None:

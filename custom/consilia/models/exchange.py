@@ -18,8 +18,8 @@ ExchangeType = Literal["float32", "float16"]
 class ModelSize(Strict):
     """Elements and bytes of all tensors of a network, frozen ones included."""
 
-    elements: int = Field(ge=0)
-    bytes: int = Field(ge=0)
+    elements: int = Field(ge=0, lt=2**63)
+    bytes: int = Field(ge=0, lt=2**63)
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelSize:
