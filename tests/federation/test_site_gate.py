@@ -169,6 +169,18 @@ def test_no_link_in_the_state_folder_leads_outside(wisconsin, tmp_path, place) -
     assert (outside / "precious").read_text() == "as it was"
 
 
+def test_a_ledger_is_not_put_aside_outside(wisconsin, tmp_path) -> None:
+    node = Site(small(), settings(wisconsin, max_rounds=3))
+    assert train(node) is None
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (node.settings.state_dir / "ledger" / "closed").symlink_to(outside)
+    with pytest.raises(ConfigError, match="is a symbolic link"):
+        close_ledger(node.settings.state_dir, node.gate.digest)
+    assert list(outside.iterdir()) == []
+    assert spent(node).rounds == 1
+
+
 @pytest.mark.parametrize("place", ["diagnosis", "diagnosis/splits.csv", "diagnosis/preprocessing.json", "runs"])
 def test_no_link_leads_outside_when_a_site_opens(wisconsin, tmp_path, place) -> None:
     state, outside = Site(small(), settings(wisconsin)).settings.state_dir, tmp_path / "outside"

@@ -112,10 +112,10 @@ def close_ledger(state_dir: Path, digest: str) -> Path | None:
         ConfigError: a symbolic link is in its place.
     """
     folder = ledger_folder(state_dir, digest)
-    refuse_links(state_dir, folder)
+    target = state_dir / LEDGER / CLOSED / f"{folder.name}-{now().replace(':', '')}"
+    refuse_links(state_dir, folder, target.parent)
     if not folder.is_dir():
         return None
-    target = state_dir / LEDGER / CLOSED / f"{folder.name}-{now().replace(':', '')}"
     if not target.parent.is_dir():
         make_private(target.parent)
         # Root may take an approval back; the site's own user reads what it was.
