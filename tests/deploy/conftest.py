@@ -13,7 +13,17 @@ from consilia.federation.config import RunConfig
 from poc.local import LocalFederation
 from poc.processes import processes_of
 from tests.deploy.disks import small_disk
-from tests.deploy.support import Run, approve_everywhere, export, state_of, submit, three_sites, two_sites
+from tests.deploy.support import (
+    SILENCE_SECONDS,
+    Run,
+    approve_everywhere,
+    ask_again_after,
+    export,
+    state_of,
+    submit,
+    three_sites,
+    two_sites,
+)
 
 Start = Callable[..., LocalFederation]
 
@@ -92,6 +102,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     with federation:
         federation.provision()
         federation.install()
+        ask_again_after(federation, SILENCE_SECONDS)
         federation.start()
         yield federation
     assert processes_of(federation.folder) == []
@@ -111,6 +122,7 @@ def hard_days(tmp_path_factory: pytest.TempPathFactory, disks: list[Path]) -> It
     try:
         federation.provision()
         federation.install()
+        ask_again_after(federation, SILENCE_SECONDS)
         kit = federation.kit(WITH_SMALL_DISKS).resolve()
         sizes = {state_of(federation, WITH_SMALL_DISKS): STATE_DISK, kit: KIT_DISK}
         disks += [disk for disk, size in sizes.items() if small_disk(disk, size)]

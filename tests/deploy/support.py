@@ -20,7 +20,7 @@ import psutil
 from consilia.core.checkpoint import CheckpointStore
 from consilia.core.determinism import single_threaded
 from consilia.core.events import no_progress
-from consilia.core.files import sha256_of_file
+from consilia.core.files import sha256_of_file, write_json
 from consilia.deploy.following import follow
 from consilia.deploy.release_filter import approve
 from consilia.deploy.session import open_session
@@ -40,6 +40,8 @@ from poc.processes import MARK, processes_of
 from tests.federation.support import Federation
 
 PATIENCE = 150.0
+SILENCE_SECONDS = 20
+"""What sites wait for an answer that does not come, where the server's process is killed."""
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pause: float = 0.05) -> Any:
@@ -50,6 +52,18 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pa
             return found
         time.sleep(pause)
     raise AssertionError(f"after {seconds} s still not: {what}")
+
+
+def ask_again_after(federation: LocalFederation, seconds: int) -> None:
+    """Let the sites, which are not yet started, wait so long for an answer that does not come.
+
+    NVFlare's default of 300 s would pass wherever the server's process dies just as a site hands in its result.
+    """
+    for site in federation.sites:
+        file = federation.kit(site) / "local" / "resources.json"
+        content = json.loads(file.read_text())
+        content["client"]["communication_timeout"] = seconds
+        write_json(file, content)
 
 
 def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int = 2, **options: Any) -> Path:

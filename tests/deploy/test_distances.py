@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import socket
@@ -26,6 +25,7 @@ from tests.deploy.support import (
     JOB_ID,
     Run,
     approve_everywhere,
+    ask_again_after,
     assert_same,
     export,
     in_process,
@@ -68,11 +68,7 @@ class DistantFederation(LocalFederation):
 
     def install(self, jobs: Sequence[Path] = (), but: Sequence[str] = ()) -> None:
         super().install(jobs, but)
-        for name in self.sites:
-            file = self.kit(name) / "local" / "resources.json"
-            content = json.loads(file.read_text())
-            content["client"]["communication_timeout"] = SILENCE_SECONDS
-            file.write_text(json.dumps(content))
+        ask_again_after(self, SILENCE_SECONDS)
 
     def wait_for(self, sites: Iterable[str]) -> None:
         until(lambda: all(logged(self.kit(name), SITE_IS_UP) for name in sites), "all sites' logins")

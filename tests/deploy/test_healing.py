@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from consilia.core.files import write_json
 from consilia.deploy.session import open_session
 from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
@@ -22,8 +20,10 @@ from consilia.flare.controller import STARTED_AGAIN
 from consilia.record.files import load_record
 from poc.local import LEAD, SERVER, LocalFederation, tool
 from tests.deploy.support import (
+    SILENCE_SECONDS,
     Run,
     approve_everywhere,
+    ask_again_after,
     assert_same,
     clone,
     export,
@@ -155,8 +155,6 @@ def started_again(federation: LocalFederation) -> None:
 
 # ---- a process of a site, at any moment ------------------------------------------------------------------------------
 
-SILENCE_SECONDS = 20
-"""What a site waits for an answer that does not come; NVFlare's default of 300 s would count in every measure."""
 WIDE = "model.args={in_features: 30, num_classes: 2, hidden: [2000, 2000]}"
 """Checkpoints that take long enough to be hit."""
 
@@ -168,11 +166,7 @@ def three_hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalF
     with federation:
         federation.provision()
         federation.install()
-        for site in federation.sites:
-            file = federation.kit(site) / "local" / "resources.json"
-            content = json.loads(file.read_text())
-            content["client"]["communication_timeout"] = SILENCE_SECONDS
-            write_json(file, content)
+        ask_again_after(federation, SILENCE_SECONDS)
         federation.start()
         yield federation
 
