@@ -32,10 +32,10 @@ from consilia.core.files import write_bytes, write_json
 from consilia.data.specs import TabularSpec
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.inprocess import open_run
-from consilia.federation.messages import Broadcast, EvaluateReply, Reply, Request
+from consilia.federation.messages import Broadcast, Reply, Request
 from consilia.federation.recorder import versions
 from consilia.federation.server_settings import ServerSettings
-from consilia.record.schema import Metrics
+from consilia.record.schema import Metrics, SiteMetrics
 from consilia.simulation.layout import write_layout
 from consilia.simulation.partition import dirichlet_partition
 from consilia.simulation.wisconsin import CLASSES, wisconsin_sites
@@ -150,14 +150,15 @@ def outcome(config: RunConfig, site_files: Mapping[str, Path], folder: Path, poi
             coordinator.run(deliver)
         except RunFailed:
             return None
+        # Not by a request: a site answers none that the run's configuration does not foresee.
         last = Request(kind="evaluate", round=coordinator.version)
-        return accuracy([site.answer(last, coordinator.state) for name, site in sites.items() if name != CULPRIT])
+        honest = [site for name, site in sites.items() if name != CULPRIT]
+        return accuracy([site.evaluation.global_metrics(last, coordinator.state)[0] for site in honest])
 
 
-def accuracy(replies: Sequence[Reply]) -> float:
+def accuracy(evaluations: Sequence[SiteMetrics | None]) -> float:
     """Correct test cases over all, of several sites' evaluations."""
-    tests = [EvaluateReply.model_validate_json(reply.content).received.test for reply in replies]
-    found = [metrics for metrics in tests if isinstance(metrics, Metrics)]
+    found = [each.test for each in evaluations if each is not None and isinstance(each.test, Metrics)]
     return sum(metrics.correct for metrics in found) / sum(metrics.count for metrics in found)
 
 

@@ -93,11 +93,12 @@ def test_submitting_to_a_server_that_is_down_names_its_address(job, tmp_path) ->
 
 
 class Server(JobSession):
-    """A server whose jobs end at once, each as the next status says."""
+    """A server whose jobs end after their first event, each as the next status says."""
 
     def __init__(self, statuses: Sequence[str]) -> None:
         self.kit, self.statuses = Kit(Path("kit"), "admin", "lead@consortium.org", "localhost", 1), list(statuses)
         self.ended: list[dict[str, Any]] = []
+        self.asked: set[str] = set()
         self.clone("")
 
     def clone(self, job_id: str) -> str:
@@ -112,10 +113,15 @@ class Server(JobSession):
         return self.ended
 
     def running(self) -> set[str]:
-        return set()
+        return {str(job["job_id"]) for job in self.ended}
 
     def meta(self, job_id: str) -> dict[str, Any]:
-        return next(job for job in self.ended if job["job_id"] == job_id)
+        job = next(job for job in self.ended if job["job_id"] == job_id)
+        return job if job_id in self.asked else {**job, "status": "RUNNING"}
+
+    def events(self, job_id: str, start: int) -> tuple[list[dict[str, Any]], int]:
+        self.asked.add(job_id)
+        return [PREPARED.to_json()], 1
 
     def server_log(self, job_id: str) -> str:
         return ""

@@ -78,11 +78,11 @@ def test_killed_processes_of_a_job_are_started_again_and_an_aborted_job_is_gone_
         kill_in_training(run, name, after)
         words = f"job {run.job_id}: its process was killed by SIGKILL"
         until(lambda name=name, words=words: words in (pair.kit(name) / "log.txt").read_text(), words)
-    run.wait_for("round", round=6)
-    # NVFlare has not heard of it, and whoever follows the run has.
-    assert run.status() == "RUNNING"
-    assert [event["reason"] for event in run.events() if event["event"] == "notice"] == [STARTED_AGAIN]
     with open_session(pair.kit(LEAD)) as session:
+        run.wait_for("round", round=6)
+        # NVFlare has not heard of it, and whoever follows the run has.
+        assert session.meta(run.job_id)["status"] == "RUNNING"
+        assert [event["reason"] for event in run.events() if event["event"] == "notice"] == [STARTED_AGAIN]
         session.abort(run.job_id)
     until(lambda: not any(map(run.processes, (SERVER, *pair.sites))), "the end of the job's processes", 60)
     assert run.wait_end() == "FINISHED:ABORTED"

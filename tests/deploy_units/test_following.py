@@ -269,6 +269,8 @@ def test_a_job_that_has_lost_a_process_is_broken_off_and_one_that_says_why_it_en
     monkeypatch.setattr(following, "REASONS_SECONDS", 0.0)
     looks = [(RUNNING, [ROUND]), ({"status": status}, []), ({"status": status}, [])]
     assert followed(looks, log)[0].broken is broken
+    # A job whose processes end before the run has told anything does so each time: what it needs is refused, say.
+    assert not followed([(RUNNING, []), *looks[1:]], log)[0].broken
     failed = {"event": "failed", "reason": "round 2 has 1 accepted updates, needs 2"}
     assert not followed([(RUNNING, [ROUND, failed]), *looks[1:]], log)[0].broken
 

@@ -67,8 +67,8 @@ class Ending:
             leaves another status than COMPLETED.
         reason: in words.
         rounds: full rounds seen; the server keeps the state after the last.
-        broken: a process was lost, or the server itself, and the run has given no reason of its own: to go on with it
-            may succeed.
+        broken: a process was lost after the run had begun, or the server itself, and the run has given no reason of its
+            own: to go on with it may succeed.
     """
 
     status: str
@@ -265,7 +265,7 @@ class _Following:
             reason += f". The server's log says: {logged}" if logged else ""
         if complete and status != COMPLETED:
             reason = f"the run is complete; what NVFlare says of the job came after its end: {reason}"
-        broken = status in BROKEN and not complete and not own
+        broken = status in BROKEN and self.begun and not complete and not own
         return Ending(status, complete, reason, self._rounds, broken)
 
     def _log(self) -> str:
