@@ -157,6 +157,8 @@ def test_the_jobs_values_stand_beside_the_sites_limits(job: Path, kit: Path, wis
     assert "max_rounds 3 2 REFUSED" in text
     assert "max_local_epochs 2 20 max_learning_rate" in text
     assert "max_model_bytes 1.064 kB 2 GB" in text
+    refused = "limits.max_rounds: the job asks 3, this site allows 2: it will be refused"
+    assert refused in consilia("approve", job, "--kit", kit)
 
 
 def test_the_difference_to_the_nearest_approval_is_told(job: Path, kit: Path, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_fi
 from consilia.deploy.install.config import config_file
 from consilia.deploy.kit import Kit, open_kit
 from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
+from consilia.federation.config import RunConfig
 from consilia.federation.release_manifest import Manifest, as_manifest, read_manifest
-from consilia.federation.site_limits import compared
+from consilia.federation.site_limits import LimitRow, compared
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
 
@@ -105,15 +106,13 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     console.print("Instead of a reply: the class name of an error, or a code of NVFlare's with nothing beside it.")
     _print_never(manifest)
     if kit is not None:
-        path = config_file(open_kit(kit))
-        limits = load_site_config(path).limits if path.is_file() else SiteLimits()
-        console.print(limits_table(compared(config, limits, model_bytes=manifest.model_size.bytes)))
+        console.print(limits_table(_beside_limits(kit, manifest, config)))
         _print_approval(job, kit, manifest)
 
 
 def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     """Approve what a job asks and sends at a site, or take the approval back."""
-    name, manifest, _ = read_manifest(job)
+    name, manifest, config = read_manifest(job)
     site = open_kit(kit)
     if withdraw_it:
         for path in withdraw(kit, job):
@@ -127,6 +126,17 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     console.print(
         f"manifest {manifest.digest}; every message is written to {site.folder / AUDIT}", soft_wrap=True, markup=False
     )
+    for row in _beside_limits(kit, manifest, config):
+        if not row.ok:
+            text = f"limits.{row.limit}: the job asks {row.asked}, this site allows {row.allowed}: it will be refused"
+            console.print(text, style="bold red", soft_wrap=True, markup=False)
+
+
+def _beside_limits(kit: Path, manifest: Manifest, config: RunConfig) -> list[LimitRow]:
+    """What a job asks beside a site's limits; what takes the site's data to know is left to its doctor."""
+    path = config_file(open_kit(kit))
+    limits = load_site_config(path).limits if path.is_file() else SiteLimits()
+    return compared(config, limits, model_bytes=manifest.model_size.bytes)
 
 
 def _print_foreign(files: JobFiles) -> None:
