@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from consilia.core.errors import ConfigError, LimitReached
+from consilia.core.errors import ConfigError, LimitReached, UpdateRejected
 from consilia.core.files import write_bytes
 from consilia.data.dataset import DatasetSplits, Split
 from consilia.data.limits import RESEARCH_LIMITS
@@ -25,7 +25,10 @@ from consilia.federation.metric_release import fewest_cases, releasable
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.federation.site_ledger import Spent, close_ledger, total
+from consilia.federation.update_validation import _check_counts
 from consilia.models.build import build_model
+from consilia.record.schema import Metrics, SiteInfo, SiteMetrics
+from tests.federation.clinics import clinics_config, write_clinics
 from tests.federation.support import MLP, initial_state, small
 
 NAME = "hospital-1"
@@ -311,3 +314,27 @@ def test_a_run_whose_sites_withhold_all_ends_with_its_last_model(wisconsin, tmp_
     assert record.run.best_by is None
     assert all(metrics.test is None for metrics in record.final["best"].global_.values())
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_site_that_withholds_one_of_its_datasets_is_accepted_with_the_others(tmp_path) -> None:
+    config, path = clinics_config(), write_clinics(tmp_path)["north"]
+    open_site = load_site_config(path)
+    data = Site(config, open_site).data
+    fewest = sorted(fewest_cases(dataset, "test") for dataset in data.datasets.values())
+    assert fewest[0] < fewest[1]
+    limits = RESEARCH_LIMITS.model_copy(update={"min_cases_per_metric": fewest[1]})
+    node = Site(config, open_site.model_copy(update={"limits": limits}))
+    described = json.loads(node.answer(Request(kind="prepare"), None).content)
+    reply = json.loads(node.answer(Request(kind="evaluate"), initial_state(config)).content)
+    metrics = SiteMetrics.model_validate(reply["received"])
+    assert isinstance(metrics.test, Metrics)
+    assert len(metrics.test.tasks) == 1
+    declared = SiteInfo(
+        **{split: described[split] for split in ("train", "validation", "test")},
+        test_only=False,
+        fingerprint=described["fingerprint"],
+        tasks=described["datasets"],
+    )
+    _check_counts("received", metrics, declared)
+    with pytest.raises(UpdateRejected, match="the site declared"):
+        _check_counts("received", metrics, declared.model_copy(update={"test": metrics.test.count - 1}))
