@@ -141,6 +141,16 @@ def test_nothing_leaves_before_the_site_has_approved_it_and_after_it_took_that_b
         withdraw(place.kit, place.job)
 
 
+def test_no_approval_is_written_through_a_link(tmp_path: Path) -> None:
+    place, outside = Place(tmp_path), tmp_path / "outside"
+    outside.mkdir(mode=0o700)
+    (place.kit / "local" / "approved").symlink_to(outside)
+    with pytest.raises(ConfigError, match="approved is a symbolic link"):
+        approve(place.kit, place.job)
+    assert list(outside.iterdir()) == []
+    assert outside.stat().st_mode & 0o777 == 0o700
+
+
 def test_an_approval_can_be_read_by_the_user_who_runs_nvflare_whoever_has_given_it(tmp_path: Path) -> None:
     place = Place(tmp_path)
     local = place.kit / "local"

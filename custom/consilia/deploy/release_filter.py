@@ -166,6 +166,9 @@ def approve(kit: Path, job: Path) -> Path:
         return already
     short = manifest.digest.removeprefix("sha256:")[:12]
     folder = site.local / APPROVED
+    # Root may approve, and gives what it writes to whoever owns the kit.
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a symbolic link: approvals stay in {site.local}; remove the link")
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{short}.json"
     # Whoever approves, root for one, and with whatever umask: the user who runs NVFlare must be able to read it.
