@@ -131,6 +131,17 @@ def test_approve_and_take_back(job: Path, kit: Path) -> None:
     assert approved(kit / "local") == {}
 
 
+def test_an_approved_job_that_was_changed_since_is_not_called_approved(job: Path, kit: Path) -> None:
+    consilia("approve", job, "--kit", kit)
+    path = job / "app" / "config" / "config_fed_client.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "components": [{"id": "log", "path": "nvflare.x.Y", "args": {}}]}))
+    text = consilia("manifest", job, "--kit", kit)
+    assert "Not as consilia export writes it: app/config/config_fed_client.json: key components" in text
+    assert "Cannot be approved at hospital-1" in text
+    assert "Approved at" not in text
+
+
 def test_who_approves_a_job_with_code_reads_that_no_approval_binds_it(job: Path, kit: Path) -> None:
     assert "brings code" not in consilia("approve", job, "--kit", kit)
     code = job / "app" / "custom" / "consilia"
@@ -157,7 +168,7 @@ def test_the_jobs_values_stand_beside_the_sites_limits(job: Path, kit: Path, wis
     assert "max_rounds 3 2 REFUSED" in text
     assert "max_local_epochs 2 20 max_learning_rate" in text
     assert "max_model_bytes 1.064 kB 2 GB" in text
-    refused = "limits.max_rounds: the job asks 3, this site allows 2: it will be refused"
+    refused = "limits.max_rounds: the job asks 3, this site allows 2: it will be refused; ask for another job, or"
     assert refused in consilia("approve", job, "--kit", kit)
 
 

@@ -85,3 +85,13 @@ def test_strange_things_among_the_runs_are_told_plainly_and_never_followed(taken
         assert f"has no run {name!r}" in text
         assert "\x1b" not in text
     assert site.folder.is_dir()
+
+
+def test_a_kit_of_somebody_else_has_no_runs(tmp_path: Path) -> None:
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "local").mkdir()
+    content = {"servers": [{"service": {"target": "localhost:8002"}, "identity": "localhost"}]}
+    (tmp_path / "startup" / "fed_server.json").write_text(json.dumps(content))
+    said = "is no site's kit: only sites have runs and limits of their own"
+    assert said in consilia("site", "runs", "--kit", tmp_path, code=1)
+    assert said in consilia("site", "forget", "fedkper-1", "--kit", tmp_path, code=1)

@@ -98,6 +98,17 @@ def test_rounds_and_evaluations_count_over_resumes_reseeding_and_renaming(wiscon
     assert train(Site(small(), limited)) is None
 
 
+def test_what_is_taken_back_while_the_site_works_does_not_count_for_the_next_approval(wisconsin) -> None:
+    node = Site(small(), settings(wisconsin, max_rounds=3))
+    assert train(node) is None
+    with node.gate.opened(Request(kind="train", round=1)):
+        moved = close_ledger(node.settings.state_dir, node.gate.digest)
+    assert moved is not None
+    assert (total(moved).rounds, spent(node).rounds) == (2, 0)
+    assert train(node, 1) is None
+    assert spent(node).rounds == 1
+
+
 def test_what_is_asked_otherwise_has_a_count_of_its_own(wisconsin) -> None:
     limited = settings(wisconsin, max_rounds=3)
     one, other = Site(small(), limited), Site(small(method="fedavg"), limited)

@@ -24,7 +24,7 @@ from consilia.deploy.kit import Kit, open_kit
 from consilia.deploy.release_filter import AUDIT, approve, approved, withdraw
 from consilia.federation.config import RunConfig
 from consilia.federation.release_manifest import Manifest, as_manifest, read_manifest
-from consilia.federation.site_limits import LimitRow, compared
+from consilia.federation.site_limits import LimitRow, compared, what_to_do
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
 
@@ -129,6 +129,7 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     for row in _beside_limits(kit, manifest, config):
         if not row.ok:
             text = f"limits.{row.limit}: the job asks {row.asked}, this site allows {row.allowed}: it will be refused"
+            text = f"{text}; {what_to_do(row.limit)}"
             console.print(text, style="bold red", soft_wrap=True, markup=False)
 
 
@@ -271,7 +272,10 @@ def _print_never(manifest: Manifest) -> None:
 def _print_approval(job: Path, kit: Path, manifest: Manifest) -> None:
     site = open_kit(kit)
     path = approved(site.local).get(manifest.digest)
-    if path is None:
+    if foreign_parts(job_files(job)):
+        text = f"\nCannot be approved at {site.name}: it is not as consilia export writes it, see the top"
+        console.print(text, style="bold red", soft_wrap=True, markup=False)
+    elif path is None:
         console.print(
             f"\nNot approved at {site.name}. To approve it: consilia site approve {job} --kit {kit}",
             style="yellow",

@@ -66,7 +66,12 @@ def limits_table(rows: Iterable[LimitRow]) -> Table:
 def _config(kit: Path | None, site: Path | None) -> SiteConfig:
     if (kit is None) == (site is None):
         raise ConfigError("give either --kit, the site's startup kit, or --site, its site.yaml")
-    return load_site_config(site if kit is None else config_file(open_kit(kit)))  # type: ignore[arg-type]
+    if kit is None:
+        return load_site_config(site)  # type: ignore[arg-type]
+    opened = open_kit(kit)
+    if opened.kind != "client":
+        raise ConfigError(f"{opened.folder} is no site's kit: only sites have runs and limits of their own")
+    return load_site_config(config_file(opened))
 
 
 def _cells(run: SiteRun, approvals: dict[str, str]) -> tuple[str, ...]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
 from consilia.core.errors import LimitReached
 from consilia.core.schema import Strict
 
-Bytes = Annotated[ByteSize, Field(gt=0)]
+SIZE = re.compile(r"\s*\d+(\.\d+)?\s*(B|[kKMGT]i?B|)\s*", re.IGNORECASE)
+
+
+def _whole_size(value: Any) -> Any:
+    """The value itself; ``ByteSize`` reads the beginning of a text, and of ``2,5 GB`` two bytes."""
+    if isinstance(value, str) and not SIZE.fullmatch(value):
+        raise ValueError("expected bytes, or a number with a point and one of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB")
+    return value
+
+
+Bytes = Annotated[ByteSize, BeforeValidator(_whole_size), Field(gt=0)]
 
 NOT_BUILT = {
     "privacy": "differential privacy is not yet built",
@@ -41,6 +52,8 @@ class SiteLimits(Strict):
     @model_validator(mode="before")
     @classmethod
     def _built(cls, values: Any) -> Any:
+        if not isinstance(values, dict | SiteLimits):
+            raise ValueError("expected keys such as max_rounds: 200; without the section the defaults apply")
         for key, reason in NOT_BUILT.items():
             if isinstance(values, dict) and key in values:
                 raise ValueError(f"{key}: {reason}: take the key out, nothing would hold it")

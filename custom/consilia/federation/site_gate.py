@@ -139,7 +139,8 @@ class SiteGate:
 
     def _add(self, cost: Spent) -> None:
         """To this run's own file, which no other process writes."""
-        entry = self._entry or read_entry(self.file) or self._new
+        # Gone while the job runs: its approval was taken back, and what was spent under it does not count for the next.
+        entry = (self._entry if self.file.is_file() else None) or read_entry(self.file) or self._new
         self._entry = entry.model_copy(update={"last": now(), "spent": entry.spent.plus(cost)})
         write_entry(self.file, self._entry)
 

@@ -73,6 +73,12 @@ def require(rows: Iterable[LimitRow]) -> None:
             raise reached(row.limit, row.asked, row.allowed)
 
 
+def what_to_do(limit: str) -> str:
+    """What a site may do about a job that is beyond one of its limits."""
+    change = "lower" if limit.startswith("min_") else "raise"
+    return f"ask for another job, or {change} limits.{limit} in site.yaml, if you agree"
+
+
 def left(config: RunConfig, limits: SiteLimits, spent: Spent) -> list[tuple[str, int, int]]:
     """Of each limit that counts requests: its name, how many a whole run of the job asks, and how many are left."""
     counted = (

@@ -92,6 +92,11 @@ def test_only_the_jobs_dataset_is_read_and_a_missing_one_named(site: Kit, job: P
         ("warning", "limits.min_cases_per_metric"),
         ("warning", "limits.min_cases_per_metric"),
     ]
+    assert limits[1].todo == "ask for another job, or lower limits.min_training_cases in site.yaml, if you agree"
+    # A new approval would not help, and is not proposed.
+    tight = config.model_copy(update={"limits": config.limits.model_copy(update={"max_rounds": 1})})
+    (few,) = (found for found in check_data(site, tight, known) if "max_rounds" in found.text)
+    assert (few.level, few.text) == ("FAILED", "limits.max_rounds: the job asks 20, this site allows 1")
     (tmp_path / "data" / "visits.csv").unlink()
     (finding,) = check_data(site, config, known)
     assert (finding.level, "visits.csv" in finding.text) == ("FAILED", True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from consilia.data.check import DatasetReport
+from consilia.data.limits import reached
 from consilia.data.site import SiteConfig
 from consilia.deploy.doctor.findings import Finding, failed, ok, warning
 from consilia.deploy.doctor.job import Job
 from consilia.federation.site_ledger import ledger_folder, total
-from consilia.federation.site_limits import compared, left
+from consilia.federation.site_limits import compared, left, what_to_do
 
 CHECK = "limits"
 
@@ -25,11 +26,12 @@ def check_limits(job: Job, config: SiteConfig, reports: Sequence[DatasetReport])
     size = job.manifest.model_size.bytes
     refused = [row for row in compared(job.config, config.limits, training_cases=cases, model_bytes=size) if not row.ok]
     for row in refused:
-        todo = f"ask for another job, or raise limits.{row.limit} in site.yaml, if you agree"
-        yield failed(CHECK, f"limits.{row.limit}: {job.name} comes to {row.asked}, here is {row.allowed}", todo)
+        yield failed(CHECK, str(reached(row.limit, row.asked, row.allowed)), what_to_do(row.limit))
     spent = total(ledger_folder(config.state_dir, job.manifest.digest))
+    beyond = {row.limit for row in refused}
     for name, asked, rest in left(job.config, config.limits, spent):
-        if asked > rest:
+        # A new approval does not help a job that is beyond the limit by itself.
+        if asked > rest and name not in beyond:
             text = f"limits.{name}: {job.name} asks {asked}, of this approval {max(rest, 0)} are left"
             yield warning(CHECK, text, "where it is a new run: approve --withdraw, then approve again")
     for report in reports:
