@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def test_runs_show_what_was_spent_and_forgetting_leaves_a_line(taken_part: tuple
     shown = consilia("site", "runs", "--site", path)
     assert run in shown
     assert "mine" in shown
+    # A date in one piece.
+    assert datetime.now(UTC).date().isoformat() in shown
     assert "spent 1 of 20 rounds, 1 of no limit evaluations" in shown
     assert (site.folder / "personal-last.safetensors").is_file()
     forgotten = consilia("site", "forget", run, "--site", path)

@@ -28,8 +28,9 @@ def runs_command(kit: Path | None, site: Path | None) -> None:
     runs = site_runs(config.state_dir)
     approvals = {} if kit is None else {digest: path.name for digest, path in approved(open_kit(kit).local).items()}
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run", no_wrap=True)
-    for column in ("label", "began", "last", "rounds", "evaluations", "hours", "disk", "approval"):
+    for column in ("run", "began", "last"):
+        table.add_column(column, no_wrap=True)
+    for column in ("label", "rounds", "evaluations", "hours", "disk", "approval"):
         table.add_column(column, overflow="fold")
     for run in runs:
         table.add_row(*map(Text, _cells(run, approvals)))
@@ -81,7 +82,7 @@ def _cells(run: SiteRun, approvals: dict[str, str]) -> tuple[str, ...]:
     spent, entry = run.entry.spent, run.entry
     approval = "taken back" if run.closed else approvals.get(entry.manifest, "none")
     counts = str(spent.rounds), str(spent.evaluations), f"{spent.seconds / 3600:.2f}"
-    return run.run, entry.label, entry.began[:10], entry.last[:10], *counts, disk, approval
+    return run.run, entry.began[:10], entry.last[:10], entry.label, *counts, disk, approval
 
 
 def _by_approval(runs: list[SiteRun]) -> dict[str, Spent]:
