@@ -24,7 +24,7 @@ def taken_part(wisconsin: dict[str, Path]) -> tuple[Path, Site]:
     """A site that has trained once and made a personal model: its site.yaml, and the site."""
     path = wisconsin["hospital-1"]
     path.write_text(path.read_text().replace("max_rounds: null", "max_rounds: 20"))
-    site = Site(small(label="mine"), load_site_config(path))
+    site = Site(small(label="mine" + 20 * "x"), load_site_config(path))
     for request in (Request(kind="prepare"), Request(kind="train"), Request(kind="personalize", round=3)):
         assert site.answer(request, initial_state(site.config)).error is None
     return path, site

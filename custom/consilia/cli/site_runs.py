@@ -28,10 +28,8 @@ def runs_command(kit: Path | None, site: Path | None) -> None:
     runs = site_runs(config.state_dir)
     approvals = {} if kit is None else {digest: path.name for digest, path in approved(open_kit(kit).local).items()}
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("run", "began", "last"):
-        table.add_column(column, no_wrap=True)
-    for column in ("label", "rounds", "evaluations", "hours", "disk", "approval"):
-        table.add_column(column, overflow="fold")
+    for column in ("run", "began", "last", "label", "rounds", "evaluations", "hours", "disk", "approval"):
+        table.add_column(column, no_wrap=column in ("run", "began", "last", "disk"), overflow="fold")
     for run in runs:
         table.add_row(*map(Text, _cells(run, approvals)))
     console.print(table)
