@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from consilia.core.errors import ConfigError, LimitReached, UpdateRejected
+from consilia.core.events import Event, Notice
 from consilia.core.files import write_bytes
 from consilia.data.dataset import DatasetSplits, Split
 from consilia.data.limits import RESEARCH_LIMITS
@@ -320,7 +321,11 @@ def test_a_run_whose_sites_withhold_all_ends_with_its_last_model(wisconsin, tmp_
         text = path.read_text().replace("min_cases_per_metric: null", "min_cases_per_metric: 1000")
         path.write_text(text)
     server = ServerSettings(engine="inprocess", allow_models=(MLP,))
-    record = run_inprocess(small(), wisconsin, tmp_path / "run", server=server)
+    told: list[Event] = []
+    record = run_inprocess(small(), wisconsin, tmp_path / "run", server=server, progress=told.append)
+    notices = [str(event) for event in told if isinstance(event, Notice)]
+    for site in wisconsin:
+        assert notices.count(f"{site} withholds its validation and test metrics, by its own limits") == 1
     assert record.final["best"].version == 3
     assert record.run.best_by is None
     assert all(metrics.test is None for metrics in record.final["best"].global_.values())

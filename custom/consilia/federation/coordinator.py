@@ -34,7 +34,7 @@ from consilia.federation.server_work import FOLDER, ServerWork, open_server
 from consilia.federation.update_validation import Deliver, UpdateValidation
 from consilia.methods.contract import State
 from consilia.methods.registry import AllowedMethods
-from consilia.record.schema import Exchange, Record
+from consilia.record.schema import Exchange, Record, SiteMetrics
 
 NOT_JUDGED = "no site sent validation metrics (none, or withheld by its limits): the last model stands for the best"
 
@@ -87,6 +87,7 @@ class Coordinator:
         self._work = ServerWork(self.server, config.training.threads)
         self._checkpoint = RunCheckpoint(folder, self.participants, self._work, self.best)
         self._resume = self._checkpoint.exists()
+        self._withholding: set[str] = set()
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -218,8 +219,17 @@ class Coordinator:
             received = getattr(reply, "received", None)
             if received is not None:
                 self.recorder.add_evaluation(self.version, "global", site, received)
+                self._notice_withheld(site, received)
             if isinstance(reply, TrainReply) and reply.trained is not None:
                 self.recorder.add_evaluation(self.version + 1, "personal", site, reply.trained)
+
+    def _notice_withheld(self, site: str, received: SiteMetrics) -> None:
+        """Say, once a run and site, which of a site's metrics are missing from all means and choices."""
+        declared = self.recorder.sites[site]
+        parts = [part for part in ("validation", "test") if getattr(declared, part) and getattr(received, part) is None]
+        if parts and site not in self._withholding:
+            self._withholding.add(site)
+            self._progress(Notice(reason=f"{site} withholds its {' and '.join(parts)} metrics, by its own limits"))
 
     def _judge(self) -> None:
         if self.best.offer(self.version, self.state, self.recorder.evaluation(self.version, "global")):
