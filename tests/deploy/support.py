@@ -30,6 +30,7 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.federation.server_settings import own_server
+from consilia.flare.nvflare_internals import PIECE_TIMEOUT
 from consilia.flare.recipe import ConsiliaRecipe
 from consilia.record.files import load_record
 from consilia.record.schema import Record
@@ -57,13 +58,15 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pa
 def ask_again_after(federation: LocalFederation, seconds: int) -> None:
     """Let the sites, which are not yet started, wait so long for an answer that does not come.
 
-    NVFlare's default of 300 s would pass wherever the server's process dies just as a site hands in its result.
+    By default 300 s would pass wherever the server's process dies just as a site hands in its result, and 120 s where
+    it dies as a site receives a large model.
     """
     for site in federation.sites:
         file = federation.kit(site) / "local" / "resources.json"
         content = json.loads(file.read_text())
         content["client"]["communication_timeout"] = seconds
         write_json(file, content)
+        federation.environment[site] = {PIECE_TIMEOUT: str(seconds / 2), **federation.environment.get(site, {})}
 
 
 def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int = 2, **options: Any) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,8 @@ from nvflare.utils.process_utils import spawn_process
 from consilia.deploy import launcher
 from consilia.deploy.doctor.policies import check_launcher, check_outcome_wait
 from consilia.deploy.kit import Kit
-from consilia.deploy.launcher import RelaunchedProcess
+from consilia.deploy.launcher import RelaunchedProcess, SiteLauncher
+from consilia.flare.nvflare_internals import PIECE_TIMEOUT
 from tests.deploy.support import until
 from tests.deploy_units.kits import done, read
 
@@ -107,3 +109,12 @@ def test_install_sets_the_wait_for_outcomes_and_the_doctor_misses_it(server: Kit
     assert check_outcome_wait(server, read(server, "resources.json.default")).level == "FAILED"
     done(server)
     assert check_outcome_wait(server, read(server, "resources.json")).level == "ok"
+
+
+def test_the_jobs_of_a_site_do_not_wait_ten_minutes_for_a_piece_of_a_model(monkeypatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    SiteLauncher()
+    assert os.environ == {PIECE_TIMEOUT: "60"}
+    monkeypatch.setattr(os, "environ", {PIECE_TIMEOUT: "900"})
+    SiteLauncher()
+    assert os.environ == {PIECE_TIMEOUT: "900"}

@@ -9,6 +9,7 @@ and the server goes on after its last full round.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from abc import abstractmethod
@@ -22,10 +23,13 @@ from nvflare.app_common.job_launcher.client_process_launcher import ClientProces
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle, ProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 
-from consilia.flare.nvflare_internals import in_server_job, server_run_is_over, site_run_is_over
+from consilia.flare.nvflare_internals import PIECE_TIMEOUT, in_server_job, server_run_is_over, site_run_is_over
 
 PAUSES = (1.0, 5.0, 25.0)
 """Seconds before a job's process is started again, the first, second and last time."""
+
+PIECE_SECONDS = 60
+"""NVFlare's own default is 600, and the server's process that sends a piece may have been killed and be back."""
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +112,17 @@ class _Relaunching(ProcessJobLauncher):  # type: ignore[misc]
 
 
 class SiteLauncher(_Relaunching, ClientProcessJobLauncher):  # type: ignore[misc]
-    """In place of NVFlare's ``ClientProcessJobLauncher``."""
+    """In place of NVFlare's ``ClientProcessJobLauncher``.
+
+    A job's process asks for a large model piece by piece (2 MB). It waits for each as long as the variable
+    ``NVFLARE_TENSOR_STREAMING_PER_REQUEST_TIMEOUT`` of the environment says, or longer: 120 s were measured with 60.
+    Without the variable it is :data:`PIECE_SECONDS`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # NVFlare launches a job's process with this process's environment.
+        os.environ.setdefault(PIECE_TIMEOUT, str(PIECE_SECONDS))
 
     def is_over(self, engine: Any, job: str) -> bool:
         """As the job's process has told the site's own."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
-from nvflare.apis.fl_constant import ReturnCode, RunProcessKey
+from nvflare.apis.fl_constant import ConfigVarName, ReturnCode, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.wf_comm_spec import WFCommSpec
@@ -219,6 +219,10 @@ TASK_COMMANDS = frozenset({ServerCommandNames.GET_TASK, ServerCommandNames.SUBMI
 
 SHELL, JOB_STATUS = SysCommandTopic.SHELL, TrainingTopic.NOTIFY_JOB_STATUS
 """A command of the operating system; and the one that a site's own job gives: how it is."""
+
+
+PIECE_TIMEOUT = f"NVFLARE_TENSOR_{ConfigVarName.STREAMING_PER_REQUEST_TIMEOUT}".upper()
+"""The variable of the environment that says how many seconds a process waits for a piece of a large model."""
 
 
 def command_of(payload: object) -> tuple[str, str | None]:
