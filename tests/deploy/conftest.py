@@ -19,6 +19,7 @@ from tests.deploy.support import (
     approve_everywhere,
     ask_again_after,
     export,
+    running,
     state_of,
     submit,
     three_sites,
@@ -98,14 +99,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     """Two sites, started once for all tests of this folder that only submit jobs, each with a seed of its own."""
     folder = tmp_path_factory.mktemp("pair")
-    federation = LocalFederation(folder / "federation", two_sites(folder / "sites"))
-    with federation:
-        federation.provision()
-        federation.install()
-        ask_again_after(federation, SILENCE_SECONDS)
-        federation.start()
+    with running(folder, two_sites(folder / "sites")) as federation:
         yield federation
-    assert processes_of(federation.folder) == []
 
 
 @pytest.fixture(scope="module")

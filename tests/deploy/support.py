@@ -69,6 +69,19 @@ def ask_again_after(federation: LocalFederation, seconds: int) -> None:
         federation.environment[site] = {PIECE_TIMEOUT: str(seconds / 2), **federation.environment.get(site, {})}
 
 
+@contextlib.contextmanager
+def running(folder: Path, sites: dict[str, Path]) -> Iterator[LocalFederation]:
+    """A federation that is provisioned, installed and started; stopped on leaving, with no process left behind."""
+    federation = LocalFederation(folder / "federation", sites)
+    with federation:
+        federation.provision()
+        federation.install()
+        ask_again_after(federation, SILENCE_SECONDS)
+        federation.start()
+        yield federation
+    assert processes_of(federation.folder) == []
+
+
 def export(config: RunConfig, folder: Path, name: str = "job", min_clients: int = 2, **options: Any) -> Path:
     """An exported job folder; ``options`` are the recipe's."""
     ConsiliaRecipe(config, name=name, min_clients=min_clients, **options).export(str(folder))

@@ -20,10 +20,8 @@ from consilia.flare.controller import STARTED_AGAIN
 from consilia.record.files import load_record
 from poc.local import LEAD, SERVER, LocalFederation, tool
 from tests.deploy.support import (
-    SILENCE_SECONDS,
     Run,
     approve_everywhere,
-    ask_again_after,
     assert_same,
     clone,
     export,
@@ -34,6 +32,7 @@ from tests.deploy.support import (
     paused,
     personal_models,
     processes_at,
+    running,
     send,
     slow_config,
     submit,
@@ -162,12 +161,7 @@ WIDE = "model.args={in_features: 30, num_classes: 2, hidden: [2000, 2000]}"
 @pytest.fixture(scope="module")
 def three_hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     folder = tmp_path_factory.mktemp("matrix")
-    federation = LocalFederation(folder / "federation", three_sites(folder / "sites"))
-    with federation:
-        federation.provision()
-        federation.install()
-        ask_again_after(federation, SILENCE_SECONDS)
-        federation.start()
+    with running(folder, three_sites(folder / "sites")) as federation:
         yield federation
 
 

@@ -35,12 +35,7 @@ def predict_command(model_file: Path, site: Path, cases: Path, out: Path | None,
         raise ConfigError(f"--boxes is for a segmentation, {model_file} is a {task}")
     settings = load_site_config(site)
     # The card says how large the model is, so the site's own bound holds here as for a job.
-    model = config.build(
-        seed=0,
-        allowed=settings.allow_models,
-        folders=settings.foundation_models,
-        max_bytes=settings.limits.max_model_bytes,
-    )
+    model = config.build_at(settings, seed=0)
     try:
         load_exchanged(model, state)
     except CheckpointError as error:

@@ -16,7 +16,7 @@ from consilia.cli.site_runs import limits_table
 from consilia.core.errors import ConfigError
 from consilia.core.plain import plain
 from consilia.core.reading import read_json
-from consilia.data.limits import SiteLimits
+from consilia.data.limits import SiteLimits, reached
 from consilia.data.site import load_site_config
 from consilia.deploy.foreign import MAX_FOREIGN, JobFiles, foreign_parts, job_files
 from consilia.deploy.install.config import config_file
@@ -90,9 +90,13 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     name, manifest, config = read_manifest(job)
     method = make_method(config.method)
     own = [*method.fields(), *filter(None, [method.weight()])]
-    console.print(f"What a site does and sends in job {name}", style="bold", markup=False)
+    console.print(f"What a site does and sends in job {name}", style="bold")
     console.print(f"manifest {manifest.digest}", highlight=False)
-    _print_foreign(job_files(job))
+    files = job_files(job)
+    foreign = foreign_parts(files)
+    for part in foreign[:MAX_FOREIGN]:
+        console.print(f"Not as consilia export writes it: {part}", style="bold red", soft_wrap=True)
+    _print_code(files)
     console.print(_asked(manifest))
     several = ", as far as the site has them" if len(manifest.datasets) > 1 else ""
     console.print(
@@ -106,8 +110,13 @@ def manifest_command(job: Path, kit: Path | None) -> None:
     console.print("Instead of a reply: the class name of an error, or a code of NVFlare's with nothing beside it.")
     _print_never(manifest)
     if kit is not None:
-        console.print(limits_table(_beside_limits(kit, manifest, config)))
-        _print_approval(job, kit, manifest)
+        site = open_kit(kit)
+        console.print(limits_table(_beside_limits(site, manifest, config)))
+        if foreign:
+            text = f"\nCannot be approved at {site.name}: it is not as consilia export writes it, see the top"
+            console.print(text, style="bold red", soft_wrap=True)
+        else:
+            _print_approval(job, kit, site, manifest)
 
 
 def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
@@ -116,34 +125,30 @@ def approve_command(job: Path, kit: Path, withdraw_it: bool) -> None:
     site = open_kit(kit)
     if withdraw_it:
         for path in withdraw(kit, job):
-            console.print(f"{path} is removed", soft_wrap=True, markup=False)
-        console.print(f"{site.name} does and sends nothing more in job {name}", soft_wrap=True, markup=False)
+            console.print(f"{path} is removed", soft_wrap=True)
+        console.print(f"{site.name} does and sends nothing more in job {name}", soft_wrap=True)
         return
     path = approve(kit, job)
-    _print_foreign(job_files(job))
+    _print_code(job_files(job))
     text = f"{site.name} does and sends in job {name} what {path} names, and nothing else"
-    console.print(text, soft_wrap=True, markup=False)
-    console.print(
-        f"manifest {manifest.digest}; every message is written to {site.folder / AUDIT}", soft_wrap=True, markup=False
-    )
-    for row in _beside_limits(kit, manifest, config):
+    console.print(text, soft_wrap=True)
+    console.print(f"manifest {manifest.digest}; every message is written to {site.folder / AUDIT}", soft_wrap=True)
+    for row in _beside_limits(site, manifest, config):
         if not row.ok:
-            text = f"limits.{row.limit}: the job asks {row.asked}, this site allows {row.allowed}: it will be refused"
-            text = f"{text}; {what_to_do(row.limit)}"
-            console.print(text, style="bold red", soft_wrap=True, markup=False)
+            refusal = reached(row.limit, row.asked, row.allowed)
+            text = f"{refusal}: it will be refused; {what_to_do(row.limit)}"
+            console.print(text, style="bold red", soft_wrap=True)
 
 
-def _beside_limits(kit: Path, manifest: Manifest, config: RunConfig) -> list[LimitRow]:
+def _beside_limits(site: Kit, manifest: Manifest, config: RunConfig) -> list[LimitRow]:
     """What a job asks beside a site's limits; what takes the site's data to know is left to its doctor."""
-    path = config_file(open_kit(kit))
+    path = config_file(site)
     limits = load_site_config(path).limits if path.is_file() else SiteLimits()
     return compared(config, limits, model_bytes=manifest.model_size.bytes)
 
 
-def _print_foreign(files: JobFiles) -> None:
-    """What of the job is not as consilia export writes it."""
-    for part in foreign_parts(files)[:MAX_FOREIGN]:
-        console.print(f"Not as consilia export writes it: {part}", style="bold red", soft_wrap=True)
+def _print_code(files: JobFiles) -> None:
+    """Say so where a job brings code."""
     if files.code:
         text = f"The job brings code: {len(files.code)} files. No approval binds what code does."
         console.print(text, style="bold red", soft_wrap=True)
@@ -261,7 +266,7 @@ def _print_never(manifest: Manifest) -> None:
     else:
         private.append("a personal model: this method makes none")
     for line in private:
-        console.print(f"- {line}", highlight=False, markup=False)
+        console.print(f"- {line}", highlight=False)
     console.print(
         "\nThe server chooses the weights that are trained on, which no approval binds. With weights made for it, it "
         "gets single training cases and label counts out of what is sent; with honest ones, too, tensors and metrics "
@@ -269,19 +274,14 @@ def _print_never(manifest: Manifest) -> None:
     )
 
 
-def _print_approval(job: Path, kit: Path, manifest: Manifest) -> None:
-    site = open_kit(kit)
+def _print_approval(job: Path, kit: Path, site: Kit, manifest: Manifest) -> None:
     path = approved(site.local).get(manifest.digest)
-    if foreign_parts(job_files(job)):
-        text = f"\nCannot be approved at {site.name}: it is not as consilia export writes it, see the top"
-        console.print(text, style="bold red", soft_wrap=True, markup=False)
-    elif path is None:
+    if path is None:
         console.print(
             f"\nNot approved at {site.name}. To approve it: consilia site approve {job} --kit {kit}",
             style="yellow",
             soft_wrap=True,
-            markup=False,
         )
         _print_nearest(manifest.asked, site)
     else:
-        console.print(f"\nApproved at {site.name} by {path}", style="green", soft_wrap=True, markup=False)
+        console.print(f"\nApproved at {site.name} by {path}", style="green", soft_wrap=True)

@@ -37,18 +37,17 @@ def runs_command(kit: Path | None, site: Path | None) -> None:
     console.print(
         f"{config.state_dir}: {show_bytes(used)} of {NO_LIMIT if allowed is None else show_bytes(allowed)}",
         soft_wrap=True,
-        markup=False,
     )
     for digest, spent in _by_approval(runs).items():
         line = f"{approvals.get(digest, digest[:19])}: spent {_spent(spent, config.limits)}"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def forget_command(run: str, kit: Path | None, site: Path | None) -> None:
     """Remove what a site keeps of a run."""
     config = _config(kit, site)
     size = forget_run(config.state_dir, run)
-    console.print(f"{config.site} has forgotten {run}: {show_bytes(size)} removed", soft_wrap=True, markup=False)
+    console.print(f"{config.site} has forgotten {run}: {show_bytes(size)} removed", soft_wrap=True)
 
 
 def limits_table(rows: Iterable[LimitRow]) -> Table:

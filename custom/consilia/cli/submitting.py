@@ -58,7 +58,7 @@ def submit_command(job: Path, kit: Path, wanted: Wanted) -> None:
     folder, name = check_job(job)
     with open_session(kit) as session:
         job_id = session.submit(folder)
-        console.print(f"{name}: submitted as {job_id}", highlight=False, markup=False)
+        console.print(f"{name}: submitted as {job_id}", highlight=False)
         _go_on(session, job_id, name, wanted)
 
 
@@ -84,10 +84,9 @@ def _resume(session: JobSession, job_id: str) -> tuple[str, str]:
             f"Job {origin} had the privacy scope {meta['scope']}; NVFlare leaves that out of a resumed job, whose "
             "sites apply their default scope.",
             style="yellow",
-            markup=False,
         )
     clone = session.clone(origin)
-    console.print(f"{name}: goes on as {clone}", highlight=False, markup=False)
+    console.print(f"{name}: goes on as {clone}", highlight=False)
     return name, clone
 
 
@@ -123,19 +122,19 @@ def _go_on(session: JobSession, job_id: str, name: str, wanted: Wanted) -> None:
     """What all three commands do once the job is there."""
     download = wanted.download
     if not wanted.follow and download is None:
-        console.print(_again(job_id, session), markup=False, highlight=False, soft_wrap=True)
+        console.print(_again(job_id, session), highlight=False, soft_wrap=True)
         return
     job_id, ending = _see_through(session, job_id, name, wanted.retries)
     found = None if download is None else _fetch(session, job_id, download, ending)
     if not ending.complete or (download is not None and found is None):
         raise RunFailed(_why(ending, job_id, session))
-    console.print(f"{name}: {plain(ending.reason)}", markup=False, highlight=False)
+    console.print(f"{name}: {plain(ending.reason)}", highlight=False)
     if found is not None:
         show_records([load_record(found)], found.parent)
-        console.print(f"Record: {found}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Record: {found}", highlight=False, soft_wrap=True)
     else:
         fetch = f"{_command('follow', job_id, session)} --download DIR"
-        console.print(f"Fetch the result with: {fetch}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Fetch the result with: {fetch}", highlight=False, soft_wrap=True)
 
 
 def _see_through(session: JobSession, job_id: str, name: str, retries: int) -> tuple[str, Ending]:
@@ -149,14 +148,13 @@ def _see_through(session: JobSession, job_id: str, name: str, retries: int) -> t
             f"{name}: job {job_id} was broken off: {plain(ending.reason)}\n"
             f"{name}: it is resumed in {pause:.0f} s ({number} of {retries} times)",
             style="yellow",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )
         try:
             time.sleep(pause)
         except KeyboardInterrupt:
-            console.print(_hint(job_id, session), markup=False, highlight=False, soft_wrap=True)
+            console.print(_hint(job_id, session), highlight=False, soft_wrap=True)
             raise
         _, job_id = _resume(session, job_id)
         ending = _watch(session, job_id, name)
@@ -171,7 +169,7 @@ def _watch(session: JobSession, job_id: str, name: str) -> Ending:
     except KeyboardInterrupt:
         abort = f"nvflare job abort {job_id} --startup-kit {shlex.quote(str(session.kit.folder))}"
         where = f"The job goes on. {_again(job_id, session)}\nAbort it with: {abort}"
-        console.print(where, markup=False, highlight=False, soft_wrap=True)
+        console.print(where, highlight=False, soft_wrap=True)
         raise
     except ServerSilent as error:
         raise RunFailed(f"{error}\nThe job may go on by itself. {_again(job_id, session)}") from error
@@ -185,9 +183,9 @@ def _fetch(session: JobSession, job_id: str, download: Path, ending: Ending) -> 
         if ending.complete:
             raise
         # The run's own reason matters more than that there is nothing to fetch.
-        console.print(plain(error), style="yellow", markup=False)
+        console.print(plain(error), style="yellow")
         return None
-    console.print(f"Downloaded: {place}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Downloaded: {place}", highlight=False, soft_wrap=True)
     record = place / RUN_FOLDER / RESULT
     return record if record.is_file() else None
 

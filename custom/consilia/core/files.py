@@ -91,6 +91,13 @@ def write_json(target: Path, content: Any, *, private: bool = False, compact: bo
     write_bytes(target, (text + "\n").encode(), private=private)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add to a file that only the owner may read, and that is no symbolic link."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from nvflare.fuel.f3.cellnet.defs import CellChannel, CellChannelTopic, MessageHeaderKey, MessagePropKey
@@ -10,13 +9,11 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, StreamHeaderKey
 
-from consilia.flare.nvflare_internals import JOB_STATUS, NETWORK_COMMANDS, SHELL, TASK_COMMANDS
+from consilia.flare.nvflare_internals import JOB_NUMBER, JOB_STATUS, NETWORK_COMMANDS, SHELL, TASK_COMMANDS
 
 SERVER = FQCN.ROOT_SERVER
 DENIED = frozenset({SHELL})
 """Commands that no server may give."""
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def refused_command(me: str, origin: str, topic: str, job: str | None) -> str | 
         return "this command is never carried out"
     if origin != SERVER and not (topic == JOB_STATUS and origin.startswith(f"{participant(me)}.")):
         return "commands come from the server itself"
-    if job is not None and not _JOB_ID.fullmatch(job):
+    if job is not None and not JOB_NUMBER.fullmatch(job):
         return "what it calls a job is none"
     return None
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
+from consilia.core.clock import timestamp
 from consilia.core.events import Back, Missing, Progress
 from consilia.federation.messages import RequestKind
 from consilia.federation.recorder import Recorder
@@ -100,7 +101,7 @@ class Attendance:
                 self._reported -= silent
             else:
                 for site in sorted(silent - self._recorder.missing()):
-                    self._recorder.absences.append(Absence(site=site, since=_iso(self._since)))
+                    self._recorder.absences.append(Absence(site=site, since=timestamp(self._since)))
                     if site not in self._reported:
                         self._report(site)
             self._asked = {}
@@ -132,14 +133,10 @@ class Attendance:
         until = self._since + timedelta(seconds=self._limit()) if self._limit() < math.inf else None
         waits = "no end to the wait: round_timeout is 0" if until is None else f"waited for until {until:%H:%M:%S} UTC"
         reason = f"no answer since it was asked at {self._since:%Y-%m-%d %H:%M:%S} UTC; {waits}"
-        self._progress(Missing(site=site, since=_iso(self._since), reason=reason))
+        self._progress(Missing(site=site, since=timestamp(self._since), reason=reason))
 
     def _welcome(self, site: str) -> None:
         if site in self._reported | self._recorder.missing():
             self._reported.discard(site)
-            self._recorder.end_absence(site, _iso(datetime.now(UTC)))
+            self._recorder.end_absence(site, timestamp())
             self._progress(Back(site=site))
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")

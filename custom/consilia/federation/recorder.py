@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Literal
 
+from consilia.core.clock import timestamp
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.methods.server import Server
@@ -46,7 +46,7 @@ class Recorder:
 
     def __init__(self, config: RunConfig, engine: Literal["inprocess", "sim", "poc", "prod"]) -> None:
         self.config, self.engine = config, engine
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.started = timestamp()
         self.fields: dict[str, FieldInfo] = {}
         self.exchange: Exchange | None = None
         self.sections: dict[str, Any] = {}

@@ -78,12 +78,7 @@ class Site:
             raise ConfigError(
                 f"the run is a {config.task}, dataset {config.dataset!r} of site {self.name} a {self.data.task}"
             )
-        model = config.model.build(
-            seed=config.seed,
-            allowed=settings.allow_models,
-            folders=settings.foundation_models,
-            max_bytes=settings.limits.max_model_bytes,
-        )
+        model = config.model.build_at(settings, seed=config.seed)
         self.model_size = ModelSize.of(model)
         self.method = make_method(config.method)
         self.payload_specs = self.method.payload(model)

@@ -6,14 +6,13 @@ they get the kind of the error and the place of this file.
 
 from __future__ import annotations
 
-import os
 import textwrap
 import traceback
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
-from consilia.core.files import make_private
+from consilia.core.clock import timestamp
+from consilia.core.files import append_text, make_private
 from consilia.core.plain import plain
 
 FILE = "errors.log"
@@ -29,9 +28,7 @@ def note_error(state_dir: Path, what: str, error: BaseException) -> Path:
     text = textwrap.indent(plain("".join(traceback.format_exception(error)), keep="\n"), "  ")
     with suppress(OSError):
         make_private(state_dir)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "a") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n{text}\n")
+        append_text(path, f"{timestamp()} {what}\n{text}\n")
     return path
 
 

@@ -34,6 +34,11 @@ class SiteEvaluation:
         self, client: Client[Any], method: Method[Any], data: SiteData, store: SiteStore, limits: SiteLimits
     ) -> None:
         self.client, self.method, self.data, self.store, self.limits = client, method, data, store, limits
+        self._fewest = {
+            (name, part): fewest_cases(dataset, part)
+            for name, dataset in data.datasets.items()
+            for part in ("validation", "test")
+        }
 
     def global_metrics(self, request: Request, state: State) -> tuple[SiteMetrics | None, dict[str, Predictions]]:
         """Metrics of the received global model and its predictions on the test cases, if it can be judged here.
@@ -77,10 +82,7 @@ class SiteEvaluation:
                 own = metrics[self.data.name]
                 if own is not None:
                     own |= self._flips(kind, version, predictions[self.data.name])
-            sent = {
-                name: releasable(metrics[name], fewest_cases(dataset, part), self.limits)
-                for name, dataset in self.data.datasets.items()
-            }
+            sent = {name: releasable(own, self._fewest[name, part], self.limits) for name, own in metrics.items()}
             found[part] = combined_metrics(sent) if self.data.trained_together else sent[self.data.name]
         return SiteMetrics.model_validate(found), predictions
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import psutil
 
+from consilia.core.clock import timestamp
 from consilia.core.files import make_private, refuse_links
 from consilia.core.lock import locked
 from consilia.data.limits import reached, show_bytes
 from consilia.data.site import RUNS, SiteConfig
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import Request
-from consilia.federation.site_ledger import LedgerEntry, Spent, ledger_folder, now, read_entry, total, write_entry
+from consilia.federation.site_ledger import LedgerEntry, Spent, ledger_folder, read_entry, total, write_entry
 from consilia.federation.site_limits import compared, require
 
 LOOK_SECONDS = 0.5
@@ -39,9 +40,9 @@ class SiteGate:
     """
 
     def __init__(self, config: RunConfig, settings: SiteConfig, digest: str, training_cases: Mapping[str, int]) -> None:
-        self.config, self.digest = config, digest
         self.limits, self.state_dir = settings.limits, settings.state_dir
-        self.training_cases = training_cases
+        self.digest = digest
+        self._rows = compared(config, settings.limits, training_cases=training_cases)
         self.trains = settings.site not in config.test_only_sites and any(training_cases.values())
         self.folder = ledger_folder(settings.state_dir, digest)
         self.file = self.folder / f"{config.run_id}.json"
@@ -51,8 +52,8 @@ class SiteGate:
             label=config.label,
             method=config.method.method,
             manifest=digest,
-            began=now(),
-            last=now(),
+            began=timestamp(),
+            last=timestamp(),
         )
         self._entry: LedgerEntry | None = None
         self._process = psutil.Process()
@@ -70,7 +71,7 @@ class SiteGate:
         """
         refuse_links(self.state_dir, self._run, self.file)
         if request.kind in ("train", "personalize") or (request.kind == "prepare" and self.trains):
-            require(compared(self.config, self.limits, training_cases=self.training_cases))
+            require(self._rows)
         self._require_disk()
         cost = Spent(
             rounds=int(request.kind == "train"),
@@ -141,7 +142,7 @@ class SiteGate:
         """To this run's own file, which no other process writes."""
         # Gone while the job runs: its approval was taken back, and what was spent under it does not count for the next.
         entry = (self._entry if self.file.is_file() else None) or read_entry(self.file) or self._new
-        self._entry = entry.model_copy(update={"last": now(), "spent": entry.spent.plus(cost)})
+        self._entry = entry.model_copy(update={"last": timestamp(), "spent": entry.spent.plus(cost)})
         write_entry(self.file, self._entry)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from consilia.core.clock import timestamp
 from consilia.core.errors import ConfigError
 from consilia.core.files import make_private, refuse_links
 from consilia.core.schema import Strict, explain
@@ -112,7 +112,7 @@ def close_ledger(state_dir: Path, digest: str) -> Path | None:
         ConfigError: a symbolic link is in its place.
     """
     folder = ledger_folder(state_dir, digest)
-    target = state_dir / LEDGER / CLOSED / f"{folder.name}-{now().replace(':', '')}"
+    target = state_dir / LEDGER / CLOSED / f"{folder.name}-{timestamp().replace(':', '')}"
     refuse_links(state_dir, folder, target.parent)
     if not folder.is_dir():
         return None
@@ -123,8 +123,3 @@ def close_ledger(state_dir: Path, digest: str) -> Path | None:
         os.chown(target.parent, owner.st_uid, owner.st_gid)
     folder.rename(target)
     return target
-
-
-def now() -> str:
-    """The present in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from consilia.core.clock import timestamp
 from consilia.core.errors import ConfigError
-from consilia.core.files import refuse_links
+from consilia.core.files import append_text, refuse_links
 from consilia.core.lock import locked
 from consilia.data.site import LEDGER, RUNS
 from consilia.federation.run_folder import LOCK
 from consilia.federation.site_gate import disk_used
-from consilia.federation.site_ledger import CLOSED, LedgerEntry, entries, now
+from consilia.federation.site_ledger import CLOSED, LedgerEntry, entries
 
 FORGOTTEN = "forgotten.jsonl"
 """In ``state_dir``: a line for every run that was forgotten."""
@@ -69,7 +69,8 @@ def forget_run(state_dir: Path, run: str) -> int:
     refuse_links(state_dir, folder)
     with locked(folder / LOCK):
         size = disk_used(folder)
-        _note(state_dir / FORGOTTEN, {"at": now(), "run": run, "bytes": size})
+        line = {"at": timestamp(), "run": run, "bytes": size}
+        append_text(state_dir / FORGOTTEN, json.dumps(line) + "\n")
         # It does not follow links either.
         shutil.rmtree(folder)
     return size
@@ -82,9 +83,3 @@ def _folders(state_dir: Path) -> list[Path]:
 
 def _disk(folder: Path) -> int | None:
     return disk_used(folder) if folder.is_dir() and not folder.is_symlink() else None
-
-
-def _note(path: Path, line: dict[str, str | int]) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")

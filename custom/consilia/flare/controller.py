@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
 from consilia.federation.run_folder import LOCK, PROGRESS, ended_before, remove_outputs, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
-from consilia.flare.nvflare_internals import EveryAnswerController, watch_arrivals
+from consilia.flare.nvflare_internals import JOB_NUMBER, EveryAnswerController, watch_arrivals
 from consilia.flare.ready import announce
 from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.shown import scalars_of
@@ -38,8 +37,6 @@ from consilia.record.schema import Record
 from consilia.report.tensorboard import EventLog
 
 log = logging.getLogger(__name__)
-
-JOB_NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 STARTED_AGAIN = "the job's process at the server was killed and has been started again: the run goes on"
 

@@ -6,6 +6,7 @@ reads this file. Each use says why no public name will do. tests/test_nvflare_in
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from abc import abstractmethod
@@ -128,10 +129,15 @@ def watch_arrivals(engine: Any, note: Callable[[str], None]) -> None:
     engine.get_cell().core_cell.add_incoming_filter("*", "*", look)
 
 
+def _module_run() -> str:
+    """The module that this process was started with, ``python -m``; empty for any other start."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return "" if spec is None else str(spec.name)
+
+
 def is_participant() -> bool:
     """Whether this process is one of NVFlare's: a site's, the server's, or that of a job."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec is not None and spec.name.startswith(PARTICIPANT)
+    return _module_run().startswith(PARTICIPANT)
 
 
 def watch_connections(stand: Callable[[Any], None]) -> None:
@@ -208,6 +214,9 @@ def has_default_scope(folder: Path, name: str) -> bool:
     return create_privacy_manager(Workspace(str(folder), name), names_only=False).default_scope is not None
 
 
+JOB_NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What NVFlare calls a job: a UUID. Participants name folders by it."""
+
 COMMANDS = CellChannel.CLIENT_MAIN
 """The channel of the commands that a site's own process carries out."""
 
@@ -251,8 +260,7 @@ def server_run_is_over(engine: Any, job: str) -> bool:
 
 def in_server_job() -> bool:
     """Whether this is the server's process of a job: NVFlare tells a component of resources.json nothing of that."""
-    started_as = getattr(sys.modules["__main__"], "__spec__", None)
-    return bool(started_as and started_as.name == f"{PARTICIPANT}server.runner_process")
+    return _module_run() == f"{PARTICIPANT}server.runner_process"
 
 
 def set_outcome_wait(engine: Any, seconds: float) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from consilia.core.schema import Strict
 from consilia.data.allowed import DIGEST, FoundationFolder
+from consilia.data.site import SiteConfig
 from consilia.models.build import build_model
 from consilia.models.foundation import EMBEDDED, embedded_digest, load_foundation
 
@@ -71,4 +72,13 @@ class ModelConfig(Strict):
         foundation = None if base is None else load_foundation(base.model, base.digest, folders)
         return build_model(
             self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation, max_bytes=max_bytes
+        )
+
+    def build_at(self, site: SiteConfig, *, seed: int) -> nn.Module:
+        """The same within what a site allows: its classes, its foundation models, its limit on the size."""
+        return self.build(
+            seed=seed,
+            allowed=site.allow_models,
+            folders=site.foundation_models,
+            max_bytes=site.limits.max_model_bytes,
         )

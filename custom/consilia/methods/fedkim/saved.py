@@ -45,12 +45,7 @@ def load_injected(folder: Path, settings: SiteConfig) -> Saved:
     except ValidationError as error:
         raise CheckpointError(explain(error, place)) from error
     language = frozen_language(method, settings.foundation_models)
-    extractor = network.build(
-        seed=seed,
-        allowed=settings.allow_models,
-        folders=settings.foundation_models,
-        max_bytes=settings.limits.max_model_bytes,
-    )
+    extractor = network.build_at(settings, seed=seed)
     if not isinstance(extractor, KnowledgeExtractor):
         raise ConfigError(f"{place}: model.class is {network.class_}, expected a KnowledgeExtractor")
     model = InjectedModel(language, extractor, method, seed)
