@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from consilia.core.errors import ConfigError
 from consilia.record.files import load_record, save_record
-from consilia.record.schema import Metrics, Record, SegmentationMetrics, SiteMetrics
+from consilia.record.schema import AtThreshold, Curves, Metrics, Record, SegmentationMetrics, SiteMetrics
 from tests.report.factory import make_record, make_segmentation_record, segmentation_metrics
 
 
@@ -169,3 +169,75 @@ def test_something_is_exchanged(content: dict[str, Any], tmp_path: Path) -> None
 def test_the_ablation_is_of_listed_sites(content: dict[str, Any], tmp_path: Path) -> None:
     content["final"]["last"]["variants"] = {"plain": {"Nowhere": content["final"]["last"]["global"]["Ashford"]}}
     assert "lacks Nowhere" in refuse(content, tmp_path)
+
+
+def detailed(**changes: Any) -> dict[str, Any]:
+    """Metrics of a final evaluation: ten cases of eight patients, four of class 1."""
+    decided = {"threshold": 0.4, "accuracy": 0.7, "sensitivity": 0.75, "specificity": 4 / 6, "ppv": 0.6, "npv": 0.8}
+    empty = {"count": 0, "confidence": None, "observed": None}
+    bins = [{"count": 6, "confidence": 0.04, "observed": 0.2}, *[empty] * 8]
+    values = {
+        "count": 10,
+        "correct": 7,
+        "accuracy": 0.7,
+        "balanced_accuracy": 0.7,
+        "auroc": 0.8,
+        "loss": 0.5,
+        "patients": 8,
+        "positives": 4,
+        "auprc": 0.75,
+        "brier": 0.0,
+        "ece": 0.1,
+        "operating": decided,
+        "at_half": {**decided, "threshold": 0.5},
+        "intervals": {"operating.sensitivity": {"se": 0.2, "low": 0.3, "high": 1.0}},
+        "curves": {
+            "roc": [0.05 * step for step in range(21)],
+            "reliability": [*bins, {"count": 4, "confidence": 0.95, "observed": 1.0}],
+        },
+    }
+    return values | changes
+
+
+def test_what_only_a_final_evaluation_has_is_kept_and_missing_elsewhere(content: dict[str, Any]) -> None:
+    metrics = Metrics.model_validate(detailed())
+    assert metrics.operating is not None
+    assert metrics.operating.f1 is None
+    assert metrics.intervals["operating.sensitivity"].high == 1.0
+    written = json.loads(metrics.model_dump_json())
+    assert Metrics.model_validate(written) == metrics
+    assert written["brier"] == 0.0, "zero is a value"
+    plain = content["final"]["last"]["global"]["Ashford"]["test"]
+    assert not {"operating", "intervals", "curves", "threshold", "brier"} & plain.keys()
+    content["final"]["last"]["global"]["Ashford"]["test"] = {**plain, "patients": 150, "threshold": 0.0}
+    kept = Record.model_validate(content).plain()["final"]["last"]["global"]["Ashford"]["test"]
+    assert (kept["patients"], kept["threshold"]) == (150, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 1.5}, "less than or equal to 1"),
+        ({"threshold": -0.1}, "greater than or equal to 0"),
+        ({"threshold": float("nan")}, "finite number"),
+        ({"positives": 11}, "positives: 11 of 10 cases"),
+        ({"patients": 11}, "patients: 11 of 10 cases"),
+        ({"intervals": {"patient-17": {"se": 0.1, "low": 0.1, "high": 0.2}}}, "patient-17"),
+        ({"intervals": {"auroc": {"se": 0.1, "low": 0.3, "high": 0.2}}}, "low 0.3 is above high 0.2"),
+        ({"intervals": {"auroc": {"se": 0.1, "low": -0.3, "high": 0.2}}}, "greater than or equal to 0"),
+        ({"curves": {"roc": [0.0, 1.0], "reliability": detailed()["curves"]["reliability"]}}, "2 points, expected 21"),
+        ({"curves": {"roc": [], "reliability": []}}, "at least 10 items"),
+        ({"count": 9, "correct": 7, "accuracy": 7 / 9}, "curves.reliability: 10 of 9 cases"),
+    ],
+)
+def test_metrics_of_a_final_evaluation_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Metrics.model_validate(detailed(**changes))
+
+
+def test_a_version_has_its_threshold(content: dict[str, Any]) -> None:
+    assert content["final"]["last"]["threshold"] is None, "an older record has none"
+    content["final"]["last"]["threshold"] = 0.35
+    assert Record.model_validate(content).final["last"].threshold == 0.35
+    assert Curves.model_validate(detailed()["curves"]).roc[-1] == 1.0
+    assert AtThreshold().threshold is None

@@ -16,10 +16,13 @@ from consilia.federation.config import RunConfig
 from consilia.federation.messages import REPLIES, RequestKind
 from consilia.methods.contract import TRAIN_LOSS, Method
 from consilia.methods.registry import make_method
-from consilia.record.schema import Metrics, SegmentationMetrics
+from consilia.record.schema import ONLY_WHERE_FOUND, Metrics, SegmentationMetrics
 
 KINDS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
 
+
+METRICS = ("received", "trained", "personal", "variants")
+"""Where a reply has metrics."""
 
 UNBOUND = ("label", "seed")
 """Settings that no approval binds: under another name or seed a run is the same to a site."""
@@ -69,6 +72,8 @@ class _Run(NamedTuple):
         name, part = path[-1], path[0]
         if name in ("negative_flips", "positive_flips"):  # of single classifications, round by round
             return not self.method.several_datasets and path[1:-1] == ("test",) and part in ("received", "trained")
+        if part in METRICS and name in ONLY_WHERE_FOUND:
+            return False
         if name == "hd95":  # slow, so after the last round only, and of no variant
             return self.kind != "train" and part != "variants"
         if name == "tasks":

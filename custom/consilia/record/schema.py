@@ -6,27 +6,55 @@ Version r is the global model after round r; version 0 is the initial model. Und
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    JsonValue,
-    NonNegativeInt,
-    Tag,
-    model_validator,
-)
+from pydantic import Field, JsonValue, NonNegativeInt, model_validator
 
 from consilia.core.plain import plain_json
 from consilia.core.schema import Strict
 from consilia.core.task import Task
-from consilia.record.types import Cases, Fraction, NonNegative
+from consilia.record.split_metrics import (
+    ONLY_WHERE_FOUND,
+    ROUNDING,
+    AtThreshold,
+    Curves,
+    Interval,
+    IntervalName,
+    Metrics,
+    PromptMetrics,
+    PromptSetting,
+    ReliabilityBin,
+    SegmentationMetrics,
+    SplitMetrics,
+    task_of,
+)
+from consilia.record.types import Fraction, NonNegative
 
-ROUNDING = 0.015
-"""By how much numbers of one model may disagree: a site may round them to two digits, and counts likewise."""
-
-PromptSetting = Literal["box", "image", "jitter"]
+__all__ = [
+    "ONLY_WHERE_FOUND",
+    "ROUNDING",
+    "Absence",
+    "AtThreshold",
+    "Contribution",
+    "Curves",
+    "Evaluation",
+    "Exchange",
+    "FieldInfo",
+    "FinalModels",
+    "Interval",
+    "IntervalName",
+    "Metrics",
+    "PromptMetrics",
+    "PromptSetting",
+    "Record",
+    "ReliabilityBin",
+    "RoundRecord",
+    "RunInfo",
+    "SegmentationMetrics",
+    "SiteInfo",
+    "SiteMetrics",
+    "SplitMetrics",
+]
 
 
 class RunInfo(Strict):
@@ -99,104 +127,6 @@ class RoundRecord(Strict):
     max_update_norm: NonNegative | None = None
 
 
-class Metrics(Strict):
-    """Classification by one model on one split of one site; flips count against its previous evaluation of the kind.
-
-    Where a site has several tasks, ``tasks`` holds each one's own metrics; ``count``, ``correct`` and ``accuracy`` are
-    then over the cases of all tasks, the other metrics means over the tasks.
-    """
-
-    count: Cases
-    correct: NonNegativeInt
-    accuracy: Fraction
-    balanced_accuracy: Fraction
-    auroc: Fraction | None
-    loss: Annotated[float, Field(ge=0, le=1e9)] | None
-    negative_flips: NonNegativeInt | None = None
-    positive_flips: NonNegativeInt | None = None
-    tasks: dict[str, Metrics] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Metrics:
-        flips = (self.negative_flips or 0) + (self.positive_flips or 0)
-        if max(self.correct, flips) > self.count or abs(self.accuracy - self.correct / self.count) > ROUNDING:
-            raise ValueError(
-                f"{self.correct} of {self.count} correct, {flips} flips and accuracy {self.accuracy} disagree"
-            )
-        for key, whole in (("count", self.count), ("correct", self.correct)):
-            parts = [getattr(part, key) for part in self.tasks.values()]
-            if parts and sum(parts) != whole:
-                raise ValueError(f"{key} is {whole}, but the tasks' are {parts}")
-        return self
-
-
-class PromptMetrics(Strict):
-    """Segmentation under one prompt setting: means over the cases whose true mask is not empty, each null without one.
-
-    ``missed``: those of them whose predicted mask is empty. Their Dice and IoU are 0 and they have no HD95, so
-    ``hd95`` is the mean over the others.
-    """
-
-    dice: Fraction | None
-    iou: Fraction | None
-    hd95: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    missed: NonNegativeInt
-
-
-class SegmentationMetrics(Strict):
-    """Segmentation by one model on one split of one site, per prompt setting.
-
-    ``empty``: cases whose true mask is empty; they are left out of every mean. ``unit`` is that of HD95.
-    """
-
-    count: Cases
-    empty: NonNegativeInt
-    unit: Literal["px", "mm"]
-    prompts: Annotated[dict[PromptSetting, PromptMetrics], Field(min_length=1)]
-
-    @property
-    def dice(self) -> float | None:
-        """Mean Dice with the true box as prompt, or in the first setting if that one was not evaluated."""
-        metrics = self.prompts.get("box") or next(iter(self.prompts.values()))
-        return metrics.dice
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SegmentationMetrics:
-        scored = self.count - self.empty
-        for setting, metrics in self.prompts.items():
-            if scored < metrics.missed:
-                raise ValueError(
-                    f"prompts.{setting}: {self.empty} empty and {metrics.missed} missed of {self.count} cases"
-                )
-            if not _agree(metrics, scored):
-                raise ValueError(
-                    f"prompts.{setting}: dice {metrics.dice}, iou {metrics.iou} and hd95 {metrics.hd95} disagree with "
-                    f"each other, or with {metrics.missed} missed of {scored} cases that are not empty"
-                )
-        return self
-
-
-def _agree(metrics: PromptMetrics, scored: int) -> bool:
-    """Whether the means can be those of ``scored`` cases, of which ``missed`` have Dice 0: Dice / 2 <= IoU <= Dice."""
-    if not scored or metrics.dice is None or metrics.iou is None:
-        return not scored and metrics.dice is metrics.iou is metrics.hd95 is None
-    found, slack = scored - metrics.missed, ROUNDING
-    in_order = metrics.dice / 2 - slack <= metrics.iou <= metrics.dice + slack
-    return in_order and metrics.dice <= found / scored + slack and (found > 0 or metrics.hd95 is None)
-
-
-def _kind(metrics: object) -> Task:
-    segmented = "prompts" in metrics if isinstance(metrics, Mapping) else isinstance(metrics, SegmentationMetrics)
-    return "segmentation" if segmented else "classification"
-
-
-# Told apart by their keys, so that an error names the key of the one that was meant.
-SplitMetrics = Annotated[
-    Annotated[Metrics, Tag("classification")] | Annotated[SegmentationMetrics, Tag("segmentation")],
-    Discriminator(_kind),
-]
-
-
 class SiteMetrics(Strict):
     """Metrics of both splits, of one kind; a split without cases (or not evaluated) is null."""
 
@@ -207,12 +137,14 @@ class SiteMetrics(Strict):
     def task(self) -> Task | None:
         """The task that the metrics are of; None if there are none."""
         metrics = self.test or self.validation
-        return None if metrics is None else _kind(metrics)
+        return None if metrics is None else task_of(metrics)
 
     @model_validator(mode="after")
     def _one_kind(self) -> SiteMetrics:
         if self.validation is not None and self.test is not None and type(self.validation) is not type(self.test):
-            raise ValueError(f"one task for both splits expected, got {_kind(self.validation)} and {_kind(self.test)}")
+            raise ValueError(
+                f"one task for both splits expected, got {task_of(self.validation)} and {task_of(self.test)}"
+            )
         return self
 
 
@@ -227,11 +159,13 @@ class Evaluation(Strict):
 class FinalModels(Strict):
     """A chosen global version, and the personal models that every training site made from it after the rounds.
 
-    ``variants``: metrics of the method's variants of the global version, by variant and site.
+    ``variants``: metrics of the method's variants of the global version, by variant and site. ``threshold``: of the
+    global version, from a probability of which on a case counts as class 1; null: none was found, 0.5 stands for it.
     """
 
     version: NonNegativeInt
     sha256: str
+    threshold: Fraction | None = None
     global_: dict[str, SiteMetrics] = Field(alias="global")
     personal: dict[str, SiteMetrics]
     variants: dict[str, dict[str, SiteMetrics]]
