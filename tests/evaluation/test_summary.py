@@ -10,6 +10,7 @@ import pytest
 
 from consilia.evaluation.rounds import Value
 from consilia.evaluation.summary import ModelSummary, PhaseCost, Traffic, series, summarise
+from consilia.evaluation.tested import tested_on as whose
 from tests.evaluation.records import whole
 
 
@@ -129,6 +130,35 @@ def test_test_only_sites_decide_the_global_metrics_and_have_no_personal_model(re
     assert last.numbers["global_auroc"] == 0.7
     assert last.metrics["personal_auroc"].of == 2
     assert last.metrics["worst_global_accuracy"].site == "a"
+
+
+def test_no_balance_mixes_an_unseen_sites_accuracy_with_other_sites_own(record: dict[str, Any]) -> None:
+    """trials A 4."""
+    assert summarise(whole(record)).over_rounds.metrics["balance"] == pytest.approx((0.6 + 0.775) / 2)
+    assert whose(whole(record)) == "test cases of all 2 sites"
+    record["sites"]["x"] = {"test_only": True}
+    record["final"]["last"]["global"]["x"] = part(9, 12)
+    record["evaluations"][0]["sites"]["x"] = part(6, 12)
+    summary = summarise(whole(record))
+    assert summary.last is not None
+    assert (summary.last.numbers["balance"], summary.over_rounds.metrics["balance"]) == (None, None)
+    own = "personal models on the training sites' own test cases"
+    assert whose(whole(record)) == f"tested on x, which trained nothing; {own}"
+    record["sites"]["y"] = {"test_only": True}
+    record["final"]["last"]["personal"] = {}
+    assert whose(whole(record)) == "tested on x, y, which trained nothing"
+
+
+def test_the_cost_per_site_counts_who_sends_an_update(record: dict[str, Any]) -> None:
+    """trials A 3: in round 1 site b only evaluates, in round 2 a's update is missing, x never trains."""
+    record["sites"]["x"] = {"test_only": True}
+    first, second = record["rounds"]
+    first["bytes_up"] |= {"b": 7, "x": 7}
+    second["bytes_up"] |= {"a": 0, "x": 7}
+    second["bytes_down"] |= {"x": 90}
+    costs = summarise(whole(record)).costs
+    assert costs.up == Traffic(mean=(200 + 400) / 2, max=400, total=621)
+    assert costs.down == Traffic(mean=pytest.approx(500 / 3), max=200, total=590)
 
 
 def test_the_initial_model_is_a_row_but_not_in_the_means(record: dict[str, Any]) -> None:

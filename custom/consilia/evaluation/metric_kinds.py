@@ -12,6 +12,7 @@ from consilia.evaluation.rounds import (
     Value,
     View,
     mean,
+    test_only_sites,
     views,
 )
 from consilia.record.metrics import Metric, Registry, Unit
@@ -81,9 +82,10 @@ OVER_ROUNDS: Registry[OverRoundsMetric] = Registry()
 VARIANTS: Registry[VariantMetric] = Registry()
 
 
-def balance(general: float | None, personal: float | None) -> float | None:
-    """Mean of both; None where one is undefined."""
-    return None if general is None or personal is None else (general + personal) / 2
+def balance(view: View, general: float | None, personal: float | None) -> float | None:
+    """Mean of both; None where one is undefined, and where an unseen site scores the one and other sites the other."""
+    unseen = view.tested.keys() - view.home.keys()
+    return None if unseen or general is None or personal is None else (general + personal) / 2
 
 
 def every(compute: Callable[[View], float | Value | None]) -> Callable[[Record], Mapping[int, float | None]]:
@@ -102,7 +104,14 @@ def mean_of(name: str) -> Callable[[Record, Series], float | None]:
 
 
 def balance_of(general: str, personal: str) -> Callable[[Record, Series], float | None]:
-    return lambda record, series: balance(mean_of(general)(record, series), mean_of(personal)(record, series))
+    """The mean of the means over rounds of two round metrics; None where :func:`balance` is."""
+    means = mean_of(general), mean_of(personal)
+
+    def compute(record: Record, series: Series) -> float | None:
+        values = [value for one in means if (value := one(record, series)) is not None]
+        return None if test_only_sites(record) or len(values) < len(means) else sum(values) / len(values)
+
+    return compute
 
 
 MEAN = "mean of sites"

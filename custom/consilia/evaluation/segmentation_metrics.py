@@ -113,7 +113,7 @@ FINAL.add(
             "score",
             True,
             "mean of both Dice, true box",
-            compute=lambda view: balance(primary_mean(view.tested), primary_mean(view.own)),
+            compute=lambda view: balance(view, primary_mean(view.tested), primary_mean(view.own)),
             table="personal",
         ),
     ],

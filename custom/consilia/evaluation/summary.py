@@ -75,7 +75,7 @@ class OverRounds:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes one way: mean and maximum per site and round, and in all."""
+    """Bytes one way: mean and maximum per round and site that trained in it, and in all."""
 
     mean: float | None
     max: int | None
@@ -243,8 +243,14 @@ def costs(record: Record) -> Costs:
 
 
 def _traffic(rounds: list[RoundRecord], way: Literal["bytes_down", "bytes_up"]) -> Traffic:
-    sent: list[int] = [size for part in rounds for size in getattr(part, way).values()]
-    return Traffic(mean(sent), max(sent, default=None), sum(sent))
+    """Mean and maximum over the sites that were to train and got or sent something; the total is over all sites.
+
+    Others only evaluate: what they send is no update.
+    """
+    trained = [
+        size for part in rounds for site, size in getattr(part, way).items() if size and site in part.participants
+    ]
+    return Traffic(mean(trained), max(trained, default=None), sum(sum(getattr(part, way).values()) for part in rounds))
 
 
 def _variant(record: Record, chosen: FinalModels, by_site: BySite) -> VariantSummary | None:
