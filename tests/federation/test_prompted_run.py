@@ -137,6 +137,28 @@ def test_a_filled_box_is_worth_what_numpy_says(sites, tmp_path: Path) -> None:
         assert test.prompts["image"].dice == pytest.approx(sum(imaged) / len(imaged))
 
 
+def test_an_ellipse_is_worth_what_a_plain_loop_says(sites, tmp_path: Path) -> None:
+    """Dice of the ellipse in the tight box, pixel by pixel."""
+    record = run_baseline("ellipse", config("segmentation", sites["segmentation"], "fedgpl"), sites["segmentation"])
+    name, path = next(iter(sites["segmentation"].items()))
+    dice = []
+    for mask in load_site(path, "structure").test.labels.numpy():
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        middle, half = (rows[0] + rows[-1]) / 2, (rows[-1] - rows[0] + 1) / 2
+        centre, wide = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0] + 1) / 2
+        inside = {
+            (y, x)
+            for y in range(rows[0], rows[-1] + 1)
+            for x in range(columns[0], columns[-1] + 1)
+            if ((y - middle) / half) ** 2 + ((x - centre) / wide) ** 2 <= 1
+        }
+        both = sum(int(mask[place]) for place in inside)
+        dice.append(2 * both / (len(inside) + int(mask.sum())))
+    test: Any = record.final["last"].global_[name].test
+    assert test.prompts["box"].dice == pytest.approx(sum(dice) / len(dice))
+    assert test.prompts["box"].missed == 0
+
+
 def test_another_copy_of_the_foundation_model_is_refused(sites, tmp_path: Path) -> None:
     wanted = config("classification", sites["classification"], "head")
     files = dict(sites["classification"])

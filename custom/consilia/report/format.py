@@ -11,8 +11,10 @@ from consilia.record.metrics import UNDEFINED
 BASELINE_NAMES = {
     "centralised": "Centralised training",
     "local_only": "Local training only",
+    "linear": "Logistic regression",
     "majority": "Majority class",
     "filled_box": "Filled box",
+    "ellipse": "Ellipse in the box",
     "public_only": "Public data only",
 }
 BASELINES = tuple(BASELINE_NAMES)

@@ -25,11 +25,12 @@ from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
 from consilia.simulation.federation import load_federation
-from consilia.study.baselines import BASELINES, run_baseline
+from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF, run_baseline
 
 Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
+DEFAULT_BASELINES = tuple(name for name in BASELINES if name != PUBLIC_ONLY)
 
 
 def _any_model() -> dict[str, dict[str, Any]]:
@@ -51,8 +52,9 @@ class Study(Strict):
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
         methods: what differs, by label: keys of RunConfig, ``method`` among them.
-        baselines: of centralised, local-only, majority (classification), filled-box (segmentation), public-only (a
-            method that learns at the server).
+        baselines: of centralised, local-only, linear and majority (classification), filled-box and ellipse
+            (segmentation), public-only (a method that learns at the server). By default all that fit the task but the
+            last.
         seeds: run seeds.
     """
 
@@ -61,7 +63,7 @@ class Study(Strict):
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     run: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_any_model)
-    baselines: tuple[str, ...] = ("centralised", "local-only", "majority")
+    baselines: tuple[str, ...] = DEFAULT_BASELINES
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
     @field_validator("baselines")
@@ -122,6 +124,16 @@ def study_config(
     return run_config(values, overrides, source=f"study, method {label}")
 
 
+def baselines_of(study: Study, site_files: Mapping[str, Path]) -> tuple[str, ...]:
+    """The baselines that a study names; of one that names none, those that fit its task."""
+    first = next(iter(site_files.values()), None)
+    if "baselines" in study.model_fields_set or first is None:
+        return study.baselines
+    dataset = study.run.get("dataset") or _only_dataset(first)
+    task = study.run.get("task") or load_site_config(first).dataset(dataset).task
+    return tuple(name for name in study.baselines if TASK_OF.get(name, task) == task)
+
+
 def _only_dataset(site_file: Path) -> str:
     datasets = list(load_site_config(site_file).datasets)
     if len(datasets) > 1:
@@ -180,7 +192,7 @@ def run_study(
         The records, in the order of labels and seeds.
     """
     site_files = study_sites(study, folder / "sites")
-    chosen = _with_fedavg(labels or [*study.methods, *study.baselines], study)
+    chosen = _with_fedavg(labels or [*study.methods, *baselines_of(study, site_files)], study)
     places = {(label, seed): folder / f"{label}-seed{seed}" for label in chosen for seed in study.seeds}
     # All of them before the first run: a mistake in the last method must not show hours later.
     configs = {(label, seed): study_config(study, label, seed, site_files, overrides) for label, seed in places}
@@ -256,7 +268,7 @@ def finished(
 def _run(config: RunConfig, label: str, site_files: Mapping[str, Path], place: Path, engine: Engine) -> Record:
     if label not in BASELINES:
         return engine(config, site_files, place)
-    record = run_baseline(label, config, site_files)
+    record = run_baseline(label, config, site_files, place)
     save_record(record, place / RESULT)
     write_report([record], place / "report.html", panels_of([record]))
     return record

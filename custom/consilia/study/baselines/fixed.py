@@ -1,0 +1,69 @@
+"""Answers without a model: the commonest class, and what can be drawn into the box that a segmenter is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from consilia.data.dataset import SiteData, Split
+from consilia.evaluation.shapes import ellipses
+from consilia.federation.recorder import Recorder
+from consilia.methods.tasks import TASKS, Network, Predictions
+from consilia.methods.tasks.classification import LOGITS
+from consilia.models.sam_segmenter import MaskPrompts
+from consilia.record.schema import SiteMetrics
+from consilia.study.baselines.common import Setting, final_models, site_metrics, training_sites
+
+Draw = Callable[[Tensor, int, int], Tensor]
+"""Boxes (B, 4), height and width -> masks (B, H, W) bool."""
+
+
+def majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+    """Always the commonest class: of all training cases for the global metric, of the site's own for the personal."""
+    trainers = training_sites(sites)
+    classes = sites[0].num_classes
+    overall = torch.cat([site.train.labels for site in trainers]).bincount(minlength=classes)
+    constant = {site.site: _constant(overall, site) for site in sites}
+    own = {site.site: _constant(site.train.labels.bincount(minlength=classes), site) for site in trainers}
+    for key in ("last", "best"):
+        recorder.final[key] = final_models(0, {}, constant, own)
+
+
+def filled_box(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+    """The prompt itself as the answer, every pixel of the box: what the oracle alone is worth."""
+    _shapes(_filled, sites, recorder)
+
+
+def ellipse(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+    """The ellipse that fills the box: what the oracle is worth to somebody who knows that lesions are round."""
+    _shapes(ellipses, sites, recorder)
+
+
+def _shapes(draw: Draw, sites: list[SiteData], recorder: Recorder) -> None:
+    by_site = {site.site: site_metrics(site, lambda split: _drawn(split, draw)) for site in sites}
+    for key in ("last", "best"):
+        recorder.final[key] = final_models(0, {}, by_site, {})
+
+
+def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:
+    # The logarithm of the class shares: the answer is the majority's, and the loss is that of the best constant guess.
+    logits = ((counts + 1e-9) / counts.sum()).log().float()
+    return site_metrics(site, lambda split: {LOGITS: logits.expand(len(split), -1)})
+
+
+def _drawn(split: Split, draw: Draw) -> Predictions:
+    height, width = split.labels.shape[1:]
+
+    def decode(_: Tensor, prompts: MaskPrompts) -> Tensor:
+        return draw(prompts.boxes, height, width).float()
+
+    network = Network(lambda inputs: inputs, decode)
+    return TASKS["segmentation"].predict(network, split.inputs, split.labels, split.case_ids)
+
+
+def _filled(boxes: Tensor, height: int, width: int) -> Tensor:
+    x1, y1, x2, y2 = boxes[:, :, None, None].unbind(dim=1)
+    down, across = torch.arange(height)[:, None], torch.arange(width)
+    return (across >= x1) & (across <= x2) & (down >= y1) & (down <= y2)

@@ -1,0 +1,111 @@
+"""Logistic regression: what the labels are worth to a linear model.
+
+The inputs are the preprocessed ones that the run's network gets. A table stays as it is; an image is averaged over a
+grid of at most about 1,024 values (one channel: 32 x 32), a signal or a series over bands; see
+:func:`consilia.evaluation.linear.features`. Features are standardised on the training cases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consilia.data.dataset import SiteData, Split
+from consilia.evaluation.linear import ITERATIONS, features
+from consilia.federation.recorder import Recorder
+from consilia.methods.tasks import Predictions
+from consilia.methods.tasks.classification import LOGITS
+from consilia.study.baselines.common import Setting, final_models, pooled, site_metrics, training_sites
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+"""Values of C, scikit-learn's inverse strength of the L2 penalty, of which validation cases choose."""
+WITHOUT_VALIDATION = 0.1
+UNSEEN = -20.7
+"""Logarithm of the probability, 1e-9, of a class that has no training case."""
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """A fitted logistic regression; ``regression`` None: all training cases were of one class."""
+
+    scaler: Any
+    regression: Any
+    strength: float | None
+    present: list[int]
+    classes: int
+    steps_first: bool
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Logarithms of the classes' probabilities (N, C)."""
+        found = torch.full((len(inputs), self.classes), UNSEEN, dtype=torch.float64)
+        if self.regression is None:
+            found[:, self.present] = 0.0
+            return found.float()
+        values = self.scaler.transform(features(inputs, steps_first=self.steps_first))
+        decision = torch.from_numpy(self.regression.decision_function(values))
+        if decision.ndim == 1:  # two classes: the log-odds of the second
+            decision = torch.stack([torch.zeros_like(decision), decision], dim=1)
+        found[:, self.present] = decision.log_softmax(dim=1)
+        return found.float()
+
+    def predict(self, split: Split) -> Predictions:
+        """Its predictions on a split."""
+        return {LOGITS: self.logits(split.inputs)}
+
+
+def fit_linear(train: Split, validation: Split, classes: int, *, steps_first: bool = False) -> LinearModel:
+    """The regression of :data:`STRENGTHS` with the lowest loss on validation cases.
+
+    The strongest penalty wins a tie. Without validation cases C is :data:`WITHOUT_VALIDATION`.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    present = sorted(set(train.labels.tolist()))
+    if len(present) == 1:
+        return LinearModel(None, None, None, present, classes, steps_first)
+    values = features(train.inputs, steps_first=steps_first)
+    scaler = StandardScaler().fit(values)
+    scaled, labels = scaler.transform(values), train.labels.numpy()
+    best: tuple[float, LinearModel] | None = None
+    for strength in STRENGTHS if len(validation) else (WITHOUT_VALIDATION,):
+        regression = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
+        model = LinearModel(scaler, regression, strength, present, classes, steps_first)
+        loss = _loss(model, validation) if len(validation) else 0.0
+        if best is None or loss < best[0]:
+            best = loss, model
+    assert best is not None
+    return best[1]
+
+
+def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+    """The regression on all training cases is the global model, that on a site's own cases its personal one."""
+    trainers, classes = training_sites(sites), sites[0].num_classes
+    series = setting.sites[sites[0].site].dataset(setting.config.dataset).format == "timeseries"
+    validation = pooled(trainers, "validation")
+    shared = fit_linear(pooled(trainers, "train"), validation, classes, steps_first=series)
+    own = {site.site: fit_linear(site.train, site.validation, classes, steps_first=series) for site in trainers}
+    whole = {site.site: site_metrics(site, shared.predict) for site in sites}
+    personal = {site.site: site_metrics(site, own[site.site].predict) for site in trainers}
+    for key in ("last", "best"):
+        recorder.final[key] = final_models(0, _weights(shared), whole, personal)
+    recorder.sections["linear"] = {
+        "pooled": shared.strength,
+        "sites": {site: model.strength for site, model in own.items()},
+    }
+
+
+def _loss(model: LinearModel, split: Split) -> float:
+    return float(torch.nn.functional.cross_entropy(model.logits(split.inputs).double(), split.labels))
+
+
+def _weights(model: LinearModel) -> dict[str, Tensor]:
+    if model.regression is None:
+        return {}
+    return {
+        "weight": torch.from_numpy(model.regression.coef_).float(),
+        "bias": torch.from_numpy(model.regression.intercept_).float(),
+    }

@@ -1,0 +1,125 @@
+"""The run's network without federation: on all training cases together, and at every site alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from consilia.core.events import RoundDone
+from consilia.core.tensor_files import write_tensors
+from consilia.data.dataset import DatasetSplits, SiteData, empty_split
+from consilia.data.loading import PREPROCESSING, preprocessing_file
+from consilia.data.site import RUNS
+from consilia.federation.config import RunConfig
+from consilia.federation.model_card import model_card
+from consilia.federation.recorder import Recorder
+from consilia.federation.selection import BestRound
+from consilia.federation.site_store import SiteStore
+from consilia.methods.client import Client, ClientContext, Round
+from consilia.methods.config import MethodConfig
+from consilia.methods.contract import Method
+from consilia.record.schema import SiteMetrics
+from consilia.study.baselines.common import (
+    BySite,
+    Setting,
+    State,
+    final_models,
+    pooled,
+    site_metrics,
+    training_sites,
+)
+
+Learner = Client[MethodConfig]
+
+
+def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+    """One model on the union of the training splits, each preprocessed as at its site."""
+    config = setting.config
+    train = pooled(training_sites(sites), "train")
+    none = empty_split(train.inputs, train.labels)
+    dataset = DatasetSplits(sites[0].class_names, train, none, none, config.task)
+    learner = _learner(setting, SiteData("pooled", {config.dataset: dataset}))
+    state = learner.state()
+    best = BestRound(config.primary_metric, state)
+    for number in range(1, config.rounds + 1):
+        state = _train(learner, state, number, config)
+        if _looks(config, number):
+            by_site = {site.site: _evaluate(learner, state, site) for site in sites}
+            for name, metrics in by_site.items():
+                recorder.add_evaluation(number, "global", name, metrics)
+            best.offer(number, state, by_site)
+        setting.progress(RoundDone(round=number, of=config.rounds))
+    for key, version, chosen in _versions(config, state, best):
+        by_site = {site.site: _evaluate(learner, chosen, site, slow=True) for site in sites}
+        recorder.final["last" if key == "last" else "best"] = final_models(version, chosen, by_site, {})
+        if setting.folder is not None:
+            card = model_card(config, sites[0].class_names, f"global-{key}")
+            write_tensors(setting.folder / f"global-{key}.safetensors", chosen, card)
+
+
+def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+    """Every site trains alone from the same initial weights; the best round is each site's own."""
+    config = setting.config
+    found: dict[str, BySite] = {"last": {}, "best": {}}
+    digests: dict[str, State] = {"last": {}, "best": {}}
+    trainers = training_sites(sites)
+    for place, site in enumerate(trainers):
+        learner = _learner(setting, site)
+        state = learner.state()
+        best = BestRound(config.primary_metric, state)
+        for number in range(1, config.rounds + 1):
+            state = _train(learner, state, number, config)
+            if _looks(config, number):
+                metrics = _evaluate(learner, state, site)
+                recorder.add_evaluation(number, "personal", site.site, metrics)
+                best.offer(number, state, {site.site: metrics})
+        for key, _, chosen in _versions(config, state, best):
+            found[key][site.site] = _evaluate(learner, chosen, site, slow=True)
+            digests[key] |= {f"{site.site}/{name}": value for name, value in chosen.items()}
+            _save_own(setting, site, key, chosen)
+        setting.progress(RoundDone(round=place + 1, of=len(trainers)))
+    recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
+    recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])
+
+
+def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[str, int, State]]:
+    """The last version and the best one, which is the last where no validation case chose any."""
+    chosen = (best.version, dict(best.state)) if best.version else (config.rounds, state)
+    return [("last", config.rounds, state), ("best", *chosen)]
+
+
+def _save_own(setting: Setting, site: SiteData, key: str, state: Mapping[str, Tensor]) -> None:
+    """A site's own model goes where those of a federated run go."""
+    if setting.folder is None:
+        return
+    settings, config = setting.sites[site.site], setting.config
+    store, name = SiteStore(settings.state_dir / RUNS / config.run_id), f"personal-{key}"
+    store.save_model(name, state, model_card(config, site.class_names, name))
+    store.save_bytes(PREPROCESSING, preprocessing_file(settings, config.dataset).read_bytes())
+
+
+def _learner(setting: Setting, data: SiteData) -> Learner:
+    config, server = setting.config, setting.server
+    model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
+    plain = Method(MethodConfig(method="none"))
+    return plain.client(ClientContext(model, data, config.training, config.seed))
+
+
+def _train(learner: Learner, state: State, number: int, config: RunConfig) -> State:
+    """Round ``number`` with as many passes over the data as a site makes on average: local_epochs x participation.
+
+    Where that is a fraction, whole passes are spread evenly over the rounds, and a round may have none.
+    """
+    per_round = config.training.local_epochs * config.participation
+    passes = round(number * per_round) - round((number - 1) * per_round)
+    return dict(learner.train(Round(number, state, epochs=passes)).state) if passes else state
+
+
+def _looks(config: RunConfig, number: int) -> bool:
+    return config.evaluate_every > 0 and (number % config.evaluate_every == 0 or number == config.rounds)
+
+
+def _evaluate(learner: Learner, state: State, site: SiteData, *, slow: bool = False) -> SiteMetrics:
+    learner.load(state)
+    return site_metrics(site, learner.predict, slow=slow)

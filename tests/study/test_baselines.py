@@ -1,0 +1,112 @@
+"""Baselines: the linear one against scikit-learn by hand, and what the trained ones leave at server and sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+
+from consilia.core.determinism import state_digest
+from consilia.core.errors import ConfigError
+from consilia.core.tensor_files import read_tensors
+from consilia.data.dataset import Split
+from consilia.data.loading import load_site
+from consilia.federation.config import RunConfig
+from consilia.record.schema import Metrics
+from consilia.simulation.federation import load_federation
+from consilia.study.baselines import run_baseline
+from consilia.study.baselines.linear import STRENGTHS, UNSEEN, fit_linear
+from consilia.study.study import Study, baselines_of, study_config
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return load_federation("wisconsin", tmp_path_factory.mktemp("wisconsin"))
+
+
+def wanted(sites: dict[str, Path], label: str) -> RunConfig:
+    return study_config(Study(run={"rounds": 2}), label, 0, sites)
+
+
+def by_hand(train: list[Split], validation: list[Split], test: Split) -> tuple[float, np.ndarray]:
+    """C and the probabilities of class 1 on test cases, without Consilia's code."""
+    inputs, labels = (np.concatenate([getattr(split, key).numpy() for split in train]) for key in ("inputs", "labels"))
+    mean, sd = inputs.astype(float).mean(axis=0), inputs.astype(float).std(axis=0)
+    losses = {}
+    for strength in STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=5000).fit((inputs - mean) / sd, labels)
+        values = np.concatenate([split.inputs.numpy() for split in validation])
+        truth = np.concatenate([split.labels.numpy() for split in validation])
+        found = model.predict_proba((values - mean) / sd)
+        losses[strength] = log_loss(truth, found, labels=[0, 1]), model
+    best = min(losses, key=lambda strength: losses[strength][0])
+    probability: np.ndarray = losses[best][1].predict_proba((test.inputs.numpy() - mean) / sd)[:, 1]
+    return best, probability
+
+
+def test_the_linear_baseline_is_scikit_learns_pooled_and_of_each_site(sites) -> None:
+    record = run_baseline("linear", wanted(sites, "linear"), sites)
+    data = {name: load_site(path, "diagnosis") for name, path in sites.items()}
+    chosen: Any = record.sections["linear"]
+    pooled = [one.train for one in data.values()], [one.validation for one in data.values()]
+    for name, one in data.items():
+        for (train, validation), found, strength in (
+            (pooled, record.final["last"].global_[name].test, chosen["pooled"]),
+            (([one.train], [one.validation]), record.final["last"].personal[name].test, chosen["sites"][name]),
+        ):
+            best, probability = by_hand(train, validation, one.test)
+            truth = one.test.labels.numpy()
+            assert isinstance(found, Metrics)
+            assert strength == best
+            assert found.correct == int(((probability > 0.5) == truth).sum())
+            assert found.auroc == pytest.approx(roc_auc_score(truth, probability), abs=1e-3)
+            assert found.loss == pytest.approx(log_loss(truth, probability), abs=1e-3)
+
+
+def test_a_class_without_training_cases_is_nearly_impossible() -> None:
+    inputs = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 2] * 10)
+    train = Split(inputs, labels, tuple(map(str, range(20))))
+    empty = Split(inputs[:0], labels[:0], ())
+    model = fit_linear(train, empty, 3)
+    assert (model.logits(inputs)[:, 1] == UNSEEN).all()
+    assert model.logits(inputs)[:, [0, 2]].exp().sum(dim=1) == pytest.approx(np.ones(20), abs=1e-5)
+    single = fit_linear(Split(inputs[:3], labels[:1].expand(3), ("a", "b", "c")), empty, 3)
+    assert single.logits(inputs)[0].tolist() == pytest.approx([0, UNSEEN, UNSEEN])
+
+
+def test_a_trained_baseline_saves_its_models_as_a_run_does(sites, tmp_path: Path) -> None:
+    whole = run_baseline("centralised", wanted(sites, "centralised"), sites, tmp_path / "whole")
+    for key, chosen in whole.final.items():
+        state, card = read_tensors(tmp_path / "whole" / f"global-{key}.safetensors")
+        assert state_digest(state) == chosen.sha256
+        assert f'"kind": "global-{key}"' in card["consilia"]
+    alone = run_baseline("local-only", wanted(sites, "local-only"), sites, tmp_path / "alone")
+    for key, chosen in alone.final.items():
+        states = {}
+        for name, path in sites.items():
+            place = path.parent / "state" / "runs" / alone.run.id / f"personal-{key}.safetensors"
+            assert place.stat().st_mode & 0o077 == 0
+            assert (place.parent / "preprocessing.json").is_file()
+            states |= {f"{name}/{key}": tensor for key, tensor in read_tensors(place)[0].items()}
+        assert state_digest(states) == chosen.sha256
+
+
+def test_a_baseline_of_another_task_is_refused(sites) -> None:
+    with pytest.raises(ConfigError, match="baseline ellipse is for segmentation, the run is a classification"):
+        run_baseline("ellipse", wanted(sites, "ellipse"), sites)
+    segmented = wanted(sites, "linear").model_copy(update={"task": "segmentation"})
+    with pytest.raises(ConfigError, match="baseline linear is for classification, the run is a segmentation"):
+        run_baseline("linear", segmented, sites)
+
+
+def test_a_study_that_names_no_baselines_has_those_of_its_task(sites) -> None:
+    assert baselines_of(Study(), sites) == ("centralised", "local-only", "linear", "majority")
+    segmented = Study(run={"dataset": "diagnosis", "task": "segmentation"})
+    assert baselines_of(segmented, sites) == ("centralised", "local-only", "filled-box", "ellipse")
+    assert baselines_of(Study(baselines=("majority",)), sites) == ("majority",)
