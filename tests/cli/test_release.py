@@ -168,6 +168,8 @@ def test_the_jobs_values_stand_beside_the_sites_limits(job: Path, kit: Path, wis
     assert "max_rounds 3 2 REFUSED" in text
     assert "max_local_epochs 2 20 max_learning_rate" in text
     assert "max_model_bytes 1.064 kB 2 GB" in text
+    assert "max_batch_fraction see site doctor 0.5 min_training_cases see site doctor 50" in text
+    assert "max_hours seen while it runs 24" in text
     refused = "limits.max_rounds: the job asks 3, this site allows 2: it will be refused; ask for another job, or"
     assert refused in consilia("approve", job, "--kit", kit)
 

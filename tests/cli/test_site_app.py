@@ -42,7 +42,9 @@ def test_install_says_what_it_wrote_then_that_nothing_is_left_and_undo_what_it_p
     assert "wrote resources.json, privacy.json, authorization.json, comm_config.json" in text
     assert "note: there is no" in text
     assert "site.yaml yet" in text
-    assert "wrote site.yaml." in consilia(*arguments, "--config", site_yaml(tmp_path / "data"))
+    assert "Restart hospital-1 if it is running" in text
+    text = consilia(*arguments, "--config", site_yaml(tmp_path / "data"))
+    assert "wrote site.yaml. Jobs that start from now on go by it, no restart is needed; --undo puts back" in text
     assert "nothing to change" in consilia(*arguments)
     (site.local / "privacy.json").write_text("{}")
     text = consilia(*arguments, "--undo")

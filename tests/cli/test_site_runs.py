@@ -39,6 +39,7 @@ def test_runs_show_what_was_spent_and_forgetting_leaves_a_line(taken_part: tuple
     # A date in one piece.
     assert datetime.now(UTC).date().isoformat() in shown
     assert "spent 1 of 20 rounds, 1 of no limit evaluations" in shown
+    assert f"hours, in {run}" in shown
     assert (site.folder / "personal-last.safetensors").is_file()
     forgotten = consilia("site", "forget", run, "--site", path)
     assert f"hospital-1 has forgotten {run}" in forgotten
@@ -52,7 +53,7 @@ def test_runs_show_what_was_spent_and_forgetting_leaves_a_line(taken_part: tuple
     assert "spent 1 of 20 rounds" in shown
     close_ledger(state, site.gate.digest)
     shown = consilia("site", "runs", "--site", path)
-    assert "taken" in shown
+    assert f"approval taken back: {run}" in shown
     assert "spent 1" not in shown
 
 

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from consilia.core.errors import ConfigError
-from consilia.data.check import check_site
+from consilia.data.check import DatasetReport, MaskCounts, check_site, withheld
 from consilia.data.check_view import render
 
 
@@ -90,6 +90,29 @@ def test_one_class_and_copies_are_warnings(tmp_path: Path) -> None:
     assert report.errors == []
     assert "all cases are 'no': the site has one class only" in report.warnings
     assert any("exactly the values of a training case" in warning for warning in report.warnings)
+
+
+def test_metrics_that_would_be_withheld_are_told_with_what_lets_them_leave(tmp_path: Path) -> None:
+    rows = [f"c{i},p{i},{20 + i},{'yes' if i % 10 < 3 else 'no'}" for i in range(60)]
+    splits = "".join(f"c{i},{'train' if i < 20 else 'validation' if i < 50 else 'test'}\n" for i in range(60))
+    # Classes "yes": 6 of 20 in training, 9 of 30 in validation, 3 of 10 in the test.
+    path = make_site(tmp_path, rows, splits)
+    (report,) = check_site(path)
+    validation, test = report.warnings
+    assert validation.startswith("no metrics of the validation cases leave this site: there are 9 of class 'yes', ")
+    assert "is 10. To let them leave: larger splits, or limits.min_cases_per_metric: 9 in site.yaml" in validation
+    assert "there are 3 of class 'yes'" in test
+    path.write_text(path.read_text() + "limits: {min_cases_per_metric: 9}\n")
+    (report,) = check_site(path)
+    assert report.warnings == [test.replace("is 10", "is 9")]
+
+
+def test_empty_masks_do_not_count_as_cases_of_a_metric() -> None:
+    masks = {"train": MaskCounts(100, 0, 0.1), "validation": MaskCounts(20, 10, 0.1), "test": MaskCounts(20, 11, 0.1)}
+    report = DatasetReport("hospital-1", "structure", "images", ("background", "lesion"), masks=masks)
+    (warned,) = withheld(report, 10)
+    assert "the test cases leave this site: there are 9 with a structure" in warned
+    assert withheld(report, 9) == withheld(report, None) == []
 
 
 def test_render(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from consilia.deploy.session import open_session
 from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
 from consilia.federation.run_folder import RESULT
-from consilia.flare.controller import STARTED_AGAIN
+from consilia.flare.controller import ASKED_AGAIN, STARTED_AGAIN
 from consilia.record.files import load_record
 from poc.local import LEAD, SERVER, LocalFederation, tool
 from tests.deploy.support import (
@@ -77,11 +77,12 @@ def test_killed_processes_of_a_job_are_started_again_and_an_aborted_job_is_gone_
         kill_in_training(run, name, after)
         words = f"job {run.job_id}: its process was killed by SIGKILL"
         until(lambda name=name, words=words: words in (pair.kit(name) / "log.txt").read_text(), words)
+    notices = [f"{TWO}: {ASKED_AGAIN}", STARTED_AGAIN]
     with open_session(pair.kit(LEAD)) as session:
         run.wait_for("round", round=6)
         # NVFlare has not heard of it, and whoever follows the run has.
         assert session.meta(run.job_id)["status"] == "RUNNING"
-        assert [event["reason"] for event in run.events() if event["event"] == "notice"] == [STARTED_AGAIN]
+        assert [event["reason"] for event in run.events() if event["event"] == "notice"] == notices
         session.abort(run.job_id)
     until(lambda: not any(map(run.processes, (SERVER, *pair.sites))), "the end of the job's processes", 60)
     assert run.wait_end() == "FINISHED:ABORTED"

@@ -366,6 +366,15 @@ def test_the_size_of_the_model_is_of_all_its_tensors() -> None:
     assert manifest_of(small(), model).model_size == ModelSize(elements=17, bytes=72)
 
 
+def test_the_size_of_a_tensor_is_read_from_its_layout() -> None:
+    assert ModelSize.of_layout("float32[8, 30]") == ModelSize(elements=240, bytes=960)
+    assert ModelSize.of_layout("float16[3]") == ModelSize(elements=3, bytes=6)
+    assert ModelSize.of_layout("int64[]") == ModelSize(elements=1, bytes=8)
+    for unread in ("float32", "float32[8,]", "float32[-1]", "nn[2]", f"float32[{2**40}, {2**40}]"):
+        with pytest.raises(ConfigError, match="manifest: "):
+            ModelSize.of_layout(unread)
+
+
 DATASETS = {"asked": {}, "model_size": {"elements": 1, "bytes": 4}, "datasets": ["diagnosis"]}
 
 

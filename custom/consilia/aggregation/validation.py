@@ -100,7 +100,10 @@ def _check_norm(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor], 
         norm = change_norm({k: tensor for k, tensor in tensors.items() if is_statistic(k) == statistics}, reference)
         if not norm <= allowed:
             what = "norm of the change of running statistics" if statistics else "norm of the change"
-            raise UpdateRejected(f"{what} is {norm:.6g}, allowed is at most {allowed:.6g} (max_update_norm of the run)")
+            raise UpdateRejected(
+                f"{what} is {norm:.6g}, allowed is at most {allowed:.6g} (max_update_norm of the run): where "
+                "honest sites are refused so, lower training.learning_rate or raise max_update_norm"
+            )
 
 
 def _names(names: list[str]) -> str:

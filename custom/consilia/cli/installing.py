@@ -10,6 +10,7 @@ from rich.text import Text
 from consilia.cli.console import console, errors
 from consilia.core.plain import plain
 from consilia.deploy.doctor.examine import examine
+from consilia.deploy.install.config import config_file
 from consilia.deploy.install.plan import Plan, Undone, install, plan_installation, uninstall
 from consilia.deploy.kit import Kit, open_kit
 
@@ -53,7 +54,11 @@ def _verdict(kit: Kit, plan: Plan, dry_run: bool) -> str:
     names = ", ".join(change.path.name for change in plan.changes)
     if dry_run:
         return f"{kit.folder}: would write {names}; nothing is changed"
-    return f"{kit.folder}: wrote {names}. Restart {kit.name} where it is running; --undo puts back what was there"
+    own = {change.path for change in plan.changes} == {config_file(kit)}
+    todo = (
+        "Jobs that start from now on go by it, no restart is needed" if own else f"Restart {kit.name} if it is running"
+    )
+    return f"{kit.folder}: wrote {names}. {todo}; --undo puts back what was there"
 
 
 def _say_undone(undone: Undone) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich import box
 from rich.table import Table
 
 from consilia.cli.console import console
 from consilia.cli.site_runs import limits_table
-from consilia.core.errors import ConfigError
 from consilia.core.plain import plain
 from consilia.core.reading import read_json
 from consilia.data.limits import SiteLimits, reached
@@ -27,6 +23,7 @@ from consilia.federation.release_manifest import Manifest, as_manifest, read_man
 from consilia.federation.site_limits import LimitRow, compared, what_to_do
 from consilia.methods.contract import TRAIN_LOSS, ReplyField
 from consilia.methods.registry import make_method
+from consilia.models.exchange import ModelSize
 
 MEANING = {
     "round": "number of rounds behind the global model that the site was given",
@@ -227,9 +224,9 @@ def _merged(places: list[str]) -> list[str]:
 
 def _tensors(tensors: Mapping[str, str]) -> Table:
     """A row per group of tensors: those whose names begin alike."""
-    groups: dict[str, list[tuple[int, int]]] = {}
+    groups: dict[str, list[ModelSize]] = {}
     for name, layout in tensors.items():
-        groups.setdefault(name.split(".")[0], []).append(_size(layout))
+        groups.setdefault(name.split(".")[0], []).append(ModelSize.of_layout(layout))
     table = Table(
         title="train, beside the fields: the trained model's tensors", title_justify="left", box=box.SIMPLE_HEAD
     )
@@ -243,19 +240,9 @@ def _tensors(tensors: Mapping[str, str]) -> Table:
     return table
 
 
-def _add_sizes(table: Table, name: str, sizes: list[tuple[int, int]]) -> None:
-    elements, size = (sum(column) for column in zip(*sizes, strict=True))
+def _add_sizes(table: Table, name: str, sizes: list[ModelSize]) -> None:
+    elements, size = sum(part.elements for part in sizes), sum(part.bytes for part in sizes)
     table.add_row(plain(name), str(len(sizes)), f"{elements:,}", f"{size:,}")
-
-
-def _size(layout: str) -> tuple[int, int]:
-    """Elements and bytes of a layout such as ``float32[8, 30]``."""
-    kind, _, shape = layout.partition("[")
-    dtype = getattr(torch, kind, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ConfigError(f"the manifest has a tensor {layout}: {kind!r} is no type of torch")
-    elements = math.prod(int(size) for size in re.findall(r"\d+", shape))
-    return elements, elements * dtype.itemsize
 
 
 def _print_never(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 from rich import box
@@ -21,6 +22,12 @@ from consilia.federation.site_ledger import Spent
 from consilia.federation.site_limits import NO_LIMIT, LimitRow
 from consilia.federation.site_runs import SiteRun, forget_run, site_runs
 
+SEE_DOCTOR, WHILE_IT_RUNS = "see site doctor", "seen while it runs"
+UNSAID = dict.fromkeys(
+    ("max_batch_fraction", "min_training_cases", "min_cases_per_metric"), SEE_DOCTOR
+) | dict.fromkeys(("max_hours", "max_memory", "max_disk"), WHILE_IT_RUNS)
+"""Where a limit's value is to be had that no job says: in the site's data, or of the work itself."""
+
 
 def runs_command(kit: Path | None, site: Path | None) -> None:
     """Print the runs of a site, and what each approval has spent of the limits."""
@@ -28,19 +35,24 @@ def runs_command(kit: Path | None, site: Path | None) -> None:
     runs = site_runs(config.state_dir)
     approvals = {} if kit is None else {digest: path.name for digest, path in approved(open_kit(kit).local).items()}
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("run", "began", "last", "label", "rounds", "evaluations", "hours", "disk", "approval"):
+    for column in ("run", "began", "last", "label", "rounds", "evaluations", "hours", "disk"):
         table.add_column(column, no_wrap=column in ("run", "began", "last", "disk"), overflow="fold")
     for run in runs:
-        table.add_row(*map(Text, _cells(run, approvals)))
+        table.add_row(*map(Text, _cells(run)))
     console.print(table)
     used, allowed = disk_used(config.state_dir), config.limits.max_disk
     console.print(
         f"{config.state_dir}: {show_bytes(used)} of {NO_LIMIT if allowed is None else show_bytes(allowed)}",
         soft_wrap=True,
     )
-    for digest, spent in _by_approval(runs).items():
-        line = f"{approvals.get(digest, digest[:19])}: spent {_spent(spent, config.limits)}"
+    # Names of approvals and runs are long: in a column they would fold at every third letter.
+    for digest, own in _by_approval(runs).items():
+        name = approvals.get(digest, f"no approval now for {digest[:19]}" if kit is not None else digest[:19])
+        spent = reduce(Spent.plus, (run.entry.spent for run in own if run.entry is not None))
+        line = f"{name}: spent {_spent(spent, config.limits)}, in {', '.join(run.run for run in own)}"
         console.print(line, soft_wrap=True, highlight=False)
+    if closed := [run.run for run in runs if run.closed]:
+        console.print(f"approval taken back: {', '.join(closed)}", soft_wrap=True, highlight=False)
 
 
 def forget_command(run: str, kit: Path | None, site: Path | None) -> None:
@@ -57,7 +69,8 @@ def limits_table(rows: Iterable[LimitRow]) -> Table:
         table.add_column(column, overflow="fold")
     for row in rows:
         style, mark = ("", "") if row.ok else ("bold red", "REFUSED")
-        table.add_row(*(Text(cell, style) for cell in (row.limit, row.asked, row.allowed, mark)))
+        asked = row.asked or UNSAID.get(row.limit, "-")
+        table.add_row(*(Text(cell, style) for cell in (row.limit, asked, row.allowed, mark)))
     return table
 
 
@@ -72,22 +85,20 @@ def _config(kit: Path | None, site: Path | None) -> SiteConfig:
     return load_site_config(config_file(opened))
 
 
-def _cells(run: SiteRun, approvals: dict[str, str]) -> tuple[str, ...]:
+def _cells(run: SiteRun) -> tuple[str, ...]:
     disk = "forgotten" if run.disk is None else show_bytes(run.disk)
     if run.entry is None:
-        return run.run, "", "", "", "", "", "", disk, ""
+        return run.run, "", "", "", "", "", "", disk
     spent, entry = run.entry.spent, run.entry
-    approval = "taken back" if run.closed else approvals.get(entry.manifest, "none")
     counts = str(spent.rounds), str(spent.evaluations), f"{spent.seconds / 3600:.2f}"
-    return run.run, entry.began[:10], entry.last[:10], entry.label, *counts, disk, approval
+    return run.run, entry.began[:10], entry.last[:10], entry.label, *counts, disk
 
 
-def _by_approval(runs: list[SiteRun]) -> dict[str, Spent]:
-    found: dict[str, Spent] = {}
+def _by_approval(runs: list[SiteRun]) -> dict[str, list[SiteRun]]:
+    found: dict[str, list[SiteRun]] = {}
     for run in runs:
         if run.entry is not None and not run.closed:
-            digest = run.entry.manifest
-            found[digest] = found.get(digest, Spent()).plus(run.entry.spent)
+            found.setdefault(run.entry.manifest, []).append(run)
     return found
 
 

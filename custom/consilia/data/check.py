@@ -98,7 +98,34 @@ def _check_dataset(config: SiteConfig, dataset: str, spec: DatasetSpec) -> Datas
     elif cases is not None:
         problems.add("no case is left for this site")
     report.errors = problems.messages
+    if not report.errors:
+        report.warnings += withheld(report, config.limits.min_cases_per_metric)
     return report
+
+
+def withheld(report: DatasetReport, fewest: int | None) -> list[str]:
+    """A warning for each split whose metrics the site withholds, as consilia.federation.metric_release has it.
+
+    Args:
+        report: with the cases of each split.
+        fewest: the site's ``limits.min_cases_per_metric``; None: nothing is withheld.
+    """
+    found = []
+    for part in ("validation", "test"):
+        masks, counts = report.masks.get(part), report.counts.get(part, {})
+        if masks is not None:
+            cases, rarest, of = masks.cases, masks.cases - masks.empty, "with a structure"
+        else:
+            name = min(report.classes, key=lambda name: counts.get(name, 0))
+            cases, rarest, of = sum(counts.values()), counts.get(name, 0), f"of class {name!r}"
+        if fewest is not None and cases and rarest < fewest:
+            remedy = f"limits.min_cases_per_metric: {rarest or 'null'} in site.yaml"
+            found.append(
+                f"no metrics of the {part} cases leave this site: there are {rarest} {of}, "
+                f"limits.min_cases_per_metric is {fewest}. To let them leave: larger splits, or {remedy}, if you agree "
+                "(docs/limits.md)"
+            )
+    return found
 
 
 def _check_questions(report: DatasetReport, dataset_dir: Path, spec: QuestionsSpec) -> DatasetReport:

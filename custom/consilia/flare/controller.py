@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -39,6 +41,11 @@ from consilia.report.tensorboard import EventLog
 log = logging.getLogger(__name__)
 
 STARTED_AGAIN = "the job's process at the server was killed and has been started again: the run goes on"
+
+ASKED_AGAIN = (
+    "asks for its task once more and does it anew: its process was killed and has been started again, or the task was "
+    "lost on the way"
+)
 
 MAX_EVENTS = 500
 """Events in one answer to an administrator."""
@@ -190,6 +197,13 @@ class ConsiliaController(EveryAnswerController):
         self._check_abort()
         # A site that comes back is to be given the next request, not this one.
         self.cancel_all_tasks()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """NVFlare's: hands a site the same task once more where the site asks for one and owes an answer."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.BEFORE_TASK_DATA_FILTER and fl_ctx.get_prop(FLContextKey.IS_CLIENT_TASK_RESEND):
+            site = fl_ctx.get_peer_context().get_identity_name()
+            self._report_progress(Notice(reason=f"{site}: {ASKED_AGAIN}"))
 
     def _should_stop(self) -> bool:
         return bool(self.abort_signal.triggered)

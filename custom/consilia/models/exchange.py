@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
@@ -9,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from consilia.core.errors import CheckpointError
+from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.schema import Strict
 
 ExchangeType = Literal["float32", "float16"]
@@ -26,6 +28,22 @@ class ModelSize(Strict):
         """The size of a network that is built."""
         state = model.state_dict(keep_vars=True).values()
         return cls(elements=sum(tensor.numel() for tensor in state), bytes=sum(tensor.nbytes for tensor in state))
+
+    @classmethod
+    def of_layout(cls, layout: str) -> ModelSize:
+        """The size of one tensor that a manifest describes, such as ``float32[8, 30]``.
+
+        Raises:
+            ConfigError: it is no such text.
+        """
+        matched = re.fullmatch(r"([a-z]+\d*)\[((?:\d+(?:, \d+)*)?)\]", layout)
+        kind = getattr(torch, matched[1], None) if matched else None
+        if matched is None or not isinstance(kind, torch.dtype):
+            raise ConfigError(f"manifest: expected a tensor such as 'float32[8, 30]', got {layout!r}")
+        elements = math.prod(map(int, re.findall(r"\d+", matched[2])))
+        if elements * kind.itemsize >= 2**63:
+            raise ConfigError(f"manifest: no machine has room for a tensor {layout}")
+        return cls(elements=elements, bytes=elements * kind.itemsize)
 
 
 def exchanged_names(model: nn.Module) -> list[str]:

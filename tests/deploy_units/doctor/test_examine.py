@@ -17,12 +17,10 @@ import pytest
 import consilia
 from consilia.core.errors import ConfigError
 from consilia.data.allowed import DEFAULT_ALLOWED
-from consilia.data.check import DatasetReport, MaskCounts
 from consilia.data.limits import SiteLimits
 from consilia.data.site import load_site_config
 from consilia.deploy.doctor.examine import check_data, check_machine, check_owner, check_versions, examine
 from consilia.deploy.doctor.job import check_job, read_job
-from consilia.deploy.doctor.limits import check_limits
 from consilia.deploy.doctor.modes import check_modes
 from consilia.deploy.install.config import config_file
 from consilia.deploy.kit import Kit
@@ -83,14 +81,15 @@ def test_only_the_jobs_dataset_is_read_and_a_missing_one_named(site: Kit, job: P
     config, known = load_site_config(path), read_job(job)
     finding, within = check_data(site, config, known)
     assert (within.check, within.level) == ("limits", "ok")
-    _, *limits = check_data(site, config.model_copy(update={"limits": SiteLimits()}), known)
     assert (finding.check, finding.text) == ("dataset diagnosis", "40 cases")
+    path.write_text(path.read_text().replace("min_cases_per_metric: null", "min_cases_per_metric: 10"))
+    few, *limits = check_data(site, config.model_copy(update={"limits": SiteLimits()}), known)
+    assert (few.check, few.level) == ("dataset diagnosis", "warning")
+    assert few.text.count("limits.min_cases_per_metric is 10") == 2
     # 28 of them are to train on.
     assert [(finding.level, finding.text.partition(":")[0]) for finding in limits] == [
         ("FAILED", "limits.max_batch_fraction"),
         ("FAILED", "limits.min_training_cases"),
-        ("warning", "limits.min_cases_per_metric"),
-        ("warning", "limits.min_cases_per_metric"),
     ]
     assert limits[1].todo == "ask for another job, or lower limits.min_training_cases in site.yaml, if you agree"
     # A new approval would not help, and is not proposed.
@@ -103,14 +102,6 @@ def test_only_the_jobs_dataset_is_read_and_a_missing_one_named(site: Kit, job: P
     path.write_text(path.read_text().replace("diagnosis:", "prognosis:"))
     (finding,) = check_data(site, load_site_config(path), known)
     assert (finding.level, "needs dataset 'diagnosis', here are ['prognosis']" in finding.text) == ("FAILED", True)
-
-
-def test_empty_masks_do_not_count_as_cases_of_a_metric(site: Kit, job: Path) -> None:
-    config = load_site_config(site.local / "site.yaml").model_copy(update={"limits": SiteLimits()})
-    masks = {"train": MaskCounts(100, 0, 0.1), "validation": MaskCounts(20, 10, 0.1), "test": MaskCounts(20, 11, 0.1)}
-    report = DatasetReport("hospital-1", "structure", "images", ("background", "lesion"), masks=masks)
-    (warned,) = (found for found in check_limits(read_job(job), config, [report]) if found.level == "warning")
-    assert "the test cases of structure leave: 9 with a structure, 10 are required" in warned.text
 
 
 def test_disk_and_memory_are_compared_with_the_jobs_model(site: Kit) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import consilia
 from consilia.core.errors import CheckpointError, ConfigError
@@ -24,6 +20,7 @@ from consilia.federation.release_manifest import CLIENT_CONFIG, MAX_CONFIG_BYTES
 from consilia.methods.registry import make_method
 from consilia.models.build import is_allowed
 from consilia.models.config import FoundationConfig
+from consilia.models.exchange import ModelSize
 from consilia.models.foundation import foundation_place, verify_foundation
 
 
@@ -48,7 +45,7 @@ class Job:
     @property
     def model_bytes(self) -> int:
         """Size of the tensors that a site sends."""
-        return sum(_bytes(layout) for layout in self.manifest.tensors.values())
+        return sum(ModelSize.of_layout(layout).bytes for layout in self.manifest.tensors.values())
 
     def datasets(self, there: Sequence[str]) -> list[str]:
         """The datasets that the job looks for at a site with the datasets ``there``."""
@@ -167,12 +164,3 @@ def check_datasets(job: Job, there: Sequence[str]) -> Iterator[Finding]:
         away = sorted(set(make_method(job.config.method).datasets()) - set(wanted))
         if away:
             yield warning(check, f"no data here for the tasks {away} of {job.name}: the site trains the others only")
-
-
-def _bytes(layout: str) -> int:
-    """Size of a tensor that a manifest describes, such as ``float32[8, 30]``."""
-    matched = re.fullmatch(r"(\w+)\[([\d, ]*)\]", layout)
-    kind = getattr(torch, matched[1], None) if matched else None
-    if matched is None or not isinstance(kind, torch.dtype):
-        raise ConfigError(f"manifest: expected a tensor such as 'float32[8, 30]', got {layout!r}")
-    return kind.itemsize * math.prod(int(size) for size in matched[2].split(",") if size.strip())

@@ -34,23 +34,8 @@ def check_limits(job: Job, config: SiteConfig, reports: Sequence[DatasetReport])
         if asked > rest and name not in beyond:
             text = f"limits.{name}: {job.name} asks {asked}, of this approval {max(rest, 0)} are left"
             yield warning(CHECK, text, "where it is a new run: approve --withdraw, then approve again")
-    for report in reports:
-        yield from _withheld(report, config.limits.min_cases_per_metric)
     if not refused:
         yield ok(CHECK, f"{job.name} stays within the limits of site.yaml")
-
-
-def _withheld(report: DatasetReport, fewest: int | None) -> Iterator[Finding]:
-    for part in ("validation", "test"):
-        counts, masks = report.counts.get(part, {}), report.masks.get(part)
-        if masks is not None:
-            # As consilia.federation.metric_release has it.
-            rarest, of = masks.cases - masks.empty, "with a structure"
-        else:
-            rarest, of = min((counts.get(name, 0) for name in report.classes), default=0), "of a class"
-        if fewest is not None and _cases(report, part) and rarest < fewest:
-            text = f"limits.min_cases_per_metric: no metrics of the {part} cases of {report.dataset} leave"
-            yield warning(CHECK, f"{text}: {rarest} {of}, {fewest} are required", "see docs/limits.md")
 
 
 def _cases(report: DatasetReport, part: str) -> int:
