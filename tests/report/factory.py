@@ -42,6 +42,36 @@ def metrics(
     }
 
 
+def detailed(site: str, accuracy: float) -> dict[str, Any]:
+    """Metrics of a final evaluation; three cases a patient at Dover, whose cases are all of one class."""
+    found = metrics(site, accuracy)
+    count, one_class = found["count"], site == "Dover"
+    sensitivity = None if one_class else min(1.0, accuracy - 0.1)
+    at = {"threshold": 0.4, "accuracy": found["accuracy"], "sensitivity": sensitivity, "specificity": 0.9}
+    roc = () if one_class else tuple(min(1.0, (point / 20) ** 0.3) for point in range(21))
+    bins = [
+        {"count": count // 10, "confidence": (place + 0.5) / 10, "observed": ((place + 0.5) / 10) ** 1.5}
+        for place in range(10)
+    ]
+    area = {} if one_class else {"auroc": {"se": 0.03, "low": found["auroc"] - 0.06, "high": found["auroc"] + 0.005}}
+    return {
+        **found,
+        "patients": count // 3 if one_class else count,
+        "positives": 0 if one_class else count // 4,
+        "brier": 0.14,
+        "ece": 0.06,
+        "operating": at,
+        "at_half": {**at, "threshold": 0.5},
+        "intervals": {"accuracy": {"se": 0.02, "low": accuracy - 0.05, "high": min(1.0, accuracy + 0.04)}, **area},
+        "curves": {"roc": roc, "reliability": bins},
+    }
+
+
+def final_metrics(site: str, accuracy: float) -> dict[str, Any]:
+    """Both splits as a final evaluation has them."""
+    return {**site_metrics(site, accuracy), "test": detailed(site, accuracy)}
+
+
 def site_metrics(site: str, accuracy: float, flips: tuple[int, int] | None = None) -> dict[str, Any]:
     """Both splits; Cádiz and the test_only have no validation cases."""
     empty = site in ("Cádiz", TEST_ONLY_SITE)
@@ -86,8 +116,11 @@ def make_record(
         when: {
             "version": version,
             "sha256": f"{version:064x}",
-            "global": evaluations[2 * version - 2]["sites"],
-            "personal": {site: site_metrics(site, 0.88 + lift + rng.normal(0, 0.02)) for site in SITES},
+            "global": {
+                site: final_metrics(site, found["test"]["accuracy"])
+                for site, found in evaluations[2 * version - 2]["sites"].items()
+            },
+            "personal": {site: final_metrics(site, 0.88 + lift + rng.normal(0, 0.02)) for site in SITES},
             "variants": {},
         }
         for when, version in (("last", rounds), ("best", max(1, rounds - 2)))
@@ -96,7 +129,12 @@ def make_record(
         {
             "schema": "consilia.result/2",
             "run": _run(seed, method, label, rounds),
-            "config": {"method": {"name": method, "lambda_max": 10.0}, "rounds": rounds, "seed": seed},
+            "config": {
+                "dataset": "lesions",
+                "method": {"name": method, "lambda_max": 10.0},
+                "rounds": rounds,
+                "seed": seed,
+            },
             "versions": {"consilia": "0.1.0", "torch": "2.6.0", "monai": None},
             "sites": {site: _site(site) for site in sites},
             "class_names": ["benign", "malignant"],
@@ -115,7 +153,7 @@ def make_record(
 
 def make_baseline(method: str, label: str, accuracy: float, *, seed: int = 1) -> Record:
     """A baseline without rounds: centralised and majority have a global model only, local-only has personal ones."""
-    by_site = {site: site_metrics(site, accuracy) for site in SITES}
+    by_site = {site: final_metrics(site, accuracy) for site in SITES}
     both = {"global": by_site, "personal": {}} if method != "local_only" else {"global": {}, "personal": by_site}
     record = make_record(seed=seed, method=method, label=label, rounds=1, test_only=False).plain()
     record.update(rounds=[], evaluations=[], final={"last": {"version": 0, "sha256": "0" * 64, "variants": {}, **both}})

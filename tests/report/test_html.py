@@ -52,6 +52,13 @@ def test_a_comparison_is_self_contained(comparison_html: str) -> None:
     assert_self_contained(comparison_html)
 
 
+def test_on_a_phone_tables_scroll_in_their_own_boxes(run_html: str, comparison_html: str) -> None:
+    for html in (run_html, comparison_html):
+        tables = read(html).tables
+        assert len(tables) > 5
+        assert all(tables)
+
+
 def test_same_records_same_bytes(record: Record, run_html: str, tmp_path: Path) -> None:
     write_report([record], tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == run_html
@@ -66,7 +73,7 @@ def test_the_metrics_of_the_summary_are_shown(record: Record, run_html: str) -> 
     assert show(summary.over_rounds.metrics["bwt"], "signed") in text
     assert "defined at 3 of 4 sites" in text  # Dover has one class only
     assert "Exeter trained nothing and only tests the global model" in text
-    assert len(metrics(run_html)) == 5
+    assert len(metrics(run_html)) == 8
 
 
 def test_refused_and_missing_updates_are_listed(run_html: str) -> None:
@@ -116,7 +123,7 @@ def test_comparison_shows_mean_and_sd(several: list[Record], comparison_html: st
     sd = abs(last[0] - last[1]) / 2**0.5  # sample standard deviation of two values
     assert f"FedKPer 2 {100 * mean:.1f} ± {100 * sd:.1f} %" in text
     assert "All runs saw the same data" in text
-    assert len(metrics(comparison_html)) == 3
+    assert len(metrics(comparison_html)) == 6
     assert "method.name fedavg fedkper centralised local_only" in text
 
 

@@ -63,6 +63,7 @@ def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> No
         assert f"{name} 80 1 1 {dice} {iou} {hd95} px" in text  # cases, empty, missed
     assert "Some sites give HD95 in pixels and others in millimetres" in text
     assert len(metrics(run_html)) == 3  # Dice per round, per site, weights
+    assert text.count("missed 1 of 344 cases") == 3  # 345 less Bergen's empty one
 
 
 def test_variants_stand_beside_the_model(record: Record, run_html: str) -> None:
@@ -111,6 +112,9 @@ def test_comparison(comparison_html: str) -> None:
     assert "IoU, and HD95 in mm or px" in text
     assert "1.62 MiB 1.62 MiB 1.62 MiB 13.7 MiB" in text  # down, up, floor, full
     assert len(metrics(comparison_html)) == 2
+    by_site = text[text.index("Dice of the global model, jittered box, after") :]
+    assert "Ashford 200 cases Bergen 79 cases Cádiz 40 cases Dover 25 cases Fed-GPL 0." in by_site
+    assert "first seed: 1 missed" in by_site
     ablation = text[text.index("Variants of the global model") : text.index("What it cost")]
     assert "Fed-GPL 2 0." in ablation
     assert "Full fine-tuning" not in ablation

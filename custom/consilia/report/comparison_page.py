@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from consilia.core.task import Task
 from consilia.evaluation.compare import Column, Row, any_defined, comparison_table, group_by_label
-from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, VARIANTS, OverRoundsMetric
-from consilia.evaluation.rounds import mean, primary, split_metrics
+from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, PROMPTS, VARIANTS, OverRoundsMetric
+from consilia.evaluation.rounds import Split, mean, primary, split_metrics, test_only_sites, training_sites, value_of
 from consilia.evaluation.summary import series
+from consilia.evaluation.tested import tested_on
 from consilia.record.metrics import Metric
-from consilia.record.schema import Record, SegmentationMetrics
-from consilia.report import plots_compare
+from consilia.record.schema import PromptSetting, Record, SegmentationMetrics
+from consilia.report import plots_compare, plots_rounds, plots_sites
+from consilia.report.comparison_sites import Groups, by_site, few_sites, site_roc, site_tables
 from consilia.report.format import BASELINES, flat
-from consilia.report.run_page import last_models, several_tasks
+from consilia.report.over_rounds import learning
+from consilia.report.plots_compare import Styles
+from consilia.report.run_page import probability_of, several_tasks
+from consilia.report.subject import data_set, sites_text, subject
 
 LEVELS: dict[Task, dict[str, str]] = {
     "classification": {"global": "global_accuracy", "personal": "personal_accuracy"},
@@ -61,13 +67,17 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
     runs = {row.label: [series(record) for record in groups[row.label]] for row in methods}
     points = {row.label: {kind: _last(row, kind) for kind in KINDS} for row in methods}
     names = sorted({site for record in records for site in record.sites})
-    by_site = {row.label: _by_site(groups[row.label], names) for row in methods or baselines}
+    several = any(map(several_tasks, records))
+    styles = plots_compare.styles_of([row.label for row in methods], [row.label for row in baselines])
+    ordered = {row.label: groups[row.label] for row in [*methods, *baselines]}
+    about = next((record for record in records if record.sites and not BASELINES.count(record.run.method)), records[0])
+    marks = {} if several else _site_plots(ordered, names, styles, task)
     return {
         "records": records,
         "task": task,
-        "tables": _tables(rows, task, _units(records), every=not any(map(several_tasks, records))),
+        "tables": _tables(rows, task, _units(records), every=not several),
         "over_rounds": _over_rounds(task),
-        "several": any(map(several_tasks, records)),
+        "several": several,
         "variants": _variants(rows, task),
         "exchange": any_defined(rows, "costs", "floor"),
         "rows": rows,
@@ -78,10 +88,32 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
         "fingerprints": next((found for record in records if (found := _fingerprints(record))), {}),
         "versions": _versions(records),
         "differences": _differences(groups),
+        "subject": subject(about),
+        "data_set": data_set(about),
+        "training_text": sites_text(training_sites(about)),
+        "tested_on": tested_on(about),
+        "test_only_sites": test_only_sites(about),
+        "warnings": _warnings(records),
+        "site_tables": [] if several else site_tables(ordered, task),
+        "baseline_labels": [row.label for row in baselines],
+        "few_sites": few_sites(ordered, names),
+        "probability_of": probability_of(about),
+        "roc": plots_sites.roc(site_roc({k: v for k, v in ordered.items() if v[0].run.method != "majority"}, styles)),
+        "learning": plots_rounds.compared(_learning(groups), styles) if task == "classification" else None,
         "curves": plots_compare.curves(runs, levels, task),
         "plane": plots_compare.plane(points, levels) if task == "classification" else None,
-        "site_bars": plots_compare.sites(names, by_site, task),
+        "site_bars": marks.get("primary"),
+        "site_auroc": marks.get("auroc"),
     }
+
+
+def _warnings(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """What runs warn of, and which of them."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        for warning in getattr(record, "warnings", []):
+            found.setdefault(warning, []).append(record.run.name)
+    return list(found.items())
 
 
 def _last(row: Row, kind: str) -> tuple[float | None, float | None]:
@@ -141,12 +173,38 @@ def _variants(rows: Sequence[Row], task: Task) -> dict[str, list[Metric]]:
     return {name: metrics for name, metrics in found.items() if metrics}
 
 
-def _by_site(group: Sequence[Record], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """kind -> site -> accuracy or Dice of the last version, averaged over seeds."""
-    found: dict[str, dict[str, float | None]] = {}
-    for kind in KINDS:
-        tested = [split_metrics(last_models(record)[kind], names) for record in group]
-        found[kind] = {site: mean(primary(one[site]) for one in tested if site in one) for site in names}
+def _site_plots(groups: Groups, names: Sequence[str], styles: Styles, task: Task) -> dict[str, str | None]:
+    """Marks per site and label: accuracy and AUROC of both kinds of model, or Dice by prompt setting."""
+    if task == "segmentation":
+        panels = {
+            f"Global model, {PROMPTS[setting]}": by_site(groups, names, "global", partial(_dice, setting=setting))
+            for setting in ("box", "jitter", "image")
+        }
+        panels["Personal models, true box"] = by_site(groups, names, "personal", partial(_dice, setting="box"))
+        return {"primary": plots_compare.sites(names, panels, styles, task, "Dice"), "auroc": None}
+    kinds = {"Global model": "global", "Personal models": "personal"}
+    accuracy = {title: by_site(groups, names, kind, primary) for title, kind in kinds.items()}
+    auroc = {title: by_site(groups, names, kind, partial(value_of, name="auroc")) for title, kind in kinds.items()}
+    return {
+        "primary": plots_compare.sites(names, accuracy, styles, task, "accuracy on the site's test cases"),
+        "auroc": plots_compare.sites(names, auroc, styles, None, "AUROC on the site's test cases"),
+    }
+
+
+def _dice(metrics: Split, setting: PromptSetting) -> float | None:
+    return value_of(metrics, "dice", setting)
+
+
+def _learning(groups: Groups) -> dict[str, dict[str, dict[int, float]]]:
+    """label -> curve -> version -> mean over the seeds that have it."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for label, group in groups.items():
+        seeds = [learning(record) for record in group]
+        found[label] = {}
+        for name in ("validation_loss", "test_loss", "test_auroc"):
+            versions = sorted({version for one in seeds for version in one.get(name, {})})
+            values = {v: mean(one.get(name, {}).get(v) for one in seeds) for v in versions}
+            found[label][name] = {version: value for version, value in values.items() if value is not None}
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +57,11 @@ def number(count: int) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 site``, ``3 sites``."""
     return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file: ``accuracy-per-round``."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""``report.html``: one self-contained file made from the records of runs alone (no script, no outside resource).
+"""``report.html``: one self-contained file made from the records of runs alone; one script in it saves plots.
 
 One record gives the report of a run, several give a comparison of their methods over seeds.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from consilia.record.metrics import UNDEFINED, show
 from consilia.record.schema import Record
 from consilia.report import format as text
 from consilia.report.panel import Panel
+from consilia.report.site_table import FEW
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,6 +32,11 @@ ENGINES = {
     "poc": "as an NVFlare proof of concept on one machine",
     "prod": "in a provisioned NVFlare federation",
 }
+
+
+SCRIPT = (Path(__file__).parent / "save_plots.js").read_text(encoding="utf-8")
+SCRIPT_DIGEST = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+"""Of the only script that a browser runs in a report."""
 
 
 def render_report(records: Sequence[Record], panels: Sequence[Panel] = ()) -> str:
@@ -90,10 +98,14 @@ def _environment(*folders: Path) -> Environment:
     )
     for write in (show, text.size, text.duration, text.number, text.plural, text.ratio):
         environment.filters[write.__name__] = _unbroken(write)
+    environment.filters.update(file_name=text.file_name, capitalize_first=lambda words: words[:1].upper() + words[1:])
     environment.globals.update(
+        SCRIPT=Markup(SCRIPT),
+        SCRIPT_DIGEST=SCRIPT_DIGEST,
         OVER_ROUNDS=OVER_ROUNDS,
         PROMPTS=PROMPTS,
         UNDEFINED=UNDEFINED,
+        FEW=FEW,
         BASELINE_NAMES=text.BASELINE_NAMES,
         ENGINES=ENGINES,
     )

@@ -50,12 +50,32 @@ STYLES = (
 _RULE: dict[str, Any] = {"color": "#ececec", "linewidth": 0.8, "zorder": 0}
 BASELINE_LINES = ("-", "--", ":", "-.")
 
+BASELINE_MARKS = ("x", "+", "1", "2", "3", "4")
+
+SitePanels = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+"""Title -> label -> site -> value."""
+Styles = Mapping[str, Mapping[str, Any]]
+"""Label -> how it is drawn."""
+
 Runs = Mapping[str, Sequence[Series]]  # label -> the round metrics of each seed
 
 
 def style_of(place: int) -> dict[str, Any]:
     """Colour, marker and line of the method in this place (they repeat after seven)."""
     return dict(STYLES[place % len(STYLES)])
+
+
+def styles_of(methods: Sequence[str], baselines: Sequence[str]) -> Styles:
+    """The style of every label: methods in colour, baselines in grey."""
+    grey = {
+        label: {
+            "color": GREY,
+            "marker": BASELINE_MARKS[place % len(BASELINE_MARKS)],
+            "linestyle": BASELINE_LINES[place % len(BASELINE_LINES)],
+        }
+        for place, label in enumerate(baselines)
+    }
+    return {label: style_of(place) for place, label in enumerate(methods)} | grey
 
 
 def _band(runs: Sequence[Series], name: str) -> list[tuple[int, float, float]]:
@@ -139,34 +159,36 @@ def plane(
 
 
 @drawn
-def sites(
-    names: Sequence[str], methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], task: Task
-) -> Figure | None:
-    """Per site and method (label -> kind -> site -> accuracy or Dice): one mark each, global left, personal right."""
-    kinds = [
-        kind
-        for kind in ("global", "personal")
-        if any(value is not None for values in methods.values() for value in values[kind].values())
-    ]
-    if not kinds:
+def sites(names: Sequence[str], panels: SitePanels, styles: Styles, task: Task | None, label: str) -> Figure | None:
+    """A mark per site (upwards) and label, in panels by title; those without any value are left out.
+
+    ``task``: whose primary metric it is, for the axis; None: a fraction. ``label``: what stands below the axis.
+    """
+    shown = {
+        title: values
+        for title, values in panels.items()
+        if any(value is not None for by_site in values.values() for value in by_site.values())
+    }
+    if not shown:
         return None
-    figure = Figure(figsize=(WIDTH, 1.2 + 0.3 * len(names)))
-    grid = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.36 * len(names)))
+    grid = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
-    spread = 0.5 / max(1, len(methods) - 1)  # marks of one site lie apart, so that equal values do not hide each other
-    for axes, kind in zip(grid, kinds, strict=True):
-        for place, (label, values) in enumerate(methods.items()):
-            offset = (place - (len(methods) - 1) / 2) * spread
-            marks = [(values[kind][name], row + offset) for row, name in enumerate(names)]
-            shown = [(accuracy, height) for accuracy, height in marks if accuracy is not None]
-            if shown:
-                style = {**style_of(place), "linestyle": "", "markersize": 5.5}
-                (handles[label],) = axes.plot(*zip(*shown, strict=True), **style)
-        axes.set_title(f"{kind.capitalize()} model" + ("s" if kind == "personal" else ""))
+    for axes, (title, values) in zip(grid, shown.items(), strict=True):
+        spread = 0.6 / max(1, len(values) - 1)  # marks of one site lie apart, so that equal values hide none
+        for place, (name, by_site) in enumerate(values.items()):
+            offset = (place - (len(values) - 1) / 2) * spread
+            marks = [(value, row + offset) for row, site in enumerate(names) if (value := by_site[site]) is not None]
+            if marks:
+                style = {**styles[name], "linestyle": "", "markersize": 5.5}
+                (handles[name],) = axes.plot(*zip(*marks, strict=True), **style)
+        axes.set_title(title)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.hlines([row + 0.5 for row in range(len(names) - 1)], 0, 1, **_RULE, transform=axes.get_yaxis_transform())
         axes.grid(axis="y", visible=False)
-        primary_axis(axes, task, "x", " on the site's test cases")
+        if task is not None:
+            primary_axis(axes, task, "x")
+        axes.set_xlabel(label)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure

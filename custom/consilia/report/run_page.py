@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from consilia.evaluation.metrics import FINAL, VARIANTS, FinalMetric
@@ -11,15 +11,21 @@ from consilia.evaluation.rounds import (
     mean,
     primary,
     reported,
+    scored_sites,
     split_metrics,
     test_only_sites,
     training_sites,
     value_of,
 )
 from consilia.evaluation.summary import ModelSummary, series, summarise
+from consilia.evaluation.tested import tested_on
 from consilia.record.schema import Metrics, Record, SegmentationMetrics, SiteMetrics
-from consilia.report import plots
+from consilia.report import plots, plots_rounds, plots_sites
 from consilia.report.format import flat
+from consilia.report.over_rounds import learning
+from consilia.report.plots_sites import SiteCurves
+from consilia.report.site_table import DetailTable, commonest_share, detail_tables, tested
+from consilia.report.subject import data_set, sites_text, subject
 
 NAMES = {"last": "last round", "best": "best by validation"}
 NAMES_WITHOUT_ROUNDS = {"last": "final model", "best": "best by validation"}
@@ -35,6 +41,8 @@ def run_page(record: Record) -> dict[str, Any]:
     names = NAMES if record.rounds else NAMES_WITHOUT_ROUNDS
     several = several_tasks(record)
     classified = task == "classification"
+    details = detail_tables(record, last_models(record)) if classified and not several else []
+    chosen = {names[name]: model.version for name, model in finals.items()}
     return {
         "record": record,
         "run": record.run,
@@ -52,8 +60,19 @@ def run_page(record: Record) -> dict[str, Any]:
         "absences": record.absences,
         "client_rows": client_rows(record),
         "settings": flat(record.config),
-        "curves": plots.curves(every, {names[name]: chosen.version for name, chosen in finals.items()}, task),
+        "subject": subject(record),
+        "data_set": data_set(record),
+        "training_text": sites_text(training_sites(record)),
+        "tested_on": tested_on(record),
+        "details": details,
+        "guessed": guessed(record) if details else {},
+        "roc": plots_sites.roc(site_curves(record, details)),
+        "reliability": plots_sites.reliability(site_curves(record, details), probability_of(record)),
+        "learning": plots_rounds.learning(learning(record), chosen) if classified else None,
+        "curves": plots.curves(every, chosen, task),
         "site_bars": plots.site_bars(sites, task),
+        "missed": missed(record),
+        "test_cases": sum(m.count for m in split_metrics(last_models(record)["global"], scored_sites(record)).values()),
         "segmented": [] if classified else segmented_rows(record),
         "plane": plots.plane(every, _points(finals, names)) if classified else None,
         "forgetting": plots.forgetting(every) if classified else None,
@@ -94,6 +113,36 @@ def last_models(record: Record) -> dict[str, dict[str, SiteMetrics]]:
     return {"global": last.global_ if last else {}, "personal": last.personal if last else {}}
 
 
+def guessed(record: Record) -> dict[str, float]:
+    """What always giving the commoner class is worth, by the name of the accuracy that it stands beside."""
+    by_kind = last_models(record)
+    own = tested(by_kind["personal"], training_sites(record))
+    found = {
+        "global_accuracy": commonest_share(list(tested(by_kind["global"], scored_sites(record)).values())),
+        "personal_accuracy": mean(commonest_share([metrics]) for metrics in own.values()),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def site_curves(record: Record, tables: Sequence[DetailTable]) -> list[SiteCurves]:
+    """The curves of every site, of both kinds of model; in brackets its test patients and positives."""
+    lines: dict[str, list[Any]] = {}
+    titles = {}
+    for table in tables:
+        for row in table.rows:
+            positives = "" if row.metrics.positives is None else f", {row.metrics.positives} {record.class_names[1]}"
+            titles[row.site] = f"{row.site}\n({row.patients} patients{positives})"
+            if row.metrics.curves is not None:
+                style = plots_sites.STYLES[table.kind]
+                lines.setdefault(row.site, []).append((f"{table.kind} model", style, row.metrics.curves))
+    return [SiteCurves(titles[site], found) for site, found in lines.items()]
+
+
+def probability_of(record: Record) -> str:
+    """Whose probability a reliability plot shows: of two classes that of class 1, of more that of the answer."""
+    return record.class_names[1] if len(record.class_names) == 2 else "the model's answer"
+
+
 def segmented_rows(record: Record) -> list[dict[str, Any]]:
     """One row per site, model of the last version and prompt setting that was evaluated on the site's test cases."""
     last = last_models(record)
@@ -112,6 +161,21 @@ def segmented_rows(record: Record) -> list[dict[str, Any]]:
                     if setting in metrics.prompts
                 ]
     return rows
+
+
+def missed(record: Record) -> dict[str, str]:
+    """By prompt setting, in how many cases the last version's global model found nothing where there is something."""
+    found = split_metrics(last_models(record)["global"], scored_sites(record)).values()
+    tested_on = [metrics for metrics in found if isinstance(metrics, SegmentationMetrics)]
+    counts = {
+        setting: [(one.prompts[setting].missed, one.count - one.empty) for one in tested_on if setting in one.prompts]
+        for setting in SETTINGS
+    }
+    return {
+        setting: f"missed {sum(none for none, _ in by_site)} of {sum(cases for _, cases in by_site)} cases"
+        for setting, by_site in counts.items()
+        if by_site
+    }
 
 
 def variant_rows(record: Record, finals: Finals, names: Mapping[str, str]) -> list[dict[str, Any]]:

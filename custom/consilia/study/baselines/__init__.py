@@ -16,21 +16,23 @@ from pathlib import Path
 from consilia.core.determinism import single_threaded, torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.events import Progress, no_progress
+from consilia.core.tensor_files import write_tensors
 from consilia.data.dataset import SiteData
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
+from consilia.federation.model_card import model_card
 from consilia.federation.recorder import Recorder
 from consilia.federation.server_settings import own_server
 from consilia.methods.registry import make_method
 from consilia.record.schema import Record
-from consilia.study.baselines.common import Setting, description
+from consilia.study.baselines.common import Saved, Setting, description
 from consilia.study.baselines.fixed import ellipse, filled_box, majority
 from consilia.study.baselines.linear import linear
 from consilia.study.baselines.trained import centralised, local_only
 from consilia.study.public_only import public_only
 
-_ON_SITES: dict[str, Callable[[Setting, list[SiteData], Recorder], None]] = {
+_ON_SITES: dict[str, Callable[[Setting, list[SiteData], Recorder], Saved]] = {
     "centralised": centralised,
     "local-only": local_only,
     "linear": linear,
@@ -80,6 +82,7 @@ def run_baseline(
     with single_threaded(), torch_threads(config.training.threads):
         server = own_server(config, site_files)
         recorder = Recorder(config, "inprocess")
+        saved: Saved = {}
         if name == PUBLIC_ONLY:
             public_only(config, server, recorder, progress)
         else:
@@ -88,7 +91,12 @@ def run_baseline(
             recorder.class_names = list(sites[0].class_names)
             for site in sites:
                 recorder.add_site(site.site, description(site))
-            _ON_SITES[name](Setting(config, server, settings, folder, progress), sites, recorder)
+            saved = _ON_SITES[name](Setting(config, server, settings, folder, progress), sites, recorder)
         record = recorder.record("finished")
     run = record.run.model_copy(update={"method": name.replace("-", "_")})
-    return record.model_copy(update={"run": run})
+    record = record.model_copy(update={"run": run})
+    for key, state in saved.items() if folder is not None else ():
+        write_tensors(
+            folder / f"global-{key}.safetensors", state, model_card(config, tuple(record.class_names), f"global-{key}")
+        )
+    return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from consilia.record.schema import FinalModels, SiteMetrics
 
 BySite = dict[str, SiteMetrics]
 State = dict[str, Tensor]
+Which = Literal["last", "best"]
+Saved = dict[Which, State]
+"""Global models that are to be saved, by which they are."""
 Predict = Callable[[Split], Predictions]
 
 

@@ -14,13 +14,13 @@ from consilia.methods.tasks import TASKS, Network, Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.sam_segmenter import MaskPrompts
 from consilia.record.schema import SiteMetrics
-from consilia.study.baselines.common import Setting, final_models, site_metrics, training_sites
+from consilia.study.baselines.common import Saved, Setting, final_models, site_metrics, training_sites
 
 Draw = Callable[[Tensor, int, int], Tensor]
 """Boxes (B, 4), height and width -> masks (B, H, W) bool."""
 
 
-def majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+def majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """Always the commonest class: of all training cases for the global metric, of the site's own for the personal."""
     trainers = training_sites(sites)
     classes = sites[0].num_classes
@@ -29,22 +29,24 @@ def majority(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Non
     own = {site.site: _constant(site.train.labels.bincount(minlength=classes), site) for site in trainers}
     for key in ("last", "best"):
         recorder.final[key] = final_models(0, {}, constant, own)
+    return {}
 
 
-def filled_box(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+def filled_box(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """The prompt itself as the answer, every pixel of the box: what the oracle alone is worth."""
-    _shapes(_filled, sites, recorder)
+    return _shapes(_filled, sites, recorder)
 
 
-def ellipse(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+def ellipse(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """The ellipse that fills the box: what the oracle is worth to somebody who knows that lesions are round."""
-    _shapes(ellipses, sites, recorder)
+    return _shapes(ellipses, sites, recorder)
 
 
-def _shapes(draw: Draw, sites: list[SiteData], recorder: Recorder) -> None:
+def _shapes(draw: Draw, sites: list[SiteData], recorder: Recorder) -> Saved:
     by_site = {site.site: site_metrics(site, lambda split: _drawn(split, draw)) for site in sites}
     for key in ("last", "best"):
         recorder.final[key] = final_models(0, {}, by_site, {})
+    return {}
 
 
 def _constant(counts: Tensor, site: SiteData) -> SiteMetrics:

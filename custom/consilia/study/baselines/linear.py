@@ -18,7 +18,7 @@ from consilia.evaluation.linear import ITERATIONS, features
 from consilia.federation.recorder import Recorder
 from consilia.methods.tasks import Predictions
 from consilia.methods.tasks.classification import LOGITS
-from consilia.study.baselines.common import Setting, final_models, pooled, site_metrics, training_sites
+from consilia.study.baselines.common import Saved, Setting, final_models, pooled, site_metrics, training_sites
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Values of C, scikit-learn's inverse strength of the L2 penalty, of which validation cases choose."""
@@ -81,7 +81,7 @@ def fit_linear(train: Split, validation: Split, classes: int, *, steps_first: bo
     return best[1]
 
 
-def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """The regression on all training cases is the global model, that on a site's own cases its personal one."""
     trainers, classes = training_sites(sites), sites[0].num_classes
     series = setting.sites[sites[0].site].dataset(setting.config.dataset).format == "timeseries"
@@ -96,6 +96,7 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
         "pooled": shared.strength,
         "sites": {site: model.strength for site, model in own.items()},
     }
+    return {}
 
 
 def _loss(model: LinearModel, split: Split) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from consilia.core.events import RoundDone
-from consilia.core.tensor_files import write_tensors
 from consilia.data.dataset import DatasetSplits, SiteData, empty_split
 from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS
@@ -22,8 +21,10 @@ from consilia.methods.contract import Method
 from consilia.record.schema import SiteMetrics
 from consilia.study.baselines.common import (
     BySite,
+    Saved,
     Setting,
     State,
+    Which,
     final_models,
     pooled,
     site_metrics,
@@ -33,7 +34,7 @@ from consilia.study.baselines.common import (
 Learner = Client[MethodConfig]
 
 
-def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """One model on the union of the training splits, each preprocessed as at its site."""
     config = setting.config
     train = pooled(training_sites(sites), "train")
@@ -50,19 +51,19 @@ def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
                 recorder.add_evaluation(number, "global", name, metrics)
             best.offer(number, state, by_site)
         setting.progress(RoundDone(round=number, of=config.rounds))
+    saved: Saved = {}
     for key, version, chosen in _versions(config, state, best):
         by_site = {site.site: _evaluate(learner, chosen, site, slow=True) for site in sites}
-        recorder.final["last" if key == "last" else "best"] = final_models(version, chosen, by_site, {})
-        if setting.folder is not None:
-            card = model_card(config, sites[0].class_names, f"global-{key}")
-            write_tensors(setting.folder / f"global-{key}.safetensors", chosen, card)
+        recorder.final[key] = final_models(version, chosen, by_site, {})
+        saved[key] = chosen
+    return saved
 
 
-def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> None:
+def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """Every site trains alone from the same initial weights; the best round is each site's own."""
     config = setting.config
-    found: dict[str, BySite] = {"last": {}, "best": {}}
-    digests: dict[str, State] = {"last": {}, "best": {}}
+    found: dict[Which, BySite] = {"last": {}, "best": {}}
+    digests: Saved = {"last": {}, "best": {}}
     trainers = training_sites(sites)
     for place, site in enumerate(trainers):
         learner = _learner(setting, site)
@@ -81,9 +82,10 @@ def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> N
         setting.progress(RoundDone(round=place + 1, of=len(trainers)))
     recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
     recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])
+    return {}
 
 
-def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[str, int, State]]:
+def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[Which, int, State]]:
     """The last version and the best one, which is the last where no validation case chose any."""
     chosen = (best.version, dict(best.state)) if best.version else (config.rounds, state)
     return [("last", config.rounds, state), ("best", *chosen)]
