@@ -158,6 +158,21 @@ def test_a_federation_uses_the_messages_of_the_list_and_no_other(
     assert [line for line in ours if "refused: " in line and not any(word in line for word in attackers)] == []
 
 
+def test_the_guard_stands_before_a_process_connects(
+    federation: LocalFederation, attacked: tuple[Run, dict[str, str]]
+) -> None:
+    run, _ = attacked
+    for name in (VICTIM, NEIGHBOUR, SERVER):
+        for process in (name, f"{name}/{run.job_id}"):
+            log = log_of(federation, process)
+            stands, connects = log.index("the guard of messages stands before"), log.index(" is created: PID")
+            assert stands < connects, process
+    job = log_of(federation, f"{VICTIM}/{run.job_id}")
+    assert job.count(f"the guard of messages stands before {VICTIM}.{run.job_id}") == job.count(
+        "Worker_process started"
+    )
+
+
 def test_no_filter_stands_for_less_than_every_message(
     federation: LocalFederation, attacked: tuple[Run, dict[str, str]]
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 
+from consilia.deploy import message_guard
 from consilia.deploy.doctor.policies import check_messages
 from consilia.deploy.install.policies import MESSAGE_GUARD
 from consilia.deploy.kit import Kit
 from consilia.deploy.message_rules import (
+    SERVER,
     Envelope,
     refused_anywhere,
     refused_at_server,
@@ -115,6 +118,37 @@ def test_nobody_takes_commands_to_nvflares_network_or_messages_of_another_job() 
 )
 def test_which_commands_a_site_carries_out(origin: str, topic: str, job: str | None, reason: str | None) -> None:
     assert refused_command(SITE, origin, topic, job) == reason
+
+
+class Cell:
+    """What a guard asks of NVFlare's end of all connections; ``done`` is what was done with it, in order."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.done = name, list[str]()
+
+    def get_fqcn(self) -> str:
+        return self.name
+
+    def add_incoming_filter(self, channel: str, topic: str, *_: object) -> None:
+        self.done.append(f"filter {channel} {topic}")
+
+    def add_incoming_request_filter(self, channel: str, topic: str, *_: object) -> None:
+        self.done.append(f"commands {channel} {topic}")
+
+
+def test_of_two_guards_one_stands_and_before_the_process_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_guard, "is_participant", lambda: True)
+    monkeypatch.setattr(message_guard, "shake_hands_apart", lambda note: None)
+    monkeypatch.setattr(CoreCell, "start", lambda cell: cell.done.append("connects"))
+    guards = [message_guard.MessageGuard(), message_guard.MessageGuard()]
+    for name, expected in (
+        (f"{SITE}.{JOB}", ["filter * *", "commands * *", "connects"]),
+        (SERVER, ["filter * *", "connects"]),
+    ):
+        cell = Cell(name)
+        CoreCell.start(cell)
+        assert cell.done == expected
+    assert len(guards) == 2
 
 
 @pytest.mark.parametrize("kind", ["site", "server"])

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -49,6 +50,9 @@ from consilia.flare.nvflare_internals import (
     shake_hands_apart,
     watch_connections,
 )
+
+_guarded: WeakSet[Any] = WeakSet()
+"""Cells before which a guard stands: a site's job builds one by resources.json and one by privacy.json."""
 
 SHOWN = 100
 """Longest name of a stranger's in the log."""
@@ -78,21 +82,21 @@ class MessageGuard(Widget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._guarded: Any = None
         # Others build components, too, the doctor for one.
         if is_participant():
             shake_hands_apart(self._note_stranger)
             watch_connections(self._stand)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """In a job's process of a site NVFlare builds the components of privacy.json when it is connected already."""
+        """A second look, for a cell that was there before the guard: in NVFlare 2.9 there is none."""
         if event_type in (EventType.SYSTEM_BOOTSTRAP, EventType.ABOUT_TO_START_RUN):
             self._stand(fl_ctx.get_engine().get_cell().core_cell)
 
     def _stand(self, cell: Any) -> None:
-        if cell is self._guarded:
+        if cell in _guarded:
             return
-        self._guarded, me = cell, cell.get_fqcn()
+        _guarded.add(cell)
+        me = cell.get_fqcn()
         # The registries take the most specific entry alone: one for a channel would put NVFlare's authentication, which
         # is at (*, *), out of force.
         cell.add_incoming_filter("*", "*", self._check_sender, me)
