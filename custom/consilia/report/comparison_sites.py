@@ -13,7 +13,7 @@ from consilia.record.metrics import Unit, show_spread
 from consilia.record.schema import Curves, Metrics, PromptSetting, Record, SegmentationMetrics
 from consilia.report.plots_sites import SiteCurves
 from consilia.report.run_page import last_models
-from consilia.report.site_table import FEW, between, commonest_share, value_at
+from consilia.report.site_table import FEW, commonest_share, interval_text, value_at
 
 Groups = Mapping[str, Sequence[Record]]
 """The seeds of each label."""
@@ -196,8 +196,7 @@ def _below(metrics: Split, metric: SiteMetric) -> str:
     if isinstance(metrics, SegmentationMetrics):
         missed = metrics.prompts[metric.setting].missed if metric.setting in metrics.prompts else 0
         return f"{missed} missed" if missed else ""
-    interval = dict(metrics.intervals).get(metric.name)  # type: ignore[call-overload]
-    return "" if interval is None else between(interval.low, interval.high, metric.unit)
+    return interval_text(metrics, metric.name, metric.unit) or ""
 
 
 def _value(metrics: Split, metric: SiteMetric) -> float | None:

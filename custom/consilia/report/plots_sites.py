@@ -84,14 +84,18 @@ def _draw_roc(axes: Axes, curves: Curves, style: Mapping[str, Any]) -> Any:
 
 
 def _draw_reliability(axes: Axes, curves: Curves, style: Mapping[str, Any]) -> Any:
-    bins = [one for one in curves.reliability if one.count]
-    most = max(one.count for one in bins)
-    confidence, observed = [one.confidence for one in bins], [one.observed for one in bins]
+    bins = [
+        (one.count, one.confidence, one.observed)
+        for one in curves.reliability
+        if one.confidence is not None and one.observed is not None
+    ]
+    most = max((count for count, _, _ in bins), default=1)
+    confidence, observed = [place for _, place, _ in bins], [share for _, _, share in bins]
     (line,) = axes.plot(confidence, observed, linewidth=1.2, markersize=4, **style)
     axes.scatter(
         confidence,
         observed,
-        s=[12 + 70 * one.count / most for one in bins],
+        s=[12 + 70 * count / most for count, _, _ in bins],
         color=style["color"],
         marker=style["marker"],
         alpha=0.55,

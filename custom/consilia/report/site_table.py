@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from consilia.evaluation.rounds import split_metrics
 from consilia.record.metrics import Unit, show
-from consilia.record.schema import Metrics, Record, SiteMetrics
+from consilia.record.schema import Interval, Metrics, Record, SiteMetrics
 
 FEW = 20
 """Test patients below which a site's metrics say so little that they are shown, and left out of means."""
@@ -147,8 +147,14 @@ def cell(metrics: Metrics, name: str, unit: Unit) -> Cell | None:
     value = value_at(metrics, name)
     if value is None:
         return None
-    interval = metrics.intervals.get(name)
-    return Cell(show(value, unit), None if interval is None else between(interval.low, interval.high, unit))
+    return Cell(show(value, unit), interval_text(metrics, name, unit))
+
+
+def interval_text(metrics: Metrics, name: str, unit: Unit) -> str | None:
+    """A metric's interval as text; None where the record has none."""
+    intervals: Mapping[str, Interval] = dict(metrics.intervals.items())
+    found = intervals.get(name)
+    return None if found is None else between(found.low, found.high, unit)
 
 
 def between(low: float, high: float, unit: Unit) -> str:
