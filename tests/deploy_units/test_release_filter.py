@@ -1,13 +1,11 @@
-"""The site's filter with NVFlare's own results and contexts: what passes, what does not, and what is written down."""
+"""The site's filter: what passes, what does not, and what is written down."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import resource
 import signal
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -23,80 +21,13 @@ from nvflare.app_common.widgets.job_stats_reporter import JobStatsReporter
 from nvflare.private.privacy_manager import Scope
 
 import consilia
-from consilia.core.errors import ConfigError, ReleaseRefused
 from consilia.data.site import load_site_config
-from consilia.deploy.release_filter import AUDIT, CODES, ReleaseFilter, approve, approved, withdraw
-from consilia.federation.config import RunConfig
+from consilia.deploy.release_filter import AUDIT, CODES, approve
 from consilia.federation.messages import Broadcast, Reply, Request
-from consilia.federation.release_manifest import Manifest, manifest_of
 from consilia.flare.executor import ConsiliaExecutor
-from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model, model_to_reply, reply_to_dxo
+from consilia.flare.messages import CONTENT, ERROR, broadcast_to_model
 from consilia.models.exchange import ModelSize
-from tests.federation.support import initial_state, model_of, small, write_job
-from tests.flare.support import participant
-
-NAME = "hospital-1"
-CONFIG = small()
-STATE = initial_state(CONFIG)
-MANIFEST = manifest_of(CONFIG, model_of(CONFIG))
-GOOD = Reply(json.dumps({"round": 0, "cases": 9, "weight": 0.5, "fields": {"train_loss": 1.5}}), STATE)
-
-
-class Place:
-    """A site with a kit, a deployed job in it, and the filter as NVFlare calls it."""
-
-    def __init__(self, root: Path, manifest: Manifest = MANIFEST, config: RunConfig = CONFIG) -> None:
-        self.kit, self.context = participant(root, NAME)
-        (self.kit / "startup" / "fed_server.json").unlink()
-        server = {"service": {"target": "localhost:8002"}}
-        content = {"servers": [server], "client": {"fqsn": NAME}}
-        (self.kit / "startup" / "fed_client.json").write_text(json.dumps(content))
-        self.job = write_job(self.kit / "job", manifest.to_json(), f"app_{NAME}", config)
-        self.filter = ReleaseFilter()
-
-    def arguments(self) -> dict[str, Any]:
-        """What NVFlare makes the job's executor with."""
-        path = self.job / f"app_{NAME}" / "config" / "config_fed_client.json"
-        found: dict[str, Any] = json.loads(path.read_text())["executors"][0]["executor"]["args"]
-        return found
-
-    def ask(self) -> str:
-        """Why the job may not work, as the executor is told before each task; empty: it may."""
-        arguments = self.arguments()
-        try:
-            self.filter.require_approved(arguments["config"], arguments["release_manifest"], self.context)
-        except ReleaseRefused as error:
-            return str(error)
-        return ""
-
-    def process(self, result: Shareable, task: str = "train") -> Shareable:
-        self.ask()
-        return self.filtered(result, task)
-
-    def filtered(self, result: Shareable, task: str) -> Shareable:
-        """What leaves of a result."""
-        self.context.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
-        return self.filter.process(result, self.context)
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.kit / AUDIT).read_text().splitlines()]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    found = Place(tmp_path)
-    approve(found.kit, found.job)
-    return found
-
-
-def result_of(reply: Reply = GOOD) -> Shareable:
-    return reply_to_dxo(reply).to_shareable()
-
-
-def is_refusal(result: Shareable) -> bool:
-    """Whether a result is exactly the error that stands for a refused one."""
-    assert result == result_of(Reply(error="ReleaseRefused"))
-    return model_to_reply(FLModelUtils.from_shareable(result)) == Reply(error="ReleaseRefused")
+from tests.deploy_units.filtered import CONFIG, GOOD, MANIFEST, NAME, STATE, Place, is_refusal, result_of
 
 
 def test_what_is_approved_passes_untouched_and_is_written_down(place: Place) -> None:
@@ -118,115 +49,6 @@ def test_what_is_approved_passes_untouched_and_is_written_down(place: Place) -> 
     assert (place.kit / AUDIT).stat().st_mode & 0o777 == 0o600
     assert is_refusal(place.process(result_of(), task="evaluate"))
     assert [line["sent"] for line in place.lines()] == [True, False]
-
-
-def test_nothing_leaves_before_the_site_has_approved_it_and_after_it_took_that_back(tmp_path: Path, caplog) -> None:
-    place = Place(tmp_path)
-    caplog.set_level(logging.ERROR)
-    assert is_refusal(place.process(result_of()))
-    assert "is not approved here" in caplog.text
-    assert place.lines()[0]["reason"].startswith(f"the manifest of this job ({MANIFEST.digest}) is not approved here")
-    path = approve(place.kit, place.job)
-    assert path == place.kit / "local" / "approved" / f"heart-job-{MANIFEST.digest[7:19]}.json"
-    assert approve(place.kit, place.job) == path
-    assert Manifest.model_validate_json(path.read_text()) == MANIFEST
-    assert place.process(result_of()).get(ReservedHeaderKey.HEADERS) == {"__content_type__": "DXO"}
-    # In the middle of a job, as it may be needed.
-    copy = path.with_name("another-name.json")
-    copy.write_text(path.read_text())
-    assert withdraw(place.kit, place.job) == (copy, path)
-    assert list(path.parent.iterdir()) == []
-    assert is_refusal(place.process(result_of()))
-    with pytest.raises(ConfigError, match="is not approved at hospital-1"):
-        withdraw(place.kit, place.job)
-
-
-def test_no_approval_is_written_through_a_link(tmp_path: Path) -> None:
-    place, outside = Place(tmp_path), tmp_path / "outside"
-    outside.mkdir(mode=0o700)
-    (place.kit / "local" / "approved").symlink_to(outside)
-    with pytest.raises(ConfigError, match="approved is a symbolic link"):
-        approve(place.kit, place.job)
-    assert list(outside.iterdir()) == []
-    assert outside.stat().st_mode & 0o777 == 0o700
-
-
-def test_an_approval_can_be_read_by_the_user_who_runs_nvflare_whoever_has_given_it(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    local = place.kit / "local"
-    before = os.umask(0o077)
-    try:
-        path = approve(place.kit, place.job)
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700 | stat.S_IMODE(local.stat().st_mode)
-
-
-def test_another_jobs_approval_is_none(tmp_path: Path) -> None:
-    config = small("fedavg")
-    place = Place(tmp_path / "a", manifest_of(config, model_of(CONFIG)), config)
-    approve(place.kit, write_job(tmp_path / "job", MANIFEST.to_json()))
-    assert is_refusal(place.process(result_of()))
-    assert "is not approved here" in place.lines()[0]["reason"]
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"rounds": 300}, "rounds: its manifest says 3, its configuration 300"),
-        ({"training": {**CONFIG.to_json()["training"], "learning_rate": 1e9}}, "training.learning_rate: its manifest"),
-        ({"dataset": "psychiatry"}, 'dataset: its manifest says "diagnosis", its configuration "psychiatry"'),
-    ],
-)
-def test_an_approved_manifest_is_no_approval_of_another_configuration(place: Place, changed, words: str) -> None:
-    path = place.job / f"app_{NAME}" / "config" / "config_fed_client.json"
-    content = json.loads(path.read_text())
-    content["executors"][0]["executor"]["args"]["config"] |= changed
-    path.write_text(json.dumps(content))
-    assert words in place.ask()
-    assert is_refusal(place.process(result_of()))
-    assert words in place.lines()[0]["reason"]
-
-
-def test_a_job_whose_executor_does_not_ask_sends_nothing(place: Place) -> None:
-    place.context.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
-    assert is_refusal(place.filter.process(result_of(), place.context))
-    assert place.lines()[0]["reason"] == "the job's executor has not asked for the site's approval"
-
-
-def test_a_second_executor_with_another_configuration_is_refused(place: Place) -> None:
-    assert place.ask() == ""
-    other = {**CONFIG.to_json(), "rounds": 300}
-    with pytest.raises(ReleaseRefused, match="a second executor of this job has another configuration"):
-        place.filter.require_approved(other, MANIFEST.to_json(), place.context)
-    assert place.ask() == ""
-
-
-def test_what_cannot_be_checked_is_not_done(place: Place) -> None:
-    deep: Any = {}
-    for _ in range(100_000):
-        deep = {"a": deep}
-    settings = {**CONFIG.to_json(), "model": {"class": "a.B", "args": deep}}
-    for config, manifest in ((settings, MANIFEST.to_json()), (CONFIG.to_json(), {}), ("{x}", MANIFEST.to_json())):
-        with pytest.raises(ReleaseRefused):
-            place.filter.require_approved(config, manifest, place.context)
-
-
-def test_a_damaged_approval_stops_everything_and_is_named(place: Place) -> None:
-    (place.kit / "local" / "approved" / "half.json").write_text('{"tensors": {}, ')
-    assert is_refusal(place.process(result_of()))
-    assert "half.json: expected JSON" in place.lines()[0]["reason"]
-    with pytest.raises(ConfigError, match=r"half\.json"):
-        approved(place.kit / "local")
-
-
-def test_an_approval_of_an_older_consilia_is_named_and_is_to_be_given_anew(place: Place) -> None:
-    old = {name: part for name, part in MANIFEST.to_json().items() if name in ("datasets", "tensors", "fields")}
-    (place.kit / "local" / "approved" / "old.json").write_text(json.dumps(old))
-    assert is_refusal(place.process(result_of()))
-    assert "old.json: the manifest does not say what the job asks of a site" in place.lines()[0]["reason"]
-    assert "approve the job anew" in place.lines()[0]["reason"]
 
 
 def bent(**changes: Any) -> Shareable:
@@ -406,12 +228,3 @@ def test_a_model_of_another_size_than_approved_does_not_train(tmp_path: Path, wi
     executor = ConsiliaExecutor(CONFIG.to_json(), version=consilia.__version__, release_manifest=understated.to_json())
     for _ in range(2):
         assert train(place, executor)["DXO"]["meta"][ERROR] == "ReleaseRefused"
-
-
-def test_only_a_sites_kit_approves(tmp_path: Path) -> None:
-    kit = tmp_path / "server"
-    (kit / "startup").mkdir(parents=True)
-    server = {"servers": [{"service": {"target": "localhost:8002"}, "identity": "localhost"}]}
-    (kit / "startup" / "fed_server.json").write_text(json.dumps(server))
-    with pytest.raises(ConfigError, match="is the kit of a server"):
-        approve(kit, write_job(tmp_path / "job", MANIFEST.to_json()))
