@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from consilia.cli.app import app
-from consilia.core.tensor_files import write_tensors
 from consilia.data.allowed import FoundationFolder
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.model_card import model_card
+from consilia.federation.model_card import run_card, save_model
 from consilia.models.exchange import exchanged_state
 from consilia.models.foundation import foundation_digest
 from consilia.models.sam_segmenter import MaskPrompts
@@ -82,7 +81,7 @@ def hospital(tmp_path: Path) -> tuple[Path, Path, RunConfig]:
     )
     model = build(config, tmp_path)
     saved = tmp_path / "global-last.safetensors"
-    write_tensors(saved, exchanged_state(model), model_card(config, ("background", "lesion"), "global-last"))
+    save_model(saved, exchanged_state(model), run_card(config, ("background", "lesion"), "global-last"))
     return path, saved, config
 
 

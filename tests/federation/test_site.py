@@ -44,7 +44,7 @@ def test_only_named_scalars_and_the_models_tensors_leave(wisconsin) -> None:
     assert set(train) == {"round", "cases", "weight", "fields", "received", "trained", "seconds"}
     assert set(train["fields"]) == {"train_loss", "train_accuracy"}
     assert set(train["received"]["test"]) == metrics
-    described = {"train", "validation", "test", "class_names", "fingerprint"}
+    described = {"train", "validation", "test", "class_names", "fingerprint", "layout"}
     assert set(json.loads(told["prepare"].content)) == described
     assert set(json.loads(told["evaluate"].content)) == {"round", "received", "seconds"}
     assert set(json.loads(told["personalize"].content)) == {"round", "received", "personal", "seconds"}

@@ -17,6 +17,7 @@ from consilia.core.tensor_files import read_tensors
 from consilia.data.dataset import Split
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
+from consilia.federation.model_card import read_card
 from consilia.record.schema import Metrics
 from consilia.simulation.federation import load_federation
 from consilia.study.baselines import run_baseline
@@ -92,8 +93,11 @@ def test_a_trained_baseline_saves_its_models_as_a_run_does(sites, tmp_path: Path
         for name, path in sites.items():
             place = path.parent / "state" / "runs" / alone.run.id / f"personal-{key}.safetensors"
             assert place.stat().st_mode & 0o077 == 0
-            assert (place.parent / "preprocessing.json").is_file()
-            states |= {f"{name}/{key}": tensor for key, tensor in read_tensors(place)[0].items()}
+            own, metadata = read_tensors(place)
+            card = read_card(metadata, place)
+            assert (card.method, list(card.training_sites)) == ("local-only", [name])
+            assert len(card.preprocessing.fitted["mean"]) == 30
+            states |= {f"{name}/{key}": tensor for key, tensor in own.items()}
         assert state_digest(states) == chosen.sha256
 
 

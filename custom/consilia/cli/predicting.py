@@ -14,7 +14,8 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.files import write_csv
 from consilia.core.reading import parse_json
 from consilia.core.tensor_files import read_tensors
-from consilia.data.loading import PREPROCESSING, NewCases, load_new_cases, preprocessing_file
+from consilia.data.loading import NewCases, load_new_cases, preprocessing_file
+from consilia.data.preprocessing import PREPROCESSING
 from consilia.data.site import load_site_config
 from consilia.methods.registry import method_class, method_names
 from consilia.methods.tasks import TASKS

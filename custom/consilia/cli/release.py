@@ -32,6 +32,7 @@ MEANING = {
     "test": "test cases of the site",
     "class_names": "names of the classes, as the site's site.yaml has them",
     "fingerprint": "digest of the site's prepared data: tells that they changed, not what they are",
+    "layout": "keys of site.yaml that decide what an input means (size, normalise, columns), and its shape",
     "datasets": "training cases of each dataset that the site has",
     "cases": "training cases behind this update",
     "seconds": "time that the site took",

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from consilia.core.task import Task
 from consilia.data.augmentation import Transform
+from consilia.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "validation", "test")
 
@@ -82,6 +83,7 @@ class DatasetSplits(Generic[S]):
     """One dataset of a site. At a test-only site (external test site) it has cases in ``test`` only.
 
     ``class_names`` of a segmentation are the background's and the structure's; of questions, the closed answers.
+    ``preprocessing``: what the inputs were made with; None where they were not read from files.
     """
 
     class_names: tuple[str, ...]
@@ -89,6 +91,7 @@ class DatasetSplits(Generic[S]):
     validation: S
     test: S
     task: Task = "classification"
+    preprocessing: Preprocessing | None = None
 
     @property
     def num_classes(self) -> int:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import ConfigError, DataError
-from consilia.core.files import write_json
-from consilia.core.reading import read_json
 from consilia.data.cases import Cases
 from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split, empty_split
+from consilia.data.preprocessing import PREPROCESSING, Preprocessing, read_preprocessing
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
 from consilia.data.readers import reader_for
@@ -25,7 +24,6 @@ from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
 from consilia.data.splits import UNUSED, limit_training, site_splits, splits_file
 
-PREPROCESSING = "preprocessing.json"
 log = logging.getLogger(__name__)
 
 
@@ -94,11 +92,12 @@ def load_dataset(config: SiteConfig, dataset: str) -> DatasetSplits[Split]:
     if spec.fitted_on_test():
         log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     fitted = reader.fit(raw if spec.test_only else raw[splits == "train"])
-    write_json(preprocessing_file(config, dataset), {"layout": reader.layout(), "fitted": fitted}, private=True)
     inputs = _inputs(reader, fitted, raw, where)
+    preprocessing = Preprocessing(reader.layout(), fitted, tuple(inputs.shape[1:]))
+    preprocessing.write(preprocessing_file(config, dataset))
     spacing = reader.spacing(cases)
     parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
-    return DatasetSplits(class_names=spec.classes, task=spec.task, **parts)
+    return DatasetSplits(class_names=spec.classes, task=spec.task, preprocessing=preprocessing, **parts)
 
 
 class Indexed(Protocol):
@@ -194,17 +193,11 @@ def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) ->
 def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
     if not file.is_file():
         raise DataError(f"{where}: {file} is not there: it is written when the site loads this dataset")
-    try:
-        saved = read_json(file, error=DataError)
-        layout = saved["layout"]
-        fitted = {str(key): [float(x) for x in values] for key, values in saved["fitted"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: expected the preprocessing that loading wrote: {error}") from error
-    now = reader.layout()
-    changed = sorted(key for key in {*layout, *now} if layout.get(key) != now.get(key))
+    saved, now = read_preprocessing(file), reader.layout()
+    changed = sorted(key for key in {*saved.layout, *now} if saved.layout.get(key) != now.get(key))
     if changed:
         raise DataError(
             f"{where}: {changed} changed in site.yaml since {file} was fitted: put it back, or load the site's data "
             "again and use a model trained since"
         )
-    return fitted
+    return dict(saved.fitted)

@@ -154,8 +154,8 @@ def load_questions(config: SiteConfig, dataset: str) -> DatasetSplits[QuestionSp
     cases, splits = index_and_split(reader, spec, config.dataset_dir(dataset), problems, where)
     require_cases(splits, spec, config.dataset_dir(dataset), where)
     inputs, input_of = _read_inputs(reader, cases, splits, where)
-    parts = {name: _part(reader, cases, inputs, input_of, splits == name) for name in SPLITS}
-    return DatasetSplits(class_names=spec.classes, task=spec.task, **parts)
+    train, validation, test = (_part(reader, cases, inputs, input_of, splits == name) for name in SPLITS)
+    return DatasetSplits(spec.classes, train, validation, test, spec.task)
 
 
 def _read_inputs(

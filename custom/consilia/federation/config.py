@@ -64,6 +64,7 @@ class RunConfig(Strict):
         "float32", description="of what travels; float16 halves it, and is what the server then keeps"
     )
     test_only_sites: tuple[PlainText, ...] = Field((), description="sites that train nothing: external test sites")
+    licence: PlainText = Field("", max_length=200, description="under which its models may be used, for their cards")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 
     @field_validator("config_version")

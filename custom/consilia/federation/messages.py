@@ -65,6 +65,8 @@ class PrepareReply(Strict):
     """A site's self-description: numbers and a digest, no label counts.
 
     ``datasets``: training cases of each of the run's datasets that the site has, where the run has several.
+    ``layout``: the keys of its site.yaml that decide what an input means, ``normalise: "train"`` say, and the shape of
+    an input; of a run with one dataset.
     """
 
     train: Count
@@ -73,6 +75,7 @@ class PrepareReply(Strict):
     class_names: tuple[Name, ...] = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     datasets: dict[Name, Count] = Field(default_factory=dict)
+    layout: tuple[Name, ...] = Field((), max_length=50)
 
 
 class TrainReply(Strict):

@@ -6,9 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from consilia.core.tensor_files import write_tensors
 from consilia.federation.coordinator import Coordinator
-from consilia.federation.model_card import model_card
+from consilia.federation.model_card import global_card, save_model
 from consilia.federation.run_folder import PROGRESS, RESULT
 from consilia.methods.shown import panels_of, scalars_of
 from consilia.record.files import save_record
@@ -19,7 +18,8 @@ from consilia.report.tensorboard import write_events
 REPORT, EVENTS = "report.html", "tensorboard"
 SAVED = "injected"
 """What the method's half at the server saves: a model that it has trained itself, say."""
-SHARED = (RESULT, REPORT, PROGRESS, EVENTS, SAVED, "global-last.safetensors", "global-best.safetensors")
+GLOBAL = tuple(f"global-{name}.{suffix}" for name in ("last", "best") for suffix in ("safetensors", "md"))
+SHARED = (RESULT, REPORT, PROGRESS, EVENTS, SAVED, *GLOBAL)
 """What administrators may have of a run. Checkpoints stay where the run is."""
 
 
@@ -35,10 +35,10 @@ def copy_outputs(source: Path, target: Path, private: Sequence[str] = ()) -> Non
 
 
 def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> None:
-    """Write the last and the best global model, the record, the report and TensorBoard events."""
-    for name, state in (("last", coordinator.state), ("best", coordinator.best.state)):
-        card = model_card(coordinator.config, tuple(record.class_names), f"global-{name}")
-        write_tensors(folder / f"global-{name}.safetensors", state, card)
+    """Write the last and the best global model with their cards, the record, the report and TensorBoard events."""
+    config = coordinator.config
+    save_model(folder / "global-last.safetensors", coordinator.state, global_card(config, record, "last"))
+    save_model(folder / "global-best.safetensors", coordinator.best.state, global_card(config, record, "best"))
     coordinator.server.save(folder / SAVED)
     # The record first: what comes after can be made from it again.
     save_record(record, folder / RESULT)

@@ -71,6 +71,7 @@ class Recorder:
             test_only=reply.train == 0,
             fingerprint=reply.fingerprint,
             tasks=reply.datasets,
+            layout=reply.layout,
         )
 
     def missing(self) -> set[str]:

@@ -80,6 +80,7 @@ class _Run(NamedTuple):
             return self.method.several_datasets and name not in path[:-1]
         return {
             "datasets": self.method.several_datasets,
+            "layout": not self.method.several_datasets,
             "variants": bool(self.method.variants()),
             "weight": self.method.weight() is not None,
         }.get(name, True)

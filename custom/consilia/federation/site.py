@@ -19,24 +19,22 @@ from consilia.core.errors import ConfigError, LimitReached
 from consilia.core.files import refuse_links, write_json
 from consilia.core.stop import StopSignal, never
 from consilia.core.tensor_files import overwrite_tensors
-from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS, SITE_FILE, SiteConfig
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import (
     EvaluateReply,
     PersonalizeReply,
-    PrepareReply,
     Reply,
     Request,
     TrainReply,
     as_reply,
     payload_bytes,
 )
-from consilia.federation.model_card import model_card
+from consilia.federation.model_card import personal_card, save_model
 from consilia.federation.release_fields import datasets_of
 from consilia.federation.release_manifest import manifest_of
 from consilia.federation.requests import require_within
-from consilia.federation.run_data import load_run_data
+from consilia.federation.run_data import description, load_run_data
 from consilia.federation.site_errors import note_error
 from consilia.federation.site_evaluation import SiteEvaluation
 from consilia.federation.site_gate import SiteGate
@@ -148,17 +146,7 @@ class Site:
         write_json(self.folder / "run.json", self.config.to_json())
         self.client.check_model()
         _load_ahead()
-        several = self.data.datasets if self.data.trained_together else {}
-        return as_reply(
-            PrepareReply(
-                train=self.data.cases("train"),
-                validation=self.data.cases("validation"),
-                test=self.data.cases("test"),
-                class_names=self.data.class_names,
-                fingerprint=self.data.fingerprint(),
-                datasets={name: len(dataset.train) for name, dataset in several.items()},
-            )
-        )
+        return as_reply(description(self.data))
 
     def _train(self, request: Request, state: State, payload: State) -> Reply:
         started, number = time.perf_counter(), request.round + 1
@@ -168,8 +156,8 @@ class Site:
             raise ConfigError(f"method {self.method.name}: train() gives {type(update).__name__}, expected an Update")
         if self.client.has_state:
             self.store.save_state(number, self.client.state_dict())
-        card = model_card(self.config, self.data.class_names, "personal-round")
-        overwrite_tensors(self.folder / "personal-round.safetensors", update.state, card)
+        card = personal_card(self.config, self.data, "personal-round", rounds=number)
+        overwrite_tensors(self.folder / "personal-round.safetensors", update.state, card.metadata())
         trained = None
         if request.evaluate:
             self.client.load(self.client.state_for("personal", state))
@@ -204,11 +192,11 @@ class Site:
         personal_state = self.client.personalize(Round(request.round + 1, state, payload, epochs))
         require_names(personal_state, list(self.client.state()))
         name = f"personal-{request.keep}"
-        self.store.save_model(name, personal_state, model_card(self.config, self.data.class_names, name))
-        self.store.save_bytes(PREPROCESSING, preprocessing_file(self.settings, self.config.dataset).read_bytes())
         self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
         personal, after = self.evaluation.metrics("personal", version=None, slow=True)
+        card = personal_card(self.config, self.data, name, personal, rounds=request.round)
+        save_model(self.folder / f"{name}.safetensors", personal_state, card, private=True)
         predictions = {"global": before, "personal": after}
         self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention)
         return as_reply(

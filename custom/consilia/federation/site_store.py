@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import CheckpointError, ConfigError
-from consilia.core.files import write_bytes
 from consilia.core.tensor_files import read_tensors, write_tensors
 from consilia.evaluation.forgetting import flips
 
@@ -66,15 +65,7 @@ class SiteStore:
     def _state_file(self, round_number: int) -> Path:
         return self.folder / CLIENT_STATE.format(round=round_number)
 
-    # ---- models and history ------------------------------------------------------------------------------------
-
-    def save_model(self, name: str, state: Mapping[str, Tensor], card: dict[str, str]) -> None:
-        """Keep a personal model."""
-        write_tensors(self.folder / f"{name}.safetensors", state, card, private=True)
-
-    def save_bytes(self, name: str, content: bytes) -> None:
-        """Keep a file."""
-        write_bytes(self.folder / name, content, private=True)
+    # ---- history ------------------------------------------------------------------------------------
 
     def count_flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
         """Negative and positive flips of a model's test cases against its previous evaluation, and keep this one."""

@@ -84,7 +84,8 @@ class RunInfo(Strict):
 class SiteInfo(Strict):
     """Cases per split, whether the site only evaluates, and the fingerprint of its data (no patient is in it).
 
-    ``tasks``: training cases by dataset, where the run trains several together.
+    ``tasks``: training cases by dataset, where the run trains several together. ``layout``: the keys of its site.yaml
+    that decide what an input means, and the shape of one.
     """
 
     train: NonNegativeInt
@@ -93,6 +94,7 @@ class SiteInfo(Strict):
     test_only: bool
     fingerprint: str
     tasks: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    layout: tuple[str, ...] = ()
 
 
 class Contribution(Strict):

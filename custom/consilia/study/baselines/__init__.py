@@ -16,17 +16,17 @@ from pathlib import Path
 from consilia.core.determinism import single_threaded, torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.events import Progress, no_progress
-from consilia.core.tensor_files import write_tensors
 from consilia.data.dataset import SiteData
 from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
-from consilia.federation.model_card import model_card
+from consilia.federation.model_card import global_card, save_model
 from consilia.federation.recorder import Recorder
+from consilia.federation.run_data import description
 from consilia.federation.server_settings import own_server
 from consilia.methods.registry import make_method
 from consilia.record.schema import Record
-from consilia.study.baselines.common import Saved, Setting, description
+from consilia.study.baselines.common import Saved, Setting
 from consilia.study.baselines.fixed import ellipse, filled_box, majority
 from consilia.study.baselines.linear import linear
 from consilia.study.baselines.trained import centralised, local_only
@@ -96,7 +96,6 @@ def run_baseline(
     run = record.run.model_copy(update={"method": name.replace("-", "_")})
     record = record.model_copy(update={"run": run})
     for key, state in saved.items() if folder is not None else ():
-        write_tensors(
-            folder / f"global-{key}.safetensors", state, model_card(config, tuple(record.class_names), f"global-{key}")
-        )
+        card = global_card(config, record, key).model_copy(update={"method": name})
+        save_model(folder / f"global-{key}.safetensors", state, card)
     return record

@@ -14,7 +14,6 @@ from consilia.core.events import Progress
 from consilia.data.dataset import SiteData, Split
 from consilia.data.site import SiteConfig
 from consilia.federation.config import RunConfig
-from consilia.federation.messages import PrepareReply
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.tasks import TASKS, Predictions
 from consilia.record.schema import FinalModels, SiteMetrics
@@ -35,17 +34,6 @@ class Setting(NamedTuple):
     sites: Mapping[str, SiteConfig]
     folder: Path | None
     progress: Progress
-
-
-def description(site: SiteData) -> PrepareReply:
-    """What a site would say of its data."""
-    return PrepareReply(
-        train=len(site.train),
-        validation=len(site.validation),
-        test=len(site.test),
-        class_names=site.class_names,
-        fingerprint=site.fingerprint(),
-    )
 
 
 def training_sites(sites: list[SiteData]) -> list[SiteData]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from consilia.core.events import RoundDone
 from consilia.data.dataset import DatasetSplits, SiteData, empty_split
-from consilia.data.loading import PREPROCESSING, preprocessing_file
 from consilia.data.site import RUNS
 from consilia.federation.config import RunConfig
-from consilia.federation.model_card import model_card
+from consilia.federation.model_card import personal_card, save_model
 from consilia.federation.recorder import Recorder
 from consilia.federation.selection import BestRound
-from consilia.federation.site_store import SiteStore
 from consilia.methods.client import Client, ClientContext, Round
 from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method
@@ -75,10 +69,13 @@ def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> S
                 metrics = _evaluate(learner, state, site)
                 recorder.add_evaluation(number, "personal", site.site, metrics)
                 best.offer(number, state, {site.site: metrics})
-        for key, _, chosen in _versions(config, state, best):
+        for key, version, chosen in _versions(config, state, best):
             found[key][site.site] = _evaluate(learner, chosen, site, slow=True)
             digests[key] |= {f"{site.site}/{name}": value for name, value in chosen.items()}
-            _save_own(setting, site, key, chosen)
+            if setting.folder is not None:
+                name, folder = f"personal-{key}", setting.sites[site.site].state_dir / RUNS / config.run_id
+                own = personal_card(config, site, name, found[key][site.site], method=config.label, rounds=version)
+                save_model(folder / f"{name}.safetensors", chosen, own, private=True)
         setting.progress(RoundDone(round=place + 1, of=len(trainers)))
     recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
     recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])
@@ -89,16 +86,6 @@ def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[Wh
     """The last version and the best one, which is the last where no validation case chose any."""
     chosen = (best.version, dict(best.state)) if best.version else (config.rounds, state)
     return [("last", config.rounds, state), ("best", *chosen)]
-
-
-def _save_own(setting: Setting, site: SiteData, key: str, state: Mapping[str, Tensor]) -> None:
-    """A site's own model goes where those of a federated run go."""
-    if setting.folder is None:
-        return
-    settings, config = setting.sites[site.site], setting.config
-    store, name = SiteStore(settings.state_dir / RUNS / config.run_id), f"personal-{key}"
-    store.save_model(name, state, model_card(config, site.class_names, name))
-    store.save_bytes(PREPROCESSING, preprocessing_file(settings, config.dataset).read_bytes())
 
 
 def _learner(setting: Setting, data: SiteData) -> Learner:

@@ -1,0 +1,121 @@
+"""The card of a saved model: what it says, of whom, and that cards of older versions still load."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from consilia.core.errors import CheckpointError
+from consilia.data.loading import load_site
+from consilia.federation.inprocess import run_inprocess
+from consilia.federation.model_card import read_card, run_card
+from consilia.federation.server_settings import own_server
+from consilia.record.files import load_record
+from tests.federation.support import small
+
+OLD = {
+    "model": {"class": "consilia.models.mlp.MLP", "args": {"in_features": 30, "num_classes": 2}},
+    "task": "classification",
+    "dataset": "diagnosis",
+    "class_names": ["benign", "malignant"],
+    "method": "fedavg",
+    "kind": "global-last",
+    "run_id": "fedavg-0",
+}
+
+
+def card_of(path: Path):
+    with safe_open(str(path), framework="pt") as file:
+        return read_card(file.metadata(), path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from consilia.simulation.federation import load_federation
+
+    folder = tmp_path_factory.mktemp("run")
+    files = load_federation("wisconsin", folder / "sites")
+    config = small("fedavg", licence="CC BY 4.0", test_only_sites=[])
+    run_inprocess(config, files, folder / "run", server=own_server(config, files))
+    return folder
+
+
+def test_a_global_card_says_what_the_record_does(finished: Path) -> None:
+    record = load_record(finished / "run" / "result.json")
+    card = card_of(finished / "run" / "global-best.safetensors")
+    assert (card.licence, card.seed, card.kind, card.method) == ("CC BY 4.0", 0, "global-best", "fedavg")
+    assert card.rounds == record.final["best"].version
+    assert {name: (site.cases, site.fingerprint) for name, site in card.training_sites.items()} == {
+        name: (site.train, site.fingerprint) for name, site in record.sites.items()
+    }
+    accuracies = {name: found["accuracy"] for name, found in card.metrics["test"].items()}
+    assert accuracies == {name: own.test.accuracy for name, own in record.final["best"].global_.items()}
+    assert card.lacking() == []
+
+
+def test_a_global_card_has_the_common_layout_and_no_fitted_values(finished: Path) -> None:
+    found = card_of(finished / "run" / "global-last.safetensors").preprocessing
+    assert (found.rule, found.fitted, found.layout["inputs"]) == ("each site's own", None, "[30]")
+    assert found.layout["missing_indicators"] == "false"
+    # The names of thirty columns are too long for a message: their number and a digest.
+    assert found.layout["numeric"].startswith("30 value(s), SHA-256 ")
+    assert "missing" not in found.layout
+
+
+def test_a_personal_card_has_the_sites_own_values(finished: Path) -> None:
+    home = finished / "sites" / "hospital-2"
+    data = load_site(home / "site.yaml", "diagnosis")
+    (path,) = (home / "state" / "runs").glob("*/personal-last.safetensors")
+    card = card_of(path)
+    assert card.preprocessing.rule == "the site's own"
+    assert list(card.training_sites) == list(card.metrics["test"]) == ["hospital-2"]
+    (table,) = home.glob("*.csv")
+    with table.open() as file:
+        radius = {row["case"]: float(row["mean radius"]) for row in csv.DictReader(file)}
+    values = [radius[case] for case in data.train.case_ids]
+    assert card.preprocessing.fitted["mean"][0] == pytest.approx(statistics.fmean(values))
+    assert card.preprocessing.fitted["scale"][0] == pytest.approx(statistics.pstdev(values))
+    assert path.with_suffix(".md").stat().st_mode & 0o077 == 0
+
+
+def test_the_page_names_sites_classes_licence_and_commands(finished: Path) -> None:
+    text = (finished / "run" / "global-best.md").read_text()
+    for words in ("benign, malignant", "CC BY 4.0", "| hospital-3 |", "not a medical device", "site prepare"):
+        assert words in text
+    assert "consilia evaluate global-best.safetensors" in text
+
+
+def test_names_cannot_break_the_page() -> None:
+    from consilia.federation.card_page import card_page
+
+    card = run_card(small("fedavg"), ("a|b", "<script>"), "global-best")
+    text = card_page(card.model_dump(by_alias=True))
+    assert "a\\|b, &lt;script>" in text
+
+
+def test_a_card_of_an_older_version_loads_and_says_what_it_lacks(tmp_path: Path) -> None:
+    card = read_card({"consilia": json.dumps(OLD)}, tmp_path / "old.safetensors")
+    assert card.class_names == ("benign", "malignant")
+    assert card.lacking() == [
+        "preprocessing", "threshold", "training_sites", "metrics", "licence", "seed", "version"
+    ]  # fmt: skip
+    later = read_card({"consilia": json.dumps({**OLD, "colour": "blue"})}, tmp_path / "later.safetensors")
+    assert later.dataset == "diagnosis"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": None}, "model"),
+        ({"class_names": "benign"}, "class_names"),
+        ({"threshold": "high"}, "threshold"),
+    ],
+)
+def test_a_wrong_card_is_named(tmp_path: Path, change: dict, words: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"m.safetensors: its model card cannot be read: .*{words}"):
+        read_card({"consilia": json.dumps({**OLD, **change})}, tmp_path / "m.safetensors")
