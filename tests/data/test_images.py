@@ -116,5 +116,5 @@ def test_new_cases_from_a_folder_and_a_file(tmp_path: Path) -> None:
     assert ids == [case]
     assert (one[0] == data.test.inputs[0]).all()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image in this folder"):
+    with pytest.raises(DataError, match="no image in this folder or below it"):
         load_new_cases(path, "diagnosis", tmp_path / "empty")

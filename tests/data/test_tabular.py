@@ -123,7 +123,7 @@ def test_new_cases_use_the_fitted_values(tmp_path: Path) -> None:
     path = make_site(tmp_path)
     new = tmp_path / "new.csv"
     new.write_text("id,age,chol,sex\nz,60,0,1\n")
-    with pytest.raises(DataError, match=r"preprocessing.json is not there: it is written when the site loads"):
+    with pytest.raises(DataError, match=r"preprocessing.json is not there: it is written when the site trains"):
         load_new_cases(path, "diagnosis", new)
     data = load_site(path, "diagnosis")
     new = load_new_cases(path, "diagnosis", new)

@@ -269,7 +269,10 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A saved model: global-*.safetensors or personal-*.safetensors.")],
     site: Annotated[Path, typer.Option(help="The site.yaml whose preprocessing prepares the cases.")],
     cases: Annotated[
-        Path, typer.Option(help="New cases: a csv, an image or a folder of images, npz, records, parquet.")
+        Path,
+        typer.Option(
+            help="New cases: a csv (of features, or of images' paths), an image, a folder of images, npz, ..."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The csv to write (default predictions.csv), or the folder of masks (masks).")
@@ -277,10 +280,14 @@ def predict(
     boxes: Annotated[
         Path | None, typer.Option(help="Segmentation: a csv with case, x1, y1, x2, y2 in pixels; else the whole image.")
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Of site.yaml: says how the cases are read; default: the model's own.")
+    ] = None,
 ) -> None:
     """Apply a saved global or personal model to new cases.
 
-    A classifier writes a csv with the answer and a probability per class, a segmenter a mask per image or volume.
+    A classifier writes a csv with the answer and a probability per class, a segmenter a mask per image or volume. A
+    case that cannot be read is a row with the reason, and the exit status is then 1.
 
     \b
     consilia predict runs/x/global-last.safetensors --site hospital/site.yaml --cases new.csv --out new-answers.csv
@@ -288,7 +295,7 @@ def predict(
     """
     from consilia.cli.predicting import predict_command
 
-    predict_command(model, site, cases, out, boxes)
+    predict_command(model, site, cases, out, boxes, dataset)
 
 
 for _name, _command in commands().items():

@@ -46,6 +46,25 @@ def site_check(
     console.print(f"{site}: ready", style="green")
 
 
+@site_app.command("prepare")
+@friendly
+def site_prepare(
+    site: Annotated[Path, typer.Argument(help="The site's site.yaml.")],
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="These datasets only.")] = None,
+) -> None:
+    """Fit the site's own preprocessing, for models that are used at a site that has not trained.
+
+    \b
+    consilia site prepare hospital/site.yaml --dataset mass
+
+    Mean and standard deviation, say, are taken from the site's training split (a test-only site's own cases) and
+    written into state_dir. Nothing is trained, and nothing leaves the site.
+    """
+    from consilia.cli.preparing import prepare_command
+
+    prepare_command(site, dataset or [])
+
+
 @site_app.command("foundation")
 @friendly
 def site_foundation(

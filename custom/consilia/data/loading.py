@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +29,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NewCases:
-    """New, unlabelled cases: ids, preprocessed inputs (N, ...) float32, and for image files where each came from."""
+    """New, unlabelled cases: ids, preprocessed inputs (N, ...) float32, and for image files where each came from.
+
+    ``failed``: why cases that are not among ``ids`` could not be read, by id. ``order``: the ids of all of them.
+    ``folders``: of each of these, if any lies in a folder below the one that was searched.
+    """
 
     ids: tuple[str, ...]
     inputs: Tensor
     sources: tuple[Source, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 def load_site(path: Path, dataset: str) -> SiteData:
@@ -134,30 +141,54 @@ def preprocessing_file(config: SiteConfig, dataset: str) -> Path:
     return config.dataset_dir(dataset) / PREPROCESSING
 
 
-def load_new_cases(path: Path, dataset: str, source: Path, *, preprocessing: Path | None = None) -> NewCases:
+def load_new_cases(
+    path: Path,
+    dataset: str,
+    source: Path,
+    *,
+    preprocessing: Path | Preprocessing | None = None,
+    skip_unreadable: bool = False,
+) -> NewCases:
     """New, unlabelled cases, preprocessed as the site's training cases were.
 
     Args:
         path: the site's site.yaml.
         dataset: its name in site.yaml.
-        source: a delimited file of the same feature columns (tabular), an image file or a folder of images
-            (every slice of a volume is a case), an npz in the MedMNIST layout without labels, a folder of WFDB
-            records, or a parquet file of values (timeseries).
-        preprocessing: a kept copy of :func:`preprocessing_file`, so that a model gets its inputs as they were when it
-            was trained; default: the one of the dataset's last load.
+        source: a delimited file of the same feature columns (tabular); an image file, a folder of images with those
+            below it, or a csv that names them (every slice of a volume is a case); an npz in the MedMNIST layout
+            without labels, a folder of WFDB records, or a parquet file of values (timeseries).
+        preprocessing: what a model's inputs are made with, or the file of it; default: that of the dataset's last load,
+            or the fixed values that site.yaml names.
+        skip_unreadable: a case whose own file cannot be read is named in the result; else it is an error.
 
     Raises:
         DataError: the preprocessing is not there, site.yaml has changed since, or the source does not fit.
     """
     config = load_site_config(path)
-    reader, problems = reader_for(config.dataset(dataset)), Problems()
+    spec = config.dataset(dataset)
+    reader, problems = reader_for(spec), Problems()
     where = f"site {config.site}, dataset {dataset}"
-    fitted = _saved_preprocessing(preprocessing or preprocessing_file(config, dataset), reader, where)
-    ids, raw = reader.read_new(Path(source), problems)
-    if not ids:
+    if not isinstance(preprocessing, Preprocessing):
+        file = preprocessing or preprocessing_file(config, dataset)
+        fixed = preprocessing is None and not spec.fits_preprocessing() and not file.is_file()
+        preprocessing = None if fixed else saved_preprocessing(file, reader, where, dataset)
+    order, raw = reader.read_new(Path(source), problems)
+    if not order:
         problems.add(f"{source}: no case in it")
-    problems.raise_if_any(f"{where}, new cases from {source}")
-    return NewCases(tuple(ids), _inputs(reader, fitted, raw, where), reader.sources(Path(source)))
+    if not (skip_unreadable and problems.of_single_cases()):
+        problems.raise_if_any(f"{where}, new cases from {source}")
+    there = [i for i, case in enumerate(order) if case not in problems.by_case]
+    found = reader.sources(Path(source))
+    folders = tuple(item.folder for item in found)
+    raw = raw[there]
+    return NewCases(
+        ids=tuple(order[i] for i in there),
+        inputs=_inputs(reader, reader.fit(raw) if preprocessing is None else dict(preprocessing.fitted), raw, where),
+        sources=tuple(found[i] for i in there) if found else (),
+        failed=dict(problems.by_case),
+        order=tuple(order),
+        folders=folders if any(folders) else (),
+    )
 
 
 def empty_splits(splits: Iterable[str], spec: CommonSpec) -> list[str]:
@@ -190,9 +221,22 @@ def _inputs(reader: Reader[Any], fitted: Fitted, raw: np.ndarray, where: str) ->
     return inputs
 
 
-def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
+def how_to_prepare(dataset: str, site: Path | str = "site.yaml") -> str:
+    """What a site does that has not trained on a dataset."""
+    return (
+        "it is written when the site trains on this dataset; at a site that has not, "
+        f"consilia site prepare {site} --dataset {dataset} fits and writes it"
+    )
+
+
+def saved_preprocessing(file: Path, reader: Reader[Any], where: str, dataset: str) -> Preprocessing:
+    """The preprocessing that a site keeps of a dataset.
+
+    Raises:
+        DataError: it is not there, or site.yaml has changed since it was fitted.
+    """
     if not file.is_file():
-        raise DataError(f"{where}: {file} is not there: it is written when the site loads this dataset")
+        raise DataError(f"{where}: {file} is not there: {how_to_prepare(dataset)}")
     saved, now = read_preprocessing(file), reader.layout()
     changed = sorted(key for key in {*saved.layout, *now} if saved.layout.get(key) != now.get(key))
     if changed:
@@ -200,4 +244,4 @@ def _saved_preprocessing(file: Path, reader: Reader[Any], where: str) -> Fitted:
             f"{where}: {changed} changed in site.yaml since {file} was fitted: put it back, or load the site's data "
             "again and use a model trained since"
         )
-    return dict(saved.fitted)
+    return saved

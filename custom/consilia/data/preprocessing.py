@@ -20,8 +20,11 @@ INPUTS = "inputs"
 OF_THE_FILE = frozenset({"format", "missing", "missing_values"})
 """Keys of a layout that say how a site's own files are written, not what an input means: other sites' may differ."""
 
-MAX_LINE = 200
-"""Characters of a described key: what a message from a site may hold as a text."""
+MAX_TEXT = 10_000
+"""Characters of a value, the names of many columns say, that is told as it is; a longer one is told by its digest."""
+
+PIECE = 150
+"""Characters of a value in one line: a message from a site holds no longer texts than 200."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +65,35 @@ def read_preprocessing(path: Path) -> Preprocessing:
 def short(value: Any) -> str:
     """A value as JSON; one that is too long for a message by its length and the beginning of its SHA-256."""
     text = json.dumps(value, sort_keys=True)
-    if len(text) <= MAX_LINE // 2:
+    if len(text) <= MAX_TEXT:
         return text
     count = len(value) if isinstance(value, list | tuple | dict) else 1
     return f"{count} value(s), SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def lines(described: Mapping[str, str]) -> tuple[str, ...]:
-    """A described layout as texts ``key: value``, sorted."""
-    return tuple(f"{key}: {value}" for key, value in sorted(described.items()))
+    """A described layout as short texts ``key: value``, sorted; a long value goes on in lines ``key+1: value``, ..."""
+    return tuple(
+        f"{key}{f'+{start // PIECE}' if start else ''}: {value[start : start + PIECE]}"
+        for key, value in sorted(described.items())
+        for start in range(0, max(len(value), 1), PIECE)
+    )
+
+
+def from_lines(layout: Iterable[str]) -> dict[str, str]:
+    """A described layout from its :func:`lines`."""
+    found: dict[str, str] = {}
+    for line in layout:
+        key, _, value = line.partition(": ")
+        name = key.partition("+")[0]
+        found[name] = found.get(name, "") + value
+    return found
 
 
 def common(layouts: Iterable[Iterable[str]]) -> dict[str, str]:
     """The described layout that all of several have in common, from their lines."""
-    found = [set(layout) for layout in layouts]
-    shared = set.intersection(*found) if found else set()
-    return dict(sorted((key, value) for key, colon, value in (line.partition(": ") for line in shared) if colon))
+    found = [set(from_lines(layout).items()) for layout in layouts]
+    return dict(sorted(set.intersection(*found))) if found else {}
 
 
 def unlike(wanted: Mapping[str, str], here: Preprocessing) -> list[str]:

@@ -12,10 +12,21 @@ class Problems:
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.by_case: dict[str, str] = {}
+        """The first problem of each new case that cannot be read, where the others can."""
 
-    def add(self, message: str) -> None:
-        """Note one problem; the message names file, row or case, what was expected and what came."""
+    def add(self, message: str, case: str | None = None) -> None:
+        """Note one problem; the message names file, row or case, what was expected and what came.
+
+        ``case``: the id of the new case whose problem alone it is.
+        """
         self.messages.append(message)
+        if case is not None:
+            self.by_case.setdefault(case, message)
+
+    def of_single_cases(self) -> bool:
+        """Whether every problem is that of one new case alone."""
+        return len(self.messages) == len(self.by_case)
 
     def __bool__(self) -> bool:
         return bool(self.messages)

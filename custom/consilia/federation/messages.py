@@ -75,7 +75,7 @@ class PrepareReply(Strict):
     class_names: tuple[Name, ...] = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     datasets: dict[Name, Count] = Field(default_factory=dict)
-    layout: tuple[Name, ...] = Field((), max_length=50)
+    layout: tuple[Name, ...] = Field((), max_length=500)
 
 
 class TrainReply(Strict):

@@ -22,12 +22,16 @@ Fitted = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Source:
-    """The image file of a new case: its rows and columns, mm per pixel of them if known, and the slice in a volume."""
+    """The image file of a new case: its rows and columns, mm per pixel of them if known, and the slice in a volume.
+
+    ``folder``: below the folder that was searched, as text; empty for that one itself.
+    """
 
     path: Path
     size: tuple[int, int]
     spacing: tuple[float, float] | None = None
     slice: int = 0
+    folder: str = ""
 
 
 class Reader(ABC, Generic[SpecType]):
@@ -54,7 +58,10 @@ class Reader(ABC, Generic[SpecType]):
 
     @abstractmethod
     def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
-        """Ids and raw values (N, ...) of new, unlabelled cases."""
+        """Ids and raw values (N, ...) of new, unlabelled cases.
+
+        A problem that concerns one case alone is noted with its id; its values are then of no meaning.
+        """
 
     def sources(self, source: Path) -> tuple[Source, ...]:
         """The image file of each case that :meth:`read_new` reads; empty for formats that are not image files."""

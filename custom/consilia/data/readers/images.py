@@ -13,10 +13,10 @@ from torch import Tensor
 from consilia.core.errors import DataError
 from consilia.data.cases import Cases, canonical, index_cases, read_table, require_columns, require_file
 from consilia.data.problems import Problems
-from consilia.data.readers import pictures
+from consilia.data.readers import new_images, pictures
 from consilia.data.readers.base import Fitted, Reader, Source
 from consilia.data.readers.masks import fits, read_masks
-from consilia.data.readers.pictures import PLAIN, SUFFIXES, UNKNOWN_SLICE, Scan, each_slice, slice_of
+from consilia.data.readers.pictures import PLAIN, UNKNOWN_SLICE, Scan, each_slice, slice_of
 from consilia.data.readers.pixels import apply_pixels, fit_pixels
 from consilia.data.readers.volumes import Header, has_suffix
 from consilia.data.specs import ImagesSpec, pattern_columns
@@ -105,29 +105,16 @@ class ImagesReader(Reader[ImagesSpec]):
 
     def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
         found = self.sources(source)
-        seen: dict[str, Path] = {}
-        for path in dict.fromkeys(item.path for item in found):
-            other = seen.setdefault(pictures.stem(path), path)
-            if other != path:
-                problems.add(f"{path}: expected a case id of its own, got that of {other.name}")
         paths = [item.path for item in found]
-        count = {path: paths.count(path) for path in set(paths)}
-        ids = [pictures.stem(item.path) + (f"-{item.slice}" if count[item.path] > 1 else "") for item in found]
-        return ids, self._read(paths, [item.slice for item in found], _reporter(paths, problems))
+        ids = new_images.case_ids(found, problems)
+        return ids, self._read(paths, [item.slice for item in found], _reporter(paths, problems, new=ids))
 
     def sources(self, source: Path) -> tuple[Source, ...]:
-        if source.is_dir():
-            paths = sorted(path for path in source.iterdir() if has_suffix(path, SUFFIXES))
-        else:
-            require_file(source, "image file or folder of images")
-            paths = [source]
-        if not paths:
-            raise DataError(f"{source}: no image in this folder; looked for {', '.join(SUFFIXES)}")
         found = []
-        for path in paths:
+        for path, folder in new_images.listed(source, self.spec):
             header = _header(path) or Header((0, 0))  # reading it tells what is wrong
             mm = self._mm(header)
-            found += [Source(path, header.size, mm, index) for index in range(header.slices)]
+            found += [Source(path, header.size, mm, index, folder) for index in range(header.slices)]
         return tuple(found)
 
     def image_paths(self, cases: Cases) -> list[Path]:
@@ -183,11 +170,13 @@ def _header(path: Path) -> Header | None:
         return None
 
 
-def _reporter(paths: Sequence[Path], problems: Problems, cases: Cases | None = None) -> Callable[[int, str], None]:
-    """Notes a problem of the case at a position: its file, its row if it has one, and the reason."""
+def _reporter(
+    paths: Sequence[Path], problems: Problems, cases: Cases | None = None, new: Sequence[str] | None = None
+) -> Callable[[int, str], None]:
+    """Notes a problem of the case at a position: its file, its row if it has one, and the reason; ``new``: ids."""
 
     def report(i: int, reason: str) -> None:
         row = f" (row {cases.rows['row#'].iloc[i]})" if cases is not None else ""
-        problems.add(f"{paths[i]}{row}: {reason}")
+        problems.add(f"{paths[i]}{row}: {reason}", None if new is None else new[i])
 
     return report

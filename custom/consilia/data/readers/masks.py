@@ -108,7 +108,11 @@ def write_masks(masks: np.ndarray, sources: Sequence[Source], folder: Path) -> t
     targets: dict[Path, Path] = {}
     drawn: dict[Path, dict[int, np.ndarray]] = {}
     for mask, source in zip(masks, sources, strict=True):
-        target = folder / (stem(source.path) + ("_mask.nii.gz" if has_suffix(source.path, NIFTI) else "_mask.png"))
+        target = (
+            folder
+            / source.folder
+            / (stem(source.path) + ("_mask.nii.gz" if has_suffix(source.path, NIFTI) else "_mask.png"))
+        )
         if targets.setdefault(target, source.path) != source.path:
             raise DataError(f"{source.path} and {targets[target]} would have the same mask file, {target}")
         drawn.setdefault(target, {})[source.slice] = nearest(mask.astype(np.uint8), source.size)

@@ -35,17 +35,17 @@ class SignalsReader(Reader[SignalsSpec]):
         records = sorted(path.with_suffix("") for path in source.glob("*.hea"))
         if not records:
             raise DataError(f"{source}: no WFDB header (*.hea) in this folder")
-        return [record.name for record in records], self._stack(records, problems)
+        return [record.name for record in records], self._stack(records, problems, new=True)
 
-    def _stack(self, records: list[Path], problems: Problems) -> np.ndarray:
+    def _stack(self, records: list[Path], problems: Problems, *, new: bool = False) -> np.ndarray:
         stacked = np.zeros((len(records), len(self.spec.leads), self.spec.samples), dtype=np.float32)
         for i, record in enumerate(records):
-            signal = self._record(record, problems)
+            signal = self._record(record, problems, record.name if new else None)
             if signal is not None:
                 stacked[i] = signal
         return stacked
 
-    def _record(self, path: Path, problems: Problems) -> np.ndarray | None:
+    def _record(self, path: Path, problems: Problems, case: str | None) -> np.ndarray | None:
         """One record (leads, samples), or None and a problem."""
         import wfdb
 
@@ -53,7 +53,7 @@ class SignalsReader(Reader[SignalsSpec]):
             record = wfdb.rdrecord(str(path))
         # wfdb raises what its parser meets: index, value, key and its own errors.
         except Exception as error:
-            problems.add(f"{path}: expected a readable WFDB record: {error}")
+            problems.add(f"{path}: expected a readable WFDB record: {error}", case)
             return None
         spec = self.spec
         wrong = []
@@ -65,8 +65,8 @@ class SignalsReader(Reader[SignalsSpec]):
             wrong.append(f"{spec.samples} samples, got {record.sig_len}")
         if not wrong and not np.isfinite(record.p_signal).all():
             wrong.append("finite values, got missing samples")
-        for message in wrong:
-            problems.add(f"{path}: expected {message}")
+        if wrong:
+            problems.add(f"{path}: expected {'; '.join(wrong)}", case)
         return None if wrong else np.asarray(record.p_signal.T, dtype=np.float32)
 
     def fit(self, raw: np.ndarray) -> Fitted:

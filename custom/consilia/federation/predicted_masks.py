@@ -22,35 +22,49 @@ CORNERS = ("x1", "y1", "x2", "y2")
 TABLE = "masks.csv"
 
 
-def write_segmentations(model: nn.Module, new: NewCases, boxes: Path | None, folder: Path) -> None:
-    """Write a mask for each case and ``masks.csv``: case, file, foreground pixels and, where spacing is known, mm^2.
+def predicted_masks(network: nn.Module, new: NewCases, boxes: Path | None) -> Tensor:
+    """The mask (N, H, W) bool of each case at the model's size.
 
     Args:
-        model: takes images and prompts, and gives mask logits.
+        network: takes images and prompts, and gives mask logits.
         new: the cases.
         boxes: a csv with columns case, x1, y1, x2, y2 in pixels of the case's own file: where to look. Without it the
             model is shown the whole image.
-        folder: where to.
 
     Raises:
+        ConfigError: the cases are no image files.
         DataError: a box is missing, is no box, or lies outside its image.
     """
-    if not new.sources:
+    if not new.sources and new.ids:
         raise ConfigError("masks can be written for images alone, and these cases come from no image files")
     prompts = _prompts(new, boxes)
     size = TASKS["segmentation"].at_once(new.inputs)
     pieces = [
-        model(new.inputs[start : start + size], MaskPrompts(prompts[start : start + size])) > 0
+        network(new.inputs[start : start + size], MaskPrompts(prompts[start : start + size])) > 0
         for start in range(0, len(new.ids), size)
     ]
-    masks = torch.cat(pieces).numpy()
-    files = write_masks(masks, new.sources, folder)
+    return torch.cat(pieces) if pieces else torch.zeros(0, *new.inputs.shape[-2:], dtype=torch.bool)
+
+
+def write_mask_files(masks: Tensor, new: NewCases, folder: Path) -> None:
+    """Write a mask for each case and ``masks.csv``: case, file, foreground pixels and, where spacing is known, mm^2.
+
+    A case that could not be read has a row with its error.
+    """
+    files = dict(zip(new.ids, write_masks(masks.numpy(), new.sources, folder), strict=True))
+    by_case = {case: (mask, source) for case, mask, source in zip(new.ids, masks.numpy(), new.sources, strict=True)}
     rows = []
-    for case, mask, source, file in zip(new.ids, masks, new.sources, files, strict=True):
+    for case in new.order:
+        if case in new.failed:
+            rows.append([case, "", "", "", new.failed[case]])
+            continue
+        mask, source = by_case[case]
         pixels = int(nearest(mask, source.size).sum())
         area = "" if source.spacing is None else f"{pixels * source.spacing[0] * source.spacing[1]:.2f}"
-        rows.append([case, file.name, str(pixels), area])
-    write_csv(folder / TABLE, ["case", "mask", "foreground_pixels", "foreground_mm2"], rows)
+        rows.append([case, files[case].relative_to(folder).as_posix(), str(pixels), area, ""])
+    heading = ["case", "mask", "foreground_pixels", "foreground_mm2", "error"]
+    shown = slice(None) if new.failed else slice(-1)
+    write_csv(folder / TABLE, heading[shown], [row[shown] for row in rows])
 
 
 def _prompts(new: NewCases, file: Path | None) -> Tensor:
