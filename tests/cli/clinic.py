@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from consilia.data.limits import RESEARCH_LIMITS
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig, run_config
 from consilia.federation.model_card import CardPreprocessing, run_card, save_model
@@ -47,7 +48,8 @@ def write_clinic(folder: Path, count: int = 24, **changes: Any) -> Path:
         **changes,
     }
     path = folder / "site.yaml"
-    path.write_text(yaml.safe_dump({"site": folder.name, "datasets": {"mass": dataset}}))
+    limits = RESEARCH_LIMITS.model_dump(mode="json")
+    path.write_text(yaml.safe_dump({"site": folder.name, "limits": limits, "datasets": {"mass": dataset}}))
     return path
 
 

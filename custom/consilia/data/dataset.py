@@ -70,6 +70,18 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
             return inputs, labels
         return self.transform(inputs, labels, [self.case_ids[i] for i in indices.tolist()])
 
+    def take(self, indices: Tensor) -> Split:
+        """The cases at the given positions."""
+        places = indices.tolist()
+        return Split(
+            self.inputs[indices],
+            self.labels[indices],
+            tuple(self.case_ids[i] for i in places),
+            None if self.spacing is None else self.spacing[indices],
+            tuple(self.patients[i] for i in places) if self.patients else (),
+            self.transform,
+        )
+
     def with_transform(self, transform: Transform | None) -> Split:
         """The same cases, changed by ``transform`` when they are taken."""
         return replace(self, transform=transform)

@@ -15,6 +15,7 @@ from torch import Tensor
 from consilia.core.errors import ConfigError, DataError
 from consilia.data.cases import Cases
 from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split, empty_split
+from consilia.data.moments import require_values
 from consilia.data.preprocessing import PREPROCESSING, Preprocessing, read_preprocessing
 from consilia.data.problems import Problems
 from consilia.data.public_pool import refuse_pooled
@@ -77,15 +78,23 @@ def load_several(config: SiteConfig, classes: Mapping[str, int]) -> SiteData:
     return SiteData(config.site, {name: load_dataset(config, name) for name in there}, tuple(sorted(classes)))
 
 
-def load_dataset(config: SiteConfig, dataset: str) -> DatasetSplits[Split]:
+def load_dataset(
+    config: SiteConfig, dataset: str, preprocessing: Preprocessing | None = None, *, with_moments: bool = False
+) -> DatasetSplits[Split]:
     """All cases of one dataset, preprocessed and split.
 
     The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. A
     test-only site has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part),
     with a warning in the log.
 
+    Args:
+        config: the site's.
+        dataset: its name.
+        preprocessing: what the inputs are made with; None: it is fitted on the training cases, and written.
+        with_moments: also add up the training cases' raw values, for a run that pools them.
+
     Raises:
-        ConfigError: the site has no such dataset.
+        ConfigError: the site has no such dataset, or what it fits cannot be pooled.
         DataError: the data do not fit it; the message holds the first problems.
     """
     spec = config.dataset(dataset)
@@ -96,15 +105,40 @@ def load_dataset(config: SiteConfig, dataset: str) -> DatasetSplits[Split]:
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     require_cases(splits, spec, config.dataset_dir(dataset), where)
-    if spec.fitted_on_test():
+    if preprocessing is None and spec.fitted_on_test():
         log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
-    fitted = reader.fit(raw if spec.test_only else raw[splits == "train"])
+    fitted = dict(preprocessing.fitted) if preprocessing else _fitted(reader, raw, splits, spec)
     inputs = _inputs(reader, fitted, raw, where)
-    preprocessing = Preprocessing(reader.layout(), fitted, tuple(inputs.shape[1:]))
-    preprocessing.write(preprocessing_file(config, dataset))
+    sums = reader.moments(raw[splits == "train"]) if with_moments and not spec.test_only else None
+    made = Preprocessing(reader.layout(), fitted, tuple(inputs.shape[1:]), sums)
+    if preprocessing is None:
+        made.write(preprocessing_file(config, dataset))
     spacing = reader.spacing(cases)
     parts = {name: _split(inputs, truth, spacing, cases, splits == name) for name in SPLITS}
-    return DatasetSplits(class_names=spec.classes, task=spec.task, preprocessing=preprocessing, **parts)
+    return DatasetSplits(class_names=spec.classes, task=spec.task, preprocessing=made, **parts)
+
+
+def pooled_preprocessing(
+    config: SiteConfig, dataset: str, values: Mapping[str, list[float]], columns: int | None = None
+) -> Preprocessing:
+    """A dataset's preprocessing with the ``mean`` and ``std`` of raw values that several sites have together.
+
+    Args:
+        config: the site's.
+        dataset: its name.
+        values: as :func:`consilia.data.moments.pooled_values` gives them.
+        columns: how many there must be; None: any number.
+
+    Raises:
+        DataError: the values are no such mean and deviation.
+    """
+    require_values(values, columns)
+    reader = reader_for(config.dataset(dataset))
+    return Preprocessing(reader.layout(), reader.pooled(values))
+
+
+def _fitted(reader: Reader[Any], raw: np.ndarray, splits: np.ndarray, spec: CommonSpec) -> Fitted:
+    return reader.fit(raw if spec.test_only else raw[splits == "train"])
 
 
 class Indexed(Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
 from consilia.core.reading import read_json
+from consilia.data.moments import Moments
 
 PREPROCESSING = "preprocessing.json"
 INPUTS = "inputs"
@@ -35,11 +36,13 @@ class Preprocessing:
         layout: the keys of site.yaml that decide what an input means, as the reader has them.
         fitted: values that the reader fitted, mean and standard deviation say.
         inputs: shape of one case's input; empty where an older file does not say.
+        moments: sums of the raw training values, where a run pools them over its sites.
     """
 
     layout: Mapping[str, Any]
     fitted: Mapping[str, list[float]]
     inputs: tuple[int, ...] = field(default=())
+    moments: Moments | None = None
 
     def described(self) -> dict[str, str]:
         """The layout in short texts by key, without what concerns the site's own files alone; see :func:`short`."""

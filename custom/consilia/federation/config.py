@@ -64,6 +64,9 @@ class RunConfig(Strict):
         "float32", description="of what travels; float16 halves it, and is what the server then keeps"
     )
     test_only_sites: tuple[PlainText, ...] = Field((), description="sites that train nothing: external test sites")
+    preprocessing: Literal["site", "pooled"] = Field(
+        "site", description="whose values prepare inputs: each site's own, or those of all training sites together"
+    )
     licence: PlainText = Field("", max_length=200, description="under which its models may be used, for their cards")
     round_timeout: int = Field(3600, ge=0, description="seconds a site has for one task; 0 = for ever")
 
@@ -90,6 +93,8 @@ class RunConfig(Strict):
         if self.task not in method.tasks:
             raise ValueError(f"method {method.name} knows no {self.task}")
         method.check_training(self.training)
+        if self.preprocessing == "pooled" and method.several_datasets:
+            raise ValueError(f"preprocessing: pooled is for one dataset, method {method.name} trains several: set site")
         declared_fields(method)
         if self.training.class_weights is not None and self.task != "classification":
             raise ValueError(f"training.class_weights are for a classification, the run is a {self.task}: set null")

@@ -54,6 +54,8 @@ def why_not(
         return "it has no training cases, and the run does not name it among its test_only_sites"
     if reply.train > 0 and site in test_only_sites:
         return f"the run names it as a test-only site, but it has {reply.train} training cases"
+    if config.preprocessing == "pooled" and (reply.moments is None) == (reply.train > 0):
+        return "the run pools preprocessing, and it sends no sums of its values, or has none to send"
     if known is not None and site not in known:
         return "it was not there when the run began"
     if known is not None and known[site].fingerprint != reply.fingerprint:

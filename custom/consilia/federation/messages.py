@@ -15,6 +15,7 @@ from torch import Tensor
 
 from consilia.core.plain import PlainText
 from consilia.core.schema import Strict
+from consilia.data.moments import Moments
 from consilia.methods.contract import MAX_CASES
 from consilia.record.schema import SiteMetrics
 
@@ -40,6 +41,7 @@ class Request(Strict):
         client_round: the round whose client state counts: the site's last accepted one that the global state knows
             of; 0 = none, the site starts from its initial state.
         best_client_round: the same for the best global model so far; the site deletes all other states.
+        preprocessing: mean and deviation of the raw values of all training sites, where the run pools them.
     """
 
     kind: RequestKind
@@ -50,6 +52,7 @@ class Request(Strict):
     final: bool = False
     client_round: int = Field(0, ge=0)
     best_client_round: int = Field(0, ge=0)
+    preprocessing: dict[str, tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class PrepareReply(Strict):
 
     ``datasets``: training cases of each of the run's datasets that the site has, where the run has several.
     ``layout``: the keys of its site.yaml that decide what an input means, ``normalise: "train"`` say, and the shape of
-    an input; of a run with one dataset.
+    an input; of a run with one dataset. ``moments``: sums of its training values, where the run pools them.
     """
 
     train: Count
@@ -76,6 +79,7 @@ class PrepareReply(Strict):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     datasets: dict[Name, Count] = Field(default_factory=dict)
     layout: tuple[Name, ...] = Field((), max_length=500)
+    moments: Moments | None = None
 
 
 class TrainReply(Strict):

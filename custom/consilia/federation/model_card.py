@@ -8,7 +8,7 @@ there with the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,8 @@ class CardPreprocessing(Card):
     ``rule``: whose values: ``each site's own``, fitted anew wherever the model is used; ``pooled`` over the training
     sites; ``the site's own`` of the one site that the model belongs to. ``layout``: keys of site.yaml and the shape of
     an input (``inputs``), as :meth:`consilia.data.preprocessing.Preprocessing.described` has them; keys in which the
-    training sites differed are missing. ``fitted``: the values, null where each site has its own.
+    training sites differed are missing. ``fitted``: the values, null where each site has its own; of ``pooled`` the
+    mean and deviation of raw values, else what the reader of the data fits.
     """
 
     rule: Literal["each site's own", "pooled", "the site's own"]
@@ -128,7 +129,9 @@ def global_card(config: RunConfig, record: Record, which: Literal["last", "best"
         rounds=final.version,
         threshold=getattr(final, "threshold", None),
         preprocessing=CardPreprocessing(
-            rule="each site's own", layout=layouts.common(site.layout for site in trainers.values())
+            rule="pooled" if record.preprocessing else "each site's own",
+            layout=layouts.common(site.layout for site in trainers.values()),
+            fitted=record.preprocessing,
         ),
         training_sites={name: _trained_with(site) for name, site in trainers.items()},
         metrics=card_metrics(final.global_),
@@ -136,7 +139,12 @@ def global_card(config: RunConfig, record: Record, which: Literal["last", "best"
 
 
 def personal_card(
-    config: RunConfig, data: SiteData, kind: str, metrics: SiteMetrics | None = None, **more: Any
+    config: RunConfig,
+    data: SiteData,
+    kind: str,
+    metrics: SiteMetrics | None = None,
+    pooled: Mapping[str, Sequence[float]] | None = None,
+    **more: Any,
 ) -> ModelCard:
     """The card of a model that one site has trained for itself.
 
@@ -145,14 +153,18 @@ def personal_card(
         data: the site's.
         kind: ``personal-best``, say.
         metrics: of the model at the site.
+        pooled: mean and deviation of all training sites, where the run pooled them.
         more: further fields of :class:`ModelCard`.
     """
     own = None if data.trained_together else data.dataset().preprocessing
+    made = None if own is None else site_preprocessing(own)
+    if made is not None and pooled is not None:
+        made = CardPreprocessing(rule="pooled", layout=made.layout, fitted={k: list(v) for k, v in pooled.items()})
     return run_card(
         config,
         data.class_names,
         kind,
-        preprocessing=None if own is None else site_preprocessing(own),
+        preprocessing=made,
         training_sites={data.site: TrainingSite(cases=data.cases("train"), fingerprint=data.fingerprint())},
         metrics={} if metrics is None else card_metrics({data.site: metrics}),
         **more,

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consilia.core.errors import RunFailed
+from consilia.core.errors import DataError, RunFailed
 from consilia.core.plain import plain
+from consilia.data.moments import pooled_values
 from consilia.federation.accepted import AcceptedRounds
 from consilia.federation.config import RunConfig
 from consilia.federation.enrolment import common_classes, why_not
@@ -55,6 +56,8 @@ class Participants:
                 absent[site] = plain(reason, 300)
             elif known is None:
                 recorder.add_site(site, reply)
+        if self.config.preprocessing == "pooled" and known is None:
+            recorder.preprocessing = _pooled(replies, recorder)
         absent |= {site: "it is not connected" for site in recorder.sites if site not in self.connected}
         self.absent = recorder.absent = dict(sorted(absent.items()))
         for site, reason in self.absent.items():
@@ -110,10 +113,23 @@ class Participants:
         for site in targets:
             last, best = self.accepted.of(site)
             groups.setdefault((best if of_best else last, best), []).append(site)
+        options["preprocessing"] = self.recorder.preprocessing
         return [
             Broadcast(Request(kind=kind, client_round=counts, best_client_round=best, **options), sites, tensors)
             for (counts, best), sites in sorted(groups.items())
         ]
+
+
+def _pooled(replies: Mapping[str, PrepareReply], recorder: Recorder) -> dict[str, list[float]]:
+    """Mean and deviation over the training sites that take part, added up in the order of their names."""
+    trainers = [name for name, site in sorted(recorder.sites.items()) if not site.test_only]
+    sums = [own for name in trainers if (own := replies[name].moments) is not None]
+    if not sums:
+        raise RunFailed("preprocessing: pooled: no training site has sent sums of its values")
+    try:
+        return pooled_values(sums)
+    except DataError as error:
+        raise RunFailed(f"preprocessing: pooled: {error}") from error
 
 
 def listed(reasons: Mapping[str, str]) -> str:

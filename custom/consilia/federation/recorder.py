@@ -56,6 +56,7 @@ class Recorder:
         self.absences: list[Absence] = []
         self.class_names: list[str] = []
         self.sites: dict[str, SiteInfo] = {}
+        self.preprocessing: dict[str, list[float]] | None = None
         self.rounds: list[RoundRecord] = []
         self.final: dict[Literal["last", "best"], FinalModels] = {}
         self._evaluations: dict[tuple[int, str], dict[str, SiteMetrics]] = {}
@@ -133,6 +134,7 @@ class Recorder:
             "sites": {name: site.model_dump(mode="json", by_alias=True) for name, site in self.sites.items()},
             "rounds": [item.model_dump(mode="json", by_alias=True) for item in self.rounds],
             "absences": [item.model_dump(mode="json") for item in self.absences],
+            "preprocessing": self.preprocessing,
             "sections": self.sections,
             "server_fingerprint": self.server_fingerprint,
             "evaluations": [item.model_dump(mode="json", by_alias=True) for item in self.evaluations()],
@@ -145,6 +147,7 @@ class Recorder:
         self.sites = {name: SiteInfo.model_validate(site) for name, site in state["sites"].items()}
         self.rounds = [RoundRecord.model_validate(item) for item in state["rounds"]]
         self.absences = [Absence.model_validate(item) for item in state.get("absences", [])]
+        self.preprocessing = state.get("preprocessing")
         self.sections, self.server_fingerprint = state["sections"], state["server_fingerprint"]
         for item in map(Evaluation.model_validate, state["evaluations"]):
             self._evaluations[(item.version, item.model)] = dict(item.sites)
@@ -173,6 +176,7 @@ class Recorder:
             versions=versions(),
             sites=dict(sorted(self.sites.items())),
             class_names=self.class_names,
+            preprocessing=self.preprocessing,
             fields=self.fields,
             exchange=self.exchange,
             sections=self.sections,

@@ -52,9 +52,9 @@ def fields_of(config: RunConfig) -> dict[RequestKind, dict[str, str]]:
 
     See :mod:`consilia.federation.release_manifest` for paths and kinds.
     """
-    method = make_method(config.method)
+    method, pooled = make_method(config.method), config.preprocessing == "pooled"
     return {
-        kind: dict(_leaves(reply, (), _Run(kind, config.task == "segmentation", method)))
+        kind: dict(_leaves(reply, (), _Run(kind, config.task == "segmentation", method, pooled)))
         for kind, reply in REPLIES.items()
         if kind != "personalize" or method.personal
     }
@@ -66,6 +66,7 @@ class _Run(NamedTuple):
     kind: RequestKind
     segmentation: bool
     method: Method[Any]
+    pooled: bool
 
     def fills(self, path: tuple[str, ...]) -> bool:
         """Whether a field that may be missing is ever filled."""
@@ -81,6 +82,7 @@ class _Run(NamedTuple):
         return {
             "datasets": self.method.several_datasets,
             "layout": not self.method.several_datasets,
+            "moments": self.pooled,
             "variants": bool(self.method.variants()),
             "weight": self.method.weight() is not None,
         }.get(name, True)

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from consilia.data import preprocessing
 from consilia.data.dataset import SiteData
-from consilia.data.loading import load_dataset, load_several
+from consilia.data.loading import load_dataset, load_several, pooled_preprocessing
+from consilia.data.moments import pooled_values
+from consilia.data.preprocessing import Preprocessing
 from consilia.data.site import SiteConfig
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.methods.registry import make_method
 
 
-def load_run_data(config: RunConfig, site: SiteConfig) -> SiteData:
-    """Load them; see :func:`~consilia.data.loading.load_dataset` and :func:`~consilia.data.loading.load_several`."""
+def load_run_data(config: RunConfig, site: SiteConfig, pooled: Preprocessing | None = None) -> SiteData:
+    """Load them; see :func:`~consilia.data.loading.load_dataset` and :func:`~consilia.data.loading.load_several`.
+
+    ``pooled``: what prepares the inputs, once the sites of the run have added it up; before that it is the site's own.
+    """
     several = make_method(config.method).datasets()
     if several:
         return load_several(site, several)
-    return SiteData(site.site, {config.dataset: load_dataset(site, config.dataset)})
+    with_moments = config.preprocessing == "pooled" and pooled is None
+    return SiteData(site.site, {config.dataset: load_dataset(site, config.dataset, pooled, with_moments=with_moments)})
+
+
+def as_in_the_run(config: RunConfig, sites: Sequence[SiteConfig], own: Sequence[SiteData]) -> list[SiteData]:
+    """The data of all sites of a study on one machine, prepared as in a run: by their own values, or by pooled ones.
+
+    Args:
+        config: the run.
+        sites: in the order of their names.
+        own: of each, as :func:`load_run_data` gives it.
+    """
+    if config.preprocessing == "site":
+        return list(own)
+    sums = [found.moments for data in own if (found := data.dataset().preprocessing) and found.moments]
+    values = pooled_values(sums)
+    return [load_run_data(config, site, pooled_preprocessing(site, config.dataset, values)) for site in sites]
 
 
 def description(data: SiteData) -> PrepareReply:
@@ -31,4 +54,5 @@ def description(data: SiteData) -> PrepareReply:
         fingerprint=data.fingerprint(),
         datasets={name: len(dataset.train) for name, dataset in several.items()},
         layout=() if own is None else preprocessing.lines(own.described()),
+        moments=None if own is None else own.moments,
     )

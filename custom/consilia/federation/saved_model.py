@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from consilia.core.errors import CheckpointError, ConfigError, DataError
 from consilia.core.files import write_csv
 from consilia.core.tensor_files import read_tensors
-from consilia.data.loading import NewCases, how_to_prepare, load_new_cases, preprocessing_file, saved_preprocessing
+from consilia.data.loading import (
+    NewCases,
+    how_to_prepare,
+    load_new_cases,
+    pooled_preprocessing,
+    preprocessing_file,
+    saved_preprocessing,
+)
 from consilia.data.preprocessing import INPUTS, PREPROCESSING, Preprocessing, unlike
 from consilia.data.readers import reader_for
 from consilia.data.site import SiteConfig, load_site_config
@@ -171,6 +178,8 @@ class LoadedModel:
         reader = reader_for(spec)
         here = Preprocessing(reader.layout(), {})
         self._require_layout(here, name)
+        if card is not None and card.fitted is not None and card.rule == "pooled":
+            return pooled_preprocessing(self.settings, name, card.fitted), "preprocessing of the model's card"
         if card is not None and card.fitted is not None:
             return Preprocessing(here.layout, card.fitted), "preprocessing of the model's card"
         # Of an older version: a personal model's own values lie beside it.

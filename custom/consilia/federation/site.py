@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from consilia.core.errors import ConfigError, LimitReached
 from consilia.core.files import refuse_links, write_json
 from consilia.core.stop import StopSignal, never
 from consilia.core.tensor_files import overwrite_tensors
+from consilia.data.loading import pooled_preprocessing
 from consilia.data.site import RUNS, SITE_FILE, SiteConfig
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import (
@@ -72,6 +73,7 @@ class Site:
         folders = [settings.dataset_dir(name) for name in datasets_of(config) if name in settings.datasets]
         refuse_links(settings.state_dir, settings.state_dir, self.folder, *folders)
         self.data = load_run_data(config, settings)
+        self._pooled: Mapping[str, Sequence[float]] | None = None
         if self.data.task != config.task:
             raise ConfigError(
                 f"the run is a {config.task}, dataset {config.dataset!r} of site {self.name} a {self.data.task}"
@@ -84,14 +86,39 @@ class Site:
         cases = {name: len(dataset.train) for name, dataset in self.data.datasets.items()}
         self.gate = SiteGate(config, settings, manifest_of(config, model).digest, cases)
         self._aborted = should_stop
-        context = ClientContext(model, self.data, config.training, config.seed, self._should_stop)
-        self.client = self.method.client(context)
-        self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store, settings.limits)
+        self._model = model
+        self._open_client()
         self.error: BaseException | None = None
         """What went wrong with the last request that failed."""
         shared = exchanged_state(model, config.exchange_dtype, self.client.shared)
         self._expected = {name: tensor.to("meta") for name, tensor in shared.items()}
+
+    def _open_client(self) -> None:
+        """The method's half and the evaluation, on the data as they are now; before anything is trained."""
+        context = ClientContext(self._model, self.data, self.config.training, self.config.seed, self._should_stop)
+        self.client = self.method.client(context)
+        self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store, self.settings.limits)
         self._initial = copy.deepcopy(self.client.state_dict())
+
+    def _prepare_inputs(self, request: Request) -> None:
+        """In a run that pools preprocessing: make the inputs with the values that the first request brings.
+
+        Raises:
+            ConfigError: a request brings none, others than the one before, or some although the run pools nothing.
+            DataError: they are no mean and deviation of the site's columns or channels.
+        """
+        came, said = request.preprocessing, self.config.preprocessing
+        if (came is not None) != (said == "pooled") or self._pooled not in (None, came):
+            raise ConfigError(f"request {request.kind}: the run's preprocessing is {said}, the request's is not")
+        if came is None or self._pooled is not None:
+            return
+        own = self.data.dataset().preprocessing
+        columns = None if own is None or own.moments is None else len(own.moments.values)
+        values = {str(key): list(found) for key, found in came.items()}
+        pooled = pooled_preprocessing(self.settings, self.config.dataset, values, columns)
+        self.data = load_run_data(self.config, self.settings, pooled)
+        self._pooled = came
+        self._open_client()
 
     def answer(self, request: Request, tensors: Mapping[str, Tensor] | None) -> Reply:
         """Carry out a request. What goes wrong is logged here, at the site; the server learns the error's kind only."""
@@ -129,6 +156,7 @@ class Site:
     def _carried_out(self, request: Request, tensors: State) -> Reply:
         if request.kind == "prepare":
             return self._prepare(request)
+        self._prepare_inputs(request)
         state, payload = self._received(request, tensors)
         self._restore(request)
         handler = {"train": self._train, "evaluate": self._evaluate, "personalize": self._personalize}
@@ -146,7 +174,9 @@ class Site:
         write_json(self.folder / "run.json", self.config.to_json())
         self.client.check_model()
         _load_ahead()
-        return as_reply(description(self.data))
+        # Told by its own values, before as after the sites have pooled theirs.
+        data = self.data if self._pooled is None else load_run_data(self.config, self.settings)
+        return as_reply(description(data))
 
     def _train(self, request: Request, state: State, payload: State) -> Reply:
         started, number = time.perf_counter(), request.round + 1
@@ -156,7 +186,7 @@ class Site:
             raise ConfigError(f"method {self.method.name}: train() gives {type(update).__name__}, expected an Update")
         if self.client.has_state:
             self.store.save_state(number, self.client.state_dict())
-        card = personal_card(self.config, self.data, "personal-round", rounds=number)
+        card = personal_card(self.config, self.data, "personal-round", rounds=number, pooled=self._pooled)
         overwrite_tensors(self.folder / "personal-round.safetensors", update.state, card.metadata())
         trained = None
         if request.evaluate:
@@ -195,7 +225,7 @@ class Site:
         self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
         personal, after = self.evaluation.metrics("personal", version=None, slow=True)
-        card = personal_card(self.config, self.data, name, personal, rounds=request.round)
+        card = personal_card(self.config, self.data, name, personal, rounds=request.round, pooled=self._pooled)
         save_model(self.folder / f"{name}.safetensors", personal_state, card, private=True)
         predictions = {"global": before, "personal": after}
         self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention)

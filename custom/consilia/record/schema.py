@@ -202,6 +202,7 @@ class Record(Strict):
     ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could
     not take part, and why. ``absences``: when sites that took part did not answer, in order. ``sections``: by method,
     what it says of its own work at the server; ``server_fingerprint``: of the server's own data that it used.
+    ``preprocessing``: mean and deviation of the raw values of all training sites, where the run pooled them.
     """
 
     schema_: Literal["consilia.result/2"] = Field(default="consilia.result/2", alias="schema")
@@ -219,6 +220,7 @@ class Record(Strict):
     server_fingerprint: str | None
     absent: dict[str, str]
     absences: list[Absence] = Field(default_factory=list)
+    preprocessing: dict[str, list[float]] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import Tensor
 
+from consilia.core.errors import ConfigError
 from consilia.data.cases import Cases
+from consilia.data.moments import Moments
 from consilia.data.problems import Problems
 from consilia.data.specs import CommonSpec
 
@@ -70,6 +72,21 @@ class Reader(ABC, Generic[SpecType]):
     @abstractmethod
     def fit(self, raw: np.ndarray) -> Fitted:
         """Preprocessing statistics of raw training values; JSON can hold them."""
+
+    def moments(self, raw: np.ndarray) -> Moments:
+        """Sums of raw training values, for preprocessing that is pooled over sites.
+
+        Raises:
+            ConfigError: what the format fits does not add up over sites.
+        """
+        raise ConfigError(
+            f"preprocessing: pooled is for values that are a mean and a deviation; format {self.spec.format} fits "
+            "others: set preprocessing: site"
+        )
+
+    def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
+        """What :meth:`fit` would give for the pooled ``mean`` and ``std`` of raw values."""
+        return {"mean": list(values["mean"]), "std": list(values["std"])}
 
     @abstractmethod
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:

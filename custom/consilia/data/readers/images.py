@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.data.cases import Cases, canonical, index_cases, read_table, require_columns, require_file
+from consilia.data.moments import Moments
 from consilia.data.problems import Problems
 from consilia.data.readers import new_images, pictures
 from consilia.data.readers.base import Fitted, Reader, Source
 from consilia.data.readers.masks import fits, read_masks
 from consilia.data.readers.pictures import PLAIN, UNKNOWN_SLICE, Scan, each_slice, slice_of
-from consilia.data.readers.pixels import apply_pixels, fit_pixels
+from consilia.data.readers.pixels import apply_pixels, fit_pixels, pixel_moments, pooled_pixels
 from consilia.data.readers.volumes import Header, has_suffix
 from consilia.data.specs import ImagesSpec, pattern_columns
 
@@ -139,6 +140,12 @@ class ImagesReader(Reader[ImagesSpec]):
 
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_pixels(self.spec.normalise, raw)
+
+    def moments(self, raw: np.ndarray) -> Moments:
+        return pixel_moments(self.spec.normalise, raw)
+
+    def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
+        return pooled_pixels(values)
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         return apply_pixels(fitted, raw)

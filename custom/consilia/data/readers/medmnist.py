@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.data.cases import UNKNOWN, Cases, require_file, selected
+from consilia.data.moments import Moments
 from consilia.data.problems import Problems
 from consilia.data.public_pool import image_digest, load_pool
 from consilia.data.readers.base import Fitted, Reader, short_digest
-from consilia.data.readers.pixels import apply_pixels, fit_pixels
+from consilia.data.readers.pixels import apply_pixels, fit_pixels, pixel_moments, pooled_pixels
 from consilia.data.specs import MedMnistSpec
 
 Arrays = dict[str, np.ndarray]
@@ -74,6 +75,12 @@ class MedMnistReader(Reader[MedMnistSpec]):
 
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_pixels(self.spec.normalise, raw)
+
+    def moments(self, raw: np.ndarray) -> Moments:
+        return pixel_moments(self.spec.normalise, raw)
+
+    def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
+        return pooled_pixels(values)
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         return apply_pixels(fitted, raw)

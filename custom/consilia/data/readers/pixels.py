@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from consilia.core.errors import ConfigError
+from consilia.data.moments import Moments
 from consilia.data.readers.base import Fitted
 from consilia.data.specs import Normalise
 
@@ -33,6 +37,31 @@ def fit_pixels(normalise: Normalise, raw: np.ndarray) -> Fitted:
     mean = counts @ values / total
     std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(axis=1) / total)
     return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
+
+
+def pixel_moments(normalise: Normalise, raw: np.ndarray) -> Moments:
+    """Sums of the values 0..255 of each channel of uint8 images (N, C, H, W): whole numbers.
+
+    Raises:
+        ConfigError: site.yaml names fixed values.
+    """
+    if normalise != "train":
+        raise ConfigError(
+            f"preprocessing: pooled is for sites whose site.yaml has normalise: train, this one has {normalise}, the "
+            "same at every site: set preprocessing: site, and a site that uses the model needs nothing fitted either"
+        )
+    counts = np.stack([np.bincount(raw[:, channel].ravel(), minlength=256) for channel in range(raw.shape[1])])
+    grey = np.arange(256)
+    return Moments(
+        values=tuple(counts.sum(axis=1).tolist()),
+        total=tuple(float(x) for x in counts @ grey),
+        squares=tuple(float(x) for x in counts @ grey**2),
+    )
+
+
+def pooled_pixels(values: Mapping[str, list[float]]) -> Fitted:
+    """Mean and deviation of 0..255 on the scale 0..1 of :func:`fit_pixels`."""
+    return {key: [x / 255 for x in values[key]] for key in ("mean", "std")}
 
 
 def apply_pixels(fitted: Fitted, raw: np.ndarray) -> Tensor:

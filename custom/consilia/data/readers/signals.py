@@ -11,6 +11,7 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.data.cases import Cases, index_cases, read_table, require_columns, require_file
+from consilia.data.moments import Moments, moments
 from consilia.data.problems import Problems
 from consilia.data.readers.base import Fitted, Reader, fit_standard
 from consilia.data.specs import SignalsSpec
@@ -71,6 +72,9 @@ class SignalsReader(Reader[SignalsSpec]):
 
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_standard(raw, axes=(0, 2))
+
+    def moments(self, raw: np.ndarray) -> Moments:
+        return moments(raw, axes=(0, 2))
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         mean, std = (np.asarray(fitted[key]).reshape(1, -1, 1) for key in ("mean", "std"))

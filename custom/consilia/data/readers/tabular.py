@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from consilia.core.errors import ConfigError
 from consilia.data.cases import Cases, canonical, index_cases, read_table, require_columns
+from consilia.data.moments import Moments, moments
 from consilia.data.problems import Problems
 from consilia.data.readers.base import Fitted, Reader, short_digest
 from consilia.data.specs import TabularSpec
@@ -112,6 +114,20 @@ class TabularReader(Reader[TabularSpec]):
             "mean": scaler.mean_.tolist(),
             "scale": scaler.scale_.tolist(),
         }
+
+    def moments(self, raw: np.ndarray) -> Moments:
+        if self.spec.numeric_missing == "impute":
+            raise ConfigError(
+                "preprocessing: pooled is for values that are a mean and a deviation; format tabular imputes medians, "
+                "which do not add up over sites: set preprocessing: site, or numeric_missing: error in every site.yaml"
+            )
+        if not self.spec.numeric:
+            raise ConfigError("preprocessing: pooled is for numbers, and site.yaml names no numeric columns")
+        return moments(raw[:, : len(self.spec.numeric)], axes=(0,))
+
+    def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
+        # Nothing is missing, so that no median is ever filled in.
+        return {"median": list(values["mean"]), "mean": list(values["mean"]), "scale": list(values["std"])}
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         width = len(self.spec.numeric)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.data.cases import Cases, canonical, index_cases, read_table, require_columns, require_file
+from consilia.data.moments import Moments, moments
 from consilia.data.problems import Problems
 from consilia.data.readers.base import Fitted, Reader, fit_standard
 from consilia.data.specs import TimeseriesSpec
@@ -98,6 +99,9 @@ class TimeseriesReader(Reader[TimeseriesSpec]):
 
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_standard(_fill_forward(raw), axes=(0, 1))
+
+    def moments(self, raw: np.ndarray) -> Moments:
+        return moments(_fill_forward(raw), axes=(0, 1))
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         standard = (_fill_forward(raw) - np.asarray(fitted["mean"])) / np.asarray(fitted["std"])

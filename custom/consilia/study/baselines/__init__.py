@@ -17,12 +17,11 @@ from consilia.core.determinism import single_threaded, torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.events import Progress, no_progress
 from consilia.data.dataset import SiteData
-from consilia.data.loading import load_site
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.model_card import global_card, save_model
 from consilia.federation.recorder import Recorder
-from consilia.federation.run_data import description
+from consilia.federation.run_data import as_in_the_run, description, load_run_data
 from consilia.federation.server_settings import own_server
 from consilia.methods.registry import make_method
 from consilia.record.schema import Record
@@ -86,16 +85,18 @@ def run_baseline(
         if name == PUBLIC_ONLY:
             public_only(config, server, recorder, progress)
         else:
-            settings = {load_site_config(path).site: load_site_config(path) for path in site_files.values()}
-            sites = [load_site(path, config.dataset) for _, path in sorted(site_files.items())]
-            recorder.class_names = list(sites[0].class_names)
-            for site in sites:
+            settings = {name: load_site_config(path) for name, path in sorted(site_files.items())}
+            own = [load_run_data(config, site) for site in settings.values()]
+            recorder.class_names = list(own[0].class_names)
+            for site in own:
                 recorder.add_site(site.site, description(site))
+            sites = as_in_the_run(config, list(settings.values()), own)
             saved = _ON_SITES[name](Setting(config, server, settings, folder, progress), sites, recorder)
         record = recorder.record("finished")
     run = record.run.model_copy(update={"method": name.replace("-", "_")})
     record = record.model_copy(update={"run": run})
-    for key, state in saved.items() if folder is not None else ():
-        card = global_card(config, record, key).model_copy(update={"method": name})
-        save_model(folder / f"global-{key}.safetensors", state, card)
+    if folder is not None:
+        for key, state in saved.items():
+            card = global_card(config, record, key).model_copy(update={"method": name})
+            save_model(folder / f"global-{key}.safetensors", state, card)
     return record
