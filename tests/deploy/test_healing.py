@@ -204,7 +204,8 @@ POINTS = [
     ("participant", SERVER, while_a_checkpoint_is_written),
 ]
 AT_MOST = {"process": 60.0, "participant": 200.0}
-"""Seconds that a killed process of a job, and a killed server, may cost on a machine that does other work, too."""
+"""Seconds that a killed process of a job, and a killed server, may cost; on a machine that does other work, too, at most
+as many as the run takes that nobody disturbs."""
 
 
 @pytest.mark.long
@@ -235,9 +236,10 @@ def test_whatever_is_killed_the_run_ends_by_itself_in_the_same_bytes(
     record = load_record(next((tmp_path / "result").glob("*/workspace/consilia/result.json")))
     assert_same(record, expected)
     assert personal_models(three_hospitals.sites, config) == personal_models(copies, config)
-    lost = seconds - unbroken_seconds.setdefault("nobody", seconds)
+    unbroken = unbroken_seconds.setdefault("nobody", seconds)
+    lost = seconds - unbroken
     print(f"{kind} {name} {moment.__name__}: {seconds:.0f} s, {lost:.0f} s lost")
-    assert lost < AT_MOST.get(kind, 1.0)
+    assert kind == "nobody" or lost < max(AT_MOST[kind], unbroken)
 
 
 CGROUPS = Path("/sys/fs/cgroup")
