@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -124,9 +125,15 @@ def test_a_baseline_is_no_method(tmp_path, command) -> None:
 
 
 @pytest.mark.slow
-def test_fedavg_is_always_in_the_comparison(tmp_path) -> None:
+def test_only_runs_what_was_asked_for_with_a_line_a_round(tmp_path) -> None:
+    """trials A 19: FedAvg was added unasked; 20: nothing was printed between "running" and "done"."""
     text = consilia("compare", "wisconsin", *FAST, *["--only", "fedkper"] * 2, "--out", tmp_path / "study")
-    assert "fedavg-seed0: running" in text
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["fedkper-seed0", "report.html", "sites"]
+    assert text.count("--only fedavg runs it") == 1
+    number = r"\d+(\.\d+)?"
+    line = rf"fedkper-seed0: round {{}} of 2: 4 of 4 updates, validation (\w+ )*{number}, {number} s, left 0:00:\d\d"
+    assert all(len(re.findall(line.format(place), text)) == 1 for place in (1, 2))
+    assert "fedkper-seed0: finished after 2 rounds" in text
 
 
 @pytest.mark.slow
@@ -140,13 +147,13 @@ def test_settings_reach_the_run(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "fedfoo"], "no method 'fedfoo' here: there is fedavg, fedprox, fedkper"),
-        (["run", "fedkper", "--engine", "cloud"], "--engine must be one of sim, inprocess; got 'cloud'"),
+        (["run", "xyz"], "no method 'xyz' here; expected one of fedavg, fedgpl, fedkim, fedkper, fedkper-aggregation"),
+        (["run", "fedkper", "--engine", "cloud"], "no engine 'cloud'; expected one of inprocess, sim"),
         (["run", "fedkper", "--set", "rounds=-1"], "rounds: Input should be greater than or equal to 1; got -1"),
         (["run", "fedkper", "--data", "nowhere.yaml"], "nowhere.yaml"),
         (
             ["compare", "nothing"],
-            "no study file nothing, and no embedded study of that name (there is: fedgpl-classification, ",
+            "no study file nothing, and no embedded study of that name; expected one of fedgpl-classification, ",
         ),
         (["compare", "--seeds", "a"], "--seeds takes whole numbers"),
         (["report", "empty"], "no result.json at or below empty"),
@@ -158,6 +165,68 @@ def test_mistakes_get_a_message_and_no_traceback(tmp_path, monkeypatch, argument
     text = consilia(*arguments, code=1)
     assert message in text
     assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["compare", "--only", "fedavgg"], "fedavg"),
+        (["compare", "--only", "fedavg", "--only", "majorty"], "majority"),
+        (["compare", "wisconson"], "wisconsin"),
+        (["compare", "--leave-out", "hospital-2", "--leave-out", "hospitl-3"], "hospital-3"),
+        (["compare", "--set", "trainig.batch_size=3"], "training"),
+        (["run", "fedkpr"], "fedkper"),
+        (["run", "fedkper", "--data", "phantom-skn"], "phantom-skin"),
+        (["run", "fedkper", "--set", "method.max_kd_weigt=3"], "max_kd_weight"),
+        (["export", "fedproxx"], "fedprox"),
+        (["report", "hart"], "heart"),
+    ],
+)
+def test_an_unknown_name_is_refused_before_anything_is_made(tmp_path, monkeypatch, arguments, meant) -> None:
+    """trials A 1 and 11: a typo in --only trained for minutes, and a refused run left folders."""
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "report":
+        (tmp_path / "heart").mkdir()
+    assert re.search(rf"did you mean '([\w]+\.)?{meant}'\?", consilia(*arguments, code=1))
+    assert [path.name for path in tmp_path.rglob("*")] == (["heart"] if arguments[0] == "report" else [])
+
+
+def test_a_report_is_a_page(tmp_path, finished) -> None:
+    """trials A 11: a page was written into a csv."""
+    text = consilia("report", finished, "--out", tmp_path / "x.csv", code=1)
+    assert "a report is a page, expected a name that ends in .html" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_refused_overwrite_brings_the_earlier_run_back(tmp_path) -> None:
+    consilia("run", "fedavg", *FAST, "--out", tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    consilia("run", "fedavg", *FAST, "--set", "min_sites=-1", "--out", tmp_path / "run", "--overwrite", code=1)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_each_site_is_left_out_in_turn(tmp_path) -> None:
+    """trials A 2: repeated --leave-out kept the last one; 4: the site that was left out was named nowhere."""
+    arguments = ["compare", "wisconsin", *FAST, "--only", "majority", "--out"]
+    text = consilia(*arguments, tmp_path / "two", "--leave-out", "hospital-3", "--leave-out", "hospital-1")
+    places = [tmp_path / "two" / f"without-{site}" / "majority-seed0" for site in ("hospital-3", "hospital-1")]
+    records = [load_record(place / "result.json") for place in places]
+    assert [record.config["test_only_sites"] for record in records] == [["hospital-3"], ["hospital-1"]]
+    tested = [record.final["last"].global_[record.config["test_only_sites"][0]].test for record in records]
+    first, second = (100 * part.correct / part.count for part in tested)
+    assert f"majority hospital-3 1 {first:.1f}" in text
+    assert f"hospital-1 1 {second:.1f}" in text
+    assert f"mean {(first + second) / 2:.1f}" in text
+    assert "majority-seed0 without hospital-1: running" in text
+    assert "all sites" not in text
+    # The same runs as with one site left out.
+    one = consilia(*arguments, tmp_path / "one", "--leave-out", "hospital-1")
+    assert load_record(tmp_path / "one" / "majority-seed0" / "result.json").run.id == records[1].run.id
+    assert "Last round, tested on hospital-1, which trained nothing" in one
+    assert "no balance: global and personal accuracy are of different sites" in one
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from consilia.cli import submitting
-from consilia.cli.show import SiteBoard, job_view
+from consilia.cli.progress import SiteBoard, job_view
 from consilia.cli.submitting import Wanted, check_job, submit_command
 from consilia.core.errors import ConfigError
 from consilia.core.events import Absent, Back, Missing, Notice, Personalizing, Prepared, Refused, Replied, RoundDone
@@ -207,7 +207,7 @@ def test_what_a_site_says_cannot_steer_the_terminal(capsys, monkeypatch) -> None
         view(Refused(request="train", site="hospital-1", reason=HOSTILE))
     assert capsys.readouterr().out == f"hospital-1: refused: {plain(HOSTILE)}\n"
     shown = PlainConsole(force_terminal=True, width=100, legacy_windows=False)
-    monkeypatch.setattr("consilia.cli.show.console", shown)
+    monkeypatch.setattr("consilia.cli.progress.console", shown)
     with job_view("mine") as view:
         view(Notice(reason=HOSTILE))
         view(Refused(request="train", site="hospital-1", reason=HOSTILE))

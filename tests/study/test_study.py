@@ -16,18 +16,10 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.sampling import draws
 from consilia.federation.server_settings import own_server
 from consilia.federation.update_validation import _check_prompts
-from consilia.record.schema import Record, SiteMetrics
+from consilia.record.schema import SiteMetrics
 from consilia.simulation import digits
-from consilia.study.study import (
-    Study,
-    _with_fedavg,
-    embedded_studies,
-    finished,
-    load_study,
-    run_study,
-    study_config,
-    study_sites,
-)
+from consilia.study.folder import finished
+from consilia.study.study import Study, advice, embedded_studies, load_study, study_config, study_sites
 from tests.conftest import REPOSITORY
 from tests.federation.support import small
 
@@ -94,7 +86,7 @@ def test_a_site_left_out_of_a_run_of_several_tasks_is_test_only(tmp_path: Path) 
 @pytest.mark.parametrize("entry", [{"method": {"mu": 0.1}}, {"rounds": 2}])
 def test_an_entry_that_names_no_method_is_told_so(entry: dict[str, object]) -> None:
     study = Study(methods={"odd": entry})
-    assert _with_fedavg(["odd"], study) == ["fedavg", "odd"]
+    assert advice(study, ["odd"]) is not None
     with pytest.raises(ConfigError, match="method"):
         study_config(study, "odd", 0, {})
 
@@ -163,10 +155,20 @@ def test_every_method_of_a_shipped_study_has_a_valid_configuration(source: str) 
         assert study_config(named, label, 0, {}).label == label
 
 
-def test_a_mistake_in_the_last_method_shows_before_the_first_run(tmp_path: Path) -> None:
-    def never(*_: object) -> Record:
-        raise AssertionError("a run has begun")
+def test_sites_left_out_in_turn_are_for_a_comparison() -> None:
+    study = Study(leave_out=("hospital-1", "hospital-2", "hospital-1"))
+    assert (study.leave_out, study.in_turn) == (("hospital-1", "hospital-2"), True)
+    assert Study(leave_out=("hospital-1",)) == Study(leave_out="hospital-1")
+    with pytest.raises(ConfigError, match="consilia compare leaves them out in turn"):
+        study_config(study, "fedavg", 0, {})
+    with pytest.raises(ConfigError, match="leave_out: expected a site, several sites, or all"):
+        Study().changed(leave_out=["all", "hospital-1"])
 
-    study = Study(methods={"first": {"method": "fedavg"}, "last": {"method": {"method": "fedprox", "nu": 1}}})
-    with pytest.raises(ConfigError, match=r"method last: method\.nu: unknown key; expected one of method, mu"):
-        run_study(study, tmp_path, never, announce=lambda name, known: never())
+
+@pytest.mark.parametrize(
+    ("labels", "advised"),
+    [(["fedkper"], True), (["fedkper", "plain"], False), (["fedavg", "fedkper"], False), (["majority"], False)],
+)
+def test_a_personal_method_without_fedavg_is_advised(labels: list[str], advised: bool) -> None:
+    study = Study(methods={"plain": {"method": "fedavg"}, "fedkper": {"method": "fedkper"}})
+    assert (advice(study, labels) is not None) == advised

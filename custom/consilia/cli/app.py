@@ -120,7 +120,10 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0,1,2; default: the study's.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of federated training.")] = None,
     leave_out: Annotated[
-        str | None, typer.Option(help="A site that trains nothing and is tested on: the unseen centre.")
+        list[str] | None,
+        typer.Option(
+            help="A site that trains nothing and is tested on: the unseen centre. Several (or all): each in turn."
+        ),
     ] = None,
     train_cases: Annotated[
         float | None, typer.Option(help="Training cases used per site, or a fraction of them: few data.")
@@ -134,13 +137,14 @@ def compare(
     \b
     consilia compare wisconsin --only fedavg --only fedkper --engine sim
     consilia compare configs/studies/heart-disease.yaml --seeds 0,1,2 --out runs/heart
+    consilia compare wisconsin --only fedavg --leave-out all
 
     Runs whose record is there already are not run again, so a study may take several sittings.
     """
     from consilia.cli.running import compare_command, load_plugin_file
 
     load_plugin_file(plugin)
-    compare_command(study, engine, only or [], seeds, rounds, leave_out, train_cases, settings or [], out)
+    compare_command(study, engine, only or [], seeds, rounds, leave_out or [], train_cases, settings or [], out)
 
 
 @app.command()

@@ -1,49 +1,39 @@
-"""The commands that run, compare, report and export."""
+"""The commands that run, compare, report and export: they read options, and print what the functions below give."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
 from consilia.cli.console import console
-from consilia.cli.curves import round_curves
-from consilia.cli.show import Follower, comparison, progress_bar, text_table
-from consilia.core.checkpoint import CheckpointStore
+from consilia.cli.progress import RunView
+from consilia.cli.show import show_records, show_study
 from consilia.core.errors import ConfigError
-from consilia.federation.checkpoints import CHECKPOINT
-from consilia.federation.config import RunConfig
-from consilia.federation.inprocess import run_inprocess
-from consilia.federation.outputs import EVENTS, REPORT, SAVED
-from consilia.federation.run_folder import PROGRESS, RESULT
-from consilia.federation.server_settings import own_server
-from consilia.federation.server_work import FOLDER
+from consilia.core.schema import nearest
+from consilia.federation.run_folder import RESULT
 from consilia.methods.registry import load_plugin, method_class, method_names, plugin_digest
-from consilia.methods.shown import panels_of, tables_of
+from consilia.methods.shown import panels_of
 from consilia.record.files import load_record
-from consilia.record.schema import Record
 from consilia.report.html import write_report
+from consilia.simulation.federation import EMBEDDED_DATA
 from consilia.study.baselines import BASELINES
+from consilia.study.running import run_method, run_study
 from consilia.study.study import (
+    EACH,
     Study,
-    embedded_studies,
-    finished,
+    advice,
     load_study,
-    run_study,
+    require_method,
     stands_alone,
     study_config,
     study_sites,
 )
-
-ENGINES = ("sim", "inprocess")
-OUTPUTS = (
-    *(RESULT, REPORT, PROGRESS, EVENTS, CHECKPOINT, "global-*.safetensors", "spool", "sites"),
-    *("simulator", "simulator.log", "run.json", "errors.log", FOLDER, SAVED),
-)
-"""What a run of either engine leaves in its folder."""
 
 
 def run_command(
@@ -58,19 +48,22 @@ def run_command(
     overwrite: bool,
 ) -> None:
     """``consilia run``."""
-    _refuse_baseline(method)
-    study, start = _study(study_source, data), _engine(engine)
+    study = _study(study_source, data)
     folder = out or Path("runs") / f"{method}-seed{seed}"
-    if overwrite:
-        _clear(folder)
-    sites = study_sites(study, folder / "sites")
-    config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
-    record = finished(folder, config, sites)
-    if record is not None:
+    with _stopped_politely(folder), RunView() as view:
+        run = run_method(
+            study,
+            method,
+            folder,
+            engine=engine,
+            seed=seed,
+            overrides=_with_rounds(settings, rounds),
+            overwrite=overwrite,
+            progress=partial(view, f"{method} seed {seed}"),
+        )
+    if run.found:
         console.print(f"{folder} holds this run's record already; --overwrite runs it again.")
-    else:
-        record = start(config, sites, folder)
-    show_records([record], folder)
+    show_records([run.record], folder)
 
 
 def compare_command(
@@ -79,40 +72,46 @@ def compare_command(
     only: Sequence[str],
     seeds: str | None,
     rounds: int | None,
-    leave_out: str | None,
+    leave_out: Sequence[str],
     train_cases: float | None,
     settings: Sequence[str],
     out: Path | None,
 ) -> None:
     """``consilia compare``."""
-    study = load_study(study_source)
-    if leave_out is not None:
-        study = study.model_copy(update={"leave_out": leave_out})
+    study, name = load_study(study_source), Path(study_source).stem
+    if leave_out:
+        sites = tuple(site.strip() for given in leave_out for site in given.split(","))
+        study = study.changed(leave_out=sites)
+        name += "-without-" + "-".join("each" if site == EACH else site for site in dict.fromkeys(sites))
     if train_cases is not None:
-        study = study.model_copy(update={"train_cases": _cases(train_cases)})
+        study = study.changed(train_cases=_cases(train_cases))
+        name += f"-train-{train_cases:g}"
     if seeds is not None:
-        study = study.model_copy(update={"seeds": _seeds(seeds)})
-    name = Path(study_source).stem
-    name += "" if leave_out is None else f"-without-{leave_out}"
-    name += "" if train_cases is None else f"-train-{train_cases:g}"
+        study = study.changed(seeds=_seeds(seeds))
     folder = out or Path("runs") / name
+    with _stopped_politely(folder), RunView() as view:
+        runs = run_study(
+            study, folder, engine=engine, labels=only or None, overrides=_with_rounds(settings, rounds), progress=view
+        )
+    show_study(runs, folder)
+    if (hint := advice(study, [run.record.run.label for run in runs])) is not None:
+        console.print(hint, style="yellow", highlight=False, soft_wrap=True)
 
-    def announce(name: str, known: bool) -> None:
-        console.print(f"{name}: " + ("record found, not run again" if known else "running"), highlight=False)
 
-    records = run_study(
-        study,
-        folder,
-        _engine(engine),
-        labels=only or None,
-        overrides=_with_rounds(settings, rounds),
-        announce=announce,
-    )
-    show_records(records, folder)
+@contextmanager
+def _stopped_politely(folder: Path) -> Iterator[None]:
+    """Say on Ctrl-C what is left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"Stopped; {folder} keeps every full round. The same command goes on from there.", style="yellow")
+        raise
 
 
 def report_command(places: Sequence[Path], out: Path) -> None:
     """``consilia report``."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: a report is a page, expected a name that ends in .html")
     paths = [path for place in places for path in _results(place)]
     records = [load_record(path) for path in paths]
     write_report(records, out, panels_of(records))
@@ -134,8 +133,8 @@ def export_command(
     from consilia.deploy.byoc import add_code
     from consilia.flare.recipe import ConsiliaRecipe
 
-    _refuse_baseline(method)
     study = _study(study_source, None)
+    require_method(study, method)
     with TemporaryDirectory() as scratch:
         # The data are looked at only where the study leaves open what they decide.
         sites = {} if stands_alone(study, method) else study_sites(study, Path(scratch))
@@ -182,56 +181,8 @@ def _study(source: str | None, data: str | None) -> Study:
     if data is None:
         return load_study(source or "wisconsin")
     study = load_study(source) if source else Study()
-    known = data in embedded_studies()
+    known = data in EMBEDDED_DATA
     return study.model_copy(update={"data": data if known else str(Path(data).absolute())})
-
-
-def _engine(name: str):  # type: ignore[no-untyped-def]
-    if name not in ENGINES:
-        raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}; got {name!r}")
-
-    def run(config: RunConfig, sites: Mapping[str, Path], folder: Path) -> Record:
-        server = own_server(config, sites)
-        _say_resuming(folder)
-        try:
-            with progress_bar() as bar:
-                follower = Follower(bar, f"{config.label} seed {config.seed}", config.rounds)
-                if name == "inprocess":
-                    return run_inprocess(config, sites, folder, server=server, progress=follower)
-                from consilia.flare.simulator import run_simulator
-
-                return run_simulator(config, sites, folder, server=server, progress=follower)
-        except KeyboardInterrupt:
-            console.print(
-                f"Stopped; {folder} keeps every full round. The same command goes on from there.", style="yellow"
-            )
-            raise
-
-    return run
-
-
-def _refuse_baseline(method: str) -> None:
-    if method in BASELINES:
-        raise ConfigError(f"{method} is a baseline, not a federated method: consilia compare --only {method}")
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a run leaves, and nothing else."""
-    if not folder.exists():
-        return
-    if not ((folder / RESULT).is_file() or (folder / CHECKPOINT).is_dir()):
-        raise ConfigError(
-            f"--overwrite: {folder} holds no run (neither {RESULT} nor {CHECKPOINT}/): nothing is deleted"
-        )
-    for name in OUTPUTS:
-        for path in folder.glob(name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _say_resuming(folder: Path) -> None:
-    store = CheckpointStore(folder / CHECKPOINT)
-    if store.exists():
-        console.print(f"Resuming after round {store.load().state.get('version')}.", highlight=False)
 
 
 def _with_rounds(settings: Sequence[str], rounds: int | None) -> list[str]:
@@ -256,27 +207,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _results(place: Path) -> list[Path]:
     found = [place] if place.is_file() else sorted(place.rglob(RESULT))
     if not found:
-        raise ConfigError(f"no {RESULT} at or below {place}")
+        beside = [path.name for path in place.absolute().parent.glob("*") if path.is_dir() or path.suffix == ".json"]
+        hint = "" if place.exists() or not beside else f"; {nearest(place.name, beside)}"
+        raise ConfigError(f"no {RESULT} at or below {place}{hint}")
     return found
-
-
-def show_records(records: Sequence[Record], folder: Path) -> None:
-    """Print the metrics of runs, what went wrong on the way, and where the report is."""
-    tables = tables_of(records)
-    for table in tables:
-        console.print(text_table(table))
-    if not tables:
-        console.print(comparison(records))
-        if (curves := round_curves(records)) is not None:
-            console.print()
-            console.print(curves)
-    for record in records:
-        troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
-        for site, reason in troubles.items():
-            console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow")
-        for absence in record.absences:
-            until = f"until {absence.until}" if absence.until else "and was not heard again"
-            console.print(
-                f"{record.run.name}: {absence.site} did not answer from {absence.since} {until}", style="yellow"
-            )
-    console.print(f"Report: {folder / REPORT}", highlight=False, soft_wrap=True)

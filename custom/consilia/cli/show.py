@@ -1,135 +1,28 @@
-"""What the command line prints: progress with the time left, and a run's metrics as a table."""
+"""What the command line prints of finished runs: their metrics as tables, and what went wrong on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
-from rich.console import Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
-from consilia.cli.console import console
-from consilia.core.events import (
-    Back,
-    Event,
-    Finished,
-    Notice,
-    Personalizing,
-    Prepared,
-    RoundDone,
-    ServerWorks,
-    SiteEvent,
-    SiteTrouble,
-)
-from consilia.core.events import Progress as Listener
-from consilia.core.plain import plain
+from consilia.cli.console import console, print_table
+from consilia.cli.curves import round_curves
 from consilia.core.task import Task
-from consilia.evaluation.compare import Spread, comparison_table
+from consilia.evaluation.compare import Row, Spread, comparison_table
+from consilia.evaluation.left_out import mean_over_sites, rows_by_site
 from consilia.evaluation.metrics import FINAL, OVER_ROUNDS, Terminal
+from consilia.evaluation.rounds import test_only_sites
 from consilia.evaluation.summary import Part
+from consilia.evaluation.tested import NO_BALANCE, tested_on
+from consilia.federation.outputs import REPORT
+from consilia.methods.shown import tables_of
 from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
 from consilia.report.panel import TextTable
-
-
-class Follower:
-    """Turns a run's progress events into a progress bar and a few lines."""
-
-    def __init__(self, bar: Progress, name: str, rounds: int | None) -> None:
-        self._bar = bar
-        self._task = bar.add_task(f"{name}: starting", total=rounds)
-        self._name = name
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Prepared():
-                self._bar.update(self._task, total=event.rounds, description=f"{self._name}: training")
-            case RoundDone():
-                value = event.validation
-                shown = "" if value is None else f", validation {value:.3f}"
-                self._bar.update(self._task, completed=event.round, description=f"{self._name}: training{shown}")
-            case SiteTrouble():
-                self._bar.console.print(plain(f"{event.site}: {event.reason}"), style="yellow")
-            case Back():
-                self._bar.console.print(plain(event), highlight=False)
-            case Finished():
-                self._bar.update(self._task, description=f"{self._name}: done in {event.seconds:.0f} s")
-            case Personalizing() | ServerWorks() | Notice():
-                self._bar.update(self._task, description=f"{self._name}: {plain(event)}")
-
-
-COLUMNS_OF_BAR = (
-    TextColumn("{task.description}", markup=False),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TextColumn("rounds, left"),
-)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar with the time left."""
-    with Progress(*COLUMNS_OF_BAR, TimeRemainingColumn(), console=console) as bar:
-        yield bar
-
-
-@contextmanager
-def job_view(name: str) -> Iterator[Listener]:
-    """What is told the events of a job that runs elsewhere: on a terminal a live view, else a line per event."""
-    if not console.is_terminal:
-        yield _print_line
-        return
-    bar = Progress(*COLUMNS_OF_BAR, TimeRemainingColumn(), console=console)
-    board = SiteBoard()
-    follower = Follower(bar, name, None)
-    with Live(Group(bar, board), console=console) as live:
-
-        def show(event: Event) -> None:
-            follower(event)
-            board(event)
-            live.refresh()
-
-        yield show
-
-
-class SiteBoard:
-    """A line per site: what the server last heard of it."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, str] = {}
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case SiteEvent():
-                self.states[event.site] = event.state
-            case Prepared():
-                self._all("waiting for its first answer", event.sites)
-            case RoundDone() if event.round < event.of:
-                self._all(f"round {event.round + 1}: waiting for its answer", self._present())
-            case Personalizing():
-                self._all("waiting for its last metrics", self._present())
-
-    def __rich__(self) -> Table:
-        table = Table(box=None, show_header=False, padding=(0, 2))
-        for site, state in sorted(self.states.items()):
-            troubled = state.startswith(("refused", "absent", "missing"))
-            table.add_row(plain(site), Text(plain(state), style="yellow" if troubled else ""))
-        return table
-
-    def _present(self) -> list[str]:
-        return [site for site, state in self.states.items() if not state.startswith(("absent", "missing"))]
-
-    def _all(self, state: str, sites: Sequence[str]) -> None:
-        self.states.update(dict.fromkeys(sites, state))
-
-
-def _print_line(event: Event) -> None:
-    console.print(plain(event), highlight=False, soft_wrap=True)
-
+from consilia.study.running import FinishedRun
 
 UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")
 
@@ -150,24 +43,59 @@ def terminal_columns(task: Task) -> list[tuple[Part, Metric, Terminal]]:
 
 def comparison(records: Sequence[Record]) -> Table:
     """Mean (and, over several seeds, spread) per method."""
-    rows = comparison_table(records)
-    task = rows[0].task if rows else "classification"
-    columns = terminal_columns(task)
+    columns = terminal_columns(records[0].run.task)
+    table = _metrics_table(records, columns, "method", "seeds")
+    for row in comparison_table(records):
+        table.add_row(row.label, str(len(row.seeds)), *_cells(row, columns))
+    return table
+
+
+def left_out_comparison(runs: Sequence[FinishedRun]) -> Table:
+    """A row per method and site that was left out, and their mean."""
+    records = [run.record for run in runs]
+    columns = terminal_columns(records[0].run.task)
+    table = _metrics_table(records, columns, "method", "left out", "seeds")
+    for label, by_site in rows_by_site([(run.left_out or "", run.record) for run in runs]).items():
+        for place, (site, row) in enumerate(by_site.items()):
+            table.add_row("" if place else label, site, str(len(row.seeds)), *_cells(row, columns))
+        means = (
+            _cell(mean_over_sites(by_site.values(), part, metric.name), terminal.factor)
+            for part, metric, terminal in columns
+        )
+        table.add_row("", "mean", "", *means, end_section=True)
+    return table
+
+
+def _metrics_table(
+    records: Sequence[Record], columns: Sequence[tuple[Part, Metric, Terminal]], *headings: str
+) -> Table:
+    """An empty table: title and legend say whose test cases the metrics are of."""
+    unit = "Dice" if records[0].run.task == "segmentation" else "accuracies"
+    whose = {text for record in records if (text := tested_on(record))}
+    on = (
+        whose.pop()
+        if len(whose) == 1
+        else "tested on the site that was left out, which trained nothing"
+        if whose
+        else ""
+    )
+    legend = [terminal.legend for _, _, terminal in columns if terminal.legend]
+    if any(test_only_sites(record) for record in records):
+        legend = [text for text in legend if not text.startswith("balance")] + [f"–: {NO_BALANCE}."]
     table = Table(
-        title=f"Last round, test splits; {'Dice' if task == 'segmentation' else 'accuracies'} in %",
-        caption=" ".join(terminal.legend for _, _, terminal in columns if terminal.legend),
+        title=f"Last round, {on + '; ' if on else ''}{unit} in %",
+        caption=" ".join(legend),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         min_width=84,
     )
-    table.add_column("method", no_wrap=True)
-    table.add_column("seeds", justify="right")
-    for _, _, terminal in columns:
-        table.add_column(terminal.heading, justify="right")
-    for row in rows:
-        cells = (_cell(row.spread(part, metric.name), terminal.factor) for part, metric, terminal in columns)
-        table.add_row(row.label, str(len(row.seeds)), *cells)
+    for place, heading in enumerate((*headings, *(terminal.heading for _, _, terminal in columns))):
+        table.add_column(heading, no_wrap=True, justify="left" if place < len(headings) - 1 else "right")
     return table
+
+
+def _cells(row: Row, columns: Sequence[tuple[Part, Metric, Terminal]]) -> list[str]:
+    return [_cell(row.spread(part, metric.name), terminal.factor) for part, metric, terminal in columns]
 
 
 def text_table(content: TextTable) -> Table:
@@ -186,3 +114,45 @@ def _cell(found: Spread, factor: float) -> str:
     digits = 1 if factor == 100 else 3
     mean = f"{factor * found.mean:.{digits}f}"
     return mean if found.sd is None else f"{mean}±{factor * found.sd:.{digits}f}"
+
+
+def show_records(records: Sequence[Record], folder: Path) -> None:
+    """Print the metrics of runs, what went wrong on the way, and where the report is."""
+    tables = tables_of(records)
+    for table in tables:
+        print_table(text_table(table))
+    if not tables:
+        print_table(comparison(records))
+        if (curves := round_curves(records)) is not None:
+            console.print()
+            print_table(curves)
+    _show_troubles(records)
+    _say_report(folder)
+
+
+def show_study(runs: Sequence[FinishedRun], folder: Path) -> None:
+    """The same of a study; where several sites were left out in turn, one table of them all."""
+    by_site: dict[str, Path] = {run.left_out: run.folder.parent for run in runs if run.left_out is not None}
+    if not by_site:
+        show_records([run.record for run in runs], folder)
+        return
+    print_table(left_out_comparison(runs))
+    _show_troubles([run.record for run in runs])
+    for place in by_site.values():
+        _say_report(place)
+
+
+def _show_troubles(records: Sequence[Record]) -> None:
+    for record in records:
+        troubles = {site: reason for item in record.rounds for site, reason in item.refused.items()}
+        for site, reason in troubles.items():
+            console.print(f"{record.run.name}: an update of {site} was refused: {reason}", style="yellow")
+        for absence in record.absences:
+            until = f"until {absence.until}" if absence.until else "and was not heard again"
+            console.print(
+                f"{record.run.name}: {absence.site} did not answer from {absence.since} {until}", style="yellow"
+            )
+
+
+def _say_report(folder: Path) -> None:
+    console.print(f"Report: {folder / REPORT}", highlight=False, soft_wrap=True)

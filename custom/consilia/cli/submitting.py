@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from consilia.cli.console import console
-from consilia.cli.running import show_records
-from consilia.cli.show import job_view
+from consilia.cli.progress import job_view
+from consilia.cli.show import show_records
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.core.plain import plain
 from consilia.core.reading import read_json

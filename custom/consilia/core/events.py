@@ -108,15 +108,36 @@ class Notice(Event):
         return self.reason
 
 
+class Begun(Event):
+    """Whoever started the run has handed it to an engine; ``rounds`` are planned."""
+
+    name = "begun"
+    rounds: int
+
+    def __str__(self) -> str:
+        return "running"
+
+
+class Found(Event):
+    """The run's record is there already."""
+
+    name = "found"
+
+    def __str__(self) -> str:
+        return "record found, not run again"
+
+
 class Prepared(Event):
-    """The run begins, or goes on, with these sites."""
+    """The run begins with these sites, or goes on with them after ``done`` of its rounds."""
 
     name = "prepared"
     sites: list[str]
     rounds: int
+    done: int = 0
 
     def __str__(self) -> str:
-        return f"{len(self.sites)} sites take part: {', '.join(self.sites)}; {self.rounds} rounds"
+        text = f"{len(self.sites)} sites take part: {', '.join(self.sites)}; {self.rounds} rounds"
+        return f"{text}, {self.done} of them done before" if self.done else text
 
 
 class RoundDone(Event):
@@ -201,8 +222,8 @@ def no_progress(event: Event) -> None:
 KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
-        Replied, Refused, Absent, Missing, Back, Notice, Prepared, RoundDone, ServerWorks, Personalizing, Failed,
-        Finished,
+        Begun, Found, Replied, Refused, Absent, Missing, Back, Notice, Prepared, RoundDone, ServerWorks, Personalizing,
+        Failed, Finished,
     )
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -38,10 +39,11 @@ class Strict(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, found) from None
 
 
-def _nearest(name: object, known: list[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """The known name that an unknown one was probably meant to be, as a question; else all that are known."""
-    close = get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(known))}"
+    names = list(known)
+    close = get_close_matches(str(name), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(names))}"
 
 
 def explain(error: ValidationError, source: object, *parents: str) -> str:
@@ -68,7 +70,7 @@ def _detail(item: Any, known: list[str]) -> InitErrorDetails:
     """One of pydantic's findings; of a key that the model itself does not know, in our own words."""
     kind, message, place = item["type"], item["msg"], item["loc"]
     if kind == "extra_forbidden" and len(place) == 1:
-        kind, message = UNKNOWN_KEY, f"unknown key; {_nearest(place[0], known)}"
+        kind, message = UNKNOWN_KEY, f"unknown key; {nearest(place[0], known)}"
     text = PydanticCustomError(kind, "{message}", {"message": message})
     return InitErrorDetails(type=text, loc=place, input=item["input"])
 

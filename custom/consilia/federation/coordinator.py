@@ -122,7 +122,7 @@ class Coordinator:
         for site, reason in self.participants.absent.items():
             self._progress(Absent(site=site, reason=reason))
         self.participants.require_enough()
-        self._progress(Prepared(sites=self.participants.present(), rounds=self.config.rounds))
+        self._progress(Prepared(sites=self.participants.present(), rounds=self.config.rounds, done=self.version))
 
     def _round(self, deliver: Deliver) -> None:
         """One round more. What it has brought is in the checkpoint before anything else happens."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consilia.core.determinism import single_threaded
 from consilia.core.errors import RunFailed
-from consilia.core.events import Notice, Progress, no_progress
+from consilia.core.events import Failed, Notice, Progress, no_progress
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.coordinator import Coordinator
@@ -15,6 +15,7 @@ from consilia.federation.failures import errors_of, failures_explained
 from consilia.federation.initial import initial_state
 from consilia.federation.messages import Broadcast
 from consilia.federation.outputs import write_outputs
+from consilia.federation.run_folder import PROGRESS, recorded
 from consilia.federation.server_settings import ServerSettings
 from consilia.federation.site import Site
 from consilia.models.exchange import count_elements
@@ -41,6 +42,9 @@ def run_inprocess(
     Raises:
         ConsiliaError: a site's configuration or data cannot be read, or the run failed.
     """
+    # What an earlier process has told is of a part of the run that is done.
+    (folder / PROGRESS).unlink(missing_ok=True)
+    progress = recorded(folder, progress)
     with single_threaded(), failures_explained(folder):
         sites, coordinator = open_run(config, site_files, folder, server=server, progress=progress)
 
@@ -53,7 +57,9 @@ def run_inprocess(
             record = coordinator.run(deliver)
         except RunFailed as error:
             # All sites are on this machine: whoever started the run may know.
-            raise RunFailed(f"{error}{errors_of(sites)}") from error
+            reason = f"{error}{errors_of(sites)}"
+            progress(Failed(reason=reason))
+            raise RunFailed(reason) from error
         if errors := errors_of(sites):
             progress(Notice(reason=f"the record lacks what failed at a site:{errors}"))
         write_outputs(folder, coordinator, record)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from consilia.core.errors import RunFailed
-from consilia.core.events import Finished, read_event
+from consilia.core.events import Event, Finished, Progress, no_progress, read_event
 from consilia.core.lock import locked
 from consilia.core.stop import never
 
@@ -52,6 +53,20 @@ def remove_outputs(folder: Path) -> None:
     """Remove what a job's process has told of the run, that it is not taken for what the next one tells."""
     for name in (PROGRESS, RESULT):
         (folder / name).unlink(missing_ok=True)
+
+
+def recorded(folder: Path, progress: Progress = no_progress) -> Progress:
+    """``progress``, with a line in :data:`PROGRESS` for every event before it is told, as every engine leaves one."""
+
+    def record(event: Event) -> None:
+        # A full disk must not make of a note the reason why a run ends.
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / PROGRESS).open("a") as file:
+                file.write(json.dumps(event.to_json()) + "\n")
+        progress(event)
+
+    return record
 
 
 def ended_before(folder: Path) -> bool | None:

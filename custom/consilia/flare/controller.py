@@ -28,7 +28,7 @@ from consilia.federation.coordinator import Coordinator
 from consilia.federation.failures import failures_explained
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.outputs import EVENTS, copy_outputs, write_outputs
-from consilia.federation.run_folder import LOCK, PROGRESS, ended_before, remove_outputs, take_over
+from consilia.federation.run_folder import LOCK, PROGRESS, ended_before, recorded, remove_outputs, take_over
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings, load_server_settings
 from consilia.flare.messages import IS_COMPLETE, PROGRESS_TOPIC, broadcast_to_model, model_to_reply, register_tensors
 from consilia.flare.nvflare_internals import JOB_NUMBER, EveryAnswerController, watch_arrivals
@@ -232,8 +232,7 @@ class ConsiliaController(EveryAnswerController):
         """
         with suppress(OSError):
             if self._folder is not None:
-                with (self._folder / PROGRESS).open("a") as file:
-                    file.write(json.dumps(event.to_json()) + "\n")
+                recorded(self._folder)(event)
             if isinstance(event, RoundDone) and self._events is not None:
                 record = self._coordinator.so_far()
                 self._events.update(record, scalars_of(record))

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from consilia.core.errors import ConfigError
-from consilia.core.schema import Strict
+from consilia.core.schema import Strict, nearest
 from consilia.core.task import Task
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import SERVER, load_site_config, server_data
@@ -138,8 +138,8 @@ def load_federation(
         written = write_layout(fewer(sites, train_cases), server, out, config.allow_models, config.foundation_models)
     else:
         raise ConfigError(
-            f"{path_or_name}: expected one of {sorted(EMBEDDED_DATA)}, a folder with */site.yaml, or a federation "
-            "YAML file"
+            f"{path_or_name}: expected a folder with */site.yaml, a federation YAML file, or a name of embedded data; "
+            f"{nearest(Path(path_or_name).name, EMBEDDED_DATA)}"
         )
     own = server_data(written)
     _require_agreement(written | ({SERVER: own} if own else {}))

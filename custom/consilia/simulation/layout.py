@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from consilia.core.errors import ConfigError
+from consilia.core.schema import nearest
 from consilia.data.allowed import DEFAULT_ALLOWED, FoundationFolder
 from consilia.data.site import SERVER, SERVER_DATA, write_site_config
 from consilia.data.specs import DatasetSpec
@@ -44,7 +45,10 @@ def without(sites: Mapping[str, Datasets], name: str | None, where: object) -> d
         return dict(sites)
     trainers = [site for site, datasets in sites.items() if not all(spec.test_only for spec in datasets.values())]
     if name not in trainers or len(trainers) < 2:
-        raise ConfigError(f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}")
+        found = f"; {nearest(name, trainers)}" if name not in trainers else ""
+        raise ConfigError(
+            f"{where}: leave_out: expected one of several sites that train, {trainers}, got {name!r}{found}"
+        )
     tested = {dataset: spec.model_copy(update={"test_only": True}) for dataset, spec in sites[name].items()}
     return {**sites, name: tested}
 

@@ -1,33 +1,27 @@
-"""A study: methods x seeds on one federation. Records are kept, and nothing is run twice."""
+"""A study file: methods x seeds on one federation, and the configuration of each of its runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, field_validator
 
-from consilia.core.checkpoint import ANEW
 from consilia.core.errors import ConfigError
-from consilia.core.schema import Strict
+from consilia.core.schema import Strict, nearest
 from consilia.data.dataset import SiteData
 from consilia.data.loading import load_site
-from consilia.data.site import load_site_config, server_data
+from consilia.data.site import load_site_config
 from consilia.data.yaml_file import read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
-from consilia.federation.run_data import load_run_data
-from consilia.federation.run_folder import RESULT
 from consilia.methods.contract import Method
-from consilia.methods.registry import make_method, method_class, method_names, methods_for_any_model
-from consilia.methods.shown import panels_of
-from consilia.record.files import load_record, save_record
-from consilia.record.schema import Record
-from consilia.report.html import write_report
+from consilia.methods.registry import method_class, method_names, methods_for_any_model
 from consilia.simulation.federation import load_federation
-from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF, run_baseline
+from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
 
-Engine = Callable[[RunConfig, Mapping[str, Path], Path], Record]
+EACH = "all"
+"""In place of the name of a site to leave out: every site that trains, in turn."""
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name != PUBLIC_ONLY)
@@ -48,7 +42,8 @@ class Study(Strict):
 
     Attributes:
         data: an embedded dataset's name, a folder of sites, or a federation file (relative to the study file).
-        leave_out: a site that trains nothing and is tested on instead: the unseen centre.
+        leave_out: a site that trains nothing and is tested on instead: the unseen centre. Of several, or ``all``, each
+            in turn: a study for each of them.
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
         methods: what differs, by label: keys of RunConfig, ``method`` among them.
@@ -59,7 +54,7 @@ class Study(Strict):
     """
 
     data: str = "wisconsin"
-    leave_out: str | None = None
+    leave_out: str | tuple[str, ...] | None = None
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     run: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_any_model)
@@ -71,8 +66,27 @@ class Study(Strict):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in BASELINES:
-                raise ValueError(f"expected some of {sorted(BASELINES)}")
+                raise ValueError(f"no baseline {name!r}; {nearest(name, BASELINES)}")
         return names
+
+    @field_validator("leave_out")
+    @classmethod
+    def _one_or_several(cls, names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """Of one site its name, of several their names without repetition."""
+        if isinstance(names, tuple):
+            names = tuple(dict.fromkeys(names))
+            if not names or (EACH in names and len(names) > 1):
+                raise ValueError(f"expected a site, several sites, or {EACH}")
+        return names[0] if isinstance(names, tuple) and len(names) == 1 else names
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether several sites are left out, one after another."""
+        return isinstance(self.leave_out, tuple) or self.leave_out == EACH
+
+    def changed(self, **values: Any) -> Study:
+        """The same study with other values of some keys; raises :class:`ConfigError`."""
+        return validate(Study, {**self.model_dump(exclude_unset=True), **values}, Path("study"))
 
 
 def load_study(source: str | Path) -> Study:
@@ -84,16 +98,56 @@ def load_study(source: str | Path) -> Study:
     embedded = EMBEDDED / f"{source}.yaml"
     path = embedded if embedded.is_file() else Path(source)
     if not path.is_file():
-        known = ", ".join(embedded_studies())
-        raise ConfigError(f"no study file {path}, and no embedded study of that name (there is: {known})")
+        raise ConfigError(
+            f"no study file {path}, and no embedded study of that name; {nearest(source, embedded_studies())}"
+        )
     study = validate(Study, read_yaml(path), path)
     beside = path.parent / study.data
     return study.model_copy(update={"data": str(beside.resolve())}) if beside.exists() else study
 
 
 def study_sites(study: Study, out: Path) -> dict[str, Path]:
-    """The study's sites, written below ``out``; see :func:`consilia.simulation.federation.load_federation`."""
-    return load_federation(study.data, out, leave_out=study.leave_out, train_cases=study.train_cases)
+    """The study's sites, written below ``out``; see :func:`consilia.simulation.federation.load_federation`.
+
+    Raises:
+        ConfigError: as there, or the study leaves out several sites in turn.
+    """
+    return load_federation(study.data, out, leave_out=_left_out(study), train_cases=study.train_cases)
+
+
+def _left_out(study: Study) -> str | None:
+    if study.in_turn:
+        raise ConfigError(
+            "leave_out names several sites: consilia compare leaves them out in turn; a single run or job takes one"
+        )
+    assert not isinstance(study.leave_out, tuple)
+    return study.leave_out
+
+
+def require_method(study: Study, name: str) -> None:
+    """Refuse what is neither a label of the study's methods nor a method's name.
+
+    Raises:
+        ConfigError: names what was probably meant, and what there is.
+    """
+    if name in study.methods or name in method_names():
+        return
+    if name in BASELINES:
+        raise ConfigError(f"{name} is a baseline, not a federated method: consilia compare --only {name}")
+    raise _unknown(name, [*study.methods, *method_names()])
+
+
+def require_label(study: Study, name: str) -> None:
+    """The same, and baselines are known as well; raises :class:`ConfigError`."""
+    if name not in BASELINES and name not in study.methods and name not in method_names():
+        raise _unknown(name, [*study.methods, *method_names(), *BASELINES])
+
+
+def _unknown(name: str, known: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"no method {name!r} here; {nearest(name, dict.fromkeys(known))} (A method of your own: --plugin FILE.py, to "
+        "run and compare it on one machine, or an installed package with an entry point)"
+    )
 
 
 def study_config(
@@ -103,12 +157,7 @@ def study_config(
 
     What the study leaves open of dataset, test_only_sites, task and model is read from the site files, if any.
     """
-    if label not in study.methods and label not in method_names() and label not in BASELINES:
-        known = dict.fromkeys([*study.methods, *method_names()])
-        raise ConfigError(
-            f"no method {label!r} here: there is {', '.join(known)}. A method of your own: --plugin FILE.py, to "
-            "run and compare it on one machine, or an installed package with an entry point"
-        )
+    require_label(study, label)
     values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
     several = _named(values).several_datasets
     if several and site_files:
@@ -120,7 +169,7 @@ def study_config(
         if "model" not in values:
             values["model"] = default_model(load_site(first, values["dataset"]))
     if study.leave_out is not None and not site_files:
-        values.setdefault("test_only_sites", [study.leave_out])
+        values.setdefault("test_only_sites", [_left_out(study)])
     return run_config(values, overrides, source=f"study, method {label}")
 
 
@@ -169,52 +218,17 @@ def default_model(data: SiteData) -> dict[str, Any]:
     raise ConfigError(f"no default model takes inputs of shape {shape}: give one as model.class and model.args")
 
 
-def run_study(
-    study: Study,
-    folder: Path,
-    engine: Engine,
-    *,
-    labels: Sequence[str] | None = None,
-    overrides: Sequence[str] = (),
-    announce: Callable[[str, bool], None],
-) -> list[Record]:
-    """Run every method and baseline for every seed that has no record yet; write the comparison report.
+def advice(study: Study, labels: Sequence[str]) -> str | None:
+    """What else belongs into a comparison of these labels, where a method makes personal models and FedAvg is missing.
 
-    Args:
-        study: what to run.
-        folder: one sub-folder per run, the sites, and report.html.
-        engine: runs one configuration into a folder.
-        labels: some of the study's methods and baselines; all by default.
-        overrides: ``key=value`` on every run's configuration.
-        announce: told each run's name and whether its record is there already.
-
-    Returns:
-        The records, in the order of labels and seeds.
+    FedAvg followed by local fine-tuning is the personal baseline that methods fail to beat.
     """
-    site_files = study_sites(study, folder / "sites")
-    chosen = _with_fedavg(labels or [*study.methods, *baselines_of(study, site_files)], study)
-    places = {(label, seed): folder / f"{label}-seed{seed}" for label in chosen for seed in study.seeds}
-    # All of them before the first run: a mistake in the last method must not show hours later.
-    configs = {(label, seed): study_config(study, label, seed, site_files, overrides) for label, seed in places}
-    finished_runs = {
-        run: finished(place, configs[run], site_files, baseline=run[0] in BASELINES) for run, place in places.items()
-    }
-    records = []
-    for run, place in places.items():
-        known = finished_runs[run]
-        announce(place.name, known is not None)
-        records.append(known or _run(configs[run], run[0], site_files, place, engine))
-    write_report(records, folder / "report.html", panels_of(records))
-    return records
-
-
-def _with_fedavg(labels: Sequence[str], study: Study) -> list[str]:
-    """FedAvg followed by local fine-tuning is the personal baseline that methods fail to beat: it is always there."""
-    federated = [label for label in labels if label not in BASELINES]
-    chosen = [{**study.run, **study.methods.get(label, {"method": label})} for label in federated]
-    # A method of several tasks has baselines of its own.
-    there = any(values.get("method") == "fedavg" or _named(values).several_datasets for values in chosen)
-    return list(dict.fromkeys(labels if there or not federated else ["fedavg", *labels]))
+    chosen = [merged(study.run, _method_of(study, label)) for label in labels if label not in BASELINES]
+    methods = [_named(values) for values in chosen]
+    names = [getattr(method, "name", "") for method in methods]
+    if "fedavg" in names or not any(method.personal and not method.several_datasets for method in methods):
+        return None
+    return "Personal models are judged against FedAvg with local fine-tuning, which is not here: --only fedavg runs it."
 
 
 def stands_alone(study: Study, label: str) -> bool:
@@ -232,43 +246,3 @@ def _named(values: Mapping[str, Any]) -> type[Method[Any]]:
     method = values.get("method")
     name = method.get("method") if isinstance(method, Mapping) else method
     return method_class(name) if name in method_names() else Method
-
-
-def finished(
-    place: Path, config: RunConfig, site_files: Mapping[str, Path], *, baseline: bool = False
-) -> Record | None:
-    """The record of this very configuration on these very data, if it is there.
-
-    Raises:
-        ConfigError: the folder holds the record of another configuration, or of other data.
-    """
-    path = place / RESULT
-    if not path.is_file():
-        return None
-    record = load_record(path)
-    if record.run.id != config.run_id or (record.run.method != config.method.method) != baseline:
-        raise ConfigError(f"{path} is of another configuration ({record.run.id}, now {config.run_id}): {ANEW}")
-    # The baseline without sites has none in its record, and does not depend on them.
-    if record.sites and set(site_files) != {*record.sites, *record.absent}:
-        raise ConfigError(
-            f"{path} is of the sites {sorted({*record.sites, *record.absent})}, now there are {sorted(site_files)}: "
-            f"{ANEW}"
-        )
-    own = record.server_fingerprint
-    if own is not None and own != make_method(config.method).server_fingerprint(server_data(site_files)):
-        raise ConfigError(f"{path}: the server's own data have changed since: {ANEW}")
-    for name, site_file in site_files.items():
-        if name not in record.sites:
-            continue
-        if load_run_data(config, load_site_config(site_file)).fingerprint() != record.sites[name].fingerprint:
-            raise ConfigError(f"{path}: the data of site {name!r} have changed since: {ANEW}")
-    return record
-
-
-def _run(config: RunConfig, label: str, site_files: Mapping[str, Path], place: Path, engine: Engine) -> Record:
-    if label not in BASELINES:
-        return engine(config, site_files, place)
-    record = run_baseline(label, config, site_files, place)
-    save_record(record, place / RESULT)
-    write_report([record], place / "report.html", panels_of([record]))
-    return record

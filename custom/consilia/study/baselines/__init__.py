@@ -16,6 +16,7 @@ from pathlib import Path
 from consilia.core.determinism import single_threaded, torch_threads
 from consilia.core.errors import ConfigError
 from consilia.core.events import Progress, no_progress
+from consilia.core.schema import nearest
 from consilia.data.dataset import SiteData
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
@@ -50,6 +51,16 @@ TASK_OF = {
 """Baselines of one task only."""
 
 
+def require_baseline(name: str, config: RunConfig) -> None:
+    """Refuse a baseline that is unknown, not of the run's task, or not for its method; raises :class:`ConfigError`."""
+    if name not in BASELINES:
+        raise ConfigError(f"no baseline {name!r}; {nearest(name, BASELINES)}")
+    if name != PUBLIC_ONLY and make_method(config.method).several_datasets:
+        raise ConfigError(f"baseline {name} is for methods that train one task, {config.method.method} trains several")
+    if config.task != TASK_OF.get(name, config.task):
+        raise ConfigError(f"baseline {name} is for {TASK_OF[name]}, the run is a {config.task}")
+
+
 def run_baseline(
     name: str,
     config: RunConfig,
@@ -71,12 +82,7 @@ def run_baseline(
         ConfigError: a baseline that is unknown or not of this task, or a site's configuration is wrong.
         DataError: a site's data do not fit it.
     """
-    if name not in BASELINES:
-        raise ConfigError(f"baseline must be one of {sorted(BASELINES)}, got {name!r}")
-    if name != PUBLIC_ONLY and make_method(config.method).several_datasets:
-        raise ConfigError(f"baseline {name} is for methods that train one task, {config.method.method} trains several")
-    if config.task != TASK_OF.get(name, config.task):
-        raise ConfigError(f"baseline {name} is for {TASK_OF[name]}, the run is a {config.task}")
+    require_baseline(name, config)
     config = config.model_copy(update={"label": name})
     with single_threaded(), torch_threads(config.training.threads):
         server = own_server(config, site_files)
