@@ -71,7 +71,7 @@ def test_every_value_is_part_of_the_runs_identity() -> None:
         ("method.kd_weight_mode=client", r"method.kd_weight_mode: .*'batch' or 'sample'.*got 'client'"),
         ("method.max_kd_weight=-2", r"method.max_kd_weight: .*got -2"),
         ("training.learning_rate=.nan", r"training.learning_rate"),
-        ("trainin.batch_size=3", r"trainin: unknown key; did you mean .training."),
+        ("trainin.batch_size=3", r"unknown key; did you mean 'training.batch_size'"),
         ("participation=0", r"participation"),
         ('dataset="a\\nb"', r"dataset: expected no control characters"),
         ('test_only_sites=["a\\u202eb"]', r"test_only_sites.0: expected no control characters"),

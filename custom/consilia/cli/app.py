@@ -12,11 +12,13 @@ import typer
 import consilia
 from consilia.cli.console import console, errors
 from consilia.cli.friendly import friendly
+from consilia.cli.help import WholeTexts
 from consilia.cli.site_app import site_app
 from consilia.methods.commands import commands
 
 app = typer.Typer(
     name="consilia",
+    cls=WholeTexts,
     help="""Federated medical learning on NVIDIA FLARE: hospitals train one model, their files stay with them.
 
     \b
@@ -107,6 +109,29 @@ def methods(plugin: Plugin = None) -> None:
 
     load_plugin_file(plugin)
     methods_command()
+
+
+@app.command("config")
+@friendly
+def config_keys(
+    method: Annotated[str, typer.Argument(help="A method (consilia methods lists them), or one of the study file.")],
+    study: Annotated[
+        str | None, typer.Option("--study", help="A study file, whose values are shown beside the defaults.")
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """List every key of a run's configuration with type, default and meaning.
+
+    \b
+    consilia config fedkper
+    consilia config fedkper --study configs/studies/busbra.yaml
+    consilia config ditto --plugin examples/methods/ditto.py
+    """
+    from consilia.cli.configuring import config_command
+    from consilia.cli.running import load_plugin_file
+
+    load_plugin_file(plugin)
+    config_command(method, study)
 
 
 @app.command()

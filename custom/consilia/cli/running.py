@@ -16,6 +16,7 @@ from consilia.cli.progress import RunView
 from consilia.cli.show import show_records, show_study
 from consilia.core.errors import ConfigError
 from consilia.core.schema import nearest
+from consilia.evaluation.rounds import test_only_sites
 from consilia.federation.run_folder import RESULT
 from consilia.methods.registry import load_plugin, method_class, method_names, plugin_digest
 from consilia.methods.shown import panels_of
@@ -114,6 +115,11 @@ def report_command(places: Sequence[Path], out: Path) -> None:
         raise ConfigError(f"--out {out}: a report is a page, expected a name that ends in .html")
     paths = [path for place in places for path in _results(place)]
     records = [load_record(path) for path in paths]
+    if len(apart := {tuple(test_only_sites(record)) for record in records if record.sites}) > 1:
+        raise ConfigError(
+            f"the runs below {', '.join(map(str, places))} are tested on different sites, "
+            f"{' and '.join(', '.join(sites) or 'their own' for sites in sorted(apart))}: name runs of one of them"
+        )
     write_report(records, out, panels_of(records))
     console.print(f"{out}: {len(paths)} run(s)", highlight=False)
 

@@ -10,8 +10,10 @@ import typer
 
 from consilia.cli.console import console, errors
 from consilia.cli.friendly import friendly
+from consilia.cli.help import WholeTexts
 
 site_app = typer.Typer(
+    cls=WholeTexts,
     help="What a site's people type: is the data right, is the site ready, what does a job send.",
     no_args_is_help=True,
     rich_markup_mode=None,

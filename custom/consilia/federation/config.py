@@ -15,9 +15,10 @@ from consilia.core.errors import ConfigError
 from consilia.core.plain import PlainText
 from consilia.core.schema import Strict, explain
 from consilia.core.task import Task
+from consilia.federation.config_keys import config_keys, meant
 from consilia.methods.config import MethodConfig, RobustConfig, TrainingConfig
 from consilia.methods.contract import declared_fields
-from consilia.methods.registry import AllowedMethods, make_method, method_config, plugin_digest
+from consilia.methods.registry import AllowedMethods, make_method, method_config, method_names, plugin_digest
 from consilia.models.config import ModelConfig
 from consilia.record.metrics import selectable
 
@@ -28,7 +29,7 @@ CONFIG_VERSION = 2
 class RunConfig(Strict):
     """One federated run."""
 
-    config_version: int = CONFIG_VERSION
+    config_version: int = Field(CONFIG_VERSION, description="of the defaults; refused where it is another")
     label: str = Field(
         "",
         max_length=200,
@@ -36,17 +37,17 @@ class RunConfig(Strict):
         description="names the run in tables and folders; default: the method",
     )
     dataset: PlainText = Field("diagnosis", description="the dataset, by its name in the site.yaml of every site")
-    task: Task = "classification"
+    task: Task = Field("classification", description="what is learnt; default of a study: as the site.yaml says")
     method: SerializeAsAny[MethodConfig]
     plugin: str | None = Field(None, description="SHA-256 of the file that the method comes from, if a plugin")
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
-    rounds: int = Field(20, ge=1)
+    rounds: int = Field(20, ge=1, description="of federated training")
     participation: float = Field(1.0, gt=0, le=1, description="fraction of the training sites sampled each round")
     min_sites: int = Field(
         2, ge=1, description="training sites needed to begin; updates needed in a round, or all where fewer were drawn"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="decides initial weights, batches and sampling")
     evaluate_every: int = Field(
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
     )
@@ -158,6 +159,7 @@ def run_config(
             merged["method"] = {"method": merged["method"]}
         if override:
             _apply(merged, override)
+    _require_known(overrides, merged.get("method"))
     try:
         if allowed is not None:
             allowed.require(merged.get("method"))
@@ -180,6 +182,18 @@ def require_version(version: str) -> None:
     """
     if version != consilia.__version__:
         raise ConfigError(f"the job was made by Consilia {version or 'unknown'}, here is {consilia.__version__}")
+
+
+def _require_known(overrides: Sequence[str], method: Any) -> None:
+    """Refuse an override of a key that there is not, with the nearest one; of an unknown method the rest is refused."""
+    name = method.get("method") if isinstance(method, Mapping) else None
+    if not overrides or name not in method_names():
+        return
+    keys = config_keys(RunConfig, str(name))
+    for override in overrides:
+        hint = meant(override.partition("=")[0].strip(), keys)
+        if hint is not None:
+            raise ConfigError(f"--set {override}: unknown key; {hint} (consilia config {name} lists all keys)")
 
 
 def _value(text: str) -> Any:

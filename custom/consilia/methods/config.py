@@ -17,16 +17,16 @@ class TrainingConfig(Strict):
     starts anew every round.
     """
 
-    local_epochs: int = Field(5, ge=1)
-    batch_size: int = Field(32, ge=1)
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-5, ge=0)
+    local_epochs: int = Field(5, ge=1, description="passes over a site's training cases in a round")
+    batch_size: int = Field(32, ge=1, description="training cases of one optimiser step")
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="its state starts anew every round")
+    learning_rate: float = Field(0.01, gt=0, description="of the first round")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty of sgd; decoupled with adamw")
     learning_rate_decay: float = Field(0.99, gt=0, le=1, description="factor on the learning rate per round")
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null for no clipping")
     personalise_epochs: int | None = Field(None, ge=1, description="epochs after the last round; null = local_epochs")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     threads: int = Field(
         1, ge=1, le=256, description="of torch at every site and at the server; equal threads give equal bytes"
     )
@@ -42,15 +42,15 @@ TRIM = 0.2
 
 
 class RobustConfig(Strict):
-    """How the server guards a round against what single sites may send (docs/robust.md). The default guards nothing.
+    """How the server guards a round against what single sites may send (docs/robust.md). The default guards nothing."""
 
-    ``trim``: fraction of the sites dropped at either end. ``clip_norm``: largest L2 norm of an update's change, beyond
-    which it is scaled down; "median" is that of the round's norms.
-    """
-
-    rule: Literal["mean", "median", "trimmed_mean"] = "mean"
-    trim: float = Field(TRIM, gt=0, lt=0.5)
-    clip_norm: Annotated[float, Field(gt=0)] | Literal["median"] | None = None
+    rule: Literal["mean", "median", "trimmed_mean"] = Field(
+        "mean", description="how updates are combined, coordinate by coordinate"
+    )
+    trim: float = Field(TRIM, gt=0, lt=0.5, description="of trimmed_mean: fraction of the sites dropped at either end")
+    clip_norm: Annotated[float, Field(gt=0)] | Literal["median"] | None = Field(
+        None, description="L2 norm to which an update's larger change is scaled down; median: of the round's norms"
+    )
 
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> RobustConfig:
@@ -63,4 +63,4 @@ class RobustConfig(Strict):
 class MethodConfig(Strict):
     """Base of the methods' own parameters; ``method`` is the name by which the method is registered."""
 
-    method: str
+    method: str = Field(description="its name, as consilia methods lists it")

@@ -21,8 +21,8 @@ class FoundationConfig(Strict):
     ``digest`` pins the files of its folder, so that all start from the same; an embedded model's is filled in.
     """
 
-    model: str
-    digest: str | None = Field(None, pattern=DIGEST)
+    model: str = Field(description="name of an embedded model, or of one in every site.yaml's foundation_models")
+    digest: str | None = Field(None, pattern=DIGEST, description="SHA-256 of its files; an embedded model's is known")
 
     @model_validator(mode="after")
     def _pinned(self) -> FoundationConfig:
@@ -43,9 +43,13 @@ class ModelConfig(Strict):
     ``foundation`` the class gets that model as its first argument.
     """
 
-    class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$")
-    args: dict[str, Any] = Field(default_factory=dict)
-    foundation: FoundationConfig | None = None
+    class_: str = Field(
+        alias="class",
+        pattern=r"^[A-Za-z_][\w.]*\.[A-Za-z_]\w*$",
+        description="the network's dotted path, listed in every site's allow_models; a study chooses by the data",
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="the network's own arguments")
+    foundation: FoundationConfig | None = Field(None, description="the pre-trained model that the network builds on")
 
     def build(
         self,

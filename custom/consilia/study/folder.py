@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -66,15 +66,19 @@ def finished(
 def nothing_left(folder: Path) -> Iterator[None]:
     """Where what is done inside is refused before a round is saved, remove what it has made, and no more than that.
 
-    That is the folder with those above it, or the sites below it, as far as they were not there before. A run that
-    failed for another reason keeps its logs.
+    That is the folder, or else the sites below it, if it was not there before; and folders above that are empty then.
+    A run that failed for another reason keeps its logs.
     """
-    missing = [place for place in (folder / SITES, folder, *folder.parents) if not place.exists()]
+    made = next((place for place in (folder, folder / SITES) if not place.exists()), None)
+    above = [place for place in folder.parents if not place.exists()]
     try:
         yield
     except (ConfigError, DataError):
-        if missing and not (folder / CHECKPOINT).is_dir():
-            shutil.rmtree(missing[-1], ignore_errors=True)
+        if made is not None and not (folder / CHECKPOINT).is_dir():
+            shutil.rmtree(made, ignore_errors=True)
+            with suppress(OSError):  # Another run may have put something there.
+                for place in above:
+                    place.rmdir()
         raise
 
 

@@ -218,6 +218,22 @@ def default_model(data: SiteData) -> dict[str, Any]:
     raise ConfigError(f"no default model takes inputs of shape {shape}: give one as model.class and model.args")
 
 
+def study_values(study: Study, label: str) -> dict[str, Any]:
+    """What a study says of a run's configuration, the method as a mapping."""
+    values = merged(study.run, _method_of(study, label))
+    method = values.get("method")
+    return {**values, "method": {"method": method} if isinstance(method, str) else method}
+
+
+def method_of(study: Study, label: str) -> str:
+    """The name of the method that a label stands for; raises :class:`ConfigError` where it names none."""
+    method = study_values(study, label)["method"]
+    name = method.get("method") if isinstance(method, Mapping) else None
+    if name not in method_names():
+        raise ConfigError(f"study, method {label}: expected the name of a method under the key method, got {name!r}")
+    return str(name)
+
+
 def advice(study: Study, labels: Sequence[str]) -> str | None:
     """What else belongs into a comparison of these labels, where a method makes personal models and FedAvg is missing.
 

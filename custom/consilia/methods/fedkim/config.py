@@ -20,16 +20,16 @@ class InjectionConfig(Strict):
     epochs: int = Field(1, ge=1, description="passes over the public data per round")
     batch_size: int = Field(16, ge=1, description="cases whose gradients make one step")
     accumulate: int = Field(1, ge=1, description="parts in which a batch goes through the model, for its memory")
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0, description="of adapter and aligner")
     encoder_learning_rate: float | None = Field(None, ge=0, description="of encoders; default: learning_rate")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="fraction of a round's steps; then linear decay to 0")
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     cases: int | None = Field(None, ge=1, description="at most so many public cases per task and epoch; null = all")
     precision: Precision = Field("float32", description="of the forward pass (autocast); trained weights stay float32")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints inside an injection")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
 
 
 class EvaluationConfig(Strict):
@@ -53,6 +53,7 @@ class FedKIMConfig(MethodConfig):
     Attributes:
         task_definitions: the tasks, or the name of an embedded task_definitions.
         language_model: the frozen language model, which the server alone needs.
+        adapter: the mixture of LoRA experts, or none.
         experts: P; the gates are a dense softmax over them.
         rank: r of every expert.
         target_modules: the linear layers that get experts, as peft names them.

@@ -46,8 +46,8 @@ class MedicalTask(Strict):
 class TaskDefinitions(Strict):
     """Modalities by name with their descriptions, and the tasks over them."""
 
-    modalities: dict[str, str] = Field(min_length=1)
-    tasks: dict[str, MedicalTask] = Field(min_length=1)
+    modalities: dict[str, str] = Field(min_length=1, description="what each is, for the router")
+    tasks: dict[str, MedicalTask] = Field(min_length=1, description="what is asked about which modalities")
 
     @field_validator("modalities", "tasks")
     @classmethod

@@ -37,9 +37,16 @@ class FedKPerConfig(MethodConfig):
 
     temperature: float = Field(1.0, gt=0, description="tau of the alignment")
     max_kd_weight: float = Field(10.0, ge=0, description="lambda_max; 0 switches the alignment off")
-    kd_weight_mode: Literal["batch", "sample"] = "batch"
-    weighting: Literal["reliability_diversity", "samples"] = "reliability_diversity"
-    reliability: Literal["train", "validation"] = "train"
+    kd_weight_mode: Literal["batch", "sample"] = Field(
+        "batch",
+        description="whether the alignment is weighed by a batch's accuracy of the global model, or by a case's",
+    )
+    weighting: Literal["reliability_diversity", "samples"] = Field(
+        "reliability_diversity", description="of updates at the server"
+    )
+    reliability: Literal["train", "validation"] = Field(
+        "train", description="the split on which a site's reliability is measured"
+    )
 
 
 class FedKPerClient(Client[FedKPerConfig]):
