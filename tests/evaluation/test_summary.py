@@ -147,6 +147,10 @@ def test_no_balance_mixes_an_unseen_sites_accuracy_with_other_sites_own(record: 
     record["sites"]["y"] = {"test_only": True}
     record["final"]["last"]["personal"] = {}
     assert whose(whole(record)) == "tested on x, y, which trained nothing"
+    assert whose(
+        whole(record),
+        whole({**record, "sites": {"a": {"test_only": True}}, "final": {}, "rounds": [], "evaluations": []}),
+    ).startswith("tested on the site that was left out of each")
 
 
 def test_the_cost_per_site_counts_who_sends_an_update(record: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from consilia.core.task import Task
 from consilia.evaluation.compare import group_by_label
 from consilia.evaluation.summary import series
+from consilia.evaluation.tested import tested_on
 from consilia.record.schema import Record
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -29,7 +30,7 @@ def round_curves(records: Sequence[Record]) -> Table | None:
     low, high = (pick(value for values in curves.values() for value in values) for pick in (min, max))
     what = "accuracy" if key == "global_accuracy" else "Dice"
     table = Table(
-        title=f"Global model, test splits: {what} in % after each round",
+        title="; ".join(filter(None, (f"Global model, {what} in % after each round", tested_on(*records)))),
         caption=f"{BARS[0]} is {100 * low:.1f}, {BARS[-1]} is {100 * high:.1f}.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -22,7 +22,7 @@ from consilia.methods.shown import tables_of
 from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
 from consilia.report.panel import TextTable
-from consilia.study.running import FinishedRun
+from consilia.study.running import LEFT_OUT, FinishedRun
 
 UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")
 
@@ -71,14 +71,7 @@ def _metrics_table(
 ) -> Table:
     """An empty table: title and legend say whose test cases the metrics are of."""
     unit = "Dice" if records[0].run.task == "segmentation" else "accuracies"
-    whose = {text for record in records if (text := tested_on(record))}
-    on = (
-        whose.pop()
-        if len(whose) == 1
-        else "tested on the site that was left out, which trained nothing"
-        if whose
-        else ""
-    )
+    on = tested_on(*records)
     legend = [terminal.legend for _, _, terminal in columns if terminal.legend]
     if any(test_only_sites(record) for record in records):
         legend = [text for text in legend if not text.startswith("balance")] + [f"–: {NO_BALANCE}."]
@@ -121,6 +114,8 @@ def show_records(records: Sequence[Record], folder: Path) -> None:
     tables = tables_of(records)
     for table in tables:
         print_table(text_table(table))
+    if tables and any(map(test_only_sites, records)):
+        console.print(tested_on(*records), highlight=False, soft_wrap=True)
     if not tables:
         print_table(comparison(records))
         if (curves := round_curves(records)) is not None:
@@ -137,6 +132,7 @@ def show_study(runs: Sequence[FinishedRun], folder: Path) -> None:
         show_records([run.record for run in runs], folder)
         return
     print_table(left_out_comparison(runs))
+    console.print(f"All metrics of the last round: {folder / LEFT_OUT}", highlight=False, soft_wrap=True)
     _show_troubles([run.record for run in runs])
     for place in by_site.values():
         _say_report(place)

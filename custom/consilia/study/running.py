@@ -15,8 +15,10 @@ from typing import Literal, get_args
 
 from consilia.core.errors import ConfigError
 from consilia.core.events import Begun, Event, Finished, Found, Progress, RoundDone, no_progress
+from consilia.core.files import write_csv
 from consilia.core.schema import nearest
 from consilia.data.site import load_site_config
+from consilia.evaluation.left_out import left_out_values
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import REPORT
@@ -34,6 +36,9 @@ from consilia.study.study import EACH, Study, baselines_of, require_label, requi
 EngineName = Literal["sim", "inprocess"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 """NVFlare's simulator, a process per site; or one plain loop."""
+
+LEFT_OUT = "left-out.csv"
+"""In the folder of a study that leaves out several sites in turn: a row per method and site, and their mean."""
 
 StudyProgress = Callable[[str, Event], None]
 """Who is told about the events of a study's runs, with the name of the run."""
@@ -124,7 +129,7 @@ def run_study(
     """Run methods and baselines for every seed that has no record yet; write the comparison report.
 
     Where the study leaves out several sites in turn, each of them has a folder ``without-SITE`` with its runs and its
-    report.
+    report, and :data:`LEFT_OUT` holds the metrics of them all.
 
     Args:
         study: what to run.
@@ -159,6 +164,9 @@ def run_study(
         records = [run.record for run in done]
         write_report(records, place / REPORT, panels_of(records))
         runs += done
+    if study.in_turn:
+        left_out = [(run.left_out or "", run.record) for run in runs]
+        write_csv(folder / LEFT_OUT, *left_out_values(left_out))
     return runs
 
 
