@@ -74,7 +74,7 @@ def nothing_left(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError):
-        if made is not None and not (folder / CHECKPOINT).is_dir():
+        if made is not None and not (folder / CHECKPOINT).is_dir() and not (folder / RESULT).is_file():
             shutil.rmtree(made, ignore_errors=True)
             with suppress(OSError):  # Another run may have put something there.
                 for place in above:
