@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import click
+from typing import Any
+
 from typer.core import TyperGroup
 
 LONGEST = 1000
@@ -12,8 +13,8 @@ LONGEST = 1000
 class WholeTexts(TyperGroup):
     """A group whose commands stand in its help with their whole first sentence."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a row per command."""
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a row per command; typer has a copy of click's classes in some versions, and click's own in others."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [
             (name, command.get_short_help_str(LONGEST)) for name, command in found if command and not command.hidden
