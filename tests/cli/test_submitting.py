@@ -221,4 +221,5 @@ def test_a_pipe_gets_a_line_per_event(capsys) -> None:
     with job_view("mine") as view:
         for event in (PREPARED, ROUND):
             view(event)
-    assert capsys.readouterr().out.splitlines() == [str(PREPARED), str(ROUND)]
+    # Two rounds are to come, and the first has taken 2 s.
+    assert capsys.readouterr().out.splitlines() == [str(PREPARED), f"{ROUND}, left 0:00:04"]

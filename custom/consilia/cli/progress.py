@@ -88,13 +88,12 @@ class RoundLines:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._rounds: list[float] = []
-        self._last = monotonic()
+        self._clock = RoundClock()
 
     def __call__(self, event: Event) -> None:
         match event:
             case RoundDone():
-                console.print(f"{self._name}: {self._round(event)}", highlight=False, soft_wrap=True)
+                console.print(f"{self._name}: {self._clock.line(event)}", highlight=False, soft_wrap=True)
             case Prepared() if not event.done:
                 pass
             case Replied() | Failed():
@@ -106,7 +105,16 @@ class RoundLines:
             case _:
                 console.print(f"{self._name}: {plain(event)}", highlight=False, soft_wrap=True)
 
-    def _round(self, event: RoundDone) -> str:
+
+class RoundClock:
+    """The line of a round with the seconds that it took and the time left, by the mean of the rounds so far."""
+
+    def __init__(self) -> None:
+        self._rounds: list[float] = []
+        self._last = monotonic()
+
+    def line(self, event: RoundDone) -> str:
+        """The line of the round that has just ended."""
         now = monotonic()
         took = now - self._last
         self._rounds.append(took if event.seconds is None else event.seconds)
@@ -156,7 +164,13 @@ def resuming(event: Prepared) -> str:
 def job_view(name: str) -> Iterator[Listener]:
     """What is told the events of a job that runs elsewhere: on a terminal a live view, else a line per event."""
     if not console.is_terminal:
-        yield _print_line
+        clock = RoundClock()
+
+        def line(event: Event) -> None:
+            text = clock.line(event) if isinstance(event, RoundDone) else event
+            console.print(plain(text), highlight=False, soft_wrap=True)
+
+        yield line
         return
     bar = Progress(*COLUMNS_OF_BAR, TimeRemainingColumn(), console=console)
     board = SiteBoard()
@@ -200,7 +214,3 @@ class SiteBoard:
 
     def _all(self, state: str, sites: Sequence[str]) -> None:
         self.states.update(dict.fromkeys(sites, state))
-
-
-def _print_line(event: Event) -> None:
-    console.print(plain(event), highlight=False, soft_wrap=True)
