@@ -22,10 +22,10 @@ def config_command(method: str, study_source: str | None) -> None:
     name, values = method_of(study, method), study_values(study, method) if study_source else {}
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("key", no_wrap=True)
-    table.add_column("type", overflow="fold", min_width=12, max_width=26)
-    table.add_column("default", overflow="fold", max_width=20)
+    table.add_column("type", overflow="fold", min_width=12, max_width=18)
+    table.add_column("default", overflow="fold", max_width=14)
     if values:
-        table.add_column("in the study", overflow="fold", max_width=24)
+        table.add_column("in the study", overflow="fold", max_width=14)
     table.add_column("meaning", min_width=24)
     for key in config_keys(RunConfig, name):
         own = [_shown(_value(values, key.name))] if values else []
