@@ -63,7 +63,7 @@ def run_command(
             progress=partial(view, f"{method} seed {seed}"),
         )
     if run.found:
-        console.print(f"{folder} holds this run's record already; --overwrite runs it again.")
+        console.print(f"{folder} holds this run's record already; --overwrite runs it again.", soft_wrap=True)
     show_records([run.record], folder)
 
 
