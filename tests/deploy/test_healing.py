@@ -204,8 +204,8 @@ POINTS = [
     ("participant", SERVER, while_a_checkpoint_is_written),
 ]
 AT_MOST = {"process": 60.0, "participant": 200.0}
-"""Seconds that a killed process of a job, and a killed server, may cost; on a machine that does other work, too, at most
-as many as the run takes that nobody disturbs."""
+"""Seconds that a killed process of a job, and a killed server, may cost; on a machine that does other work, too, at
+most as many as the run takes that nobody disturbs."""
 
 
 @pytest.mark.long
