@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from consilia.data.dataset import Split
 from consilia.data.loading import load_site
 from consilia.federation.config import RunConfig
 from consilia.federation.model_card import read_card
+from consilia.models.mlp import MLP
 from consilia.record.schema import Metrics
 from consilia.simulation.federation import load_federation
 from consilia.study.baselines import run_baseline
@@ -67,6 +69,26 @@ def test_the_linear_baseline_is_scikit_learns_pooled_and_of_each_site(sites) -> 
             assert found.correct == int(((probability > 0.5) == truth).sum())
             assert found.auroc == pytest.approx(roc_auc_score(truth, probability), abs=1e-3)
             assert found.loss == pytest.approx(log_loss(truth, probability), abs=1e-3)
+
+
+def test_the_regression_of_a_table_is_saved_as_a_network(sites, tmp_path: Path) -> None:
+    record = run_baseline("linear", wanted(sites, "linear"), sites, tmp_path)
+    path = next(iter(sites.values()))
+    data = load_site(path, "diagnosis")
+    alone = path.parent / "state" / "runs" / record.run.id / "personal-last.safetensors"
+    pooled = [load_site(one, "diagnosis") for one in sites.values()]
+    for place, train, validation in (
+        (tmp_path / "global-best.safetensors", [one.train for one in pooled], [one.validation for one in pooled]),
+        (alone, [data.train], [data.validation]),
+    ):
+        state, metadata = read_tensors(place)
+        card = json.loads(metadata["consilia"])
+        assert (card["method"], card["model"]["class"]) == ("linear", "consilia.models.mlp.MLP")
+        network = MLP(**card["model"]["args"])
+        network.load_state_dict(state)
+        found = network(data.test.inputs).softmax(dim=1)[:, 1].detach().numpy()
+        np.testing.assert_allclose(found, by_hand(train, validation, data.test)[1], atol=2e-3)
+    assert state_digest(read_tensors(tmp_path / "global-best.safetensors")[0]) == record.final["best"].sha256
 
 
 def test_a_class_without_training_cases_is_nearly_impossible() -> None:

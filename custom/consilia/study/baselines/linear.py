@@ -7,22 +7,30 @@ grid of at most about 1,024 values (one channel: 32 x 32), a signal or a series 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from consilia.data.dataset import SiteData, Split
+from consilia.data.site import RUNS
 from consilia.evaluation.linear import ITERATIONS, features
+from consilia.federation.model_card import global_card, personal_card, save_model
 from consilia.federation.recorder import Recorder
+from consilia.methods.contract import State
 from consilia.methods.tasks import Predictions
 from consilia.methods.tasks.classification import LOGITS
+from consilia.models.config import ModelConfig
+from consilia.record.schema import Metrics
 from consilia.study.baselines.common import Saved, Setting, final_models, pooled, site_metrics, training_sites
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Values of C, scikit-learn's inverse strength of the L2 penalty, of which validation cases choose."""
 WITHOUT_VALIDATION = 0.1
+NETWORK = "consilia.models.mlp.MLP"
+KEYS: tuple[Literal["last", "best"], ...] = ("last", "best")
 UNSEEN = -20.7
 """Logarithm of the probability, 1e-9, of a class that has no training case."""
 
@@ -37,6 +45,7 @@ class LinearModel:
     present: list[int]
     classes: int
     steps_first: bool
+    table: bool
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logarithms of the classes' probabilities (N, C)."""
@@ -64,16 +73,16 @@ def fit_linear(train: Split, validation: Split, classes: int, *, steps_first: bo
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    present = sorted(set(train.labels.tolist()))
+    present, table = sorted(set(train.labels.tolist())), train.inputs.ndim == 2
     if len(present) == 1:
-        return LinearModel(None, None, None, present, classes, steps_first)
+        return LinearModel(None, None, None, present, classes, steps_first, table)
     values = features(train.inputs, steps_first=steps_first)
     scaler = StandardScaler().fit(values)
     scaled, labels = scaler.transform(values), train.labels.numpy()
     best: tuple[float, LinearModel] | None = None
     for strength in STRENGTHS if len(validation) else (WITHOUT_VALIDATION,):
         regression = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
-        model = LinearModel(scaler, regression, strength, present, classes, steps_first)
+        model = LinearModel(scaler, regression, strength, present, classes, steps_first, table)
         loss = _loss(model, validation) if len(validation) else 0.0
         if best is None or loss < best[0]:
             best = loss, model
@@ -96,14 +105,57 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved
         "pooled": shared.strength,
         "sites": {site: model.strength for site, model in own.items()},
     }
+    _save(setting, sites, recorder, shared, own)
     return {}
+
+
+def as_network(model: LinearModel) -> tuple[ModelConfig, State] | None:
+    """The regression of a table as a network without hidden layers, which needs no code of its own to be used.
+
+    Weights W and b of standardised features (x - m) / s are W / s and b - W m / s of the rows themselves. None of other
+    inputs, and where a class has no training case.
+    """
+    if model.regression is None or not model.table or model.present != list(range(model.classes)):
+        return None
+    weight = torch.from_numpy(model.regression.coef_ / model.scaler.scale_)
+    bias = torch.from_numpy(model.regression.intercept_) - weight @ torch.from_numpy(model.scaler.mean_)
+    if model.classes == 2:  # scikit-learn has the log-odds of class 1 alone
+        weight, bias = (torch.cat([torch.zeros_like(part), part]) for part in (weight, bias))
+    args = {"in_features": weight.shape[1], "num_classes": model.classes, "hidden": []}
+    network = ModelConfig.model_validate({"class": NETWORK, "args": args})
+    return network, {"layers.0.weight": weight.float(), "layers.0.bias": bias.float()}
+
+
+def _save(
+    setting: Setting, sites: list[SiteData], recorder: Recorder, shared: LinearModel, own: Mapping[str, LinearModel]
+) -> None:
+    """Save what :func:`as_network` can say, where a run saves its models; there are no rounds, so last is best."""
+    if setting.folder is None:
+        return
+    config, record = setting.config, recorder.record("finished")
+    for key in KEYS:
+        if found := as_network(shared):
+            named = {"method": config.label, "model": found[0]}
+            card = global_card(config, record, key).model_copy(update=named)
+            save_model(setting.folder / f"global-{key}.safetensors", found[1], card)
+        for site in sites:
+            if site.site in own and (found := as_network(own[site.site])):
+                metrics = record.final[key].personal[site.site]
+                threshold = metrics.validation.threshold if isinstance(metrics.validation, Metrics) else None
+                more = {"method": config.label, "model": found[0], "rounds": 0, "threshold": threshold}
+                card = personal_card(config, site, f"personal-{key}", metrics).model_copy(update=more)
+                folder = setting.sites[site.site].state_dir / RUNS / config.run_id
+                save_model(folder / f"personal-{key}.safetensors", found[1], card, private=True)
 
 
 def _loss(model: LinearModel, split: Split) -> float:
     return float(torch.nn.functional.cross_entropy(model.logits(split.inputs).double(), split.labels))
 
 
-def _weights(model: LinearModel) -> dict[str, Tensor]:
+def _weights(model: LinearModel) -> State:
+    """What the record's digest is of."""
+    if found := as_network(model):
+        return found[1]
     if model.regression is None:
         return {}
     return {
