@@ -49,9 +49,9 @@ def test_every_site_has_support_values_and_intervals(record: Record, text: str) 
     found = whole.rows[0].metrics
     interval = found.intervals["auroc"]
     assert whole.rows[0].cells["auroc"].value == f"{found.auroc:.3f}"
-    assert whole.rows[0].cells["auroc"].interval == f"{interval.low:.2f} to {interval.high:.2f}"
+    assert whole.rows[0].cells["auroc"].interval == f"{interval.low:.2f}–{interval.high:.2f}"
     assert "auroc" not in whole.rows[3].cells
-    expected = f"Ashford 200 200 50 0.40 {found.auroc:.3f} {interval.low:.2f} to {interval.high:.2f}"
+    expected = f"Ashford 200 200 50 0.40 {found.auroc:.3f} {interval.low:.2f}–{interval.high:.2f}"
     assert expected in text
     assert re.search(r"Dover \* 8 25 0 0\.40 – – 90\.0 %", text)
     assert "Fewer than 20 test patients: shown here, and left out of means of AUROC" in text
@@ -126,8 +126,8 @@ def test_a_comparison_has_auroc_per_site_beside_the_baselines(compared: str) -> 
     table = text[text.index("AUROC of the global model, after") : text.index("Accuracy of the global model, after")]
     assert "Ashford 200 patients, 50 malignant" in table
     assert "Exeter 300 patients, 75 malignant trained nothing" in table
-    assert f"FedAvg {mean:.3f} ± {sd:.3f} first seed: {first.low:.2f} to {first.high:.2f}" in table
-    assert re.search(r"linear 0\.880 0\.82 to 0\.8", table)
+    assert f"FedAvg {mean:.3f} ± {sd:.3f} first seed: {first.low:.2f}–{first.high:.2f}" in table
+    assert re.search(r"linear 0\.880 0\.82–0\.8", table)
     accuracy = text[text.index("Accuracy of the global model, after") :]
     assert "commonest class of these cases 75.0 % 75.0 % 75.0 % 100.0 % 75.0 %" in accuracy
     assert "tested on Exeter, which trained nothing" in text

@@ -41,7 +41,7 @@ def reliability(panels: Sequence[SiteCurves], of: str) -> Figure | None:
 
     The larger a mark, the more cases.
     """
-    return _panels(_with(panels, "reliability"), _draw_reliability, f"probability of {of}", "share observed")
+    return _panels(_with(panels, "reliability"), _draw_reliability, f"probability of {of}", f"share of {of}")
 
 
 def _with(panels: Sequence[SiteCurves], name: str) -> list[SiteCurves]:

@@ -140,7 +140,7 @@ def site_curves(record: Record, tables: Sequence[DetailTable]) -> list[SiteCurve
 
 def probability_of(record: Record) -> str:
     """Whose probability a reliability plot shows: of two classes that of class 1, of more that of the answer."""
-    return record.class_names[1] if len(record.class_names) == 2 else "the model's answer"
+    return record.class_names[1] if len(record.class_names) == 2 else "the right answer"
 
 
 def segmented_rows(record: Record) -> list[dict[str, Any]]:

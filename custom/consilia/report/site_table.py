@@ -158,8 +158,8 @@ def interval_text(metrics: Metrics, name: str, unit: Unit) -> str | None:
 
 
 def between(low: float, high: float, unit: Unit) -> str:
-    """An interval as text: ``61 to 84`` per cent, ``0.61 to 0.84``."""
-    return f"{100 * low:.0f} to {100 * high:.0f}" if unit == "percent" else f"{low:.2f} to {high:.2f}"
+    """An interval as text: ``61–84`` per cent, ``0.61–0.84``."""
+    return f"{100 * low:.0f}–{100 * high:.0f}" if unit == "percent" else f"{low:.2f}–{high:.2f}"
 
 
 def _cells(metrics: Metrics) -> dict[str, Cell]:
