@@ -15,8 +15,9 @@ from sklearn.metrics import (
 
 from consilia.core.determinism import derive_seed
 from consilia.core.errors import DataError
-from consilia.evaluation.answers import closed_metrics, weighted_ranking
+from consilia.evaluation.answers import closed_metrics
 from consilia.evaluation.bootstrap import intervals
+from consilia.evaluation.weighted import weighted_ranking
 
 NAMES = {"accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "loss"}
 

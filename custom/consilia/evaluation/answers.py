@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from consilia.core.errors import DataError
 from consilia.evaluation.bootstrap import Array, grouped, intervals
 from consilia.evaluation.open_answers import open_metrics
+from consilia.evaluation.weighted import mean_of_defined, ratio, weighted_ranking
 
 __all__ = ["closed_metrics", "open_metrics"]
 
@@ -52,25 +53,6 @@ def closed_metrics(
     }
 
 
-def weighted_ranking(scores: Array, positive: NDArray[np.bool_], weights: Array) -> tuple[Array, Array]:
-    """AUROC and average precision (R,) of ``scores`` (N,) with each row of ``weights`` (R, N); NaN without both kinds.
-
-    AUROC = sum over distinct scores s of P(s) (N(< s) + N(s) / 2) / (P N), by weights P of positives and N of others.
-    Average precision = sum over s of P(s) / P times the precision among the cases with a score of at least s.
-    """
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    hits = np.add.reduceat(np.where(positive[order], weights[:, order], 0.0), starts, axis=1)
-    others = np.add.reduceat(np.where(positive[order], 0.0, weights[:, order]), starts, axis=1)
-    all_hits, all_others = hits.sum(axis=1), others.sum(axis=1)
-    below = np.cumsum(others, axis=1) - others
-    area = _ratio((hits * (below + others / 2)).sum(axis=1), all_hits * all_others)
-    hits, chosen = hits[:, ::-1], np.cumsum((hits + others)[:, ::-1], axis=1)
-    precision = np.cumsum(hits, axis=1) / np.where(chosen > 0, chosen, 1.0)
-    average = _ratio((hits * precision).sum(axis=1), all_hits)
-    return area, np.where(all_others > 0, average, np.nan)
-
-
 def _values(scores: Array, truth: Truth, said: Truth, ranked: bool) -> dict[str, float | None]:
     """The metrics of all cases, by scikit-learn."""
     from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
@@ -101,10 +83,10 @@ def _weighted(scores: Array, truth: Truth, said: Truth, ranked: bool, weights: A
     areas = [weighted_ranking(scores[:, index], truth == index, weights) for index in shown] if ranked else []
     return {
         "accuracy": weights @ (said == truth) / total,
-        "balanced_accuracy": _mean([_ratio(right[index], present[index]) for index in classes]),
-        "auroc": _mean([area for area, _ in areas]) if areas else undefined,
-        "auprc": _mean([average for _, average in areas]) if areas else undefined,
-        "f1": _mean([_ratio(2 * right[index], present[index] + answered[index]) for index in shown]),
+        "balanced_accuracy": mean_of_defined([ratio(right[index], present[index]) for index in classes]),
+        "auroc": mean_of_defined([area for area, _ in areas]) if areas else undefined,
+        "auprc": mean_of_defined([average for _, average in areas]) if areas else undefined,
+        "f1": mean_of_defined([ratio(2 * right[index], present[index] + answered[index]) for index in shown]),
         "loss": weights @ _losses(scores, truth) / total if ranked else undefined,
     }
 
@@ -118,18 +100,6 @@ def _shown(scores: Array) -> range:
 def _losses(scores: Array, truth: Truth) -> Array:
     losses: Array = -np.log(np.clip(scores[np.arange(len(truth)), truth], SMALLEST, 1.0))
     return losses
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    """``above / below``, NaN where ``below`` is 0."""
-    ratio: Array = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
-    return ratio
-
-
-def _mean(values: Sequence[Array]) -> Array:
-    """Mean of the defined values, element by element; NaN where none is."""
-    stacked = np.stack(values)
-    return _ratio(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0).astype(np.float64))
 
 
 def _checked(probabilities: ArrayLike, truth: ArrayLike) -> tuple[Array, Truth]:

@@ -42,12 +42,33 @@ def intervals(metrics: Metrics, groups: NDArray[np.int64], *, seed: int, resampl
     Resamples that leave a metric undefined are left out; None where that leaves fewer than half, or with one patient,
     whose resamples are all the same.
     """
+    found = drawn_values(metrics, groups, seed=seed, resamples=resamples)
+    return {name: None if values is None else _percentiles(values) for name, values in found.items()}
+
+
+def errors_and_intervals(
+    metrics: Metrics, groups: NDArray[np.int64], *, seed: int, resamples: int
+) -> dict[str, dict[str, float]]:
+    """By metric the standard error ``se`` and the interval, ``low`` and ``high``; metrics that have none are left out.
+
+    The standard error is the sample standard deviation of the resamples' values. Otherwise as :func:`intervals`.
+    """
+    found = {}
+    for name, values in drawn_values(metrics, groups, seed=seed, resamples=resamples).items():
+        if values is not None:
+            low, high = _percentiles(values)
+            found[name] = {"se": float(values.std(ddof=1)), "low": low, "high": high}
+    return found
+
+
+def drawn_values(metrics: Metrics, groups: NDArray[np.int64], *, seed: int, resamples: int) -> dict[str, Array | None]:
+    """The defined values of every metric over the resamples; None where there is no interval."""
     found: dict[str, list[Array]] = {}
     for weights in _weights(groups, seed, resamples):
         for name, values in metrics(weights).items():
             found.setdefault(name, []).append(values)
     single = len(groups) == 0 or groups.max() == 0
-    return {name: None if single else _percentiles(np.concatenate(values)) for name, values in found.items()}
+    return {name: None if single else _defined(np.concatenate(values)) for name, values in found.items()}
 
 
 def _weights(groups: NDArray[np.int64], seed: int, resamples: int) -> Iterator[Array]:
@@ -63,9 +84,11 @@ def _weights(groups: NDArray[np.int64], seed: int, resamples: int) -> Iterator[A
         yield times[:, groups].astype(np.float64)
 
 
-def _percentiles(values: Array) -> list[float] | None:
-    defined = values[~np.isnan(values)]
-    if 2 * len(defined) < len(values):
-        return None
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _defined(values: Array) -> Array | None:
+    defined: Array = values[~np.isnan(values)]
+    return None if 2 * len(defined) < len(values) else defined
+
+
+def _percentiles(values: Array) -> list[float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]

@@ -162,7 +162,7 @@ class FinalModels(Strict):
     """A chosen global version, and the personal models that every training site made from it after the rounds.
 
     ``variants``: metrics of the method's variants of the global version, by variant and site. ``threshold``: of the
-    global version, from a probability of which on a case counts as class 1; null: none was found, 0.5 stands for it.
+    global version, above which probability a case counts as class 1; null: none was found, 0.5 stands for it.
     """
 
     version: NonNegativeInt

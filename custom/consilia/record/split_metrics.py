@@ -26,7 +26,7 @@ PromptSetting = Literal["box", "image", "jitter"]
 
 
 class AtThreshold(Strict):
-    """Metrics of the decision "class 1 from a probability of ``threshold`` on", null where undefined.
+    """Metrics of the decision "class 1 where its probability is above ``threshold``", null where undefined.
 
     Of more than two classes ``threshold`` is null, the decision is the likeliest class, and sensitivity, specificity,
     predictive values and F1 are plain means over the classes, each against the others.
