@@ -6,13 +6,13 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consilia.core.events import Refused, read_event
+from consilia.data.dataset import Split
 from consilia.evaluation.compare import comparison_table, to_markdown
 from consilia.record.files import load_record, save_record
 from consilia.record.schema import Record
@@ -66,11 +66,15 @@ def test_html(hostile: Record, seeds: int) -> None:
 def test_html_escapes_what_comes_from_no_record(tmp_path: Path) -> None:
     # A site's own report has no record that would have been read.
     found = torch.tensor([[2.0, 0.0], [3.0, 0.0]])
-    case: dict[str, Any] = {
-        **{"site": EVIL, "dataset": EVIL, "class_names": [EVIL, "b"], "logits_global": found, "logits_personal": None},
-        **{"labels": torch.tensor([0, 1]), "case_ids": [EVIL, "-12"], "inputs": torch.rand(2, 1, 8, 8)},
-    }
-    table = write_site_report(tmp_path / "site.html", **case)
+    table = write_site_report(
+        tmp_path / "site.html",
+        site=EVIL,
+        dataset=EVIL,
+        class_names=[EVIL, "b"],
+        models={"global": found, EVIL: -found},
+        test=Split(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), (EVIL, "-12"), patients=(EVIL, EVIL)),
+        about=EVIL,
+    )
     masks = torch.ones(2, 8, 8, dtype=torch.uint8)
     cases = write_segmentation_report(
         tmp_path / "masks.html",
@@ -87,7 +91,7 @@ def test_html_escapes_what_comes_from_no_record(tmp_path: Path) -> None:
         assert_self_contained(html)
         assert not STEERING.search(html)
         assert r"\u202e\u200b\x1b[2J" in read(html).text
-    for path, columns in ((table, 5), (cases, 5)):
+    for path, columns in ((table, 11), (cases, 5)):
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
         assert [len(row) for row in rows] == [columns] * 3

@@ -157,7 +157,11 @@ class Client(Generic[C]):
             self.load(state)
 
     def report(
-        self, path: Path, predictions: Mapping[str, Mapping[str, Predictions]], attention: Tensor | None
+        self,
+        path: Path,
+        predictions: Mapping[str, Mapping[str, Predictions]],
+        attention: Tensor | None,
+        thresholds: Mapping[str, float | None] | None = None,
     ) -> None:
         """Write the site's own report on its test cases, which never leaves it.
 
@@ -165,10 +169,17 @@ class Client(Generic[C]):
             path: the HTML file.
             predictions: of the ``global`` model, and of the ``personal`` one where there is one, by dataset.
             attention: of :meth:`attention` with the global model.
+            thresholds: by model, see :func:`~consilia.methods.local_report.write_local_report`.
         """
-        if "personal" in predictions:
-            own = {model: found[self.data.name] for model, found in predictions.items()}
-            write_local_report(path, self.data, own, attention, self.attention_meaning)
+        own = {model: found[self.data.name] for model, found in predictions.items()}
+        write_local_report(
+            path,
+            self.data,
+            own,
+            thresholds=thresholds,
+            attention=attention,
+            meaning=self.attention_meaning,
+        )
 
     def attention(self, split: Split) -> Tensor | None:
         """A map (N, h, w) per case for the site's own report, see :attr:`attention_meaning`; None: there is none."""

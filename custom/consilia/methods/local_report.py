@@ -10,25 +10,35 @@ from torch import Tensor
 from consilia.data.dataset import SiteData
 from consilia.methods.tasks.base import Predictions
 from consilia.methods.tasks.classification import LOGITS
-from consilia.report.site_report import write_site_report
+from consilia.report.site_report import ABOUT, write_site_report
 from consilia.report.site_segmentation import write_segmentation_report
 
 
 def write_local_report(
-    path: Path, data: SiteData, predictions: Mapping[str, Predictions], attention: Tensor | None, meaning: str
-) -> None:
-    """Write the report on the test cases.
+    path: Path,
+    data: SiteData,
+    predictions: Mapping[str, Predictions],
+    *,
+    thresholds: Mapping[str, float | None] | None = None,
+    attention: Tensor | None = None,
+    meaning: str = "",
+    about: str = ABOUT,
+) -> Path:
+    """Write the report on the test cases, and a table of all cases beside it; returns the table's path.
 
     Args:
-        path: the HTML file; a table of all cases goes beside it.
-        data: the site's data.
-        predictions: of the ``global`` and the ``personal`` model.
+        path: the HTML file.
+        data: the site's data, of one dataset.
+        predictions: on its test cases, by model: ``global``, ``personal``, ``local-only``, or any other name. The
+            others are held against the first.
+        thresholds: of a classification in two classes, by model; None: 0.5.
         attention: the method's map (N, h, w) of each test case, if it has one.
         meaning: what the map shows, in a sentence.
+        about: which cases these are, in a sentence.
     """
     test = data.test
     if data.task == "segmentation":
-        write_segmentation_report(
+        return write_segmentation_report(
             path,
             site=data.site,
             dataset=data.name,
@@ -41,17 +51,15 @@ def write_local_report(
             attention=attention,
             attention_meaning=meaning,
         )
-        return
-    write_site_report(
+    return write_site_report(
         path,
         site=data.site,
         dataset=data.name,
         class_names=data.class_names,
-        logits_global=predictions["global"][LOGITS],
-        logits_personal=predictions["personal"][LOGITS],
-        labels=test.labels,
-        case_ids=test.case_ids,
-        inputs=test.inputs,
+        models={name: found[LOGITS] for name, found in predictions.items()},
+        test=test,
+        thresholds=thresholds,
         attention=attention,
         attention_meaning=meaning,
+        about=about,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,19 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes, write_csv
-from consilia.evaluation.classification import classification_metrics
-from consilia.record.metrics import PREDICTIONS
+from consilia.data.dataset import Split
+from consilia.report import site_words
 from consilia.report.html import page
 from consilia.report.pictures import attended, thumbnail
+from consilia.report.site_answers import NO_ANSWER, Answers, patients_of
+from consilia.report.site_tables import confusion, curve_rows, meanings, recall_rows, threshold_tables
 
-GALLERY = 6  # images in a row of the gallery, and one row of each kind
+GALLERY = 6
+"""Cases in each group of the gallery."""
+
+ABOUT = "Test cases of this site, which no model was trained on."
+
+Case = dict[str, Any]
 
 
 def write_site_report(
@@ -25,143 +32,157 @@ def write_site_report(
     site: str,
     dataset: str,
     class_names: Sequence[str],
-    logits_global: Tensor | None,
-    logits_personal: Tensor | None,
-    labels: Tensor,
-    case_ids: Sequence[str],
-    inputs: Tensor | None,
+    models: Mapping[str, Tensor],
+    test: Split,
+    thresholds: Mapping[str, float | None] | None = None,
     attention: Tensor | None = None,
     attention_meaning: str = "",
+    about: str = ABOUT,
 ) -> Path:
     """Write the report to ``path`` and the predictions to ``<stem>_predictions.csv`` beside it; returns the latter.
 
-    ``logits_*`` (N, C) of the test cases, None where the site has no such model; ``labels`` (N,); ``inputs`` (N, ...)
-    as the model saw them: images (N, c, H, W) get a gallery, anything else does not. ``attention`` (N, h, w) of
-    the global model is shown over its images, with its meaning in a sentence. Only the owner can read the two files.
+    Only the owner can read the two files.
+
+    Args:
+        path: the HTML file.
+        site: its name.
+        dataset: its name.
+        class_names: of the C classes; the second of two is the positive one.
+        models: logits (N, C) by model; ``global``, ``personal``, ``local-only`` and ``centralised`` are explained,
+            every other name is shown as it is. The others are held against the first.
+        test: the N cases. Images (N, c, H, W) get a gallery, anything else a list.
+        thresholds: of two classes, by model: the probability of the positive class from which on it is the answer;
+            None: 0.5.
+        attention: (N, h, w) of the first model, shown over its images.
+        attention_meaning: what it shows, in a sentence.
+        about: which cases these are, in a sentence.
 
     Raises:
         DataError: the numbers of cases or classes do not fit together.
     """
-    logits = {"global": logits_global, "personal": logits_personal}
-    found = {name: values.detach().cpu() for name, values in logits.items() if values is not None}
-    labels = labels.detach().cpu()
-    _check(found, class_names, labels, case_ids, inputs, attention)
-    table = path.with_name(f"{path.stem}_predictions.csv")
-    columns = _predictions(found, class_names, labels, case_ids)
-    write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
-    maps = {"global": attention}
-    models = [
-        _model(name, values, class_names, labels, case_ids, inputs, maps.get(name)) for name, values in found.items()
+    _check(models, class_names, test, attention)
+    labels = test.labels.detach().cpu()
+    answers = [
+        Answers(name, logits.detach().cpu(), labels, test.patients, (thresholds or {}).get(name))
+        for name, logits in models.items()
     ]
+    table = path.with_name(f"{path.stem}_predictions.csv")
+    columns = _predictions(answers, class_names, test)
+    write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
+    values = _page_values(answers, class_names, test, attention) if answers and len(labels) else {"models": []}
     html = page(
         "site.html",
         site=site,
         dataset=dataset,
-        count=len(labels),
         class_names=class_names,
-        models=models if len(labels) else [],
-        confusion=_confusion(found, class_names, labels),
-        metrics=PREDICTIONS.of("classification"),
         table=table.name,
         attention_meaning=attention_meaning,
+        about=about,
+        **values,
     )
     write_bytes(path, html.encode(), private=True)
     return table
 
 
-def _check(
-    logits: dict[str, Tensor],
-    class_names: Sequence[str],
-    labels: Tensor,
-    case_ids: Sequence[str],
-    inputs: Tensor | None,
-    attention: Tensor | None,
-) -> None:
-    count = len(labels)
-    if len(case_ids) != count or (inputs is not None and len(inputs) != count):
-        got = "no inputs" if inputs is None else f"{len(inputs)} inputs"
-        raise DataError(f"site report: expected {count} case ids and inputs, got {len(case_ids)} ids and {got}")
+def _check(models: Mapping[str, Tensor], class_names: Sequence[str], test: Split, attention: Tensor | None) -> None:
+    count = len(test)
     if attention is not None and (attention.ndim != 3 or len(attention) != count):
         raise DataError(f"site report: expected attention ({count}, h, w), got {tuple(attention.shape)}")
-    for name, values in logits.items():
-        if tuple(values.shape) != (count, len(class_names)):
+    for name, logits in models.items():
+        if tuple(logits.shape) != (count, len(class_names)):
             raise DataError(
-                f"site report: expected {name} logits of shape {(count, len(class_names))}, got {tuple(values.shape)}"
+                f"site report: expected {name} logits of shape {(count, len(class_names))}, got {tuple(logits.shape)}"
             )
 
 
-def _predictions(
-    logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor, case_ids: Sequence[str]
-) -> dict[str, list[Any]]:
-    """Columns of the csv: case id, true class, and per model its answer and the probability of every class."""
-    columns: dict[str, list[Any]] = {"case_id": list(case_ids), "label": [class_names[i] for i in labels.tolist()]}
-    for name, values in logits.items():
-        columns[f"{name}_answer"] = [class_names[i] for i in values.argmax(dim=1).tolist()]
-        probabilities = values.double().softmax(dim=1)
-        for index, class_name in enumerate(class_names):
-            columns[f"{name}_p_{class_name}"] = probabilities[:, index].tolist()
-    return columns
+def _page_values(answers: list[Answers], names: Sequence[str], test: Split, attention: Tensor | None) -> dict[str, Any]:
+    # Here, because it pulls in matplotlib, which the command line should not wait for.
+    from consilia.report import site_plots
 
-
-def _model(
-    name: str,
-    logits: Tensor,
-    class_names: Sequence[str],
-    labels: Tensor,
-    case_ids: Sequence[str],
-    inputs: Tensor | None,
-    attention: Tensor | None,
-) -> dict[str, Any]:
-    """Name, metrics and gallery of one model."""
-    gallery = {}
-    if inputs is not None and inputs.ndim == 4:
-        gallery = _gallery(logits, class_names, labels, case_ids, inputs, attention)
+    labels, every = answers[0].labels, torch.ones(len(test), dtype=torch.bool)
     return {
-        "name": f"{name} model",
-        "metrics": classification_metrics(logits, labels),
-        "gallery": gallery,
-        "attended": attention is not None,
+        "count": len(test),
+        "patients": patients_of(test.patients, every),
+        "support": list(zip(names, torch.bincount(labels, minlength=len(names)).tolist(), strict=True)),
+        "cautions": site_words.cautions(labels, test.patients, names),
+        "models": [
+            {
+                "name": one.name,
+                "title": site_words.title(one.name),
+                "explained": site_words.EXPLAINED.get(one.name, ""),
+                "rule": site_words.rule(one, names),
+                "findings": site_words.findings(one, names),
+                "unanswered": int((one.answers == NO_ANSWER).sum()),
+                "thresholds": threshold_tables(one),
+                "recalls": recall_rows(one, names),
+                "confusion": confusion(one, names),
+                "gallery": _gallery(one, names, test, attention if place == 0 else None),
+                "attended": attention is not None and place == 0,
+            }
+            for place, one in enumerate(answers)
+        ],
+        "beside": [site_words.beside(answers[0], other, names) for other in answers[1:]],
+        "curves": curve_rows(answers),
+        "meanings": meanings(len(names)),
+        "roc": site_plots.roc(answers),
+        "reliability": site_plots.reliability(answers),
+        "images": test.inputs.ndim == 4,
     }
 
 
-def _gallery(
-    logits: Tensor,
-    class_names: Sequence[str],
-    labels: Tensor,
-    case_ids: Sequence[str],
-    inputs: Tensor,
-    attention: Tensor | None,
-) -> dict[str, list[dict[str, Any]]]:
-    """The most confident wrong and right cases, most confident first (then in case order)."""
-    confidence, said = logits.double().softmax(dim=1).max(dim=1)
-    order = torch.argsort(confidence, descending=True, stable=True).tolist()
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for title, right in (("Most confidently wrong", False), ("Most confidently right", True)):
-        chosen = [index for index in order if bool(said[index] == labels[index]) is right][:GALLERY]
-        rows[title] = [
+def _predictions(answers: Sequence[Answers], names: Sequence[str], test: Split) -> dict[str, list[Any]]:
+    """Columns of the csv: case id, patient where known, true class, and per model what it says.
+
+    That is its likeliest class; of two classes also its answer at the model's threshold; and every class's probability.
+    """
+    columns: dict[str, list[Any]] = {"case_id": list(test.case_ids)}
+    if test.patients:
+        columns["patient"] = list(test.patients)
+    columns["label"] = [names[i] for i in test.labels.tolist()]
+    for one in answers:
+        columns[f"{one.name}_answer"] = _named(one.likeliest, names)
+        if one.classes == 2:
+            columns[f"{one.name}_answer_at_threshold"] = _named(one.answers, names)
+        for index, name in enumerate(names):
+            columns[f"{one.name}_p_{name}"] = one.probabilities[:, index].tolist()
+    return columns
+
+
+def _named(answers: Tensor, names: Sequence[str]) -> list[str]:
+    return ["" if index == NO_ANSWER else names[index] for index in answers.tolist()]
+
+
+def _gallery(one: Answers, names: Sequence[str], test: Split, attention: Tensor | None) -> dict[str, list[Case]]:
+    """Wrong and right cases, the surest first (then in case order); of two classes the wrong ones by kind."""
+    wrong = (one.answers != one.labels) & one.finite
+    groups = {f"Right: the surest of {int(one.right.sum())}": one.right}
+    if one.classes == 2:
+        missed, alarms = wrong & one.of_class(1), wrong & one.of_class(0)
+        groups = {
+            f"Missed: {names[1]} cases taken for {names[0]}": missed,
+            f"False alarms: {names[0]} cases taken for {names[1]}": alarms,
+        } | groups
+    else:
+        groups = {"Wrong": wrong} | groups
+    certainty = one.probabilities.nan_to_num().gather(1, one.answers.clamp(min=0)[:, None])[:, 0]
+    order = torch.argsort(certainty, descending=True, stable=True).tolist()
+    images = test.inputs.ndim == 4
+    # Where every case is a patient of its own, its name once is enough.
+    patients = test.patients if test.patients != test.case_ids else ()
+    return {
+        title: [
             {
-                "case_id": case_ids[index],
-                "truth": class_names[int(labels[index])],
-                "said": class_names[int(said[index])],
-                "probability": float(confidence[index]),
-                "image": thumbnail(inputs[index]),
-                "attention": None if attention is None else attended(inputs[index], attention[index]),
+                "case_id": test.case_ids[index],
+                "patient": patients[index] if patients else None,
+                "truth": names[int(one.labels[index])],
+                "said": names[int(one.answers[index])],
+                "probability": float(certainty[index]),
+                "image": thumbnail(test.inputs[index]) if images else None,
+                "attention": attended(test.inputs[index], attention[index])
+                if images and attention is not None
+                else None,
             }
-            for index in chosen
+            for index in [index for index in order if group[index]][:GALLERY]
         ]
-    return rows
-
-
-def _confusion(logits: dict[str, Tensor], class_names: Sequence[str], labels: Tensor) -> list[dict[str, Any]]:
-    """A matrix for each model: by true class, the cases of each predicted class and their share of the row."""
-    found = []
-    for name, values in logits.items():
-        matrix = torch.zeros(len(class_names), len(class_names), dtype=torch.int64)
-        matrix.index_put_((labels, values.argmax(dim=1)), torch.ones_like(labels), accumulate=True)
-        shares = (matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)).tolist()
-        rows = [
-            (true, list(zip(counts, row, strict=True)))
-            for true, counts, row in zip(class_names, matrix.tolist(), shares, strict=True)
-        ]
-        found.append({"model": name, "rows": rows})
-    return found if len(labels) else []
+        for title, group in groups.items()
+    }

@@ -67,7 +67,11 @@ class FedKIMClient(Client[FedKIMConfig]):
             yield Batch(inputs, labels, task)
 
     def report(
-        self, path: Path, predictions: Mapping[str, Mapping[str, Predictions]], attention: Tensor | None
+        self,
+        path: Path,
+        predictions: Mapping[str, Mapping[str, Predictions]],
+        attention: Tensor | None,
+        thresholds: Mapping[str, float | None] | None = None,
     ) -> None:
         """The first test cases of every task, with the predictions of the global extractor."""
         write_task_examples(path, self.data, predictions["global"], self.config.task_definitions)
