@@ -181,3 +181,23 @@ def test_the_lines_for_a_foundation_model(hospital, tmp_path: Path) -> None:
     place = yaml.safe_load(printed.replace("foundation_models: ", ""))["sam"]
     assert place["digest"] == foundation_digest(tmp_path / "sam")
     assert "no such file" in consilia("site", "foundation", tmp_path / "nowhere", code=1)
+
+
+def test_evaluate_judges_masks_by_hand(hospital, tmp_path: Path) -> None:
+    site, saved, config = hospital
+    consilia("evaluate", saved, "--site", site, "--split", "all", "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    data, model = load_site(site, "structure"), build(config, tmp_path)
+    dices = []
+    for split in (data.train, data.validation, data.test):
+        for image, truth in zip(split.inputs, split.labels.bool(), strict=True):
+            down, across = truth.nonzero(as_tuple=True)
+            box = torch.stack([across.min(), down.min(), across.max(), down.max()]).float()
+            with torch.no_grad():
+                mask = model(image[None], MaskPrompts(box[None]))[0] > 0
+            dices.append(float(2 * (mask & truth).sum() / (mask.sum() + truth.sum())))
+    assert found["count"] == len(dices) == 12
+    assert found["prompts"]["box"]["dice"] == pytest.approx(sum(dices) / 12, abs=1e-6)
+    assert set(found["prompts"]) == {"box", "image", "jitter"}
+    assert "hd95" in found["prompts"]["box"] or found["prompts"]["box"]["missed"] == 12
+    assert (tmp_path / "out" / "report.html").is_file()

@@ -327,6 +327,32 @@ def predict(
     predict_command(model, site, cases, out, boxes, dataset)
 
 
+@app.command()
+@friendly
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A saved model: global-*.safetensors or personal-*.safetensors.")],
+    site: Annotated[Path, typer.Option(help="The site.yaml that says where the labelled cases are.")],
+    dataset: Annotated[str | None, typer.Option(help="Of site.yaml; default: the model's own.")] = None,
+    split: Annotated[
+        str, typer.Option(help="test: the site's test split; all: every case, at a site that has not trained it.")
+    ] = "test",
+    out: Annotated[Path, typer.Option(help="Folder for the page, the metrics and a table of all cases.")] = Path(
+        "evaluation"
+    ),
+) -> None:
+    """Say how good a saved model is on a site's own labelled cases: metrics with intervals, a page, and JSON.
+
+    \b
+    consilia evaluate runs/x/global-best.safetensors --site hospital/site.yaml --out evaluation
+    consilia evaluate model.safetensors --site unseen/site.yaml --dataset lesions --split all
+
+    Intervals are 95 % ones over draws of the site's patients. Nothing leaves the site.
+    """
+    from consilia.cli.evaluating import evaluate_command
+
+    evaluate_command(model, site, dataset, split, out)
+
+
 for _name, _command in commands().items():
     app.command(_name)(friendly(_command))
 

@@ -1,0 +1,65 @@
+"""``consilia evaluate``: a saved model on a site's own labelled cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from consilia.cli.console import console
+from consilia.core.errors import ConfigError
+from consilia.federation.model_evaluation import METRICS, PAGE, Evaluated, Part, evaluate_model
+
+PARTS: dict[str, Part] = {"test": "test", "all": "all"}
+
+SHOWN = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "operating.sensitivity": "sensitivity",
+    "operating.specificity": "specificity",
+    "operating.ppv": "positive predictive value",
+    "operating.npv": "negative predictive value",
+    "operating.f1": "F1",
+    "brier": "Brier score",
+    "ece": "calibration error",
+}
+"""Metrics of a classification in the terminal; at the model's threshold where they need one."""
+
+
+def evaluate_command(model: Path, site: Path, dataset: str | None, split: str, out: Path) -> None:
+    """Print the metrics, and write them with a page and a table of all cases."""
+    if split not in PARTS:
+        raise ConfigError(f"--split is one of {', '.join(PARTS)}, got {split!r}")
+    if out.exists():
+        raise ConfigError(f"{out} exists: choose another --out")
+    found = evaluate_model(model, site, dataset=dataset, part=PARTS[split])
+    found.write(out)
+    support = f"{len(found.data.test)} cases"
+    if (patients := found.metrics.get("patients")) is not None:
+        support += f" of {patients} patients"
+    if (positives := found.metrics.get("positives")) is not None:
+        support += f", {positives} {found.card.class_names[1]}"
+    console.print(f"{model.name} at {found.data.site}, dataset {found.data.name}: {support}", highlight=False)
+    console.print(_table(found))
+    for note in (*found.notes, f"Inputs: {found.preprocessing}."):
+        console.print(note, highlight=False, soft_wrap=True)
+    console.print(f"{out / PAGE}; the same as numbers: {out / METRICS}", highlight=False, soft_wrap=True)
+
+
+def _table(found: Evaluated) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("metric")
+    for column in ("value", "95 % interval"):
+        table.add_column(column, justify="right")
+    values = {row.metric: row for row in found.to_frame().itertuples()}
+    names = SHOWN if found.card.task == "classification" else {name: name for name in values if "prompts." in name}
+    for name, heading in names.items():
+        if name in values:
+            row = values[name]
+            interval = "" if row.low is None or row.low != row.low else f"{row.low:.3f} to {row.high:.3f}"
+            value = f"{row.value:.3f}" if isinstance(row.value, float) else str(row.value)
+            table.add_row(heading, value, interval)
+    return table
