@@ -10,8 +10,12 @@ import pytest
 from PIL import Image
 
 from consilia.core.tensor_files import read_tensors, write_tensors
+from consilia.data.loading import load_site
+from consilia.federation.model_card import CardPreprocessing, run_card, save_model
+from consilia.models.exchange import exchanged_state
 from tests.cli.clinic import by_hand, draw, training_values, write_clinic, write_model
 from tests.cli.support import consilia
+from tests.federation.support import model_of, small
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -114,6 +118,20 @@ def test_another_preprocessing_is_refused_with_both_values(hospital, tmp_path: P
     consilia("site", "prepare", site)
     message = consilia("predict", model, "--site", site, "--cases", site.parent / "images", code=1)
     assert words in message
+
+
+def test_other_columns_are_named(wisconsin: dict[str, Path], tmp_path: Path) -> None:
+    site = wisconsin["hospital-1"]
+    data = load_site(site, "diagnosis")
+    names = [f"column {i} of a table" for i in range(30)]
+    layout = {**data.dataset().preprocessing.described(), "numeric": json.dumps(names)}
+    preprocessing = CardPreprocessing(rule="each site's own", layout=layout)
+    model, run = tmp_path / "m.safetensors", small("fedavg")
+    card = run_card(run, data.class_names, "global-last", preprocessing=preprocessing)
+    save_model(model, exchanged_state(model_of(run)), card)
+    message = consilia("predict", model, "--site", site, "--cases", site.parent / "cases.csv", code=1)
+    assert "numeric: the model has 30, site.yaml 30: it lacks ['column 0 of a table'," in message
+    assert "and has ['mean radius'" in message
 
 
 def test_another_size_gets_our_words_with_a_card_of_an_older_version(hospital, tmp_path: Path) -> None:

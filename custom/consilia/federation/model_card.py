@@ -127,7 +127,7 @@ def global_card(config: RunConfig, record: Record, which: Literal["last", "best"
         f"global-{which}",
         method=record.run.method,
         rounds=final.version,
-        threshold=getattr(final, "threshold", None),
+        threshold=final.threshold,
         preprocessing=CardPreprocessing(
             rule="pooled" if record.preprocessing else "each site's own",
             layout=layouts.common(site.layout for site in trainers.values()),
@@ -167,6 +167,7 @@ def personal_card(
         preprocessing=made,
         training_sites={data.site: TrainingSite(cases=data.cases("train"), fingerprint=data.fingerprint())},
         metrics={} if metrics is None else card_metrics({data.site: metrics}),
+        threshold=None if metrics is None else getattr(metrics.validation, "threshold", None),
         **more,
     )
 

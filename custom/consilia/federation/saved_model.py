@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from consilia.core.errors import CheckpointError, ConfigError, DataError
 from consilia.core.files import write_csv
+from consilia.core.schema import MAX_SHOWN
 from consilia.core.tensor_files import read_tensors
 from consilia.data.loading import (
     NewCases,
@@ -220,7 +221,7 @@ class LoadedModel:
         wanted = {} if self.card.preprocessing is None else self.card.preprocessing.layout
         own = here.described()
         if differing := unlike(wanted, here):
-            pairs = "; ".join(f"{key}: the model {wanted[key]}, site.yaml {own[key]}" for key in differing)
+            pairs = "; ".join(f"{key}: {_both(wanted[key], own[key])}" for key in differing)
             raise ConfigError(
                 f"{self.path} was trained on inputs that dataset {name!r} of {self.site} does not make: {pairs}. Set "
                 "these keys as the model has them, or take a model that was trained with yours"
@@ -239,6 +240,22 @@ class LoadedModel:
             return (args["in_features"],)
         size, channels = args.get("image_size"), args.get("in_channels")
         return (channels, size, size) if isinstance(size, int) and isinstance(channels, int) else None
+
+
+def _both(wanted: str, own: str) -> str:
+    """Two values of a key, as they are; of long lists what the one has and the other lacks."""
+    if len(wanted) + len(own) <= 2 * MAX_SHOWN:
+        return f"the model {wanted}, site.yaml {own}"
+    try:
+        there, here = json.loads(wanted), json.loads(own)
+    except ValueError:
+        there = here = None
+    if not (isinstance(there, list) and isinstance(here, list)):
+        return f"the model {wanted[:MAX_SHOWN]}..., site.yaml {own[:MAX_SHOWN]}..."
+    lacks, more = ([name for name in a if name not in b] for a, b in ((there, here), (here, there)))
+    if not lacks and not more:
+        return f"the model and site.yaml have the same {len(there)} in another order"
+    return f"the model has {len(there)}, site.yaml {len(here)}: it lacks {lacks[:5]}, and has {more[:5]} beyond"
 
 
 def load_model(path: Path, site: Path) -> LoadedModel:
