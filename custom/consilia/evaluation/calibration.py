@@ -56,7 +56,8 @@ def expected_error(bins: list[dict[str, Any]]) -> float:
     """ECE = sum over bins of n_b / N |confidence_b - observed_b| (Naeini et al., "Obtaining well calibrated
     probabilities using Bayesian binning", 2015)."""
     count = sum(part["count"] for part in bins)
-    return sum(part["count"] / count * abs(part["confidence"] - part["observed"]) for part in bins if part["count"])
+    found = [part["count"] / count * abs(part["confidence"] - part["observed"]) for part in bins if part["count"]]
+    return float(sum(found))
 
 
 def roc_points(scores: Array, positive: NDArray[np.bool_]) -> list[float]:
