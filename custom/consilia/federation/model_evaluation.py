@@ -76,9 +76,9 @@ class Evaluated:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but single cases, in plain JSON types."""
-        kept = {"kind", "method", "run_id", "licence", "version"}
+        named = {"kind", "method", "run_id", "licence", "version"}
         return {
-            "model": {"file": self.model.name, **self.card.model_dump(mode="json", include=kept)},
+            "model": {"file": self.model.name, **self.card.model_dump(mode="json", include=named)},
             "site": self.data.site,
             "dataset": self.data.name,
             "cases": self.part,
