@@ -16,6 +16,7 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.model_card import read_card, run_card
 from consilia.federation.server_settings import own_server
 from consilia.record.files import load_record
+from tests.cli.clinic import CNN, SIZE, write_clinic
 from tests.federation.support import small
 
 OLD = {
@@ -120,3 +121,20 @@ def test_a_card_of_an_older_version_loads_and_says_what_it_lacks(tmp_path: Path)
 def test_a_wrong_card_is_named(tmp_path: Path, change: dict, words: str) -> None:
     with pytest.raises(CheckpointError, match=rf"m.safetensors: its model card cannot be read: .*{words}"):
         read_card({"consilia": json.dumps({**OLD, **change})}, tmp_path / "m.safetensors")
+
+
+def test_a_test_only_site_gets_its_report_and_predictions(tmp_path: Path) -> None:
+    files = {name: write_clinic(tmp_path / name, 24) for name in ("east", "north")}
+    files["west"] = write_clinic(tmp_path / "west", 16, test_only=True)
+    args = {"num_classes": 2, "in_channels": 1, "image_size": SIZE}
+    config = small("fedavg", dataset="mass", model={"class": CNN, "args": args}, rounds=1, test_only_sites=["west"])
+    run_inprocess(config, files, tmp_path / "run", server=own_server(config, files))
+    (folder,) = (tmp_path / "west" / "state" / "runs").iterdir()
+    assert "west" in (folder / "report-last.html").read_text()
+    with (folder / "report-last_predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["case_id"] for row in rows) == sorted(f"us-{i}" for i in range(16))
+    assert not list(folder.glob("personal-*"))
+    card = card_of(tmp_path / "run" / "global-last.safetensors")
+    assert sorted(card.training_sites) == ["east", "north"]
+    assert sorted(card.metrics["test"]) == ["east", "north", "west"]
