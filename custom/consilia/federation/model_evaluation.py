@@ -98,7 +98,7 @@ class Evaluated:
             raise ConfigError(f"{folder} exists: choose another --out")
         alone = self.card.method in ("centralised", "local-only")
         kind = self.card.method if alone else self.card.kind.partition("-")[0]
-        thresholds = {kind: self.threshold}
+        thresholds = {kind: self.card.threshold}
         about = " ".join((f"{ABOUT[self.part]} The model is {self.model.name}.", *self.notes))
         write_local_report(folder / PAGE, self.data, {kind: self.predictions}, thresholds=thresholds, about=about)
         write_json(folder / METRICS, self.to_json(), private=True)
