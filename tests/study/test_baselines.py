@@ -114,7 +114,9 @@ def test_a_trained_baseline_saves_its_models_as_a_run_does(sites, tmp_path: Path
         states = {}
         for name, path in sites.items():
             place = path.parent / "state" / "runs" / alone.run.id / f"personal-{key}.safetensors"
-            assert place.stat().st_mode & 0o077 == 0
+            page = place.with_name(f"report-{key}.html")
+            assert (place.stat().st_mode | page.stat().st_mode) & 0o077 == 0
+            assert "local-only" in page.read_text(encoding="utf-8").lower()
             own, metadata = read_tensors(place)
             card = read_card(metadata, place)
             assert (card.method, list(card.training_sites)) == ("local-only", [name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from consilia.core.events import RoundDone
 from consilia.data.dataset import DatasetSplits, SiteData, empty_split
 from consilia.data.site import RUNS
@@ -12,7 +14,7 @@ from consilia.federation.selection import BestRound
 from consilia.methods.client import Client, ClientContext, Round
 from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method
-from consilia.record.schema import SiteMetrics
+from consilia.record.schema import Metrics, SiteMetrics
 from consilia.study.baselines.common import (
     BySite,
     Saved,
@@ -26,6 +28,8 @@ from consilia.study.baselines.common import (
 )
 
 Learner = Client[MethodConfig]
+ALONE = "local-only"
+"""What the site's own report calls a model that it has trained by itself."""
 
 
 def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
@@ -75,11 +79,24 @@ def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> S
             if setting.folder is not None:
                 name, folder = f"personal-{key}", setting.sites[site.site].state_dir / RUNS / config.run_id
                 own = personal_card(config, site, name, found[key][site.site], method=config.label, rounds=version)
+                own = own.model_copy(update={"threshold": _threshold(found[key][site.site])})
                 save_model(folder / f"{name}.safetensors", chosen, own, private=True)
+                _report(learner, site, folder / f"report-{key}.html", own.threshold)
         setting.progress(RoundDone(round=place + 1, of=len(trainers)))
     recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
     recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])
     return {}
+
+
+def _threshold(metrics: SiteMetrics) -> float | None:
+    """What the site's validation cases chose."""
+    return metrics.validation.threshold if isinstance(metrics.validation, Metrics) else None
+
+
+def _report(learner: Learner, site: SiteData, path: Path, threshold: float | None) -> None:
+    """The site's own report on the model that it has just evaluated; it stays at the site as a federated run's does."""
+    if len(site.test):
+        learner.report(path, {ALONE: {site.name: learner.predict(site.test)}}, None, {ALONE: threshold})
 
 
 def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[Which, int, State]]:
