@@ -15,11 +15,12 @@ from PIL import Image
 
 OUT = Path(__file__).with_name("site-report.png")
 GAP = 10  # pixels between pictures
+CASES = 3  # the first ones: missed, then the worst
 
 
 def main(report: Path) -> None:
     """One column per case: outlines above, where the prompts look below."""
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', report.read_text(encoding="utf-8"))
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', report.read_text(encoding="utf-8"))[: 2 * CASES]
     pictures = [Image.open(BytesIO(base64.b64decode(text))).convert("RGB") for text in found]
     width, height = pictures[0].size
     sheet = Image.new("RGB", ((width + GAP) * (len(pictures) // 2) - GAP, 2 * height + GAP), "white")

@@ -48,6 +48,16 @@ def test_outlines_lie_on_the_edges_of_the_masks() -> None:
     assert 0.3 < len(orange) / len(white) < 0.9
 
 
+def test_the_box_that_was_given_is_dotted_in_blue() -> None:
+    nothing = torch.zeros(32, 64)
+    picture = opened(outlined(torch.zeros(1, 32, 64), nothing, nothing, torch.tensor([8.0, 4.0, 39.0, 27.0])))
+    drawn = np.asarray(picture.convert("RGB")).astype(int)
+    blue = np.argwhere((drawn[..., 2] > 180) & (drawn[..., 0] < 150))
+    # 320 dots for 66 columns: the box lies around columns 7.5 and 39.5, dots 44 and 199.
+    assert abs(blue[:, 1].min() - 44) <= 3
+    assert abs(blue[:, 1].max() - 199) <= 3
+
+
 def test_an_empty_prediction_has_no_line_and_colour_images_work() -> None:
     picture = opened(outlined(torch.zeros(3, 16, 16), torch.zeros(16, 16), torch.zeros(16, 16))).convert("L")
     assert np.asarray(picture).max() == 0

@@ -123,7 +123,7 @@ def test_more_classes_in_words() -> None:
     logits = torch.nn.functional.one_hot(torch.tensor(said)).double() * 5
     model = Answers("global", logits, torch.tensor([0] * 12 + [1] * 6 + [2] * 2))
     mean, hardest, sure, calibrated, right = text(model, THREE)
-    assert mean.startswith("Of a class it finds 78 % of the cases | In repeated samples ")  # (1 + 1/3 + 1) / 3
+    assert mean.startswith("On average it finds 78 % of a class | In repeated samples ")  # (1 + 1/3 + 1) / 3
     assert hardest.startswith("Hardest class: of 6 mole cases it finds 2 | 33 %; ")
     assert hardest.endswith("Most often taken for wart (3).")
     assert sure.startswith("Sure and wrong in 4 cases | ")  # e^5 / (e^5 + 2) = .987

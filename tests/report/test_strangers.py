@@ -82,16 +82,14 @@ def test_html_escapes_what_comes_from_no_record(tmp_path: Path) -> None:
         dataset=EVIL,
         structure=EVIL,
         predictions={"global": {"box": masks.bool()}},
-        masks=masks,
-        case_ids=[EVIL, "-12"],
-        inputs=torch.rand(2, 1, 8, 8),
+        test=Split(torch.rand(2, 1, 8, 8), masks, (EVIL, "-12"), patients=(EVIL, EVIL)),
     )
     for path in (tmp_path / "site.html", tmp_path / "masks.html"):
         html = path.read_text(encoding="utf-8")
         assert_self_contained(html)
         assert not STEERING.search(html)
         assert r"\u202e\u200b\x1b[2J" in read(html).text
-    for path, columns in ((table, 11), (cases, 5)):
+    for path, columns in ((table, 11), (cases, 6)):
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
         assert [len(row) for row in rows] == [columns] * 3

@@ -10,6 +10,7 @@ from torch import Tensor
 from consilia.data.dataset import SiteData
 from consilia.methods.tasks.base import Predictions
 from consilia.methods.tasks.classification import LOGITS
+from consilia.methods.tasks.segmentation import shown_boxes
 from consilia.report.site_report import ABOUT, write_site_report
 from consilia.report.site_segmentation import write_segmentation_report
 
@@ -44,12 +45,11 @@ def write_local_report(
             dataset=data.name,
             structure=data.class_names[1],
             predictions=predictions,
-            masks=test.labels,
-            case_ids=test.case_ids,
-            inputs=test.inputs,
-            spacing=test.spacing,
+            boxes=shown_boxes(test.labels, test.case_ids) if len(test) else {},
+            test=test,
             attention=attention,
             attention_meaning=meaning,
+            about=about,
         )
     return write_site_report(
         path,

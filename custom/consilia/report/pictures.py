@@ -35,9 +35,17 @@ def thumbnail(image: Tensor) -> str:
     return _address(buffer)
 
 
-def outlined(image: Tensor, truth: Tensor, found: Tensor) -> str:
-    """An image (c, H, W) with the outlines of the true mask (H, W), solid, and of the predicted one, dashed."""
+def outlined(image: Tensor, truth: Tensor, found: Tensor, box: Tensor | None = None) -> str:
+    """An image (c, H, W) with the outlines of the true mask (H, W), solid, and of the predicted one, dashed.
+
+    ``box``: x1, y1, x2, y2 of what the model was shown, its outermost pixels; dotted.
+    """
     figure, axes = _canvas(image)
+    if box is not None:
+        x1, y1, x2, y2 = box.tolist()
+        across, down = (x1 - 0.5, x2 + 0.5), (y1 - 0.5, y2 + 0.5)
+        corners = [(across[i], down[j]) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+        axes.plot(*zip(*corners, strict=True), color="#56b4e9", linewidth=1.4, linestyle=(0, (1, 1.5)))
     _outline(axes, truth, "#ffffff", "solid")
     _outline(axes, found, "#ff9a3c", (0, (4, 2.5)))
     return _png(figure)

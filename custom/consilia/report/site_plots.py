@@ -97,13 +97,13 @@ def dice(spread: Mapping[str, Tensor]) -> Figure | None:
     rows = {name: values for name, values in rows.items() if len(values)}
     if not rows:
         return None
-    figure = Figure(figsize=(2 * SIDE, 1.0 + 0.5 * len(rows)))
+    figure = Figure(figsize=(1.2 * SIDE, 1.0 + 0.55 * len(rows)))
     axes = figure.add_subplot()
     draw = np.random.default_rng(0)  # only to keep points of equal Dice apart
     for place, (name, values) in enumerate(rows.items()):
         colour = GREY if name.startswith("ellipse") else LOOKS[0][0]
         axes.plot(
-            values, place + draw.uniform(-0.25, 0.25, len(values)), ".", color=colour, alpha=0.45, markersize=4, mew=0
+            values, place + draw.uniform(-0.25, 0.25, len(values)), ".", color=colour, alpha=0.7, markersize=6, mew=0
         )
     axes.boxplot(
         list(rows.values()),
@@ -114,7 +114,7 @@ def dice(spread: Mapping[str, Tensor]) -> Figure | None:
         medianprops={"color": ORANGE, "linewidth": 2},
         whis=(10, 90),
     )
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), [plain(name).replace(", ", "\n") for name in rows])
     axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="Dice of a case (1 = the true outline)")
     axes.grid(axis="y", visible=False)
     return figure

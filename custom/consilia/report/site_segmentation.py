@@ -11,11 +11,21 @@ from torch import Tensor
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes, write_csv
-from consilia.evaluation.segmentation import CaseMetrics, case_metrics, means
+from consilia.data.dataset import Split
+from consilia.evaluation.segmentation import case_metrics, means
+from consilia.evaluation.segmentation_metrics import PROMPTS
+from consilia.evaluation.shapes import ellipses
 from consilia.report.html import page
 from consilia.report.pictures import attended, outlined
+from consilia.report.site_answers import patients_of
+from consilia.report.site_outlines import Outlines
+from consilia.report.site_report import ABOUT
+from consilia.report.site_words import EXPLAINED, few_patients, range_of_mean, title
 
-Cases = Mapping[str, Mapping[str, CaseMetrics]]  # model -> prompt setting -> metrics of each case
+GALLERY = 6
+"""Cases in each group of the gallery."""
+
+WHOLE_IMAGE = "image"
 
 
 def write_segmentation_report(
@@ -25,112 +35,203 @@ def write_segmentation_report(
     dataset: str,
     structure: str,
     predictions: Mapping[str, Mapping[str, Tensor]],
-    masks: Tensor,
-    case_ids: Sequence[str],
-    inputs: Tensor,
-    spacing: Tensor | None = None,
+    test: Split,
+    boxes: Mapping[str, Tensor] | None = None,
     attention: Tensor | None = None,
     attention_meaning: str = "",
+    about: str = ABOUT,
 ) -> Path:
     """Write the report to ``path`` and every case's metrics to ``<stem>_cases.csv`` beside it; returns the latter.
 
-    ``predictions``: model (``global``, ``personal``) -> prompt setting -> (N, H, W) bool, of the test cases. ``masks``
-    (N, H, W) uint8, the true ones of the ``structure``; ``inputs`` (N, c, H, W) as the model saw them, grey or colour;
-    ``spacing`` (N, 2) mm per pixel down and across, without which distances are in pixels; ``attention`` (N, h, w) of
-    the global model, with its meaning in a sentence. Only the owner can read the two files.
+    Only the owner can read the two files.
+
+    Args:
+        path: the HTML file.
+        site: its name.
+        dataset: its name.
+        structure: what is outlined.
+        predictions: model (``global``, ``personal``, or any name) -> prompt setting -> (N, H, W) bool.
+        test: the N cases: masks (N, H, W) uint8, images (N, c, H, W) as the model saw them, spacing where known.
+        boxes: what the models were shown, by prompt setting: (N, 4) x1, y1, x2, y2, the outermost pixels.
+        attention: (N, h, w) of the first model, shown over its images.
+        attention_meaning: what it shows, in a sentence.
+        about: which cases these are, in a sentence.
 
     Raises:
         DataError: the numbers of cases or the shapes do not fit together.
     """
-    _check(masks, case_ids, inputs, attention)
-    cases = {
-        model: {setting: case_metrics(found, masks, spacing) for setting, found in by_setting.items()}
+    boxes, masks = boxes or {}, test.labels
+    _check(test, boxes, attention)
+    drawn = {setting: ellipses(shown, *masks.shape[1:]) for setting, shown in boxes.items() if setting != WHOLE_IMAGE}
+    ellipse = {setting: case_metrics(found, masks, distances=False).dice for setting, found in drawn.items()}
+    models = [
+        Outlines(
+            model,
+            {setting: case_metrics(found, masks, test.spacing) for setting, found in by_setting.items()},
+            ellipse,
+            test.patients,
+            structure,
+        )
         for model, by_setting in predictions.items()
-    }
-    unit = "px" if spacing is None else "mm"
+        if by_setting
+    ]
     table = path.with_name(f"{path.stem}_cases.csv")
-    columns = _columns(cases, masks, case_ids, unit)
+    columns = _columns(models, ellipse, test)
     write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
-    shown = _first(predictions)
+    empty = int((masks == 0).flatten(1).all(1).sum())
+    values = _page_values(models, predictions, boxes, test, attention) if models and len(test) else {"models": []}
     html = page(
         "site_segmentation.html",
         site=site,
         dataset=dataset,
         structure=structure,
-        count=len(masks),
-        empty=int((masks == 0).flatten(1).all(1).sum()),
-        unit=unit,
-        rows=[
-            {"model": model, "setting": setting, **means(metrics)}
-            for model, by_setting in cases.items()
-            for setting, metrics in by_setting.items()
-        ],
-        shown=shown,
-        gallery=_gallery(cases, shown, predictions, masks, case_ids, inputs, attention) if shown else [],
+        count=len(test),
+        empty=empty,
         table=table.name,
         attention_meaning=attention_meaning,
+        about=about,
+        **values,
     )
     write_bytes(path, html.encode(), private=True)
     return table
 
 
-def _check(masks: Tensor, case_ids: Sequence[str], inputs: Tensor, attention: Tensor | None) -> None:
-    count = len(masks)
-    if len(case_ids) != count or inputs.ndim != 4 or len(inputs) != count or inputs.shape[-2:] != masks.shape[-2:]:
-        raise DataError(
-            f"segmentation report: expected {count} case ids and inputs (N, c, H, W) for masks {tuple(masks.shape)}, "
-            f"got {len(case_ids)} ids and inputs {tuple(inputs.shape)}"
-        )
+def _check(test: Split, boxes: Mapping[str, Tensor], attention: Tensor | None) -> None:
+    count = len(test)
+    if test.inputs.ndim != 4:
+        raise DataError(f"segmentation report: expected inputs (N, c, H, W), got {tuple(test.inputs.shape)}")
+    for setting, shown in boxes.items():
+        if tuple(shown.shape) != (count, 4):
+            raise DataError(f"segmentation report: expected {setting} boxes ({count}, 4), got {tuple(shown.shape)}")
     if attention is not None and (attention.ndim != 3 or len(attention) != count):
         raise DataError(f"segmentation report: expected attention ({count}, h, w), got {tuple(attention.shape)}")
 
 
-def _first(predictions: Mapping[str, Mapping[str, Tensor]]) -> tuple[str, str] | None:
-    """The model and prompt setting by which cases are picked: global and box where there are, else the first."""
-    models = {model: by_setting for model, by_setting in predictions.items() if by_setting}
-    if not models:
-        return None
-    model = "global" if "global" in models else next(iter(models))
-    return model, "box" if "box" in models[model] else next(iter(models[model]))
+def _page_values(
+    models: Sequence[Outlines],
+    predictions: Mapping[str, Mapping[str, Tensor]],
+    boxes: Mapping[str, Tensor],
+    test: Split,
+    attention: Tensor | None,
+) -> dict[str, Any]:
+    # Here, because it pulls in matplotlib, which the command line should not wait for.
+    from consilia.report import site_plots
 
-
-def _columns(cases: Cases, masks: Tensor, case_ids: Sequence[str], unit: str) -> dict[str, list[Any]]:
-    """Of the csv: case id, pixels of the true mask, and per model and setting its metrics, NaN where undefined."""
-    columns: dict[str, list[Any]] = {
-        "case_id": list(case_ids),
-        "true_pixels": (masks != 0).flatten(1).sum(1).tolist(),
+    first = models[0]
+    return {
+        "patients": patients_of(test.patients, torch.ones(len(test), dtype=torch.bool)),
+        "cautions": few_patients(test.patients, len(test)),
+        "unit": "px" if test.spacing is None else "mm",
+        "models": [
+            {
+                "name": one.name,
+                "title": title(one.name),
+                "explained": EXPLAINED.get(one.name, ""),
+                "rule": "",
+                "unanswered": 0,
+                "findings": one.findings(),
+            }
+            for one in models
+        ],
+        "rows": _rows(models),
+        "spread": site_plots.dice(_spread(models)),
+        "shown": first,
+        "groups": _gallery(first, predictions[first.name], boxes, test, attention),
+        "attended": attention is not None,
     }
-    for model, by_setting in cases.items():
-        for setting, metrics in by_setting.items():
-            columns[f"{model}_{setting}_dice"] = metrics.dice.tolist()
-            columns[f"{model}_{setting}_iou"] = metrics.iou.tolist()
-            columns[f"{model}_{setting}_hd95_{unit}"] = metrics.hd95.tolist()
-    return columns
+
+
+def _rows(models: Sequence[Outlines]) -> list[dict[str, Any]]:
+    """The table: model and ellipse, under each prompt setting."""
+    rows = [
+        {
+            "model": one.name,
+            "setting": setting,
+            **means(found),
+            "range": _range(found.dice, one.patients),
+        }
+        for one in models
+        for setting, found in one.cases.items()
+    ]
+    return rows + [
+        {"model": "ellipse", "setting": setting, "dice": _mean(dice), "range": _range(dice, models[0].patients)}
+        for setting, dice in models[0].ellipse.items()
+    ]
+
+
+def _mean(values: Tensor) -> float | None:
+    there = values[values.isfinite()]
+    return float(there.mean()) if len(there) else None
+
+
+def _range(values: Tensor, patients: Sequence[str]) -> str | None:
+    ends = range_of_mean(values, patients)
+    return None if ends is None or ends[0] == ends[1] else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _spread(models: Sequence[Outlines]) -> dict[str, Tensor]:
+    found = {f"{one.name}, {_prompt(setting)}": cases.dice for one in models for setting, cases in one.cases.items()}
+    ellipse = {f"ellipse, {_prompt(name)}": dice for name, dice in models[0].ellipse.items()}
+    return found | ellipse
+
+
+def _prompt(setting: str) -> str:
+    return {str(name): text for name, text in PROMPTS.items()}.get(setting, setting)
+
+
+def _columns(models: Sequence[Outlines], ellipse: Mapping[str, Tensor], test: Split) -> dict[str, list[Any]]:
+    """Of the csv: case id, patient where known, pixels of the true mask, and all metrics, NaN where undefined."""
+    unit = "px" if test.spacing is None else "mm"
+    columns: dict[str, list[Any]] = {"case_id": list(test.case_ids)}
+    if test.patients:
+        columns["patient"] = list(test.patients)
+    columns["true_pixels"] = (test.labels != 0).flatten(1).sum(1).tolist()
+    for one in models:
+        for setting, metrics in one.cases.items():
+            columns[f"{one.name}_{setting}_dice"] = metrics.dice.tolist()
+            columns[f"{one.name}_{setting}_iou"] = metrics.iou.tolist()
+            columns[f"{one.name}_{setting}_hd95_{unit}"] = metrics.hd95.tolist()
+    return columns | {f"ellipse_{setting}_dice": dice.tolist() for setting, dice in ellipse.items()}
 
 
 def _gallery(
-    cases: Cases,
-    shown: tuple[str, str],
-    predictions: Mapping[str, Mapping[str, Tensor]],
-    masks: Tensor,
-    case_ids: Sequence[str],
-    inputs: Tensor,
+    model: Outlines,
+    predictions: Mapping[str, Tensor],
+    boxes: Mapping[str, Tensor],
+    test: Split,
     attention: Tensor | None,
-) -> list[dict[str, Any]]:
-    """Best, median and worst case by Dice of the ``shown`` model and setting, in case order on a tie."""
-    model, setting = shown
-    dice, found = cases[model][setting].dice, predictions[model][setting]
-    order = [index for index in torch.argsort(dice, descending=True, stable=True).tolist() if dice[index].isfinite()]
-    picked = {"Best": order[:1], "Median": order[len(order) // 2 :][:1], "Worst": order[-1:]} if order else {}
-    return [
-        {
-            "title": title,
-            "case_id": case_ids[index],
-            "dice": float(dice[index]),
-            "missed": bool(cases[model][setting].missed[index]),
-            "image": outlined(inputs[index], masks[index], found[index]),
-            "attention": None if attention is None else attended(inputs[index], attention[index]),
-        }
-        for title, indices in picked.items()
-        for index in indices
+) -> dict[str, list[dict[str, Any]]]:
+    """Missed cases of every setting, then by Dice the worst, the median and the best, in case order on a tie."""
+    dice = model.cases[model.setting].dice
+    missed = model.cases[model.setting].missed
+    order = [
+        index
+        for index in torch.argsort(dice, stable=True).tolist()
+        if bool(dice[index].isfinite()) and not bool(missed[index])
     ]
+    picked = {
+        (f"Missed, {_prompt(setting)}", setting): cases.missed.nonzero()[:, 0].tolist()[:GALLERY]
+        for setting, cases in model.cases.items()
+    }
+    picked[("Worst of those outlined", model.setting)] = order[: GALLERY // 2]
+    if len(order) > GALLERY // 2:
+        picked[("Median and best", model.setting)] = sorted({order[len(order) // 2], order[-1]}, key=order.index)
+    return {
+        name: [
+            {
+                "case_id": test.case_ids[index],
+                "patient": test.patients[index] if test.patients else None,
+                "dice": float(model.cases[setting].dice[index]),
+                "image": outlined(
+                    test.inputs[index],
+                    test.labels[index],
+                    predictions[setting][index],
+                    boxes[setting][index] if setting in boxes and setting != WHOLE_IMAGE else None,
+                ),
+                "attention": None if attention is None else attended(test.inputs[index], attention[index]),
+            }
+            for index in indices
+        ]
+        for (name, setting), indices in picked.items()
+        if indices
+    }

@@ -67,8 +67,11 @@ def curve_rows(models: Sequence[Answers]) -> list[dict[str, Any]]:
 
 def meanings(classes: int) -> dict[str, str]:
     """What the metrics of both tables are, by their headings."""
-    decided = AT_THRESHOLD if classes == 2 else OVER_CLASSES
-    return dict(decided.values()) | {heading: meaning for _, heading, meaning, _ in WHOLE}
+    found = dict((AT_THRESHOLD if classes == 2 else OVER_CLASSES).values())
+    found |= {heading: meaning for _, heading, meaning, _ in WHOLE}
+    if classes > 2:
+        found |= {name: f"{found[name]}; each class against the others, then the mean" for name in ("AUROC", "AUPRC")}
+    return found
 
 
 def _range(answers: Answers, name: str, unit: Unit) -> str | None:

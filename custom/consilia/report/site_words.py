@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from consilia.evaluation.bootstrap import grouped, intervals
+from consilia.evaluation.bootstrap import Array, grouped, intervals
+from consilia.evaluation.weighted import ratio
 from consilia.report.format import number
 from consilia.report.site_answers import SURE, Answers, patients_of
 
@@ -51,17 +52,20 @@ def findings(answers: Answers, names: Sequence[str]) -> list[Finding]:
     return [*found, _sure_and_wrong(answers, names), _calibration(answers, names), _right(answers, names)]
 
 
+def few_patients(patients: Sequence[str], count: int) -> list[str]:
+    """A sentence where the cases are of few patients; of so many cases where patients are not known."""
+    units, what = (len(set(patients)), "patient") if patients else (count, "case")
+    few = f"Only {counted(units, what)}: read every number here as a hint, not as a result."
+    return [few] if units < FEW_PATIENTS else []
+
+
 def cautions(labels: torch.Tensor, patients: Sequence[str], names: Sequence[str]) -> list[str]:
     """Why the numbers of this site may say little; nothing where there are enough cases."""
-    found = []
-    people = patients_of(patients, torch.ones_like(labels, dtype=torch.bool))
-    units, what = (len(labels), "case") if people is None else (people, "patient")
-    if units < FEW_PATIENTS:
-        found.append(f"Only {_counted(units, what)}: read every number here as a hint, not as a result.")
+    found = few_patients(patients, len(labels))
     for index, name in enumerate(names):
         count = int((labels == index).sum())
         if count < FEW_CASES:
-            few = f"Only {_counted(count, f'{name} case')}" if count else f"No {name} case"
+            few = f"Only {counted(count, f'{name} case')}" if count else f"No {name} case"
             found.append(f"{few}: how well such cases are recognised cannot be said from this site.")
     return found
 
@@ -71,23 +75,29 @@ def beside(first: Answers, other: Answers, names: Sequence[str]) -> Finding:
 
     Of two classes: cases of class 1 found and false alarms; of more: right answers.
     """
-    shares = {}
     every = torch.ones_like(first.right)
     parts = {"right": every} if first.classes > 2 else {"found": first.of_class(1), "cleared": first.of_class(0)}
-    groups = grouped(first.patients, len(first.labels))
+    shares = {}
     for name, part in parts.items():
-        gained, where = (other.right.long() - first.right.long())[part].numpy(), part.numpy()
-
-        def mean(weights: np.ndarray, where: np.ndarray = where, gained: np.ndarray = gained) -> dict[str, np.ndarray]:
-            drawn = weights[:, where]
-            with np.errstate(invalid="ignore"):
-                return {"mean": drawn @ gained / drawn.sum(axis=1)}
-
-        count = int(part.sum())
-        low_high = intervals(mean, groups, seed=0, resamples=RESAMPLES)["mean"] if count else None
-        shares[name] = (int(gained.sum()), None if low_high is None else [round(count * end) for end in low_high])
+        gained = torch.where(part, other.right.double() - first.right.double(), torch.nan)
+        ends, count = range_of_mean(gained, first.patients), int(part.sum())
+        shares[name] = (int(gained.nansum()), None if ends is None else [round(count * end) for end in ends])
     sentences = [_difference(name, *share, names) for name, share in shares.items()]
     return Finding(f"{title(other.name)} beside the {first.name} one", " ".join(sentences))
+
+
+def range_of_mean(values: torch.Tensor, patients: Sequence[str]) -> list[float] | None:
+    """The 95 % interval of the mean of the values (N,) that are no NaN, over draws of the patients; None without."""
+    there = values.isfinite().numpy()
+    if not there.any():
+        return None
+    found = values[values.isfinite()].double().numpy()
+
+    def mean(weights: Array) -> dict[str, Array]:
+        drawn = weights[:, there]
+        return {"mean": ratio(drawn @ found, drawn.sum(axis=1))}
+
+    return intervals(mean, grouped(patients, len(values)), seed=0, resamples=RESAMPLES)["mean"]
 
 
 def _difference(kind: str, gained: int, ends: list[int] | None, names: Sequence[str]) -> str:
@@ -119,7 +129,7 @@ def _looked_for(answers: Answers, names: Sequence[str]) -> Finding:
         return Finding(f"No {names[1]} case among these", "How many it would find cannot be said.")
     span = _span(answers, "sensitivity", 1, found, count)
     return Finding(
-        f"Of {_counted(count, f'{names[1]} case')} it finds {number(found)}",
+        f"Of {counted(count, f'{names[1]} case')} it finds {number(found)}",
         f"{span} Sensitivity {_percent(found / count)}.",
     )
 
@@ -130,7 +140,7 @@ def _false_alarms(answers: Answers, names: Sequence[str]) -> Finding:
         return Finding(f"No {names[0]} case among these", "How many false alarms it raises cannot be said.")
     span = _span(answers, "specificity", 0, cleared, count, opposite=True)
     return Finding(
-        f"Of {_counted(count, f'{names[0]} case')} it takes {number(count - cleared)} for {names[1]}",
+        f"Of {counted(count, f'{names[0]} case')} it takes {number(count - cleared)} for {names[1]}",
         f"{span} Specificity {_percent(cleared / count)}.",
     )
 
@@ -191,7 +201,7 @@ def _mean_recall(answers: Answers) -> Finding:
     ends = answers.interval("operating.sensitivity")
     span = "" if ends is None else f"In repeated samples {_percent(ends['low'])} to {_percent(ends['high'])}. "
     return Finding(
-        f"Of a class it finds {_percent(mean)} of the cases",
+        f"On average it finds {_percent(mean)} of a class",
         f"{span}Mean over the {len(there)} classes that occur here; every class counts alike.",
     )
 
@@ -208,7 +218,7 @@ def _hardest(answers: Answers, names: Sequence[str]) -> Finding:
         f" Most often taken for {names[int(others.argmax())]} ({number(int(others.max()))})." if others.any() else ""
     )
     return Finding(
-        f"Hardest class: of {_counted(count, f'{names[index]} case')} it finds {number(found)}",
+        f"Hardest class: of {counted(count, f'{names[index]} case')} it finds {number(found)}",
         f"{_percent(share)}; of the classes with at least {FEW_CASES} cases the lowest.{taken}",
     )
 
@@ -225,7 +235,7 @@ def _sure_and_wrong(answers: Answers, names: Sequence[str]) -> Finding:
     by_class = [(int((wrong & answers.of_class(i)).sum()), name) for i, name in enumerate(names)]
     which = ", ".join(f"{number(found)} {name}" for found, name in by_class if found)
     return Finding(
-        f"Sure and wrong in {_counted(count, 'case')}",
+        f"Sure and wrong in {counted(count, 'case')}",
         f"It gave another class {_percent(SURE)} or more; in truth {which}. The surest wrong answers are shown below.",
     )
 
@@ -244,12 +254,12 @@ def _calibration(answers: Answers, names: Sequence[str]) -> Finding:
     off = f"Its percentages are off by {_percent(ece, 'points')} on average (calibration error)."
     if answers.classes > 2:
         return Finding(
-            f"When it is {between} sure, it is right in {_percent(share)}", f"{_counted(count, 'case')}. {off}"
+            f"When it is {between} sure, it is right in {_percent(share)}", f"{counted(count, 'case')}. {off}"
         )
     overall = f"All in all it expects {_percent(float(given.mean()))} {names[1]}; {_percent(float(hit.mean()))} are."
     return Finding(
         f"When it says {between} {names[1]}, {_percent(share)} are",
-        f"{number(int(hit[inside].sum()))} of {_counted(count, 'case')}. {overall} {off}",
+        f"{number(int(hit[inside].sum()))} of {counted(count, 'case')}. {overall} {off}",
     )
 
 
@@ -262,7 +272,7 @@ def _right(answers: Answers, names: Sequence[str]) -> Finding:
     constant = f"Always answering {name} is right in {number(most)} ({_percent(most / total)})."
     no_better = " It does no better by this count." if right <= most else ""
     return Finding(
-        f"Right in {number(right)} of {_counted(total, 'case')} ({_percent(right / total)})",
+        f"Right in {number(right)} of {counted(total, 'case')} ({_percent(right / total)})",
         f"{span}{constant}{no_better}",
     )
 
@@ -280,7 +290,7 @@ def _ends(ends: Mapping[str, float], count: int) -> str:
     return f"{number(round(count * ends['low']))} to {number(round(count * ends['high']))}"
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     return f"{number(count)} {noun}" + ("" if count == 1 else "s")
 
 

@@ -47,10 +47,11 @@ class Segmentation(Task):
 
     def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:
         """A mask (N, H, W) bool for each prompt setting."""
-        truth = tight_boxes(labels)
-        settings = {"box": truth, "image": whole_image(labels), "jitter": jittered(truth, case_ids, labels.shape[-1])}
         codes = network.encode(inputs)
-        return {name: (network.decode(codes, MaskPrompts(boxes)) > 0).cpu() for name, boxes in settings.items()}
+        return {
+            name: (network.decode(codes, MaskPrompts(boxes)) > 0).cpu()
+            for name, boxes in shown_boxes(labels, case_ids).items()
+        }
 
     def empty_predictions(self, split: Split, classes: int) -> dict[str, Tensor]:
         """No masks."""
@@ -86,6 +87,12 @@ def tight_boxes(masks: Tensor) -> Tensor:
         else:
             boxes.append([0.0, 0.0, masks.shape[2] - 1.0, masks.shape[1] - 1.0])
     return torch.tensor(boxes, device=masks.device).reshape(-1, 4)
+
+
+def shown_boxes(masks: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:
+    """The box (B, 4) that a model is shown of each case in each prompt setting."""
+    truth = tight_boxes(masks)
+    return {"box": truth, "image": whole_image(masks), "jitter": jittered(truth, case_ids, masks.shape[-1])}
 
 
 def whole_image(masks: Tensor) -> Tensor:
