@@ -54,7 +54,8 @@ def filled(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Paths of what a JSON value holds, written without the code under test."""
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from filled(part, (*path, key))
+            # A dot in a key is a stroke in the manifest's paths.
+            yield from filled(part, (*path, key.replace(".", "/")))
     elif isinstance(value, list):
         for part in value:
             yield from filled(part, (*path[:-1], f"{path[-1]}[]"))
@@ -118,7 +119,13 @@ def test_every_message_of_a_run_passes_and_every_listed_field_is_sent(case, tmp_
         assert set(top) == {path[0].removesuffix("[]") for path in filled(content)}
         told[task] |= set(filled(content))
     for task, paths in told.items():
-        assert paths == listed(manifest, task)
+        may = listed(manifest, task)
+        assert paths <= may
+        # Where a model gives one answer to all of a few cases, a predictive value is undefined.
+        assert {path[-2 if path[-1] in ("se", "low", "high") else -1].rpartition("/")[2] for path in may - paths} <= {
+            "ppv",
+            "npv",
+        }
     trained = set().union(*(reply.tensors for task, reply in sent if task == "train"))
     assert trained == set(manifest.tensors)
 
@@ -181,7 +188,7 @@ def tensor(name: str, make: Callable[[torch.Tensor], Any]) -> Callable[[dict[str
         ("prepare", put("class_names", [{"a": 1}]), "prepare.class_names[] is an object of 1, approved is text"),
         ("prepare", put("fingerprint", "/data/patients"), "prepare.fingerprint is a text of 14 characters, approved i"),
         ("train", put("seconds", {"a": {"b": 1}}), "train.seconds is an object of 1, approved is number"),
-        ("train", put("x" * 70_000, 1), "the content has 7"),
+        ("train", put("x" * 300_000, 1), "the content has 3"),
         ("train", tensor("case", lambda _: torch.zeros(2)), "train: tensor 'case' is not in the manifest"),
         (
             "train",

@@ -78,7 +78,7 @@ def test_few_cases_refuse_to_prepare_and_to_train_but_not_to_evaluate(wisconsin,
 
 
 def test_rounds_and_evaluations_count_over_resumes_reseeding_and_renaming(wisconsin) -> None:
-    limited = settings(wisconsin, max_rounds=3, max_evaluations=5)
+    limited = settings(wisconsin, max_rounds=3, max_evaluations=6)
     first = Site(small(), limited)
     assert train(first, evaluate=True) is None
     assert train(first) is None
@@ -90,8 +90,8 @@ def test_rounds_and_evaluations_count_over_resumes_reseeding_and_renaming(wiscon
     assert "limits.max_rounds: the job asks number 4 of these requests" in str(again.error)
     evaluate = Request(kind="evaluate", round=1)
     replies = [again.answer(evaluate, initial_state(again.config)).error for _ in range(6)]
-    assert replies == [None] * 4 + ["LimitReached"] * 2
-    assert (spent(again).rounds, spent(again).evaluations) == (3, 5)
+    assert replies == [None] * 5 + ["LimitReached"]
+    assert (spent(again).rounds, spent(again).evaluations) == (3, 6)
     # What is approved anew begins anew; the old count is put aside.
     moved = close_ledger(limited.state_dir, first.gate.digest)
     assert moved is not None

@@ -49,7 +49,7 @@ def training(**values: Any) -> dict[str, Any]:
         ),
         (training(batch_size=51), "max_batch_fraction", "0.51 (51 of 100 cases) of 0.5"),
         ({"cases": 49}, "min_training_cases", "49 of 50"),
-        ({"rounds": 200, "limits": SiteLimits(max_evaluations=201)}, "max_evaluations", "202 of 201"),
+        ({"rounds": 200, "limits": SiteLimits(max_evaluations=201)}, "max_evaluations", "203 of 201"),
         ({"size": 149 * 2**30}, "max_model_bytes", "160 GB of 2 GB"),
     ],
 )

@@ -45,6 +45,24 @@ MEANING = {
     "balanced_accuracy": "mean over the classes of the share that the model gets right",
     "auroc": "area under the ROC curve",
     "loss": "mean loss",
+    "threshold": "probability above which a case counts as positive: half way between those of two cases",
+    "sensitivity": "share of the positive cases that is found, at the model's threshold and at 0.5",
+    "specificity": "share of the negative cases that is let pass, likewise",
+    "ppv": "share of those found that is positive, likewise",
+    "npv": "share of those let pass that is negative, likewise",
+    "f1": "F1 score, likewise",
+    "patients": "patients of the cases evaluated",
+    "positives": "positive cases among them: with their number, a count of both classes",
+    "auprc": "area under the precision-recall curve",
+    "brier": "mean squared error of the probabilities",
+    "ece": "expected calibration error",
+    "se": "standard error of the metrics, over draws of the site's patients",
+    "low": "lower end of their 95 % intervals",
+    "high": "upper end of their 95 % intervals",
+    "roc": "21 points of the ROC curve",
+    "cases in a bin": "cases with a probability in each tenth from 0 to 1",
+    "confidence": "their mean probability, where they are as many as min_cases_per_metric says",
+    "observed": "the share of them that is positive, likewise",
     "negative_flips": "cases newly wrong since the last evaluation",
     "positive_flips": "cases newly right since the last evaluation",
     "empty": "cases without any structure in the true mask",
@@ -205,7 +223,7 @@ def _fields(task: str, fields: Mapping[str, str], own: Sequence[ReplyField]) -> 
 
 def _named(path: str) -> tuple[str, str, str]:
     """Name of a field, the model and split it is of, and the tasks or prompts for each of which it is told."""
-    parts = path.replace("[]", "").split(".")
+    parts = _of_details(path.replace("[]", "").split("."))
     # Of a dictionary (tasks, prompts) the keys stand between its name and the metric's, or after its name.
     keyed = next((place for place, part in enumerate(parts[:-1]) if part in ("tasks", "prompts", "datasets")), None)
     if keyed is None:
@@ -214,12 +232,23 @@ def _named(path: str) -> tuple[str, str, str]:
     return name, ".".join(parts[:keyed]), f", for each of {', '.join(parts[keyed + 1].split('|'))}"
 
 
+def _of_details(parts: list[str]) -> list[str]:
+    """A path without the part of the metrics, and the threshold, that a metric of a final evaluation is of."""
+    if "reliability" in parts[:-1]:
+        parts = [*parts[:-2], "cases in a bin" if parts[-1] == "count" else parts[-1]]
+    if "intervals" in parts:
+        place = parts.index("intervals")
+        parts = parts[:place] + parts[place + 2 :]
+    return [part for part in parts if part not in ("operating", "at_half", "curves")]
+
+
 def _merged(places: list[str]) -> list[str]:
     """``received.validation`` and ``received.test`` as one: the global model on validation and test cases."""
     splits: dict[str, list[str]] = {}
     for place in places:
         part, _, split = place.partition(".")
-        splits.setdefault(part, []).append(split)
+        if split not in splits.setdefault(part, []):
+            splits[part].append(split)
     return [
         PLACES.get(part, part) + (f" on {' and '.join(found)} cases" if any(found) else "")
         for part, found in splits.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from consilia.evaluation.final_metrics import decision_metrics, ranking_metrics
 from consilia.evaluation.forgetting import inter_peak_forgetting
 from consilia.evaluation.metric_kinds import (
     FINAL,
@@ -23,12 +24,10 @@ from consilia.evaluation.metric_kinds import (
 )
 from consilia.evaluation.rounds import (
     Series,
-    Tested,
-    Value,
-    defined_sites,
     evaluations,
     flip_rates,
     mean,
+    mean_over_sites,
     pooled_accuracy,
     rounds_to_within,
     site_mean,
@@ -39,10 +38,6 @@ from consilia.evaluation.rounds import (
     worst,
 )
 from consilia.record.schema import Record
-
-
-def _auroc(tested: Tested) -> Value:
-    return Value(site_mean(tested, "auroc"), defined=defined_sites(tested, "auroc"), of=len(tested))
 
 
 def _consistency_global(record: Record, series: Series) -> float | None:
@@ -60,7 +55,6 @@ def _consistency_personal(record: Record, series: Series) -> float | None:
     return mean(inter_peak_forgetting(accuracies).consistency for accuracies in by_site.values())
 
 
-_PER_SITE = "computed per site, then averaged; never pooled"
 FINAL.add(
     "classification",
     [
@@ -82,16 +76,7 @@ FINAL.add(
             f"mean recall of classes; {MEAN}",
             compute=lambda view: site_mean(view.tested, "balanced_accuracy"),
         ),
-        FinalMetric(
-            "global_auroc",
-            "Global AUROC",
-            "score",
-            True,
-            _PER_SITE,
-            compute=lambda view: _auroc(view.tested),
-            brief=True,
-            terminal=Terminal(5, "AUROC", 1, "AUROC: per site, then averaged where defined."),
-        ),
+        *ranking_metrics("global"),
         FinalMetric(
             "worst_global_accuracy",
             "Worst site, global",
@@ -120,16 +105,7 @@ FINAL.add(
             compute=lambda view: site_mean(view.own, "balanced_accuracy"),
             table="personal",
         ),
-        FinalMetric(
-            "personal_auroc",
-            "Personal AUROC",
-            "score",
-            True,
-            _PER_SITE,
-            compute=lambda view: _auroc(view.own),
-            table="personal",
-            brief=True,
-        ),
+        *ranking_metrics("personal"),
         FinalMetric(
             "worst_personal_accuracy",
             "Worst site, personal",
@@ -151,6 +127,8 @@ FINAL.add(
             brief=True,
             terminal=Terminal(3, "balance", 100, "balance: mean of the two."),
         ),
+        *decision_metrics("global"),
+        *decision_metrics("personal"),
     ],
 )
 
@@ -159,7 +137,9 @@ ROUNDS.add(
     "classification",
     [
         round_metric("global_accuracy", "percent", "cases pooled", every(lambda view: pooled_accuracy(view.tested))),
-        round_metric("global_auroc", "score", MEAN, every(lambda view: site_mean(view.tested, "auroc"))),
+        round_metric(
+            "global_auroc", "score", MEAN, every(lambda view: mean_over_sites(view.tested, "auroc", view.enough))
+        ),
         round_metric(
             "validation_accuracy", "percent", "cases pooled", every(lambda view: pooled_accuracy(view.validated))
         ),

@@ -48,7 +48,7 @@ class FinalMetric(Metric):
     """
 
     compute: Callable[[View], float | Value | None]
-    table: Literal["global", "distance", "personal"] | None = "global"
+    table: Literal["global", "decisions", "distance", "personal", "personal_decisions"] | None = "global"
     brief: bool = False
     terminal: Terminal | None = None
 
@@ -115,6 +115,7 @@ def balance_of(general: str, personal: str) -> Callable[[Record, Series], float 
 
 
 MEAN = "mean of sites"
+BY_PATIENTS = "mean of sites, weighted by test patients"
 WITHIN = "the first round from which on {} stays within 0.01 of the last version's"
 OWN = "participants' models right after training"
 

@@ -6,12 +6,16 @@ trained before they were aggregated. A value that cannot be formed is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from consilia.evaluation.forgetting import backward_transfer
 from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics
+
+FEWEST_PATIENTS, FEWEST_OF_A_CLASS = 20, 5
+"""A site with fewer test patients, or fewer test cases of a class, is shown but in no mean of AUROC or AUPRC."""
 
 Split = Metrics | SegmentationMetrics
 BySite = Mapping[str, SiteMetrics]
@@ -26,12 +30,16 @@ SETTINGS: tuple[PromptSetting, ...] = get_args(PromptSetting)
 
 @dataclass(frozen=True)
 class Value:
-    """A number; where it is one site's, which; a mean over sites may say at how many ``of`` them it is ``defined``."""
+    """A number; where it is one site's, which; a mean over sites may say that it is over ``defined`` ``of`` them.
+
+    ``few``: no site has enough patients for the mean, which is over all sites where the metric is defined.
+    """
 
     value: float | None
     site: str | None = None
     defined: int | None = None
     of: int | None = None
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,14 @@ class View:
         home: the global model's test metrics at the training sites.
         own: test metrics of the training sites' personal models.
         validated: the global model's validation metrics at all sites.
+        enough: the sites with enough test patients for a mean of AUROC or AUPRC, see :func:`with_enough`.
     """
 
     tested: Tested
     home: Tested
     own: Tested
     validated: Tested
+    enough: frozenset[str] = frozenset()
 
     @property
     def units(self) -> list[str]:
@@ -86,21 +96,46 @@ def split_metrics(
     return {site: metrics for site, metrics in found.items() if metrics is not None}
 
 
-def view(record: Record, whole: BySite, personal: BySite) -> View:
-    """The view of one version: the global model's and the personal models' metrics."""
+def with_enough(record: Record) -> frozenset[str]:
+    """The sites with at least 20 test patients and 5 test cases of each of two classes: same for every version.
+
+    Final evaluations say both. A site that lacks them (an older record) has as many patients as test cases.
+    """
+    found = {site for site, info in record.sites.items() if info.test >= FEWEST_PATIENTS}
+    for final in record.final.values():
+        for by_site in (final.global_, final.personal):
+            found -= {site for site, part in split_metrics(by_site, found).items() if _too_few(part)}
+    return frozenset(found)
+
+
+def _too_few(part: Split) -> bool:
+    if not isinstance(part, Metrics):
+        return False
+    few = part.patients is not None and part.patients < FEWEST_PATIENTS
+    return few or (part.positives is not None and min(part.positives, part.count - part.positives) < FEWEST_OF_A_CLASS)
+
+
+def view(record: Record, whole: BySite, personal: BySite, enough: frozenset[str] | None = None) -> View:
+    """The view of one version: the global model's and the personal models' metrics; ``enough`` of the record."""
     trained = training_sites(record)
     return View(
         tested=split_metrics(whole, scored_sites(record)),
         home=split_metrics(whole, trained),
         own=split_metrics(personal, trained),
         validated=split_metrics(whole, sorted(record.sites), "validation"),
+        enough=with_enough(record) if enough is None else enough,
     )
 
 
 def value_of(metrics: Split, name: str, setting: PromptSetting | None = None) -> float | None:
-    """One metric of a split; of a segmentation under one prompt setting, None if that was not evaluated."""
-    source = metrics.prompts.get(setting or "box") if isinstance(metrics, SegmentationMetrics) else metrics
-    value: float | None = None if source is None else getattr(source, name)
+    """One metric of a split, ``operating.sensitivity`` say; None where it was not evaluated.
+
+    Of a segmentation it is that under one prompt setting.
+    """
+    found: Any = metrics.prompts.get(setting or "box") if isinstance(metrics, SegmentationMetrics) else metrics
+    for part in name.split("."):
+        found = None if found is None else getattr(found, part)
+    value: float | None = found
     return value
 
 
@@ -123,9 +158,27 @@ def site_mean(tested: Tested, name: str, setting: PromptSetting | None = None) -
     return mean(value_of(part, name, setting) for part in tested.values())
 
 
-def defined_sites(tested: Tested, name: str) -> int:
-    """At how many sites a metric is defined."""
-    return sum(value_of(part, name) is not None for part in tested.values())
+def patients_of(metrics: Split) -> int:
+    """Test patients; cases, where an evaluation does not say."""
+    patients = metrics.patients if isinstance(metrics, Metrics) else None
+    return metrics.count if patients is None else patients
+
+
+def mean_over_sites(
+    tested: Tested, name: str, enough: frozenset[str] | None = None, *, weighted: bool = False
+) -> Value:
+    """Mean of a metric over the sites where it is defined: plain, or ``weighted`` by test patients.
+
+    With ``enough`` only over these sites; if it is defined at none of them over all where it is, marked as ``few``.
+    """
+    defined = {site: value for site, part in tested.items() if (value := value_of(part, name)) is not None}
+    used = {site: value for site, value in defined.items() if enough is None or site in enough}
+    few = bool(defined) and not used
+    used = used or defined
+    weights = {site: patients_of(tested[site]) if weighted else 1 for site in used}
+    whole = sum(weights.values())
+    value = math.fsum(weights[site] * used[site] for site in used) / whole if whole else None
+    return Value(value, defined=len(used), of=len(tested), few=few)
 
 
 def primary_mean(tested: Tested) -> float | None:
@@ -150,9 +203,9 @@ def evaluations(record: Record, model: Literal["global", "personal"]) -> dict[in
 
 def views(record: Record) -> dict[int, View]:
     """The view of every evaluated version, in ascending order."""
-    whole, personal = evaluations(record, "global"), evaluations(record, "personal")
+    whole, personal, enough = evaluations(record, "global"), evaluations(record, "personal"), with_enough(record)
     return {
-        version: view(record, whole.get(version, {}), personal.get(version, {}))
+        version: view(record, whole.get(version, {}), personal.get(version, {}), enough)
         for version in sorted({*whole, *personal})
     }
 

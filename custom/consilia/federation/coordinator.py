@@ -19,6 +19,7 @@ from consilia.aggregation import UpdateSpool
 from consilia.core.determinism import state_digest
 from consilia.core.events import Absent, Finished, Notice, Personalizing, Prepared, Progress, RoundDone, no_progress
 from consilia.core.stop import StopSignal, never
+from consilia.evaluation.thresholds import mean_threshold
 from consilia.federation.attendance import Attendance
 from consilia.federation.checkpoints import RunCheckpoint
 from consilia.federation.config import RunConfig
@@ -157,6 +158,7 @@ class Coordinator:
         """Every site makes a personal model of the last and of the best global model, sampled before or not."""
         self._work.finish()
         self.recorder.add_section(self.server)
+        self._ask_for_thresholds(deliver)
         self._evaluate_final(deliver, "last")
         self._judge()
         if self.best.version:
@@ -170,22 +172,33 @@ class Coordinator:
         else:
             self._evaluate_final(deliver, "best")
 
+    def _ask_for_thresholds(self, deliver: Deliver) -> None:
+        """The last version has not been evaluated yet: the final evaluation needs the thresholds that it gives."""
+        classes, several = self.recorder.class_names, self.server.method.several_datasets
+        if self.config.task == "classification" and len(classes) == 2 and not several:
+            sites = self.participants.present()
+            asked = self.participants.requests("evaluate", sites, self.state, round=self.version)
+            self._note_evaluations(self._ask(deliver, asked))
+
     def _evaluate_final(self, deliver: Deliver, keep: Keep) -> None:
         version, state = (self.version, self.state) if keep == "last" else (self.best.version, self.best.state)
         self._progress(Personalizing(keep=keep, sites=personalizing(self.server, self.participants)))
+        threshold = mean_threshold(self.recorder.evaluation(version, "global"))
         replies = ask_for_final(
             deliver,
             keep,
             version,
             state,
             self.server.declared_payload(self.version + 1),
+            threshold=threshold,
             server=self.server,
             participants=self.participants,
             validation=self.validation,
         )
         if keep == "last":
             self._note_evaluations(replies)
-        self.recorder.final[keep] = final_models(version, self.recorder.digest(version) or state_digest(state), replies)
+        digest = self.recorder.digest(version) or state_digest(state)
+        self.recorder.final[keep] = final_models(version, digest, threshold, replies)
 
     # ---- for the engine ----------------------------------------------------------------------------------------
 
@@ -218,7 +231,7 @@ class Coordinator:
         for site, reply in replies.items():
             received = getattr(reply, "received", None)
             if received is not None:
-                self.recorder.add_evaluation(self.version, "global", site, received)
+                self.recorder.add_evaluation(self.version, "global", site, received.of_a_round())
                 self._notice_withheld(site, received)
             if isinstance(reply, TrainReply) and reply.trained is not None:
                 self.recorder.add_evaluation(self.version + 1, "personal", site, reply.trained)

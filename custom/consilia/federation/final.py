@@ -30,6 +30,7 @@ def ask_for_final(
     state: State,
     payload: State,
     *,
+    threshold: float | None,
     server: Server[Any],
     participants: Participants,
     validation: UpdateValidation,
@@ -42,6 +43,7 @@ def ask_for_final(
         version: its number of rounds.
         state: the model.
         payload: what the method sends beside it to who trains.
+        threshold: of the model, at which the sites evaluate it.
         server: the method's half at the server.
         participants: the run's sites.
         validation: checks every reply.
@@ -49,6 +51,7 @@ def ask_for_final(
     trainers = personalizing(server, participants)
     others = [site for site in participants.present() if site not in trainers]
     about: dict[str, Any] = {"of_best": keep == "best", "round": version, "keep": keep, "final": True}
+    about["threshold"] = threshold
     broadcasts = [
         *participants.requests("personalize", trainers, {**state, **payload}, **about),
         *participants.requests("evaluate", others, state, **about),
@@ -56,13 +59,14 @@ def ask_for_final(
     return validation.ask(deliver, broadcasts, reference=state, known=participants.recorder.sites)
 
 
-def final_models(version: int, sha256: str, replies: Mapping[str, BaseModel]) -> FinalModels:
+def final_models(version: int, sha256: str, threshold: float | None, replies: Mapping[str, BaseModel]) -> FinalModels:
     """What the record holds of a final global model and of the personal ones made of it."""
     judged = {site: reply for site, reply in replies.items() if isinstance(reply, EvaluateReply | PersonalizeReply)}
     return FinalModels.model_validate(
         {
             "version": version,
             "sha256": sha256,
+            "threshold": threshold,
             "global": {site: reply.received for site, reply in judged.items() if reply.received is not None},
             "personal": {s: reply.personal for s, reply in judged.items() if isinstance(reply, PersonalizeReply)},
             "variants": variants(replies),

@@ -38,6 +38,7 @@ class Request(Strict):
         keep: after the rounds: which global model this is, and under which name the site keeps its personal one.
         resume: ``prepare`` only: go on with what the site has kept of this run, instead of starting anew.
         final: after the rounds: every metric, also what is too slow for every round.
+        threshold: ``final`` only: of the global model, above which probability a case counts as class 1; None: 0.5.
         client_round: the round whose client state counts: the site's last accepted one that the global state knows
             of; 0 = none, the site starts from its initial state.
         best_client_round: the same for the best global model so far; the site deletes all other states.
@@ -50,6 +51,7 @@ class Request(Strict):
     keep: Literal["last", "best"] = "last"
     resume: bool = False
     final: bool = False
+    threshold: float | None = Field(None, ge=0, le=1)
     client_round: int = Field(0, ge=0)
     best_client_round: int = Field(0, ge=0)
     preprocessing: dict[str, tuple[float, ...]] | None = None

@@ -17,6 +17,9 @@ from consilia.federation.update_validation import MAX_CONTENT_BYTES
 
 MAX_TEXT = 200
 
+WITHIN_KEY = "/"
+"""In a path, stands for a dot within a key: ``operating/sensitivity`` is one key, ``operating.sensitivity``."""
+
 
 @dataclass
 class Node:
@@ -37,7 +40,7 @@ def tree(fields: Iterable[tuple[str, str]]) -> Node:
     for path, kind in fields:
         places = [root]
         for part in path.split("."):
-            keys = part.removesuffix("[]").split("|")
+            keys = part.removesuffix("[]").replace(WITHIN_KEY, ".").split("|")
             places = [place.parts.setdefault(key, Node()) for place in places for key in keys]
             if part.endswith("[]"):
                 for place in places:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import REPLIES, RequestKind
+from consilia.federation.release_check import WITHIN_KEY
 from consilia.methods.contract import TRAIN_LOSS, Method
 from consilia.methods.registry import make_method
 from consilia.record.schema import ONLY_WHERE_FOUND, Metrics, SegmentationMetrics
@@ -73,8 +74,8 @@ class _Run(NamedTuple):
         name, part = path[-1], path[0]
         if name in ("negative_flips", "positive_flips"):  # of single classifications, round by round
             return not self.method.several_datasets and path[1:-1] == ("test",) and part in ("received", "trained")
-        if part in METRICS and name in ONLY_WHERE_FOUND:
-            return False
+        if part in METRICS and (detail := _detail(path)) is not None:
+            return self._fills_detail(detail, path)
         if name == "hd95":  # slow, so after the last round only, and of no variant
             return self.kind != "train" and part != "variants"
         if name == "tasks":
@@ -87,11 +88,27 @@ class _Run(NamedTuple):
             "weight": self.method.weight() is not None,
         }.get(name, True)
 
+    def _fills_detail(self, detail: str, path: tuple[str, ...]) -> bool:
+        """Whether a threshold, or what only a final evaluation of a classification has, is ever filled."""
+        several = self.method.several_datasets
+        if path[0] == "variants":
+            return False
+        if detail == "threshold":
+            return path[1] == "validation" and not several and "tasks" not in path
+        return self.kind != "train" and path[1] == "test" and ("tasks" in path) == several
+
     def keys(self, path: tuple[str, ...]) -> tuple[str, ...]:
         """The keys of a dictionary whose schema leaves them open."""
         if path[-1] == "fields":
             return tuple(field.name for field in (TRAIN_LOSS, *self.method.fields()))
         return self.method.variants() if path[-1] == "variants" else tuple(self.method.datasets())
+
+
+def _detail(path: tuple[str, ...]) -> str | None:
+    """The key of metrics by which a field belongs to a final evaluation, or the threshold's."""
+    below = path[3:] if path[0] == "variants" else path[2:]
+    key = below[2] if len(below) > 2 and below[0] == "tasks" else (below or ("",))[0]
+    return key if key in ONLY_WHERE_FOUND else None
 
 
 def _leaves(annotation: Any, path: tuple[str, ...], run: _Run) -> Iterator[tuple[str, str]]:
@@ -113,7 +130,7 @@ def _leaves(annotation: Any, path: tuple[str, ...], run: _Run) -> Iterator[tuple
     elif origin is dict:
         key, value = get_args(kind)
         if get_origin(key) is Literal:
-            yield from _leaves(value, (*path, "|".join(get_args(key))), run)
+            yield from _leaves(value, (*path, "|".join(get_args(key)).replace(".", WITHIN_KEY)), run)
         elif path[-1] == "fields":
             for name in run.keys(path):
                 yield from _leaves(value, (*path, name), run)

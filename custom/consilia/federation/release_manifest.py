@@ -3,8 +3,8 @@
 A manifest is derived from the run's configuration, and from the schemas of the replies
 (:mod:`consilia.federation.messages`) narrowed to the run. It names every setting of the run with its value, every
 tensor with its layout (``"float32[8, 30]"``) and, for every task, every field of the reply's JSON with its kind. A
-path's parts are joined by dots; ``box|image`` is either of these keys, ``[]`` the items of a list. There is no free
-key: a site cannot say anything by naming one.
+path's parts are joined by dots; ``box|image`` is either of these keys, ``[]`` the items of a list, ``/`` a dot in a
+key. There is no free key: a site cannot say anything by naming one.
 
 Kinds: ``integer`` (up to 2**53), ``number`` (finite), ``boolean``, ``text`` (at most 200 characters), ``sha256`` (64
 hexadecimal digits), and ``a|b`` (one of these texts). null, ``{}`` and ``[]`` may stand for any field that is named,
@@ -43,7 +43,7 @@ MAX_CONFIG_BYTES = 16 * 2**20
 
 # Names are shown to who approves them: no control character may hide one.
 TensorName = Annotated[str, Field(max_length=200, pattern=r"^[\w .-]+$")]
-Place = Annotated[str, Field(max_length=2000, pattern=r"^[\w .|\[\]-]+$")]
+Place = Annotated[str, Field(max_length=2000, pattern=r"^[\w .|/\[\]-]+$")]
 Layout = Annotated[str, Field(max_length=200, pattern=r"^[a-z]+\d*\[(\d+(, \d+)*)?\]$")]
 Setting = Annotated[str, Field(max_length=500, pattern=r"^\w+(\.\w+)*$")]
 SettingValue = Annotated[str, Field(max_length=10_000, pattern=r"^[ -~]+$")]

@@ -208,7 +208,8 @@ class Site:
         received, predictions = self.evaluation.global_metrics(request, state)
         variants = self.evaluation.variants(request) if received is not None else {}
         if request.final and received is not None:
-            self.client.report(self.folder / f"report-{request.keep}.html", {"global": predictions}, None)
+            thresholds = {"global": request.threshold}
+            self.client.report(self.folder / f"report-{request.keep}.html", {"global": predictions}, None, thresholds)
         seconds = time.perf_counter() - started
         return as_reply(EvaluateReply(round=request.round, received=received, variants=variants, seconds=seconds))
 
@@ -224,11 +225,12 @@ class Site:
         name = f"personal-{request.keep}"
         self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
-        personal, after = self.evaluation.metrics("personal", version=None, slow=True)
+        personal, after = self.evaluation.metrics("personal", version=None, slow=True, threshold="own")
         card = personal_card(self.config, self.data, name, personal, rounds=request.round, pooled=self._pooled)
         save_model(self.folder / f"{name}.safetensors", personal_state, card, private=True)
         predictions = {"global": before, "personal": after}
-        self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention)
+        thresholds = {"global": request.threshold, "personal": getattr(personal.validation, "threshold", None)}
+        self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention, thresholds)
         return as_reply(
             PersonalizeReply(
                 round=request.round,

@@ -135,6 +135,9 @@ def _own_numbers(config: RunConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _evaluations(config: RunConfig) -> int:
-    """Requests with metrics: one per version that is evaluated, and the last and the best model at the end."""
+    """Requests with metrics: one per version that is evaluated, and the last and the best model at the end.
+
+    A classification of two classes, which its configuration does not tell, asks for the last model's threshold, too.
+    """
     every = config.evaluate_every
-    return (-(-config.rounds // every) if every else 0) + 2
+    return (-(-config.rounds // every) if every else 0) + (3 if config.task == "classification" else 2)

@@ -24,8 +24,8 @@ from consilia.record.schema import SegmentationMetrics, SiteInfo, SiteMetrics
 
 log = logging.getLogger(__name__)
 
-MAX_CONTENT_BYTES = 64_000
-"""Longest JSON of a reply; an honest one has about two thousand bytes, and with several tasks a thousand for each."""
+MAX_CONTENT_BYTES = 256_000
+"""Longest JSON of a reply; an honest one has at most about five thousand bytes for each model and task."""
 
 MAX_REASON = 300
 """Longest reason of a refusal."""

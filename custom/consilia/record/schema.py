@@ -14,6 +14,7 @@ from consilia.core.plain import plain_json
 from consilia.core.schema import Strict
 from consilia.core.task import Task
 from consilia.record.split_metrics import (
+    FINAL_ONLY,
     ONLY_WHERE_FOUND,
     ROUNDING,
     AtThreshold,
@@ -31,6 +32,7 @@ from consilia.record.split_metrics import (
 from consilia.record.types import Fraction, NonNegative
 
 __all__ = [
+    "FINAL_ONLY",
     "ONLY_WHERE_FOUND",
     "ROUNDING",
     "Absence",
@@ -140,6 +142,13 @@ class SiteMetrics(Strict):
         """The task that the metrics are of; None if there are none."""
         metrics = self.test or self.validation
         return None if metrics is None else task_of(metrics)
+
+    def of_a_round(self) -> SiteMetrics:
+        """Without what only a final evaluation of a classification has."""
+        found = {name: getattr(self, name) for name in ("validation", "test")}
+        return self.model_copy(
+            update={name: part.of_a_round() for name, part in found.items() if isinstance(part, Metrics)}
+        )
 
     @model_validator(mode="after")
     def _one_kind(self) -> SiteMetrics:

@@ -144,6 +144,12 @@ class Metrics(Strict):
     intervals: dict[IntervalName, Interval] = Field(default_factory=dict)
     curves: Curves | None = None
 
+    def of_a_round(self) -> Metrics:
+        """Without what only a final evaluation has."""
+        defaults = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in FINAL_ONLY}
+        tasks = {name: part.of_a_round() for name, part in self.tasks.items()}
+        return self.model_copy(update={**defaults, "tasks": tasks})
+
     @model_validator(mode="after")
     def _consistent(self) -> Metrics:
         flips = (self.negative_flips or 0) + (self.positive_flips or 0)
@@ -178,6 +184,9 @@ ONLY_WHERE_FOUND = frozenset(
     {"threshold", "patients", "positives", "auprc", "brier", "ece", "operating", "at_half", "intervals", "curves"}
 )
 """Keys of metrics that are missing, not null, where there is nothing."""
+
+FINAL_ONLY = ONLY_WHERE_FOUND - {"threshold"}
+"""Those of them that only a final evaluation has, of test cases."""
 
 
 class PromptMetrics(Strict):

@@ -36,8 +36,10 @@ LEVELS: dict[Task, dict[str, str]] = {
 KINDS = ("global", "personal")
 CAPTIONS = {
     "global": "The global model after the last round",
+    "decisions": "The global model after the last round: precision-recall, decisions at its threshold, calibration",
     "distance": "The global model after the last round: IoU, and HD95 in {unit}",
     "personal": "The personal models made from it at every training site, and the balance of both",
+    "personal_decisions": "The personal models: precision-recall, decisions at their own thresholds, calibration",
 }
 """By table of a metric, what stands above it."""
 BEST = "The version that was best on validation cases"

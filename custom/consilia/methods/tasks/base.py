@@ -82,8 +82,17 @@ class Task(ABC):
         """The predictions on a split without cases."""
 
     @abstractmethod
-    def metrics(self, predictions: Predictions, split: Split, *, slow: bool) -> dict[str, Any] | None:
-        """Metrics of predictions, None for an empty split; ``slow`` adds what is too slow for every round."""
+    def metrics(
+        self, predictions: Predictions, split: Split, *, slow: bool, threshold: float | None = None
+    ) -> dict[str, Any] | None:
+        """Metrics of predictions, None for an empty split; ``slow`` adds what is too slow for every round.
+
+        ``threshold``: the model's, of a classification of two classes; None stands for 0.5.
+        """
+
+    def threshold(self, predictions: Predictions, split: Split) -> float | None:
+        """The threshold that the cases of a split choose, where a decision has one."""
+        return None
 
     def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
         """Which cases are classified correctly, (N,) bool, where that makes sense."""

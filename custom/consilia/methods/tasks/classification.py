@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilia.data.dataset import Split
-from consilia.evaluation.classification import classification_metrics, correct_cases
+from consilia.evaluation.classification import (
+    choose_threshold,
+    classification_metrics,
+    correct_cases,
+    detailed_metrics,
+)
 from consilia.methods.tasks.base import Network, Predictions, Task
 
 LOGITS = "logits"
@@ -39,9 +44,17 @@ class Classification(Task):
         """No logits."""
         return {LOGITS: torch.zeros(0, classes)}
 
-    def metrics(self, predictions: Predictions, split: Split, *, slow: bool) -> dict[str, Any] | None:
-        """See :func:`~consilia.evaluation.classification.classification_metrics`."""
+    def metrics(
+        self, predictions: Predictions, split: Split, *, slow: bool, threshold: float | None = None
+    ) -> dict[str, Any] | None:
+        """See :func:`~consilia.evaluation.classification.classification_metrics`, if ``slow`` ``detailed_metrics``."""
+        if slow:
+            return detailed_metrics(predictions[LOGITS], split.labels, split.patients, threshold)
         return classification_metrics(predictions[LOGITS], split.labels)
+
+    def threshold(self, predictions: Predictions, split: Split) -> float | None:
+        """See :func:`~consilia.evaluation.classification.choose_threshold`."""
+        return choose_threshold(predictions[LOGITS], split.labels)
 
     def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
         """Which cases are classified correctly."""

@@ -57,7 +57,9 @@ class Segmentation(Task):
         """No masks."""
         return {name: torch.zeros_like(split.labels, dtype=torch.bool) for name in PROMPTS}
 
-    def metrics(self, predictions: Predictions, split: Split, *, slow: bool) -> dict[str, Any] | None:
+    def metrics(
+        self, predictions: Predictions, split: Split, *, slow: bool, threshold: float | None = None
+    ) -> dict[str, Any] | None:
         """Dice and IoU, and if ``slow`` HD95: see :func:`~consilia.evaluation.segmentation.segmentation_metrics`."""
         return segmentation_metrics(predictions, split.labels, spacing=split.spacing, distances=slow)
 

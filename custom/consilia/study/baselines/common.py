@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from consilia.core.determinism import state_digest
 from consilia.core.events import Progress
 from consilia.data.dataset import SiteData, Split
 from consilia.data.site import SiteConfig
+from consilia.evaluation.thresholds import Threshold, mean_threshold
 from consilia.federation.config import RunConfig
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.tasks import TASKS, Predictions
@@ -52,17 +53,47 @@ def pooled(sites: list[SiteData], name: str) -> Split:
     )
 
 
-def site_metrics(site: SiteData, predict: Predict, *, slow: bool = True) -> SiteMetrics:
-    """Metrics of predictions on a site's validation and test cases."""
-    found = {}
-    for name in ("validation", "test"):
+def site_metrics(site: SiteData, predict: Predict, *, slow: bool = True, threshold: Threshold = "own") -> SiteMetrics:
+    """Metrics of predictions on a site's validation and test cases, at the threshold that the former choose or another.
+
+    What only a final evaluation of a classification has, with ``slow``, is of the test cases alone.
+    """
+    task, own = TASKS[site.task], None
+    found: dict[str, dict[str, Any] | None] = {"validation": None, "test": None}
+    for name in found:
         split = site.split(name)
-        found[name] = TASKS[site.task].metrics(predict(split), split, slow=slow) if len(split) else None
+        predictions = predict(split) if len(split) else {}
+        thorough = slow and (name == "test" or site.task == "segmentation")
+        at = own if threshold == "own" else threshold
+        metrics = task.metrics(predictions, split, slow=thorough, threshold=at) if len(split) else None
+        if name == "validation" and metrics is not None:
+            own = task.threshold(predictions, split)
+            metrics |= {} if own is None else {"threshold": own}
+        found[name] = metrics
     return SiteMetrics.model_validate(found)
 
 
-def final_models(version: int, state: Mapping[str, Tensor], shared: BySite, personal: BySite) -> FinalModels:
-    """What the record holds of a global model and of the sites' own."""
+def shared_metrics(sites: list[SiteData], predict: Predict) -> tuple[float | None, BySite]:
+    """The threshold of one model of all sites, and every site's metrics at it."""
+    threshold = mean_threshold({site.site: site_metrics(site, predict, slow=False) for site in sites})
+    return threshold, {site.site: site_metrics(site, predict, threshold=threshold) for site in sites}
+
+
+def final_models(
+    version: int,
+    state: Mapping[str, Tensor],
+    shared: BySite,
+    personal: BySite,
+    threshold: float | None = None,
+) -> FinalModels:
+    """What the record holds of a global model, with its threshold, and of the sites' own."""
     return FinalModels.model_validate(
-        {"version": version, "sha256": state_digest(state), "global": shared, "personal": personal, "variants": {}}
+        {
+            "version": version,
+            "sha256": state_digest(state),
+            "threshold": threshold,
+            "global": shared,
+            "personal": personal,
+            "variants": {},
+        }
     )

@@ -24,7 +24,15 @@ from consilia.methods.tasks import Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.config import ModelConfig
 from consilia.record.schema import Metrics
-from consilia.study.baselines.common import Saved, Setting, final_models, pooled, site_metrics, training_sites
+from consilia.study.baselines.common import (
+    Saved,
+    Setting,
+    final_models,
+    pooled,
+    shared_metrics,
+    site_metrics,
+    training_sites,
+)
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Values of C, scikit-learn's inverse strength of the L2 penalty, of which validation cases choose."""
@@ -97,10 +105,10 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved
     validation = pooled(trainers, "validation")
     shared = fit_linear(pooled(trainers, "train"), validation, classes, steps_first=series)
     own = {site.site: fit_linear(site.train, site.validation, classes, steps_first=series) for site in trainers}
-    whole = {site.site: site_metrics(site, shared.predict) for site in sites}
+    threshold, whole = shared_metrics(sites, shared.predict)
     personal = {site.site: site_metrics(site, own[site.site].predict) for site in trainers}
     for key in ("last", "best"):
-        recorder.final[key] = final_models(0, _weights(shared), whole, personal)
+        recorder.final[key] = final_models(0, _weights(shared), whole, personal, threshold)
     recorder.sections["linear"] = {
         "pooled": shared.strength,
         "sites": {site: model.strength for site, model in own.items()},

@@ -23,6 +23,7 @@ from consilia.study.baselines.common import (
     Which,
     final_models,
     pooled,
+    shared_metrics,
     site_metrics,
     training_sites,
 )
@@ -51,8 +52,9 @@ def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
         setting.progress(RoundDone(round=number, of=config.rounds))
     saved: Saved = {}
     for key, version, chosen in _versions(config, state, best):
-        by_site = {site.site: _evaluate(learner, chosen, site, slow=True) for site in sites}
-        recorder.final[key] = final_models(version, chosen, by_site, {})
+        learner.load(chosen)
+        threshold, by_site = shared_metrics(sites, learner.predict)
+        recorder.final[key] = final_models(version, chosen, by_site, {}, threshold)
         saved[key] = chosen
     return saved
 
