@@ -91,8 +91,14 @@ def test_a_personal_model_is_judged_with_its_own_values(tmp_path: Path) -> None:
     found = evaluate_model(model, site)
     assert found.preprocessing == "preprocessing of the model's card"
     assert found.metrics["brier"] == pytest.approx(brier_score_loss(truth, chances), abs=1e-6)
-    with pytest.raises(ConfigError, match="was trained at a site west, on 28 of its cases: the test split"):
+    with pytest.raises(ConfigError, match="a run that site west has trained in: its test split alone"):
         evaluate_model(model, site, part="all")
+    # Another site's personal model goes back to a global one, which this site may have trained, too.
+    other = write_clinic(tmp_path / "north", 40)
+    assert evaluate_model(model, other, part="all").metrics["count"] == 40
+    (tmp_path / "north" / "state" / "runs" / config().run_id).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="a run that site north has trained in"):
+        evaluate_model(model, other, part="all")
 
 
 def test_a_test_only_site_has_no_training_cases_to_refuse(tmp_path: Path) -> None:

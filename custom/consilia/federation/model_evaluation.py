@@ -18,6 +18,7 @@ from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_json
 from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split
 from consilia.data.loading import load_dataset
+from consilia.data.site import RUNS
 from consilia.evaluation.classification import detailed_metrics
 from consilia.federation.model_card import ModelCard
 from consilia.federation.saved_model import LoadedModel, load_model, threshold_of, threshold_text
@@ -174,11 +175,14 @@ def _metrics(loaded: LoadedModel, predictions: Predictions, split: Split) -> dic
 
 def _refuse_its_own(loaded: LoadedModel, found: DatasetSplits[Split]) -> None:
     """A site's training cases are no test of a model that it has trained."""
-    own = loaded.card.training_sites.get(loaded.settings.site)
-    if own is not None and not found.is_test_only:
+    settings, card = loaded.settings, loaded.card
+    # A personal model's card names its own site alone, but it goes back to the global one.
+    own_part = bool(card.run_id) and (settings.state_dir / RUNS / card.run_id).is_dir()
+    took_part = own_part or settings.site in card.training_sites
+    if took_part and not found.is_test_only:
         raise ConfigError(
-            f"{loaded.path} was trained at a site {loaded.settings.site}, on {own.cases} of its cases: the test split "
-            "alone says how good it is there; leave --split all out"
+            f"{loaded.path} comes of a run that site {settings.site} has trained in: its test split alone says how "
+            "good the model is there; leave --split all out"
         )
 
 
