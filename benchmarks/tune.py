@@ -2,9 +2,9 @@
 
     python -m benchmarks.tune configs/studies/heart-disease.yaml --grid training.learning_rate=0.003,0.01,0.03,0.1
 
-Prints, for every method and grid value, the best validation value over the rounds (the study's ``select_by``, mean
-over the sites, global model); test splits play no part. Records are kept in --out, so a grid can be extended without
-running anything twice.
+Prints, for every method and grid value, the best validation value over the rounds (the study's ``select_by``, as
+:mod:`consilia.federation.selection` has it, global model); test splits play no part. Records are kept in --out, so a
+grid can be extended without running anything twice.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from consilia.study.study import finished, load_study, study_config, study_sites
 
 
 def best_validation(record: Record, metric: str) -> float:
-    """The highest mean over sites of a validation metric among versions >= 1 (of the loss: the lowest)."""
+    """The best value over the sites of a validation metric among versions >= 1 (of the loss: the lowest)."""
     values = [
         value
         for evaluation in record.evaluations
         if evaluation.model == "global" and evaluation.version >= 1
         if (value := validation_value(evaluation.sites, metric)) is not None
     ]
-    return max(values) * (-1 if metric == "loss" else 1)
+    return min(values) if metric == "loss" else max(values)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from consilia.core.events import (
     Replied,
     RoundDone,
     ServerWorks,
+    Warned,
     read_event,
 )
 
@@ -44,6 +45,8 @@ ROUND = RoundDone(round=1, of=3, updates=1, participants=2, validation=0.91234, 
         ),
         (Back(site="hospital-2"), "hospital-2: answers again"),
         (Notice(reason="waiting for sites"), "waiting for sites"),
+        (Warned(reason="overfitting"), "warning: overfitting"),
+        (ROUND.model_copy(update={"metric": "loss"}), "round 1 of 3: 1 of 2 updates, validation loss 0.912, 2.0 s"),
         (Personalizing(keep="best", sites=SITES), "personal models and last metrics, best global model"),
         (ServerWorks(doing="injecting", round=2, step=7, of=40), "round 2: injecting step 7 of 40"),
         (ServerWorks(doing="evaluating pneumonia"), "evaluating pneumonia"),

@@ -112,6 +112,7 @@ def test_allowed_models(tmp_path: Path) -> None:
         "consilia.models.extractor.KnowledgeExtractor",
         "consilia.models.prompted_sam.PromptedSam",
         "consilia.models.prompted_vit.PromptedViT",
+        "consilia.models.resnet.SmallResNet",
         "consilia.models.tuned.TunedSam",
         "consilia.models.tuned.TunedViT",
     }

@@ -31,6 +31,7 @@ from consilia.core.events import (
     ServerWorks,
     SiteEvent,
     SiteTrouble,
+    Warned,
 )
 from consilia.core.events import Progress as Listener
 from consilia.core.plain import plain
@@ -139,9 +140,10 @@ class Follower:
                     self._bar.console.print(resuming(event), highlight=False)
                 self._update(f"{self._name}: training", total=event.rounds, completed=event.done)
             case RoundDone():
-                value = event.validation
-                shown = "" if value is None else f", validation {value:.3f}"
+                shown = event.shown_validation and f", {event.shown_validation}"
                 self._update(f"{self._name}: training{shown}", total=event.of, completed=event.round)
+            case Warned():
+                self._bar.console.print(plain(event), style="yellow")
             case SiteTrouble():
                 self._bar.console.print(plain(f"{event.site}: {event.reason}"), style="yellow")
             case Back():

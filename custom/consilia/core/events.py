@@ -108,6 +108,15 @@ class Notice(Event):
         return self.reason
 
 
+class Warned(Notice):
+    """Something that puts a run's results in doubt; the record has it, too."""
+
+    name = "warning"
+
+    def __str__(self) -> str:
+        return f"warning: {self.reason}"
+
+
 class Begun(Event):
     """Whoever started the run has handed it to an engine; ``rounds`` are planned."""
 
@@ -146,7 +155,7 @@ class RoundDone(Event):
     Attributes:
         round: its number, of ``of``.
         updates: accepted ones, of ``participants`` asked for one; None where no sites train, as in a baseline.
-        validation: primary metric of the model that the round began with, where it was evaluated.
+        validation: validation ``metric`` of the model that the round began with, where it was evaluated.
         seconds: that it took.
     """
 
@@ -156,11 +165,19 @@ class RoundDone(Event):
     updates: int | None = None
     participants: int | None = None
     validation: float | None = None
+    metric: str | None = None
     seconds: float | None = None
+
+    @property
+    def shown_validation(self) -> str:
+        """The validation value with its metric's name; empty where there is none."""
+        if self.validation is None:
+            return ""
+        return f"validation {self.metric.replace('_', ' ') + ' ' if self.metric else ''}{self.validation:.3f}"
 
     def __str__(self) -> str:
         parts = [] if self.updates is None else [f"{self.updates} of {self.participants} updates"]
-        parts += [] if self.validation is None else [f"validation {self.validation:.3f}"]
+        parts += [] if self.validation is None else [self.shown_validation]
         parts += [] if self.seconds is None else [f"{self.seconds:.1f} s"]
         return f"round {self.round} of {self.of}" + (f": {', '.join(parts)}" if parts else "")
 
@@ -222,7 +239,8 @@ def no_progress(event: Event) -> None:
 KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
-        Begun, Found, Replied, Refused, Absent, Missing, Back, Notice, Prepared, RoundDone, ServerWorks, Personalizing,
+        Begun, Found, Replied, Refused, Absent, Missing, Back, Notice, Warned, Prepared, RoundDone, ServerWorks,
+        Personalizing,
         Failed, Finished,
     )
 }  # fmt: skip

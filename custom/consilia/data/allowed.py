@@ -13,6 +13,7 @@ DEFAULT_ALLOWED = (
     "consilia.models.mlp.MLP",
     "consilia.models.prompted_sam.PromptedSam",
     "consilia.models.prompted_vit.PromptedViT",
+    "consilia.models.resnet.SmallResNet",
     "consilia.models.tuned.TunedSam",
     "consilia.models.tuned.TunedViT",
 )

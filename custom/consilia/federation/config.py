@@ -22,7 +22,7 @@ from consilia.methods.registry import AllowedMethods, make_method, method_config
 from consilia.models.config import ModelConfig
 from consilia.record.metrics import selectable
 
-CONFIG_VERSION = 2
+CONFIG_VERSION = 3
 """Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
 
 
@@ -52,7 +52,7 @@ class RunConfig(Strict):
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
     )
     select_by: str | None = Field(
-        None, description="validation metric of the best round; default: balanced_accuracy, or dice"
+        None, description="validation metric of the best round; default: loss, pooled over cases, or dice"
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better validation value"
@@ -118,7 +118,7 @@ class RunConfig(Strict):
     @property
     def primary_metric(self) -> str:
         """The validation metric by which the best round is chosen."""
-        return self.select_by or ("dice" if self.task == "segmentation" else "balanced_accuracy")
+        return self.select_by or ("dice" if self.task == "segmentation" else "loss")
 
     @property
     def run_id(self) -> str:

@@ -17,7 +17,17 @@ from pydantic import BaseModel
 
 from consilia.aggregation import UpdateSpool
 from consilia.core.determinism import state_digest
-from consilia.core.events import Absent, Finished, Notice, Personalizing, Prepared, Progress, RoundDone, no_progress
+from consilia.core.events import (
+    Absent,
+    Finished,
+    Notice,
+    Personalizing,
+    Prepared,
+    Progress,
+    RoundDone,
+    Warned,
+    no_progress,
+)
 from consilia.core.stop import StopSignal, never
 from consilia.evaluation.thresholds import mean_threshold
 from consilia.federation.attendance import Attendance
@@ -29,6 +39,7 @@ from consilia.federation.messages import Broadcast, PrepareReply, Reply, Request
 from consilia.federation.participants import Participants
 from consilia.federation.recorder import Recorder
 from consilia.federation.round import RoundResult, TrainingRound
+from consilia.federation.run_warnings import same_data
 from consilia.federation.selection import BestRound, validation_value
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
 from consilia.federation.server_work import FOLDER, ServerWork, open_server
@@ -89,6 +100,7 @@ class Coordinator:
         self._checkpoint = RunCheckpoint(folder, self.participants, self._work, self.best)
         self._resume = self._checkpoint.exists()
         self._withholding: set[str] = set()
+        self._warned: list[str] = []
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -110,7 +122,9 @@ class Coordinator:
         finally:
             # The sites' own models: nobody needs them any more, a resumed run asks for the round's anew.
             self.validation.spool.remove()
-        return self.recorder.record("stopped_early" if self.version < self.config.rounds else "finished")
+        record = self.recorder.record("stopped_early" if self.version < self.config.rounds else "finished")
+        self._warn(record.warnings)
+        return record
 
     def _prepare(self, deliver: Deliver) -> None:
         """Ask every connected site who it is; go on with those that can take part."""
@@ -123,6 +137,7 @@ class Coordinator:
         for site, reason in self.participants.absent.items():
             self._progress(Absent(site=site, reason=reason))
         self.participants.require_enough()
+        self._warn(same_data(self.recorder.sites))
         self._progress(Prepared(sites=self.participants.present(), rounds=self.config.rounds, done=self.version))
 
     def _round(self, deliver: Deliver) -> None:
@@ -244,6 +259,13 @@ class Coordinator:
             self._withholding.add(site)
             self._progress(Notice(reason=f"{site} withholds its {' and '.join(parts)} metrics, by its own limits"))
 
+    def _warn(self, reasons: Sequence[str]) -> None:
+        """Say what has not been said before."""
+        for reason in reasons:
+            if reason not in self._warned:
+                self._warned.append(reason)
+                self._progress(Warned(reason=reason))
+
     def _judge(self) -> None:
         if self.best.offer(self.version, self.state, self.recorder.evaluation(self.version, "global")):
             self.participants.accepted.mark_best()
@@ -260,6 +282,7 @@ class Coordinator:
                 updates=len(result.updates),
                 participants=len(result.record.participants),
                 validation=validation_value(began_with, self.config.primary_metric),
+                metric=self.config.primary_metric,
                 seconds=seconds,
             )
         )

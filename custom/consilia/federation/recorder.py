@@ -11,6 +11,7 @@ from typing import Any, Literal
 from consilia.core.clock import timestamp
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
+from consilia.federation.run_warnings import warnings_of
 from consilia.methods.server import Server
 from consilia.record.schema import (
     Absence,
@@ -170,7 +171,7 @@ class Recorder:
             seconds=self.seconds(),
             best_by=self.best_by,
         )
-        return Record(
+        record = Record(
             run=run,
             config=config.to_json(),
             versions=versions(),
@@ -187,6 +188,7 @@ class Recorder:
             evaluations=self.evaluations(),
             final=self.final,
         )
+        return record if status == "running" else record.model_copy(update={"warnings": warnings_of(record)})
 
 
 def versions() -> dict[str, str | None]:

@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from consilia.core.task import Task
 from consilia.record.metrics import PREDICTIONS
-from consilia.record.schema import SegmentationMetrics, SiteMetrics
+from consilia.record.schema import Metrics, SiteMetrics
+
+POOLED = "loss"
+"""The metric that is a sum over cases: its mean is over the cases of all sites, whatever their number at each."""
 
 
 def validation_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float | None:
-    """Mean over the sites of a validation metric, turned so that higher is better; None where no site has it."""
+    """A validation metric over all sites; None where no site has it.
+
+    The loss is pooled over cases, sum of loss_k n_k / sum of n_k: a site of three cases decides as much as three cases.
+    Any other metric is the mean over the sites, as AUROC and Dice of several sites do not add up. Where sites have
+    several tasks, the loss is pooled for each task, and the value is the mean over the tasks: of unlike numbers of
+    classes or cases, none decides alone.
+    """
     found = [site.validation for site in by_site.values() if site.validation is not None]
-    values = [value for split in found if (value := getattr(split, metric)) is not None]
-    if not values:
-        return None
-    task: Task = "segmentation" if isinstance(found[0], SegmentationMetrics) else "classification"
-    return PREDICTIONS.get(task, metric).oriented(math.fsum(values) / len(values))
+    if metric == POOLED:
+        return _pooled_loss([split for split in found if isinstance(split, Metrics)])
+    return _mean([value for split in found if (value := getattr(split, metric)) is not None])
+
+
+def _oriented_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float | None:
+    """The validation value, turned so that higher is better."""
+    value = validation_value(by_site, metric)
+    task = next((site.task for site in by_site.values() if site.task is not None), None)
+    return None if value is None or task is None else PREDICTIONS.get(task, metric).oriented(value)
+
+
+def _pooled_loss(found: Sequence[Metrics]) -> float | None:
+    tasks = {task for split in found for task in split.tasks}
+    if tasks:
+        parts = [[split.tasks[task] for split in found if task in split.tasks] for task in sorted(tasks)]
+        return _mean([value for part in parts if (value := _pooled_loss(part)) is not None])
+    defined = [(split.loss, split.count) for split in found if split.loss is not None]
+    cases = sum(count for _, count in defined)
+    return math.fsum(loss * count for loss, count in defined) / cases if cases else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 class BestRound:
@@ -40,7 +67,7 @@ class BestRound:
 
     def offer(self, version: int, state: Mapping[str, Tensor], metrics: Mapping[str, SiteMetrics]) -> bool:
         """Whether a version's metrics are better than all before; it is kept then."""
-        value = validation_value(metrics, self.metric)
+        value = _oriented_value(metrics, self.metric)
         if value is None or version == 0:
             return False
         if value > self.value:

@@ -209,8 +209,9 @@ class Record(Strict):
     """A whole run. ``config`` and ``versions`` are kept as given; baselines are records of their own.
 
     ``fields``: the numbers that the method's sites report with their updates, by name. ``absent``: sites that could
-    not take part, and why. ``absences``: when sites that took part did not answer, in order. ``sections``: by method,
-    what it says of its own work at the server; ``server_fingerprint``: of the server's own data that it used.
+    not take part, and why. ``absences``: when sites that took part did not answer, in order. ``warnings``: what puts
+    the results in doubt, a sentence each. ``sections``: by method, what it says of its own work at the server;
+    ``server_fingerprint``: of the server's own data that it used.
     ``preprocessing``: mean and deviation of the raw values of all training sites, where the run pooled them.
     """
 
@@ -230,6 +231,7 @@ class Record(Strict):
     absent: dict[str, str]
     absences: list[Absence] = Field(default_factory=list)
     preprocessing: dict[str, list[float]] | None = None
+    warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod

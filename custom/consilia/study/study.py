@@ -208,13 +208,13 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_model(data: SiteData) -> dict[str, Any]:
-    """An MLP for table rows, the four-layer CNN for square images; anything else needs a model in the configuration."""
+    """An MLP for table rows, a small residual network for square images; others need a model in the configuration."""
     shape = tuple(data.test.inputs.shape[1:])
     if len(shape) == 1:
         return {"class": "consilia.models.mlp.MLP", "args": {"in_features": shape[0], "num_classes": data.num_classes}}
-    if len(shape) == 3 and shape[1] == shape[2] and shape[1] % 4 == 0:
-        args = {"num_classes": data.num_classes, "in_channels": shape[0], "image_size": shape[1]}
-        return {"class": "consilia.models.cnn.FourLayerCNN", "args": args}
+    if len(shape) == 3 and shape[1] == shape[2]:
+        args = {"num_classes": data.num_classes, "in_channels": shape[0]}
+        return {"class": "consilia.models.resnet.SmallResNet", "args": args}
     raise ConfigError(f"no default model takes inputs of shape {shape}: give one as model.class and model.args")
 
 
