@@ -95,7 +95,7 @@ def test_title_and_first_sentence_name_data_sites_and_who_is_held_out(record: Re
     (title,) = re.findall(r"<title>(.*?)</title>", html)
     assert where in title
     assert held_out in title
-    assert f"FedKPer: {where}" in text
+    assert f"FedKPer: {where}, tested on Exeter" in text
     assert "on data set lesions at 4 sites (Ashford, Bergen, Cádiz, Dover), with 1 035 training cases" in text
     assert "all global metrics are of its test cases" in text
 
@@ -131,6 +131,8 @@ def test_a_comparison_has_auroc_per_site_beside_the_baselines(compared: str) -> 
     accuracy = text[text.index("Accuracy of the global model, after") :]
     assert "commonest class of these cases 75.0 % 75.0 % 75.0 % 100.0 % 75.0 %" in accuracy
     assert "tested on Exeter, which trained nothing" in text
+    assert "lesions: FedAvg, tested on Exeter" in text
+    assert "it is right on 75.0 % of those of the global model and, on average over sites, on 81.2 %" in text
     assert 'data-name="roc-curves-per-site-and-method"' in compared
     assert 'data-name="auroc-per-site-and-method"' in compared
     assert len(metrics(compared)) == 6

@@ -71,6 +71,32 @@ def test_the_linear_baseline_is_scikit_learns_pooled_and_of_each_site(sites) -> 
             assert found.loss == pytest.approx(log_loss(truth, probability), abs=1e-3)
 
 
+def test_thresholds_are_the_mean_of_the_sites_and_each_sites_own(sites) -> None:
+    last = run_baseline("linear", wanted(sites, "linear"), sites).final["last"]
+    chosen = [
+        (part.count, part.threshold) for one in last.global_.values() if isinstance(part := one.validation, Metrics)
+    ]
+    defined = [(count, threshold) for count, threshold in chosen if threshold is not None]
+    mean = sum(count * threshold for count, threshold in defined) / sum(count for count, _ in defined)
+    assert last.threshold == pytest.approx(mean)
+    for name, path in sites.items():
+        data = load_site(path, "diagnosis")
+        probability = by_hand([data.train], [data.validation], data.test)[1]
+        shared, own = last.global_[name].test, last.personal[name].test
+        validation = last.personal[name].validation
+        assert isinstance(shared, Metrics)
+        assert shared.operating is not None
+        assert isinstance(own, Metrics)
+        assert own.operating is not None
+        assert isinstance(validation, Metrics)
+        assert shared.operating.threshold == pytest.approx(mean)
+        assert own.operating.threshold == pytest.approx(0.5 if validation.threshold is None else validation.threshold)
+        truth = data.test.labels.numpy() == 1
+        found = probability >= (own.operating.threshold or 0)
+        assert own.operating.sensitivity == pytest.approx((found & truth).sum() / truth.sum())
+        assert own.positives == truth.sum()
+
+
 def test_the_regression_of_a_table_is_saved_as_a_network(sites, tmp_path: Path) -> None:
     record = run_baseline("linear", wanted(sites, "linear"), sites, tmp_path)
     path = next(iter(sites.values()))

@@ -20,7 +20,7 @@ from consilia.report.comparison_sites import Groups, by_site, few_sites, site_ro
 from consilia.report.format import BASELINES, flat
 from consilia.report.over_rounds import learning
 from consilia.report.plots_compare import Styles
-from consilia.report.run_page import probability_of, several_tasks
+from consilia.report.run_page import guessed, probability_of, several_tasks
 from consilia.report.subject import data_set, sites_text, subject
 
 LEVELS: dict[Task, dict[str, str]] = {
@@ -98,6 +98,7 @@ def comparison_page(records: Sequence[Record]) -> dict[str, Any]:
         "warnings": _warnings(records),
         "site_tables": [] if several else site_tables(ordered, task),
         "baseline_labels": [row.label for row in baselines],
+        "guessed": guessed(about) if task == "classification" and not several else {},
         "few_sites": few_sites(ordered, names),
         "probability_of": probability_of(about),
         "roc": plots_sites.roc(site_roc({k: v for k, v in ordered.items() if v[0].run.method != "majority"}, styles)),
