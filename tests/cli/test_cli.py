@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from consilia.core.determinism import state_digest
+from consilia.core.tensor_files import read_tensors
 from consilia.data.loading import load_site
+from consilia.federation.model_card import read_card
 from consilia.methods import registry
 from consilia.models.mlp import MLP
 from consilia.record.files import load_record
@@ -332,9 +334,11 @@ def test_predict_on_new_cases(finished, tmp_path, kind) -> None:
     net.load_state_dict(load_file(model))
     expected = dict(zip(ids, net(inputs).double().softmax(1)[:, 1].tolist(), strict=True))
     assert len(answers) == 9
+    chosen = read_card(read_tensors(model)[1], model).threshold
+    threshold = 0.5 if chosen is None else chosen
     for answer in answers:
         assert float(answer[f"p_{data.class_names[1]}"]) == pytest.approx(expected[answer["case"]], abs=1e-5)
-        assert answer["answer"] == data.class_names[int(expected[answer["case"]] > 0.5)]
+        assert answer["answer"] == data.class_names[int(expected[answer["case"]] >= threshold)]
 
 
 @pytest.mark.slow
