@@ -14,10 +14,10 @@ from consilia.federation.model_evaluation import METRICS, PAGE, Evaluated, Part,
 PARTS: dict[str, Part] = {"test": "test", "all": "all"}
 
 SHOWN = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
     "auprc": "AUPRC",
+    "operating.accuracy": "accuracy",
+    "operating.balanced_accuracy": "balanced accuracy",
     "operating.sensitivity": "sensitivity",
     "operating.specificity": "specificity",
     "operating.ppv": "positive predictive value",
