@@ -114,7 +114,7 @@ def _warnings(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """What runs warn of, and which of them."""
     found: dict[str, list[str]] = {}
     for record in records:
-        for warning in getattr(record, "warnings", []):
+        for warning in record.warnings:
             found.setdefault(warning, []).append(record.run.name)
     return list(found.items())
 
