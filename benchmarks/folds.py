@@ -34,7 +34,8 @@ from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.server_settings import own_server
 from consilia.models.exchange import load_exchanged
-from consilia.study.study import Study, finished, load_study, study_config, study_sites
+from consilia.study.folder import finished
+from consilia.study.study import Study, load_study, study_config, study_sites
 
 VALIDATION = 0.15  # of a fold's other patients
 CENTRALISED = "plain centralised loop"

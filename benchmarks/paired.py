@@ -33,6 +33,12 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
 
 
+def common(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The folds and seeds that every method has: means over others do not compare."""
+    methods = predictions["method"].nunique()
+    return predictions[predictions.groupby(["fold", "seed"])["method"].transform("nunique") == methods]
+
+
 def draws(patients: pd.DataFrame, seed: int = 0) -> Array:
     """How often each patient (rows: site, patient) is drawn, (R, P): first all once, then ``DRAWS`` draws by site."""
     random = np.random.default_rng(seed)
@@ -93,6 +99,9 @@ def by_site(table: pd.DataFrame) -> Iterator[tuple[str, int, int, float]]:
 
 def tables(predictions: pd.DataFrame) -> Iterator[str]:
     """Lines of Markdown."""
+    predictions = common(predictions)
+    yield f"Folds {sorted(set(predictions['fold']))}, seeds {sorted(set(predictions['seed']))}:"
+    yield ""
     patients = predictions[["site", "patient"]].drop_duplicates().sort_values(["site", "patient"], ignore_index=True)
     times = draws(patients)
     count = predictions["seed"].nunique()

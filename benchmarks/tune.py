@@ -17,7 +17,8 @@ from consilia.federation.inprocess import run_inprocess
 from consilia.federation.selection import validation_value
 from consilia.federation.server_settings import own_server
 from consilia.record.schema import Record
-from consilia.study.study import finished, load_study, study_config, study_sites
+from consilia.study.folder import finished
+from consilia.study.study import load_study, study_config, study_sites
 
 
 def best_validation(record: Record, metric: str) -> float:

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from benchmarks.folds import CENTRALISED, centralised, fold_splits, logits_of
-from benchmarks.paired import aurocs, draws, tables, verdict
+from benchmarks.paired import aurocs, common, draws, tables, verdict
 from consilia.data.loading import load_site
 from tests.federation.support import small
 
@@ -72,5 +72,8 @@ def test_verdicts() -> None:
     assert verdict(0.001 * random) == "equivalent"
     assert verdict(0.02 * random) == "not decided"
     better, same = (list(tables(predictions(shift))) for shift in (2.0, 0.0))
-    assert "| better |" in better[3]
-    assert "| +0.000 [+0.000, +0.000] | equivalent |" in same[3]
+    assert "| better |" in better[5]
+    assert "| +0.000 [+0.000, +0.000] | equivalent |" in same[5]
+    table = predictions(0.0)
+    unfinished = table[(table["method"] == CENTRALISED) | (table["fold"] == 0)]
+    assert set(common(unfinished)["fold"]) == {0}
