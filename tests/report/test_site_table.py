@@ -100,6 +100,15 @@ def test_title_and_first_sentence_name_data_sites_and_who_is_held_out(record: Re
     assert "all global metrics are of its test cases" in text
 
 
+def test_local_training_alone_is_not_tested_on_a_held_out_site() -> None:
+    content = make_record(rounds=2).plain()
+    for chosen in content["final"].values():
+        chosen["global"] = {}
+    text = read(render_report([Record.model_validate(content)])).text
+    assert "tested on Exeter" not in text
+    assert "Each model on its own site's test cases" in text
+
+
 def test_loss_is_over_cases_and_training_loss_over_training_cases() -> None:
     record = make_record(rounds=3)
     found = learning(record)

@@ -18,14 +18,13 @@ from consilia.evaluation.rounds import (
     value_of,
 )
 from consilia.evaluation.summary import ModelSummary, series, summarise
-from consilia.evaluation.tested import tested_on
 from consilia.record.schema import Metrics, Record, SegmentationMetrics, SiteMetrics
 from consilia.report import plots, plots_rounds, plots_sites
 from consilia.report.format import flat
 from consilia.report.over_rounds import learning
 from consilia.report.plots_sites import SiteCurves
 from consilia.report.site_table import DetailTable, commonest_share, detail_tables, tested
-from consilia.report.subject import data_set, sites_text, subject
+from consilia.report.subject import data_set, has_global, sites_text, subject, whose_cases
 
 NAMES = {"last": "last round", "best": "best by validation"}
 NAMES_WITHOUT_ROUNDS = {"last": "final model", "best": "best by validation"}
@@ -54,7 +53,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "names": names,
         "sites": sites,
         "training": training_sites(record),
-        "test_only_sites": test_only_sites(record),
+        "test_only_sites": test_only_sites(record) if has_global(record) else [],
         "refusals": refusals(record),
         "max_update_norm": max_update_norm(record),
         "absences": record.absences,
@@ -63,7 +62,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "subject": subject(record),
         "data_set": data_set(record),
         "training_text": sites_text(training_sites(record)),
-        "tested_on": tested_on(record),
+        "tested_on": whose_cases(record),
         "details": details,
         "guessed": guessed(record) if details else {},
         "roc": plots_sites.roc(site_curves(record, details)),

@@ -28,8 +28,18 @@ def sites_text(sites: Sequence[str]) -> str:
     return sites[0] if len(sites) == 1 else plural(len(sites), "site") + names
 
 
+def has_global(record: Record) -> bool:
+    """Whether there is a global model that a site could test; of local training alone there is none."""
+    return not record.final or any(final.global_ for final in record.final.values())
+
+
+def whose_cases(record: Record) -> str:
+    """See :func:`~consilia.evaluation.tested.tested_on`; without a global model no site is held out."""
+    return tested_on(record) if has_global(record) else "each model on its own site's test cases"
+
+
 def subject(record: Record) -> str:
     """For a title: ``diagnosis at 3 sites (a, b, c), tested on d, which trained nothing``."""
     name = data_set(record)
     where = [f"{name} at {sites_text(training_sites(record))}" if name else sites_text(training_sites(record))]
-    return ", ".join([*where, tested_on(record)]) if record.sites else ""
+    return ", ".join([*where, whose_cases(record)]) if record.sites else ""
