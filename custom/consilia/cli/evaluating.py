@@ -7,11 +7,9 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from consilia.api import evaluate
 from consilia.cli.console import console
-from consilia.core.errors import ConfigError
-from consilia.federation.model_evaluation import METRICS, PAGE, Evaluated, Part, evaluate_model
-
-PARTS: dict[str, Part] = {"test": "test", "all": "all"}
+from consilia.federation.model_evaluation import METRICS, PAGE, Evaluated
 
 SHOWN = {
     "auroc": "AUROC",
@@ -31,12 +29,7 @@ SHOWN = {
 
 def evaluate_command(model: Path, site: Path, dataset: str | None, split: str, out: Path) -> None:
     """Print the metrics, and write them with a page and a table of all cases."""
-    if split not in PARTS:
-        raise ConfigError(f"--split is one of {', '.join(PARTS)}, got {split!r}")
-    if out.exists():
-        raise ConfigError(f"{out} exists: choose another --out")
-    found = evaluate_model(model, site, dataset=dataset, part=PARTS[split])
-    found.write(out)
+    found = evaluate(model, site=site, dataset=dataset, split=split, out=out)
     support = f"{len(found.data.test)} cases"
     if (patients := found.metrics.get("patients")) is not None:
         support += f" of {patients} patients"

@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
+from consilia import api
+from consilia.api import overrides, planned, run_folder, use_plugin
 from consilia.cli.console import console
 from consilia.cli.progress import RunView
 from consilia.cli.show import show_records, show_study
@@ -18,23 +20,11 @@ from consilia.core.errors import ConfigError
 from consilia.core.schema import nearest
 from consilia.evaluation.rounds import test_only_sites
 from consilia.federation.run_folder import RESULT
-from consilia.methods.registry import load_plugin, method_class, method_names, plugin_digest
+from consilia.methods.registry import method_class, method_names
 from consilia.methods.shown import panels_of
 from consilia.record.files import load_record
 from consilia.report.html import write_report
-from consilia.simulation.federation import EMBEDDED_DATA
-from consilia.study.baselines import BASELINES
-from consilia.study.running import run_method, run_study
-from consilia.study.study import (
-    EACH,
-    Study,
-    advice,
-    load_study,
-    require_method,
-    stands_alone,
-    study_config,
-    study_sites,
-)
+from consilia.study.study import advice, require_method, stands_alone, study_config, study_of, study_sites
 
 
 def run_command(
@@ -49,16 +39,17 @@ def run_command(
     overwrite: bool,
 ) -> None:
     """``consilia run``."""
-    study = _study(study_source, data)
-    folder = out or Path("runs") / f"{method}-seed{seed}"
+    folder = run_folder(method, seed, out)
     with _stopped_politely(folder), RunView() as view:
-        run = run_method(
-            study,
+        run = api.run(
             method,
-            folder,
+            data=data,
+            study=study_source,
             engine=engine,
+            rounds=rounds,
             seed=seed,
-            overrides=_with_rounds(settings, rounds),
+            settings=settings,
+            out=folder,
             overwrite=overwrite,
             progress=partial(view, f"{method} seed {seed}"),
         )
@@ -79,23 +70,24 @@ def compare_command(
     out: Path | None,
 ) -> None:
     """``consilia compare``."""
-    study, name = load_study(study_source), Path(study_source).stem
-    if leave_out:
-        sites = tuple(site.strip() for given in leave_out for site in given.split(","))
-        study = study.changed(leave_out=sites)
-        name += "-without-" + "-".join("each" if site == EACH else site for site in dict.fromkeys(sites))
-    if train_cases is not None:
-        study = study.changed(train_cases=_cases(train_cases))
-        name += f"-train-{train_cases:g}"
-    if seeds is not None:
-        study = study.changed(seeds=_seeds(seeds))
-    folder = out or Path("runs") / name
+    left_out = [site.strip() for given in leave_out for site in given.split(",")]
+    numbers = None if seeds is None else _seeds(seeds)
+    _, folder = planned(study_source, seeds=numbers, leave_out=left_out, train_cases=train_cases, out=out)
     with _stopped_politely(folder), RunView() as view:
-        runs = run_study(
-            study, folder, engine=engine, labels=only or None, overrides=_with_rounds(settings, rounds), progress=view
+        found = api.compare(
+            study_source,
+            only=only,
+            engine=engine,
+            seeds=numbers,
+            rounds=rounds,
+            leave_out=left_out,
+            train_cases=train_cases,
+            settings=settings,
+            out=folder,
+            progress=view,
         )
-    show_study(runs, folder)
-    if (hint := advice(study, [run.record.run.label for run in runs])) is not None:
+    show_study(found.runs, folder)
+    if (hint := advice(found.study, [run.record.run.label for run in found.runs])) is not None:
         console.print(hint, style="yellow", highlight=False, soft_wrap=True)
 
 
@@ -139,12 +131,12 @@ def export_command(
     from consilia.deploy.byoc import add_code
     from consilia.flare.recipe import ConsiliaRecipe
 
-    study = _study(study_source, None)
+    study = study_of(study_source, None)
     require_method(study, method)
     with TemporaryDirectory() as scratch:
         # The data are looked at only where the study leaves open what they decide.
         sites = {} if stands_alone(study, method) else study_sites(study, Path(scratch))
-        config = study_config(study, method, seed, sites, _with_rounds(settings, rounds))
+        config = study_config(study, method, seed, sites, overrides(settings, rounds))
     recipe = ConsiliaRecipe(config, name=name, min_clients=min_clients)
     job = out / recipe.name
     if job.exists() and not (job / "meta.json").is_file():
@@ -166,10 +158,7 @@ def load_plugin_file(plugins: Sequence[Path] | None) -> None:
             "entry points"
         )
     for plugin in plugins or ():
-        load_plugin(plugin)
-        for name in BASELINES:
-            if plugin_digest(name) is not None:
-                raise ConfigError(f"plugin {plugin}: {name} is the name of a baseline: choose another name")
+        use_plugin(plugin)
 
 
 def methods_command() -> None:
@@ -180,27 +169,6 @@ def methods_command() -> None:
         summary = (method.__doc__ or "").strip().partition("\n")[0]
         table.add_row(name, summary, ", ".join(method.tasks))
     console.print(table)
-
-
-def _study(source: str | None, data: str | None) -> Study:
-    """The study file's settings; data without a study file start from the defaults, not from another set's tuning."""
-    if data is None:
-        return load_study(source or "wisconsin")
-    study = load_study(source) if source else Study()
-    known = data in EMBEDDED_DATA
-    return study.model_copy(update={"data": data if known else str(Path(data).absolute())})
-
-
-def _with_rounds(settings: Sequence[str], rounds: int | None) -> list[str]:
-    return [*settings, *([] if rounds is None else [f"rounds={rounds}"])]
-
-
-def _cases(number: float) -> int | float:
-    if 0 < number < 1:
-        return number
-    if number < 1 or number != int(number):
-        raise ConfigError(f"--train-cases takes a whole number of cases, or a fraction below 1; got {number:g}")
-    return int(number)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split
 from consilia.data.loading import load_dataset
 from consilia.data.site import RUNS
 from consilia.evaluation.classification import detailed_metrics
+from consilia.evaluation.frames import flat
 from consilia.federation.model_card import ModelCard
 from consilia.federation.saved_model import LoadedModel, load_model, threshold_of, threshold_text
 from consilia.methods.local_report import write_local_report
@@ -28,6 +29,7 @@ from consilia.methods.tasks.classification import LOGITS
 from consilia.record.schema import SiteMetrics
 
 Part = Literal["test", "all"]
+PARTS: dict[str, Part] = {"test": "test", "all": "all"}
 
 PAGE, METRICS = "report.html", "metrics.json"
 
@@ -67,13 +69,15 @@ class Evaluated:
 
     def to_frame(self) -> pd.DataFrame:
         """A row per metric: value, and the interval's ends and standard error where there is one."""
-        found = self.metrics
-        intervals = found.get("intervals") or {}
-        rows = []
-        for name, value in _flat({key: own for key, own in found.items() if key not in ("intervals", "curves")}):
-            interval = intervals.get(name) or {}
-            rows.append([name, value, *(interval.get(key) for key in ("low", "high", "se"))])
-        return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "se"])
+        found = flat(self.metrics)
+        ends = ("low", "high", "se")
+        intervals = {f"{name}.{end}" for name in found for end in ends}
+        rows = [
+            [name, value, *(found.get(f"{name}.{end}") for end in ends)]
+            for name, value in found.items()
+            if name not in intervals
+        ]
+        return pd.DataFrame(rows, columns=["metric", "value", *ends])
 
     def to_json(self) -> dict[str, Any]:
         """Everything but single cases, in plain JSON types."""
@@ -217,13 +221,3 @@ def _notes(loaded: LoadedModel, split: Split, *, fitted_here: bool) -> list[str]
     if lacking := card.lacking():
         notes.append(f"The card is an older version's and says nothing of {', '.join(lacking)}.")
     return notes
-
-
-def _flat(found: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in found.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{above}{key}.")
-        else:
-            rows.append((f"{above}{key}", value))
-    return rows

@@ -13,12 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
+import pandas as pd
+
 from consilia.core.errors import ConfigError
 from consilia.core.events import Begun, Event, Finished, Found, Progress, RoundDone, no_progress
 from consilia.core.files import write_csv
 from consilia.core.schema import nearest
 from consilia.data.site import load_site_config
+from consilia.evaluation.frames import run_frame
 from consilia.evaluation.left_out import left_out_values
+from consilia.evaluation.summary import summarise
 from consilia.federation.config import RunConfig
 from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import REPORT
@@ -61,6 +65,21 @@ class FinishedRun:
     folder: Path
     found: bool = False
     left_out: str | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """The metrics of the last version by name (docs/metrics.md): fractions; None where they are not defined."""
+        return summarise(self.record).numbers("last")
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """The files of the global models that the run has left, by version."""
+        files = {name: self.folder / f"global-{name}.safetensors" for name in self.record.final}
+        return {name: file for name, file in files.items() if file.is_file()}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per chosen version, model, site and split: :func:`consilia.evaluation.frames.run_frame`."""
+        return run_frame(self.record)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,16 @@ from consilia.data.yaml_file import read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.contract import Method
 from consilia.methods.registry import method_class, method_names, methods_for_any_model
-from consilia.simulation.federation import load_federation
+from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
 
 EACH = "all"
 """In place of the name of a site to leave out: every site that trains, in turn."""
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
+StudySource = str | Path | Mapping[str, Any]
+"""A study file, the name of an embedded study, or what such a file holds."""
+
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name != PUBLIC_ONLY)
 
 
@@ -104,6 +107,22 @@ def load_study(source: str | Path) -> Study:
     study = validate(Study, read_yaml(path), path)
     beside = path.parent / study.data
     return study.model_copy(update={"data": str(beside.resolve())}) if beside.exists() else study
+
+
+def study_of(source: StudySource | None, data: str | Path | None) -> Study:
+    """The study of a file, of a name or of the content of such a file, on other data where some are named.
+
+    Data alone start from the defaults, not from another set's tuning; neither is the study ``wisconsin``.
+    """
+    if isinstance(source, Mapping):
+        study = validate(Study, dict(source), Path("study"))
+    elif source is not None:
+        study = load_study(source)
+    else:
+        study = load_study("wisconsin") if data is None else Study()
+    if data is None:
+        return study
+    return study.model_copy(update={"data": str(data) if str(data) in EMBEDDED_DATA else str(Path(data).absolute())})
 
 
 def study_sites(study: Study, out: Path) -> dict[str, Path]:
