@@ -138,3 +138,9 @@ def test_a_test_only_site_gets_its_report_and_predictions(tmp_path: Path) -> Non
     card = card_of(tmp_path / "run" / "global-last.safetensors")
     assert sorted(card.training_sites) == ["east", "north"]
     assert sorted(card.metrics["test"]) == ["east", "north", "west"]
+
+
+@pytest.mark.parametrize("threshold", [2.0, -1.0, 1e308])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+    with pytest.raises(CheckpointError, match="its model card cannot be read: threshold"):
+        read_card({"consilia": json.dumps({**OLD, "threshold": threshold})}, Path("m.safetensors"))

@@ -29,5 +29,5 @@ def test_a_report_answers_at_the_models_thresholds(tmp_path) -> None:
         found = says[table["label"] == positive].mean()
         assert abs(judged["test"]["operating"]["sensitivity"] - found) < 0.006  # the site may round what it sends
     html = (site.folder / "report-last.html").read_text().replace("\u00a0", " ")
-    assert f"Says {positive} from 30 % on (chosen on validation cases)." in html
-    assert f"Says {positive} from {100 * own:.3g} % on (chosen on validation cases)." in html
+    assert f"Says {positive} above 30 % (chosen on validation cases)." in html
+    assert f"Says {positive} above {100 * own:.3g} % (chosen on validation cases)." in html

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
+from consilia.federation.model_card import ModelCard
+from consilia.federation.saved_model import decided
 from consilia.report.site_answers import Answers
 from consilia.report.site_words import beside, cautions, findings, rule
 
 TWO = ("benign", "malignant")
+MODEL = {"class": "consilia.models.mlp.MLP", "args": {"in_features": 1, "num_classes": 2}}
 THREE = ("wart", "mole", "melanoma")
 
 
@@ -69,10 +72,18 @@ def test_without_a_threshold_a_half_decides() -> None:
     found, alarms, *_ = text(mixed())
     assert found.startswith("Of 20 malignant cases it finds 13 ")
     assert alarms.startswith("Of 20 benign cases it takes 3 for malignant ")
-    assert rule(mixed(), TWO).replace("\u00a0", " ") == "Says malignant from 50 % on (the usual one; none was chosen)."
-    assert (
-        rule(mixed(0.123), TWO).replace("\u00a0", " ") == "Says malignant from 12.3 % on (chosen on validation cases)."
-    )
+    assert rule(mixed(), TWO).replace("\u00a0", " ") == "Says malignant above 50 % (the usual one; none was chosen)."
+    assert rule(mixed(0.123), TWO).replace("\u00a0", " ") == "Says malignant above 12.3 % (chosen on validation cases)."
+
+
+def test_at_the_threshold_itself_a_case_is_not_of_class_1() -> None:
+    ties = answers([0.5, 0.5, 0.8], [0, 1, 1])
+    assert ties.answers.tolist() == [0, 0, 1]
+    assert (ties.metrics["operating"]["sensitivity"], ties.metrics["operating"]["specificity"]) == (0.5, 1.0)
+    names = dict.fromkeys(("dataset", "method", "kind"), "x")
+    card = ModelCard.model_validate({**names, "model": MODEL, "class_names": TWO})
+    assert decided(ties.probabilities, card).tolist() == [0, 0, 1]
+    assert decided(ties.probabilities, card.model_copy(update={"threshold": 0.8})).tolist() == [0, 0, 0]
 
 
 def test_all_found_is_no_certainty() -> None:

@@ -109,7 +109,8 @@ def load_dataset(
         log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     fitted = dict(preprocessing.fitted) if preprocessing else _fitted(reader, raw, splits, spec)
     inputs = _inputs(reader, fitted, raw, where)
-    sums = reader.moments(raw[splits == "train"]) if with_moments and not spec.test_only else None
+    fewest = config.limits.min_cases_per_metric or 0
+    sums = reader.moments(raw[splits == "train"], fewest) if with_moments and not spec.test_only else None
     made = Preprocessing(reader.layout(), fitted, tuple(inputs.shape[1:]), sums)
     if preprocessing is None:
         made.write(preprocessing_file(config, dataset))

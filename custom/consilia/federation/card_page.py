@@ -53,7 +53,7 @@ def _facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if card["task"] == "classification" and len(classes) == 2:
         chosen = "none was chosen; use 0.5" if threshold is None else f"{threshold:.3f}, chosen on validation cases"
-        rows.append(("threshold", f"probability of {_text(classes[1])} from which on to say so: {chosen}"))
+        rows.append(("threshold", f"probability of {_text(classes[1])} above which to say so: {chosen}"))
     return rows
 
 

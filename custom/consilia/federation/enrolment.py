@@ -25,6 +25,15 @@ def common_classes(replies: Mapping[str, PrepareReply]) -> list[str]:
     raise RunFailed(f"sites disagree on the classes, in number or order: {reported}")
 
 
+def common_columns(replies: Mapping[str, PrepareReply]) -> int | None:
+    """Of how many columns or channels more than half of the sites with sums send them; None: no number has a majority.
+
+    As with the classes, one odd site must not end the run for the others.
+    """
+    lengths = [len(reply.moments.values) for reply in replies.values() if reply.moments is not None]
+    return next((each for each in lengths if 2 * lengths.count(each) > len(lengths)), None)
+
+
 def why_not(
     site: str,
     reply: PrepareReply,
@@ -32,6 +41,7 @@ def why_not(
     *,
     classes: Sequence[str],
     known: Mapping[str, SiteInfo] | None,
+    columns: int | None = None,
 ) -> str | None:
     """Why a site that answered cannot take part, or None.
 
@@ -42,6 +52,7 @@ def why_not(
             global metric is then its alone.
         classes: the run's class list.
         known: the sites of the interrupted run that goes on, or None for a new one.
+        columns: of how many columns or channels the sites pool sums; None: of any number.
     """
     if list(reply.class_names) != list(classes):
         return f"its classes are {list(reply.class_names)}, those of the others {list(classes)}"
@@ -56,6 +67,8 @@ def why_not(
         return f"the run names it as a test-only site, but it has {reply.train} training cases"
     if config.preprocessing == "pooled" and (reply.moments is None) == (reply.train > 0):
         return "the run pools preprocessing, and it sends no sums of its values, or has none to send"
+    if columns is not None and reply.moments is not None and len(reply.moments.values) != columns:
+        return f"its sums are of {len(reply.moments.values)} columns or channels, those of the others of {columns}"
     if known is not None and site not in known:
         return "it was not there when the run began"
     if known is not None and known[site].fingerprint != reply.fingerprint:

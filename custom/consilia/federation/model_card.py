@@ -67,7 +67,7 @@ class TrainingSite(Card):
 class ModelCard(Card):
     """What a saved model is; see docs/models.md.
 
-    ``kind``: ``global-best``, ``personal-last``, ... ``threshold``: probability of class 1 of two from which on a case
+    ``kind``: ``global-best``, ``personal-last``, ... ``threshold``: probability of class 1 of two above which a case
     counts as class 1; null: none was chosen, 0.5 stands for it. ``metrics``: by split and site, as in the record.
     ``rounds``: of training behind it. ``version``: of Consilia.
     """
@@ -84,7 +84,7 @@ class ModelCard(Card):
     version: str = ""
     licence: str = "not stated"
     preprocessing: CardPreprocessing | None = None
-    threshold: float | None = None
+    threshold: float | None = Field(None, ge=0, le=1)
     training_sites: dict[str, TrainingSite] = Field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

@@ -63,7 +63,7 @@ class Evaluated:
 
     @property
     def threshold(self) -> float | None:
-        """Of a classification in two classes: the probability of the second from which on it is the answer."""
+        """Of a classification in two classes: the probability of the second above which it is the answer."""
         two = self.card.task == "classification" and len(self.card.class_names) == 2
         return threshold_of(self.card) if two else None
 

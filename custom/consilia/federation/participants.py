@@ -11,7 +11,7 @@ from consilia.core.plain import plain
 from consilia.data.moments import pooled_values
 from consilia.federation.accepted import AcceptedRounds
 from consilia.federation.config import RunConfig
-from consilia.federation.enrolment import common_classes, why_not
+from consilia.federation.enrolment import common_classes, common_columns, why_not
 from consilia.federation.messages import Broadcast, PrepareReply, Request, RequestKind
 from consilia.federation.recorder import Recorder
 from consilia.federation.sampling import draws, sample
@@ -50,8 +50,9 @@ class Participants:
         known = dict(recorder.sites) if resume else None
         if replies and not recorder.class_names:
             recorder.class_names = common_classes(replies)
+        classes, columns = recorder.class_names, common_columns(replies)
         for site, reply in replies.items():
-            reason = why_not(site, reply, self.config, classes=recorder.class_names, known=known)
+            reason = why_not(site, reply, self.config, classes=classes, known=known, columns=columns)
             if reason is not None:
                 absent[site] = plain(reason, 300)
             elif known is None:

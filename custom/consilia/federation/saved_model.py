@@ -62,7 +62,7 @@ class Predicted:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The class of each case of a classification: of two the second one from the threshold on."""
+        """The class of each case of a classification: of two the second one above the threshold."""
         found = [] if self.probabilities is None else decided(self.probabilities, self.card).tolist()
         return tuple(self.card.class_names[index] for index in found)
 
@@ -291,7 +291,7 @@ def load_model(path: Path, site: Path) -> LoadedModel:
 def decided(probabilities: Tensor, card: ModelCard) -> Tensor:
     """The class index (N,) of each case: of two classes by the card's threshold, else the likeliest."""
     if probabilities.shape[1] == 2:
-        return (probabilities[:, 1] >= threshold_of(card)).long()
+        return (probabilities[:, 1] > threshold_of(card)).long()
     return probabilities.argmax(dim=1)
 
 

@@ -31,7 +31,7 @@ class Answers:
         logits: (N, C).
         labels: (N,) int64.
         patients: of each case; empty where they are not known.
-        threshold: of two classes, the probability of class 1 from which on it is the answer; None: 0.5.
+        threshold: of two classes, the probability of class 1 above which it is the answer; None: 0.5.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Answers:
         """Of two classes the answer at the threshold, of more the likeliest class (N,)."""
         if self.classes != 2:
             return self.likeliest
-        return torch.where(self.finite, (self.probabilities[:, 1] >= self.limit).long(), NO_ANSWER)
+        return torch.where(self.finite, (self.probabilities[:, 1] > self.limit).long(), NO_ANSWER)
 
     @cached_property
     def right(self) -> Tensor:

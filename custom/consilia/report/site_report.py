@@ -51,7 +51,7 @@ def write_site_report(
         models: logits (N, C) by model; ``global``, ``personal``, ``local-only`` and ``centralised`` are explained,
             every other name is shown as it is. The others are held against the first.
         test: the N cases. Images (N, c, H, W) get a gallery, anything else a list.
-        thresholds: of two classes, by model: the probability of the positive class from which on it is the answer;
+        thresholds: of two classes, by model: the probability of the positive class above which it is the answer;
             None: 0.5.
         attention: (N, h, w) of the first model, shown over its images.
         attention_meaning: what it shows, in a sentence.

@@ -70,7 +70,7 @@ class DetailRow:
 
     @property
     def threshold(self) -> float | None:
-        """Probability of class 1 from which on a case counts as class 1."""
+        """Probability of class 1 above which a case counts as class 1."""
         return None if self.metrics.operating is None else self.metrics.operating.threshold
 
 

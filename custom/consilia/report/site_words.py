@@ -278,11 +278,11 @@ def _right(answers: Answers, names: Sequence[str]) -> Finding:
 
 
 def rule(answers: Answers, names: Sequence[str]) -> str:
-    """From which probability on a model of two classes says class 1, and where that comes from."""
+    """Above which probability a model of two classes says class 1, and where that comes from."""
     if answers.classes != 2:
         return "Its answer is the likeliest class."
     chosen = "chosen on validation cases" if answers.threshold is not None else "the usual one; none was chosen"
-    return f"Says {names[1]} from {100 * answers.limit:.3g}\u00a0% on ({chosen})."
+    return f"Says {names[1]} above {100 * answers.limit:.3g}\u00a0% ({chosen})."
 
 
 def _ends(ends: Mapping[str, float], count: int) -> str:

@@ -73,8 +73,9 @@ class Reader(ABC, Generic[SpecType]):
     def fit(self, raw: np.ndarray) -> Fitted:
         """Preprocessing statistics of raw training values; JSON can hold them."""
 
-    def moments(self, raw: np.ndarray) -> Moments:
-        """Sums of raw training values, for preprocessing that is pooled over sites.
+    def moments(self, raw: np.ndarray, fewest: int = 0) -> Moments:
+        """Sums of raw training values, for preprocessing that is pooled over sites; of columns that fewer than
+        ``fewest`` cases have there are none.
 
         Raises:
             ConfigError: what the format fits does not add up over sites.

@@ -141,8 +141,8 @@ class ImagesReader(Reader[ImagesSpec]):
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_pixels(self.spec.normalise, raw)
 
-    def moments(self, raw: np.ndarray) -> Moments:
-        return pixel_moments(self.spec.normalise, raw)
+    def moments(self, raw: np.ndarray, fewest: int = 0) -> Moments:
+        return pixel_moments(self.spec.normalise, raw, fewest)
 
     def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
         return pooled_pixels(values)

@@ -39,8 +39,10 @@ def fit_pixels(normalise: Normalise, raw: np.ndarray) -> Fitted:
     return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
 
 
-def pixel_moments(normalise: Normalise, raw: np.ndarray) -> Moments:
+def pixel_moments(normalise: Normalise, raw: np.ndarray, fewest: int = 0) -> Moments:
     """Sums of the values 0..255 of each channel of uint8 images (N, C, H, W): whole numbers.
+
+    Of fewer images than ``fewest`` there are none.
 
     Raises:
         ConfigError: site.yaml names fixed values.
@@ -50,7 +52,8 @@ def pixel_moments(normalise: Normalise, raw: np.ndarray) -> Moments:
             f"preprocessing: pooled is for sites whose site.yaml has normalise: train, this one has {normalise}, the "
             "same at every site: set preprocessing: site, and a site that uses the model needs nothing fitted either"
         )
-    counts = np.stack([np.bincount(raw[:, channel].ravel(), minlength=256) for channel in range(raw.shape[1])])
+    enough = raw if len(raw) >= fewest else raw[:0]
+    counts = np.stack([np.bincount(enough[:, channel].ravel(), minlength=256) for channel in range(raw.shape[1])])
     grey = np.arange(256)
     return Moments(
         values=tuple(counts.sum(axis=1).tolist()),

@@ -73,8 +73,8 @@ class SignalsReader(Reader[SignalsSpec]):
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_standard(raw, axes=(0, 2))
 
-    def moments(self, raw: np.ndarray) -> Moments:
-        return moments(raw, axes=(0, 2))
+    def moments(self, raw: np.ndarray, fewest: int = 0) -> Moments:
+        return moments(raw, axes=(0, 2), fewest=fewest)
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         mean, std = (np.asarray(fitted[key]).reshape(1, -1, 1) for key in ("mean", "std"))

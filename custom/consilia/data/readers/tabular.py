@@ -115,7 +115,7 @@ class TabularReader(Reader[TabularSpec]):
             "scale": scaler.scale_.tolist(),
         }
 
-    def moments(self, raw: np.ndarray) -> Moments:
+    def moments(self, raw: np.ndarray, fewest: int = 0) -> Moments:
         if self.spec.numeric_missing == "impute":
             raise ConfigError(
                 "preprocessing: pooled is for values that are a mean and a deviation; format tabular imputes medians, "
@@ -123,7 +123,7 @@ class TabularReader(Reader[TabularSpec]):
             )
         if not self.spec.numeric:
             raise ConfigError("preprocessing: pooled is for numbers, and site.yaml names no numeric columns")
-        return moments(raw[:, : len(self.spec.numeric)], axes=(0,))
+        return moments(raw[:, : len(self.spec.numeric)], axes=(0,), fewest=fewest)
 
     def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
         # Nothing is missing, so that no median is ever filled in.

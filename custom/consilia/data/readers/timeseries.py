@@ -100,8 +100,8 @@ class TimeseriesReader(Reader[TimeseriesSpec]):
     def fit(self, raw: np.ndarray) -> Fitted:
         return fit_standard(_fill_forward(raw), axes=(0, 1))
 
-    def moments(self, raw: np.ndarray) -> Moments:
-        return moments(_fill_forward(raw), axes=(0, 1))
+    def moments(self, raw: np.ndarray, fewest: int = 0) -> Moments:
+        return moments(_fill_forward(raw), axes=(0, 1), fewest=fewest)
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
         standard = (_fill_forward(raw) - np.asarray(fitted["mean"])) / np.asarray(fitted["std"])
