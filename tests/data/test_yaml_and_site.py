@@ -108,6 +108,7 @@ def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_allowed_models(tmp_path: Path) -> None:
     shipped = {
         "consilia.models.mlp.MLP",
+        "consilia.models.linear.PooledLinear",
         "consilia.models.cnn.FourLayerCNN",
         "consilia.models.extractor.KnowledgeExtractor",
         "consilia.models.prompted_sam.PromptedSam",

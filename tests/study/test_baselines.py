@@ -11,19 +11,23 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError
 from consilia.core.tensor_files import read_tensors
+from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.data.dataset import Split
 from consilia.data.loading import load_site
+from consilia.evaluation.linear import features
 from consilia.federation.config import RunConfig
 from consilia.federation.model_card import read_card
+from consilia.federation.model_evaluation import evaluate_model
 from consilia.models.mlp import MLP
 from consilia.record.schema import Metrics
 from consilia.simulation.federation import load_federation
 from consilia.study.baselines import run_baseline
-from consilia.study.baselines.linear import STRENGTHS, UNSEEN, fit_linear
+from consilia.study.baselines.linear import STRENGTHS, UNSEEN, as_network, fit_linear
 from consilia.study.study import Study, baselines_of, study_config
 
 
@@ -117,14 +121,53 @@ def test_the_regression_of_a_table_is_saved_as_a_network(sites, tmp_path: Path) 
     assert state_digest(read_tensors(tmp_path / "global-best.safetensors")[0]) == record.final["best"].sha256
 
 
+def test_the_regression_of_images_is_saved_and_gives_its_own_metrics(tmp_path: Path) -> None:
+    sites = load_federation("digits", tmp_path)
+    config = study_config(Study(data="digits", run={"rounds": 1}), "linear", 0, sites)
+    record = run_baseline("linear", config, sites, tmp_path / "linear")
+    name, path = next(iter(sites.items()))
+    alone = path.parent / "state" / "runs" / record.run.id / "personal-best.safetensors"
+    final = record.final["best"]
+    for place, by_site in ((tmp_path / "linear" / "global-best.safetensors", final.global_), (alone, final.personal)):
+        card = read_card(read_tensors(place)[1], place)
+        assert (card.method, card.model.class_) == ("linear", "consilia.models.linear.PooledLinear")
+        found, wanted_metrics = evaluate_model(place, path).metrics, by_site[name].test
+        assert isinstance(wanted_metrics, Metrics)
+        assert (found["count"], found["correct"]) == (wanted_metrics.count, wanted_metrics.correct)
+        assert found["loss"] == pytest.approx(wanted_metrics.loss, abs=1e-4)
+    assert state_digest(read_tensors(tmp_path / "linear" / "global-best.safetensors")[0]) == final.sha256
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps_first"), [((90, 2, 200), False), ((90, 30, 4), True), ((90, 3, 40, 40), False)]
+)
+def test_a_saved_regression_answers_as_scikit_learns(shape: tuple[int, ...], steps_first: bool) -> None:
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 3
+    labels = torch.arange(90) % 3
+    train = Split(inputs, labels, tuple(map(str, range(90))))
+    fitted = fit_linear(train, Split(inputs[:0], labels[:0], ()), 3, steps_first=steps_first)
+    saved = as_network(fitted)
+    network = saved[0].build(seed=0, allowed=DEFAULT_ALLOWED, folders={})
+    network.load_state_dict(saved[1])
+    chances = fitted.regression.predict_proba(fitted.scaler.transform(features(inputs, steps_first=steps_first)))
+    np.testing.assert_allclose(network(inputs).softmax(dim=1).detach().numpy(), chances, atol=1e-4)
+
+
 def test_a_class_without_training_cases_is_nearly_impossible() -> None:
     inputs = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 2] * 10)
     train = Split(inputs, labels, tuple(map(str, range(20))))
     empty = Split(inputs[:0], labels[:0], ())
     model = fit_linear(train, empty, 3)
-    assert (model.logits(inputs)[:, 1] == UNSEEN).all()
-    assert model.logits(inputs)[:, [0, 2]].exp().sum(dim=1) == pytest.approx(np.ones(20), abs=1e-5)
+    chances = model.logits(inputs).softmax(dim=1)
+    assert (chances[:, 1] < 1.1e-9).all()
+    network, state = as_network(model)
+    linear = MLP(**network.args)
+    linear.load_state_dict(state)
+    assert torch.allclose(linear(inputs), model.logits(inputs), atol=1e-5)
+    alone = LogisticRegression(C=0.1).fit(StandardScaler().fit_transform(inputs.numpy()), labels.numpy())
+    expected = alone.predict_proba(StandardScaler().fit_transform(inputs.numpy()))
+    np.testing.assert_allclose(chances[:, [0, 2]].numpy(), expected, atol=1e-3)
     single = fit_linear(Split(inputs[:3], labels[:1].expand(3), ("a", "b", "c")), empty, 3)
     assert single.logits(inputs)[0].tolist() == pytest.approx([0, UNSEEN, UNSEEN])
 

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from consilia.core.errors import DataError
+from consilia.models.linear import pooled_features
 
 Array = NDArray[np.float64]
-MOST_FEATURES = 1024
 STRENGTH = 0.01  # C of the logistic regression on standardised features: there are often more of them than cases
 TEXT_STRENGTH = 1.0
 ITERATIONS = 2000
@@ -86,12 +84,7 @@ def majority_answer(public_answers: Sequence[str]) -> str:
 
 
 def features(inputs: Tensor, *, steps_first: bool = False) -> Array:
-    """At most about 1024 numbers of each case of ``inputs`` (N, ...), as (N, F).
-
-    Images (N, c, H, W) are averaged over a grid. Signals (N, leads, samples) become log(1 + amplitude) of their
-    frequencies, averaged over bands, since a beat may fall anywhere; series (N, steps, features), with ``steps_first``,
-    are averaged over stretches of time. To both come each lead's mean, standard deviation, extremes and last value.
-    Tables (N, F) stay as they are.
+    """:func:`consilia.models.linear.pooled_features` of ``inputs`` (N, ...), as (N, F).
 
     Raises:
         DataError: a value is not finite, or inputs of another number of dimensions.
@@ -99,22 +92,10 @@ def features(inputs: Tensor, *, steps_first: bool = False) -> Array:
     values = inputs.detach().cpu().float()
     if not values.isfinite().all():
         raise DataError("a linear baseline needs finite inputs, got NaN or infinity")
-    if values.ndim == 4:
-        side = max(1, int((MOST_FEATURES / values.shape[1]) ** 0.5))
-        found = functional.adaptive_avg_pool2d(values, (min(side, values.shape[2]), min(side, values.shape[3])))
-    elif values.ndim == 3:
-        leads = values.transpose(1, 2) if steps_first else values
-        mean = leads.mean(2, keepdim=True)
-        shape = leads if steps_first else torch.fft.rfft(leads - mean, dim=2).abs().log1p()
-        bands = min(max(1, MOST_FEATURES // leads.shape[1] - 5), shape.shape[2])
-        spread, last = leads.std(2, correction=0, keepdim=True), leads[..., -1:]
-        ends = [leads.amin(2, keepdim=True), leads.amax(2, keepdim=True)]
-        found = torch.cat([functional.adaptive_avg_pool1d(shape, bands), mean, spread, *ends, last], dim=2)
-    elif values.ndim == 2:
-        found = values
-    else:
-        raise DataError(f"a linear baseline needs images, signals, series or tables, got shape {tuple(inputs.shape)}")
-    return found.flatten(1).double().numpy()
+    try:
+        return pooled_features(values, steps_first=steps_first).double().numpy()
+    except ValueError as error:
+        raise DataError(f"a linear baseline: {error}") from error
 
 
 def _labels(labels: Tensor, cases: int, classes: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 The inputs are the preprocessed ones that the run's network gets. A table stays as it is; an image is averaged over a
 grid of at most about 1,024 values (one channel: 32 x 32), a signal or a series over bands; see
-:func:`consilia.evaluation.linear.features`. Features are standardised on the training cases.
+:func:`consilia.models.linear.pooled_features`. Features are standardised on the training cases.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from consilia.study.baselines.common import (
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Values of C, scikit-learn's inverse strength of the L2 penalty, of which validation cases choose."""
 WITHOUT_VALIDATION = 0.1
-NETWORK = "consilia.models.mlp.MLP"
+TABLE_NETWORK = "consilia.models.mlp.MLP"
+NETWORK = "consilia.models.linear.PooledLinear"
 KEYS: tuple[Literal["last", "best"], ...] = ("last", "best")
 UNSEEN = -20.7
-"""Logarithm of the probability, 1e-9, of a class that has no training case."""
+"""Score of a class that has no training case: since the largest of the others is at least 0, a probability of 1e-9."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class LinearModel:
     classes: int
     steps_first: bool
     table: bool
+    in_features: int
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logarithms of the classes' probabilities (N, C)."""
+        """Scores (N, C), whose softmax are the classes' probabilities."""
         found = torch.full((len(inputs), self.classes), UNSEEN, dtype=torch.float64)
         if self.regression is None:
             found[:, self.present] = 0.0
@@ -65,7 +67,7 @@ class LinearModel:
         decision = torch.from_numpy(self.regression.decision_function(values))
         if decision.ndim == 1:  # two classes: the log-odds of the second
             decision = torch.stack([torch.zeros_like(decision), decision], dim=1)
-        found[:, self.present] = decision.log_softmax(dim=1)
+        found[:, self.present] = decision
         return found.float()
 
     def predict(self, split: Split) -> Predictions:
@@ -82,15 +84,15 @@ def fit_linear(train: Split, validation: Split, classes: int, *, steps_first: bo
     from sklearn.preprocessing import StandardScaler
 
     present, table = sorted(set(train.labels.tolist())), train.inputs.ndim == 2
-    if len(present) == 1:
-        return LinearModel(None, None, None, present, classes, steps_first, table)
     values = features(train.inputs, steps_first=steps_first)
+    if len(present) == 1:
+        return LinearModel(None, None, None, present, classes, steps_first, table, values.shape[1])
     scaler = StandardScaler().fit(values)
     scaled, labels = scaler.transform(values), train.labels.numpy()
     best: tuple[float, LinearModel] | None = None
     for strength in STRENGTHS if len(validation) else (WITHOUT_VALIDATION,):
         regression = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
-        model = LinearModel(scaler, regression, strength, present, classes, steps_first, table)
+        model = LinearModel(scaler, regression, strength, present, classes, steps_first, table, values.shape[1])
         loss = _loss(model, validation) if len(validation) else 0.0
         if best is None or loss < best[0]:
             best = loss, model
@@ -108,7 +110,7 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved
     threshold, whole = shared_metrics(sites, shared.predict)
     personal = {site.site: site_metrics(site, own[site.site].predict) for site in trainers}
     for key in ("last", "best"):
-        recorder.final[key] = final_models(0, _weights(shared), whole, personal, threshold)
+        recorder.final[key] = final_models(0, as_network(shared)[1], whole, personal, threshold)
     recorder.sections["linear"] = {
         "pooled": shared.strength,
         "sites": {site: model.strength for site, model in own.items()},
@@ -117,56 +119,46 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved
     return {}
 
 
-def as_network(model: LinearModel) -> tuple[ModelConfig, State] | None:
-    """The regression of a table as a network without hidden layers, which needs no code of its own to be used.
+def as_network(model: LinearModel) -> tuple[ModelConfig, State]:
+    """The regression as a network: of a table an MLP without hidden layers, of other inputs a ``PooledLinear``.
 
-    Weights W and b of standardised features (x - m) / s are W / s and b - W m / s of the rows themselves. None of other
-    inputs, and where a class has no training case.
+    Weights W and b of standardised features (x - m) / s are W / s and b - W m / s of the features themselves.
     """
-    if model.regression is None or not model.table or model.present != list(range(model.classes)):
-        return None
-    weight = torch.from_numpy(model.regression.coef_ / model.scaler.scale_)
-    bias = torch.from_numpy(model.regression.intercept_) - weight @ torch.from_numpy(model.scaler.mean_)
-    if model.classes == 2:  # scikit-learn has the log-odds of class 1 alone
-        weight, bias = (torch.cat([torch.zeros_like(part), part]) for part in (weight, bias))
-    args = {"in_features": weight.shape[1], "num_classes": model.classes, "hidden": []}
-    network = ModelConfig.model_validate({"class": NETWORK, "args": args})
-    return network, {"layers.0.weight": weight.float(), "layers.0.bias": bias.float()}
+    weight = torch.zeros(model.classes, model.in_features, dtype=torch.float64)
+    bias = torch.full((model.classes,), UNSEEN, dtype=torch.float64)
+    bias[model.present] = 0.0
+    if model.regression is not None:
+        # Of two classes scikit-learn has the log-odds of the second alone.
+        rows = model.present[1:] if len(model.present) == 2 else model.present
+        weight[rows] = torch.from_numpy(model.regression.coef_ / model.scaler.scale_)
+        bias[rows] = torch.from_numpy(model.regression.intercept_) - weight[rows] @ torch.from_numpy(model.scaler.mean_)
+    args = {"in_features": model.in_features, "num_classes": model.classes}
+    args |= {"hidden": []} if model.table else {"steps_first": model.steps_first}
+    network = ModelConfig.model_validate({"class": TABLE_NETWORK if model.table else NETWORK, "args": args})
+    layer = "layers.0" if model.table else "layer"
+    return network, {f"{layer}.weight": weight.float(), f"{layer}.bias": bias.float()}
 
 
 def _save(
     setting: Setting, sites: list[SiteData], recorder: Recorder, shared: LinearModel, own: Mapping[str, LinearModel]
 ) -> None:
-    """Save what :func:`as_network` can say, where a run saves its models; there are no rounds, so last is best."""
+    """Save the regressions where a run saves its models; there are no rounds, so last is best."""
     if setting.folder is None:
         return
     config, record = setting.config, recorder.record("finished")
     for key in KEYS:
-        if found := as_network(shared):
-            named = {"method": config.label, "model": found[0]}
-            card = global_card(config, record, key).model_copy(update=named)
-            save_model(setting.folder / f"global-{key}.safetensors", found[1], card)
-        for site in sites:
-            if site.site in own and (found := as_network(own[site.site])):
-                metrics = record.final[key].personal[site.site]
-                threshold = metrics.validation.threshold if isinstance(metrics.validation, Metrics) else None
-                more = {"method": config.label, "model": found[0], "rounds": 0, "threshold": threshold}
-                card = personal_card(config, site, f"personal-{key}", metrics).model_copy(update=more)
-                folder = setting.sites[site.site].state_dir / RUNS / config.run_id
-                save_model(folder / f"personal-{key}.safetensors", found[1], card, private=True)
+        network, state = as_network(shared)
+        card = global_card(config, record, key).model_copy(update={"method": config.label, "model": network})
+        save_model(setting.folder / f"global-{key}.safetensors", state, card)
+        for site in training_sites(sites):
+            network, state = as_network(own[site.site])
+            metrics = record.final[key].personal[site.site]
+            threshold = metrics.validation.threshold if isinstance(metrics.validation, Metrics) else None
+            more = {"method": config.label, "model": network, "rounds": 0, "threshold": threshold}
+            card = personal_card(config, site, f"personal-{key}", metrics).model_copy(update=more)
+            folder = setting.sites[site.site].state_dir / RUNS / config.run_id
+            save_model(folder / f"personal-{key}.safetensors", state, card, private=True)
 
 
 def _loss(model: LinearModel, split: Split) -> float:
     return float(torch.nn.functional.cross_entropy(model.logits(split.inputs).double(), split.labels))
-
-
-def _weights(model: LinearModel) -> State:
-    """What the record's digest is of."""
-    if found := as_network(model):
-        return found[1]
-    if model.regression is None:
-        return {}
-    return {
-        "weight": torch.from_numpy(model.regression.coef_).float(),
-        "bias": torch.from_numpy(model.regression.intercept_).float(),
-    }
