@@ -11,7 +11,18 @@ from rich.table import Table
 from consilia.cli import console as printing
 from consilia.cli import progress
 from consilia.cli.progress import RunView
-from consilia.core.events import Absent, Begun, Event, Failed, Finished, Found, Prepared, Replied, RoundDone
+from consilia.core.events import (
+    Absent,
+    Begun,
+    Event,
+    Failed,
+    Finished,
+    Found,
+    Prepared,
+    Replied,
+    RoundDone,
+    TrainedAlone,
+)
 from consilia.core.terminal import PlainConsole
 
 SITES = ["a", "b"]
@@ -25,6 +36,19 @@ def shown(monkeypatch: pytest.MonkeyPatch, *events: Event, terminal: bool) -> st
         for event in events:
             view("fedavg-seed0", event)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_sites_that_train_alone_are_no_rounds(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    alone = [TrainedAlone(site=site, number=number, of=2) for number, site in enumerate(SITES, start=1)]
+    text = shown(monkeypatch, Begun(rounds=40), *alone, Finished(rounds=40, seconds=6), terminal=terminal)
+    if terminal:
+        assert re.search(r"40/40\S* rounds", text)
+    else:
+        assert text.splitlines()[1:3] == [
+            "fedavg-seed0: a: trained alone, site 1 of 2",
+            "fedavg-seed0: b: trained alone, site 2 of 2",
+        ]
 
 
 def test_a_log_has_a_line_a_round_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

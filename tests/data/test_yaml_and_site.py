@@ -105,6 +105,12 @@ def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load_site_config(path)
 
 
+@pytest.mark.parametrize("content", ["dataset: mass\nsites: {}\n", "dataset: mass\npooled: {}\npartition: {}\n"])
+def test_a_federation_file_is_recognised(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ConfigError, match=r"is a federation file.* run METHOD --data .*sites/NAME/site.yaml: name one"):
+        load_site_config(write(tmp_path, content))
+
+
 def test_allowed_models(tmp_path: Path) -> None:
     shipped = {
         "consilia.models.mlp.MLP",

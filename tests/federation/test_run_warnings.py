@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from consilia.core.events import Prepared, Warned
-from consilia.federation.run_warnings import one_answer, overfitting, same_data
+from consilia.federation.run_warnings import one_answer, overfitting, same_data, unlike_layouts
 from consilia.record.schema import Evaluation, FinalModels, Metrics, Record, RoundRecord, SiteInfo, SiteMetrics
 from consilia.report.html import write_report
 from tests.federation.support import Federation, small
@@ -112,6 +112,33 @@ def test_two_sites_with_the_same_data() -> None:
     assert same_data({"a": info("1"), "b": info("2"), "c": info("3")}) == []
     (found,) = same_data({"a": info("1"), "b": info("2"), "c": info("1")})
     assert found.startswith("a and c have the same data")
+
+
+def laid_out(*lines: str, test_only: bool = False) -> SiteInfo:
+    return info("1").model_copy(update={"layout": lines, "test_only": test_only})
+
+
+def test_training_sites_that_prepare_their_inputs_unlike() -> None:
+    alike = {name: laid_out("image_size: 64", 'normalise: "train"') for name in ("a", "b")}
+    assert unlike_layouts({**alike, "t": laid_out("image_size: 32", test_only=True)}) == []
+    (found,) = unlike_layouts({**alike, "c": laid_out("image_size: 32", 'normalise: "train"')})
+    assert found.startswith("training sites prepare their inputs unlike in image_size: c 32; the others 64.")
+    (lacking,) = unlike_layouts({**alike, "c": laid_out("image_size: 64")})
+    assert "unlike in normalise: c nothing" in lacking
+
+
+def test_a_test_only_sites_own_values_are_warned_of_once_a_run(wisconsin, tmp_path, caplog) -> None:
+    path = wisconsin["hospital-1"]
+    content = yaml.safe_load(path.read_text())
+    content["datasets"]["diagnosis"] |= {"test_only": True, "splits": {}}
+    path.write_text(yaml.safe_dump(content))
+    federation = Federation(small(rounds=1), wisconsin, tmp_path / "run")
+    federation.rounds()
+    said = [entry.getMessage() for entry in caplog.records if "its own test inputs" in entry.getMessage()]
+    assert said == [
+        f"run {federation.config.run_id}: site hospital-1 is test-only: the preprocessing of diagnosis is fitted on "
+        "its own test inputs, without labels"
+    ]
 
 
 @pytest.mark.slow

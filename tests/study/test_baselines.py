@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError
+from consilia.core.events import Event
 from consilia.core.tensor_files import read_tensors
 from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.data.dataset import Split
@@ -178,7 +179,11 @@ def test_a_trained_baseline_saves_its_models_as_a_run_does(sites, tmp_path: Path
         state, card = read_tensors(tmp_path / "whole" / f"global-{key}.safetensors")
         assert state_digest(state) == chosen.sha256
         assert f'"kind": "global-{key}"' in card["consilia"]
-    alone = run_baseline("local-only", wanted(sites, "local-only"), sites, tmp_path / "alone")
+    said: list[Event] = []
+    alone = run_baseline("local-only", wanted(sites, "local-only"), sites, tmp_path / "alone", progress=said.append)
+    assert [str(event) for event in said] == [
+        f"{name}: trained alone, site {number} of 4" for number, name in enumerate(sorted(sites), start=1)
+    ]
     for key, chosen in alone.final.items():
         states = {}
         for name, path in sites.items():

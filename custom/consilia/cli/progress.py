@@ -31,6 +31,7 @@ from consilia.core.events import (
     ServerWorks,
     SiteEvent,
     SiteTrouble,
+    TrainedAlone,
     Warned,
 )
 from consilia.core.events import Progress as Listener
@@ -142,6 +143,9 @@ class Follower:
             case RoundDone():
                 shown = event.shown_validation and f", {event.shown_validation}"
                 self._update(f"{self._name}: training{shown}", total=event.of, completed=event.round)
+            case TrainedAlone():
+                rounds = self._bar.tasks[self._task].total or 0
+                self._update(f"{self._name}: {plain(event)}", completed=int(rounds * event.number / event.of))
             case Warned():
                 self._bar.console.print(plain(event), style="yellow")
             case SiteTrouble():

@@ -182,6 +182,18 @@ class RoundDone(Event):
         return f"round {self.round} of {self.of}" + (f": {', '.join(parts)}" if parts else "")
 
 
+class TrainedAlone(SiteEvent):
+    """A site has trained a model of its own over all rounds, as the ``number``-th ``of`` so many, in a baseline."""
+
+    name = "alone"
+    number: int
+    of: int
+
+    @property
+    def state(self) -> str:
+        return f"trained alone, site {self.number} of {self.of}"
+
+
 class ServerWorks(Event):
     """The method works at the server after a round; ``step`` of ``of``, where its steps are counted."""
 
@@ -239,9 +251,8 @@ def no_progress(event: Event) -> None:
 KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
-        Begun, Found, Replied, Refused, Absent, Missing, Back, Notice, Warned, Prepared, RoundDone, ServerWorks,
-        Personalizing,
-        Failed, Finished,
+        Begun, Found, Replied, Refused, Absent, Missing, Back, Notice, Warned, Prepared, RoundDone, TrainedAlone,
+        ServerWorks, Personalizing, Failed, Finished,
     )
 }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,6 @@ from consilia.data.readers.base import Fitted, Reader, Source
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
 from consilia.data.splits import UNUSED, limit_training, site_splits, splits_file
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,7 @@ def load_dataset(
     """All cases of one dataset, preprocessed and split.
 
     The splits and the fitted preprocessing are written under the site's ``state_dir``, for its owner alone to read. A
-    test-only site has no training cases, so its preprocessing is fitted on its own inputs (its labels play no part),
-    with a warning in the log.
+    test-only site has no training cases, so its preprocessing is fitted on its own inputs; its labels play no part.
 
     Args:
         config: the site's.
@@ -105,8 +101,6 @@ def load_dataset(
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     require_cases(splits, spec, config.dataset_dir(dataset), where)
-    if preprocessing is None and spec.fitted_on_test():
-        log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     fitted = dict(preprocessing.fitted) if preprocessing else _fitted(reader, raw, splits, spec)
     inputs = _inputs(reader, fitted, raw, where)
     fewest = config.limits.min_cases_per_metric or 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from consilia.data.readers.signals import SignalsReader
 from consilia.data.site import SiteConfig
 from consilia.data.specs import ImagesSpec, LabelSpec, SignalsSpec
 
-log = logging.getLogger(__name__)
 QUESTION, ANSWER, CONTEXT = "question#", "answer#", "context#"  # '#': no column of the file's own is overwritten
 
 
@@ -170,8 +168,6 @@ def _read_inputs(
     raw = of_inputs.read(distinct, problems)
     problems.raise_if_any(where)
     train = np.unique(input_of if reader.spec.test_only else input_of[splits == "train"])
-    if reader.spec.fitted_on_test():
-        log.warning("%s: a test-only site has no training cases: preprocessing is fitted on its own test inputs", where)
     inputs = of_inputs.apply(of_inputs.fit(raw[train]), raw)
     if not torch.isfinite(inputs).all():
         raise DataError(f"{where}: {int((~torch.isfinite(inputs)).sum())} preprocessed value(s) are not finite")

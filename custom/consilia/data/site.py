@@ -93,7 +93,14 @@ def load_site_config(path: Path) -> SiteConfig:
         ConfigError: names the file, each key, what was expected and what came.
     """
     path = Path(path)
-    return validate(SiteConfig, read_yaml(path), path)
+    content = read_yaml(path)
+    if isinstance(content, dict) and "site" not in content and content.keys() & {"sites", "pooled"}:
+        raise ConfigError(
+            f"{path} is a federation file, which describes several sites; expected the site.yaml of one. consilia run "
+            f"METHOD --data {path} takes it, and writes a file for each site, below --out as sites/NAME/{SITE_FILE}: "
+            "name one of these"
+        )
+    return validate(SiteConfig, content, path)
 
 
 def write_site_config(

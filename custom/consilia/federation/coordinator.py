@@ -39,7 +39,7 @@ from consilia.federation.messages import Broadcast, PrepareReply, Reply, Request
 from consilia.federation.participants import Participants
 from consilia.federation.recorder import Recorder
 from consilia.federation.round import RoundResult, TrainingRound
-from consilia.federation.run_warnings import same_data
+from consilia.federation.run_warnings import same_data, unlike_layouts
 from consilia.federation.selection import BestRound, validation_value
 from consilia.federation.server_settings import SERVER_FILE, ServerSettings
 from consilia.federation.server_work import FOLDER, ServerWork, open_server
@@ -138,6 +138,8 @@ class Coordinator:
             self._progress(Absent(site=site, reason=reason))
         self.participants.require_enough()
         self._warn(same_data(self.recorder.sites))
+        for reason in unlike_layouts(self.recorder.sites):
+            self._progress(Notice(reason=reason))
         self._progress(Prepared(sites=self.participants.present(), rounds=self.config.rounds, done=self.version))
 
     def _round(self, deliver: Deliver) -> None:

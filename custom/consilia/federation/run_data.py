@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from consilia.data import preprocessing
@@ -14,6 +15,8 @@ from consilia.federation.config import RunConfig
 from consilia.federation.messages import PrepareReply
 from consilia.methods.registry import make_method
 
+log = logging.getLogger(__name__)
+
 
 def load_run_data(config: RunConfig, site: SiteConfig, pooled: Preprocessing | None = None) -> SiteData:
     """Load them; see :func:`~consilia.data.loading.load_dataset` and :func:`~consilia.data.loading.load_several`.
@@ -25,6 +28,19 @@ def load_run_data(config: RunConfig, site: SiteConfig, pooled: Preprocessing | N
         return load_several(site, several)
     with_moments = config.preprocessing == "pooled" and pooled is None
     return SiteData(site.site, {config.dataset: load_dataset(site, config.dataset, pooled, with_moments=with_moments)})
+
+
+def warn_of_own_values(config: RunConfig, site: SiteConfig) -> None:
+    """Say in the log, once a run, that a test-only site has no training cases to fit its preprocessing on."""
+    names = make_method(config.method).datasets() or (config.dataset,)
+    found = [name for name in sorted(names) if name in site.datasets and site.dataset(name).fitted_on_test()]
+    if found and config.preprocessing == "site":
+        log.warning(
+            "run %s: site %s is test-only: the preprocessing of %s is fitted on its own test inputs, without labels",
+            config.run_id,
+            site.site,
+            ", ".join(found),
+        )
 
 
 def as_in_the_run(config: RunConfig, sites: Sequence[SiteConfig], own: Sequence[SiteData]) -> list[SiteData]:

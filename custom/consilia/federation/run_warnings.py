@@ -6,10 +6,11 @@ Found from the record alone, and so from what the sites have released: nothing i
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from consilia.data import preprocessing
 from consilia.federation.selection import validation_value
 from consilia.record.schema import FinalModels, Metrics, Record, RoundRecord, SiteInfo, SiteMetrics
 
@@ -42,6 +43,25 @@ def same_data(sites: Mapping[str, SiteInfo]) -> list[str]:
         for names in groups.values()
         if len(names) > 1
     ]
+
+
+def unlike_layouts(sites: Mapping[str, SiteInfo]) -> list[str]:
+    """For each key in which training sites prepare their inputs otherwise than most do: the sites and their values.
+
+    Such keys are left out of the card of the run's models.
+    """
+    found = {name: preprocessing.from_lines(info.layout) for name, info in sorted(sites.items()) if not info.test_only}
+    sentences = []
+    for key in sorted({key for layout in found.values() for key in layout}):
+        values = {name: layout.get(key, "nothing") for name, layout in found.items()}
+        usual = Counter(values.values()).most_common(1)[0][0]
+        others = [f"{name} {value}" for name, value in values.items() if value != usual]
+        if others:
+            sentences.append(
+                f"training sites prepare their inputs unlike in {key}: {', '.join(others)}; the others {usual}. The "
+                "model's card leaves it out"
+            )
+    return sentences
 
 
 def overfitting(record: Record) -> list[str]:

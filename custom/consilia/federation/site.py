@@ -35,7 +35,7 @@ from consilia.federation.model_card import personal_card, save_model
 from consilia.federation.release_fields import datasets_of
 from consilia.federation.release_manifest import manifest_of
 from consilia.federation.requests import require_within
-from consilia.federation.run_data import description, load_run_data
+from consilia.federation.run_data import description, load_run_data, warn_of_own_values
 from consilia.federation.site_errors import note_error
 from consilia.federation.site_evaluation import SiteEvaluation
 from consilia.federation.site_gate import SiteGate
@@ -73,6 +73,7 @@ class Site:
         folders = [settings.dataset_dir(name) for name in datasets_of(config) if name in settings.datasets]
         refuse_links(settings.state_dir, settings.state_dir, self.folder, *folders)
         self.data = load_run_data(config, settings)
+        warn_of_own_values(config, settings)
         self._pooled: Mapping[str, Sequence[float]] | None = None
         if self.data.task != config.task:
             raise ConfigError(

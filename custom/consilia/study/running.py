@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from consilia.core.errors import ConfigError
-from consilia.core.events import Begun, Event, Finished, Found, Progress, RoundDone, no_progress
+from consilia.core.events import Begun, Event, Finished, Found, Progress, RoundDone, TrainedAlone, no_progress
 from consilia.core.files import write_csv
 from consilia.core.schema import nearest
 from consilia.data.site import load_site_config
@@ -258,6 +258,8 @@ def _baseline(planned: _Planned, engine: EngineName, progress: Progress) -> Reco
     def count(event: Event) -> None:
         nonlocal rounds
         rounds += isinstance(event, RoundDone)
+        if isinstance(event, TrainedAlone):
+            rounds = planned.config.rounds
         notify(event)
 
     (folder / PROGRESS).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.model_card import global_card, save_model
 from consilia.federation.recorder import Recorder
-from consilia.federation.run_data import as_in_the_run, description, load_run_data
+from consilia.federation.run_data import as_in_the_run, description, load_run_data, warn_of_own_values
 from consilia.federation.server_settings import own_server
 from consilia.methods.registry import make_method
 from consilia.record.schema import Record
@@ -94,6 +94,8 @@ def run_baseline(
             settings = {name: load_site_config(path) for name, path in sorted(site_files.items())}
             own = [load_run_data(config, site) for site in settings.values()]
             recorder.class_names = list(own[0].class_names)
+            for settled in settings.values():
+                warn_of_own_values(config, settled)
             for site in own:
                 recorder.add_site(site.site, description(site))
             sites = as_in_the_run(config, list(settings.values()), own)

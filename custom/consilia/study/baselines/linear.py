@@ -132,8 +132,8 @@ def as_network(model: LinearModel) -> tuple[ModelConfig, State]:
         rows = model.present[1:] if len(model.present) == 2 else model.present
         weight[rows] = torch.from_numpy(model.regression.coef_ / model.scaler.scale_)
         bias[rows] = torch.from_numpy(model.regression.intercept_) - weight[rows] @ torch.from_numpy(model.scaler.mean_)
-    args = {"in_features": model.in_features, "num_classes": model.classes}
-    args |= {"hidden": []} if model.table else {"steps_first": model.steps_first}
+    own: dict[str, Any] = {"hidden": []} if model.table else {"steps_first": model.steps_first}
+    args = {"in_features": model.in_features, "num_classes": model.classes, **own}
     network = ModelConfig.model_validate({"class": TABLE_NETWORK if model.table else NETWORK, "args": args})
     layer = "layers.0" if model.table else "layer"
     return network, {f"{layer}.weight": weight.float(), f"{layer}.bias": bias.float()}

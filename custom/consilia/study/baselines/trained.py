@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from consilia.core.events import RoundDone
+from consilia.core.events import RoundDone, TrainedAlone
 from consilia.data.dataset import DatasetSplits, SiteData, empty_split
 from consilia.data.site import RUNS
 from consilia.federation.config import RunConfig
@@ -84,7 +84,7 @@ def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> S
                 own = own.model_copy(update={"threshold": _threshold(found[key][site.site])})
                 save_model(folder / f"{name}.safetensors", chosen, own, private=True)
                 _report(learner, site, folder / f"report-{key}.html", own.threshold)
-        setting.progress(RoundDone(round=place + 1, of=len(trainers)))
+        setting.progress(TrainedAlone(site=site.site, number=place + 1, of=len(trainers)))
     recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
     recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])
     return {}
