@@ -252,8 +252,14 @@ def test_each_site_is_left_out_in_turn(tmp_path) -> None:
     one = consilia(*arguments, tmp_path / "one", "--leave-out", "hospital-1")
     assert load_record(tmp_path / "one" / "majority-seed0" / "result.json").run.id == records[1].run.id
     assert "Last round, tested on hospital-1, which trained nothing" in one
-    apart = consilia("report", tmp_path / "two", "--out", tmp_path / "r.html", code=1)
-    assert "are tested on different sites, hospital-1 and hospital-3: name runs of one of them" in apart
+    apart = consilia("report", tmp_path / "two", "--out", tmp_path / "r.html")
+    assert f"mean {(first + second) / 2:.1f}" in apart
+    lines = [sorted(path.read_text().splitlines()) for path in (tmp_path / "r.csv", tmp_path / "two" / "left-out.csv")]
+    assert lines[0] == lines[1]
+    consilia("run", "fedavg", *FAST, "--rounds", 1, "--out", tmp_path / "two" / "whole")
+    mixed = consilia("report", tmp_path / "two", "--out", tmp_path / "r.html", code=1)
+    assert "tested on different sites, their own and hospital-1 and hospital-3: name runs of one of them" in mixed
+    assert not (tmp_path / "r.html").exists()
     assert "no balance: global and personal accuracy are of different sites" in one
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,19 @@ from rich.table import Table
 
 from consilia import api
 from consilia.api import overrides, planned, run_folder, use_plugin
-from consilia.cli.console import console
+from consilia.cli.console import console, print_table
 from consilia.cli.progress import RunView
-from consilia.cli.show import show_records, show_study
+from consilia.cli.show import left_out_comparison, show_records, show_study
 from consilia.core.errors import ConfigError
+from consilia.core.files import write_csv
 from consilia.core.schema import nearest
+from consilia.evaluation.left_out import left_out_values
 from consilia.evaluation.rounds import test_only_sites
 from consilia.federation.run_folder import RESULT
 from consilia.methods.registry import method_class, method_names
 from consilia.methods.shown import panels_of
 from consilia.record.files import load_record
+from consilia.record.schema import Record
 from consilia.report.html import write_report
 from consilia.study.study import advice, require_method, stands_alone, study_config, study_of, study_sites
 
@@ -108,12 +111,31 @@ def report_command(places: Sequence[Path], out: Path) -> None:
     paths = [path for place in places for path in _results(place)]
     records = [load_record(path) for path in paths]
     if len(apart := {tuple(test_only_sites(record)) for record in records if record.sites}) > 1:
-        raise ConfigError(
-            f"the runs below {', '.join(map(str, places))} are tested on different sites, "
-            f"{' and '.join(', '.join(sites) or 'their own' for sites in sorted(apart))}: name runs of one of them"
-        )
+        _left_out_report(places, records, apart, out.with_suffix(".csv"))
+        return
     write_report(records, out, panels_of(records))
     console.print(f"{out}: {len(paths)} run(s)", highlight=False)
+
+
+def _left_out_report(
+    places: Sequence[Path], records: Sequence[Record], apart: Collection[tuple[str, ...]], out: Path
+) -> None:
+    """Of runs that left out different sites: the table of ``compare --leave-out all``, here and as csv; no page."""
+    below = ", ".join(map(str, places))
+    if () in apart or len({record.run.task for record in records}) > 1:
+        raise ConfigError(
+            f"the runs below {below} are tested on different sites, "
+            f"{' and '.join(', '.join(sites) or 'their own' for sites in sorted(apart))}: name runs of one of them"
+        )
+    runs = [(", ".join(test_only_sites(record)), record) for record in records]
+    print_table(left_out_comparison(runs))
+    write_csv(out, *left_out_values(runs))
+    console.print(
+        f"{out}: {len(runs)} run(s) that left out different sites, all metrics of the last round. A page "
+        "takes runs that left out the same one",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def export_command(

@@ -50,12 +50,12 @@ def comparison(records: Sequence[Record]) -> Table:
     return table
 
 
-def left_out_comparison(runs: Sequence[FinishedRun]) -> Table:
-    """A row per method and site that was left out, and their mean."""
-    records = [run.record for run in runs]
+def left_out_comparison(runs: Sequence[tuple[str, Record]]) -> Table:
+    """A row per method and site that was left out, and their mean; ``runs``: that site and the record of each."""
+    records = [record for _, record in runs]
     columns = terminal_columns(records[0].run.task)
     table = _metrics_table(records, columns, "method", "left out", "seeds")
-    for label, by_site in rows_by_site([(run.left_out or "", run.record) for run in runs]).items():
+    for label, by_site in rows_by_site(runs).items():
         for place, (site, row) in enumerate(by_site.items()):
             table.add_row("" if place else label, site, str(len(row.seeds)), *_cells(row, columns))
         means = (
@@ -131,7 +131,7 @@ def show_study(runs: Sequence[FinishedRun], folder: Path) -> None:
     if not by_site:
         show_records([run.record for run in runs], folder)
         return
-    print_table(left_out_comparison(runs))
+    print_table(left_out_comparison([(run.left_out or "", run.record) for run in runs]))
     console.print(f"All metrics of the last round: {folder / LEFT_OUT}", highlight=False, soft_wrap=True)
     _show_troubles([run.record for run in runs])
     for place in by_site.values():
