@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +186,7 @@ def test_the_lines_for_a_foundation_model(hospital, tmp_path: Path) -> None:
 
 def test_evaluate_judges_masks_by_hand(hospital, tmp_path: Path) -> None:
     site, saved, config = hospital
-    consilia("evaluate", saved, "--site", site, "--split", "all", "--out", tmp_path / "out")
+    printed = consilia("evaluate", saved, "--site", site, "--split", "all", "--out", tmp_path / "out")
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     data, model = load_site(site, "structure"), build(config, tmp_path)
     dices = []
@@ -201,3 +202,10 @@ def test_evaluate_judges_masks_by_hand(hospital, tmp_path: Path) -> None:
     assert set(found["prompts"]) == {"box", "image", "jitter"}
     assert "hd95" in found["prompts"]["box"] or found["prompts"]["box"]["missed"] == 12
     assert (tmp_path / "out" / "report.html").is_file()
+    ends = found["intervals"]["box.dice"]
+    assert re.search(rf"Dice, true box +{sum(dices) / 12:.3f} +{ends['low']:.3f} to {ends['high']:.3f}", printed)
+    missed = found["prompts"]["box"]["missed"] / 12
+    assert re.search(rf"share missed, true box +{missed:.3f} +\d", printed)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"{ends['low']:.3f} to {ends['high']:.3f}" in report
+    assert f"In repeated samples {ends['low']:.2f} to {ends['high']:.2f}." in report

@@ -13,6 +13,7 @@ from monai.metrics.meaniou import MeanIoU
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
+from consilia.core.determinism import derive_seed
 from consilia.core.errors import DataError
 from consilia.evaluation.segmentation import case_metrics, segmentation_metrics
 from consilia.record.schema import SegmentationMetrics
@@ -156,3 +157,41 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         segmentation_metrics(predictions, masks, spacing=spacing)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_intervals_are_those_of_a_plain_loop_over_patients(unknown: bool) -> None:
+    masks = blobs(9, seed=1)
+    found = {"box": blobs(9, seed=2) != 0, "image": blobs(9, seed=3) != 0}
+    masks[4] = 0  # empty: left out
+    found["box"][[2, 7]] = False  # missed
+    patients = () if unknown else tuple("aabcddeef")
+    metrics = segmentation_metrics(found, masks, patients=patients, resamples=60)
+    assert metrics is not None
+    assert metrics["patients"] == (9 if unknown else 6)
+    members: dict[str, list[int]] = {}
+    for case, patient in enumerate(patients or "012345678"):
+        members.setdefault(patient, []).append(case)
+    draws = np.random.default_rng(derive_seed(0, "bootstrap")).integers(0, len(members), size=(60, len(members)))
+    cases = {setting: case_metrics(one, masks) for setting, one in found.items()}
+    drawn: dict[str, list[float]] = {}
+    for draw in draws:
+        chosen = [case for which in draw for case in members[sorted(members)[which]] if case != 4]
+        for setting, one in cases.items():
+            for name in ("dice", "iou", "hd95"):
+                values = getattr(one, name)[chosen].numpy()
+                drawn.setdefault(f"{setting}.{name}", []).append(float(np.nanmean(values)))
+            drawn.setdefault(f"{setting}.missed", []).append(sum(case in (2, 7) for case in chosen) / len(chosen))
+    drawn["image.missed"] = [0.0] * 60
+    assert metrics["intervals"].keys() == drawn.keys()
+    for name, values in drawn.items():
+        low, high = np.percentile(values, [2.5, 97.5])
+        expected = {"se": np.std(values, ddof=1), "low": low, "high": high}
+        assert metrics["intervals"][name] == pytest.approx(expected, abs=1e-9), name
+    SegmentationMetrics.model_validate(metrics)
+
+
+def test_one_patient_has_no_interval() -> None:
+    found = segmentation_metrics({"box": blobs(3, seed=2) != 0}, blobs(3, seed=1), patients="aaa")
+    assert found is not None
+    assert (found["patients"], found["intervals"]) == (1, {})

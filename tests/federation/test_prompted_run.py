@@ -213,6 +213,19 @@ def test_summary_has_the_ablation_and_the_bytes(done) -> None:
     assert summary.numbers("last")["global_hd95_box"] is not None
 
 
+def test_final_evaluations_alone_have_intervals_by_patient(done) -> None:
+    record, _ = done["segmentation"]
+    last = record.final["last"]
+    for found in (*last.global_.values(), *last.personal.values()):
+        assert found.test is not None
+        dice, ends = found.test.prompts["box"].dice, found.test.intervals["box.dice"]
+        assert ends.low <= dice <= ends.high
+        assert found.test.patients == found.test.count  # the data name no patients
+        assert found.validation is None or found.validation.intervals == {}
+    for evaluation in record.evaluations:
+        assert all(found.test is None or found.test.intervals == {} for found in evaluation.sites.values())
+
+
 def test_a_site_that_lacks_the_foundation_model_is_absent_and_the_others_go_on(sites, tmp_path: Path) -> None:
     """The run pins a model that three hospitals have; the fourth has other weights under its name."""
     source = EMBEDDED_FOLDER / "consilia-vit"

@@ -169,3 +169,30 @@ def test_the_manifest_names_what_each_request_gets() -> None:
     (intervals,) = [path for path in personal if path.startswith("personal.test.intervals.") and path.endswith(".se")]
     assert "|at_half/npv|" in intervals
     assert not any(path.startswith("personal.validation.operating") for path in personal)
+
+
+def test_the_manifest_of_a_segmentation_names_its_intervals() -> None:
+    fields = fields_of(
+        small("fedavg", task="segmentation", model={"class": "consilia.models.prompted_sam.PromptedSam"})
+    )
+    assert not any("intervals" in path or "patients" in path or "hd95" in path for path in fields["train"])
+    found = [path for path in fields["personalize"] if "intervals" in path or "patients" in path]
+    assert {path.rpartition(".")[2] for path in found} == {"patients", "se", "low", "high"}
+    assert {path.rpartition(".intervals.")[0] or path.rpartition(".")[0] for path in found} == {
+        "received.test",
+        "personal.test",
+    }
+    assert all("box/dice|" in path and "|jitter/missed" in path for path in found if "intervals" in path)
+
+
+def test_intervals_of_a_segmentation_are_rounded_before_they_leave() -> None:
+    full = {
+        "count": 20,
+        "empty": 0,
+        "patients": 17,
+        "prompts": {"box": {"dice": 0.87654, "hd95": 3.4567, "missed": 1}},
+        "intervals": {"box.hd95": {"se": 1.23456, "low": 2.34567, "high": 12.3456}},
+    }
+    sent = releasable(full, 19, SiteLimits(round_metrics=2))
+    assert sent is not None
+    assert (sent["patients"], sent["intervals"]) == (17, {"box.hd95": {"se": 1.23, "low": 2.35, "high": 12.35}})

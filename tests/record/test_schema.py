@@ -113,6 +113,9 @@ def test_without_the_box_the_first_setting_counts() -> None:
     assert SegmentationMetrics.model_validate(values).dice == 0.75
 
 
+ENDS = {"se": 0.1, "low": 0.2, "high": 0.3}
+
+
 @pytest.mark.parametrize(
     ("changes", "metrics", "message"),
     [
@@ -126,6 +129,10 @@ def test_without_the_box_the_first_setting_counts() -> None:
         ({}, {"hd95": -1.0}, "greater than or equal to 0"),
         ({"unit": "cm"}, {}, "'px' or 'mm'"),
         ({"prompts": {}}, {}, "at least 1"),
+        ({"intervals": {"image.dice": ENDS}}, {}, "intervals.image.dice: expected one of box before the dot"),
+        ({"intervals": {"box.dice": {**ENDS, "high": 1.2}}}, {}, "intervals.box.dice: expected at most 1"),
+        ({"intervals": {"box.hd95": {**ENDS, "low": 2.0}}}, {}, "low 2.0 is above high 0.3"),
+        ({"patients": 201}, {}, "201 of 200 cases"),
     ],
 )
 def test_segmentation_metrics_that_cannot_be_are_refused(
@@ -242,3 +249,11 @@ def test_a_version_has_its_threshold(content: dict[str, Any]) -> None:
     assert Record.model_validate(content).final["last"].threshold == 0.35
     assert Curves.model_validate(detailed()["curves"]).roc[-1] == 1.0
     assert AtThreshold().threshold is None
+
+
+def test_what_only_a_final_evaluation_of_a_segmentation_has_is_left_out_elsewhere() -> None:
+    values = segmentation_metrics("Ashford", 0.8)
+    final = {**values, "patients": 20, "intervals": {"box.hd95": {"se": 2.0, "low": 3.0, "high": 9.0}}}
+    found = SiteMetrics.model_validate({"validation": values, "test": final})
+    assert found.model_dump(mode="json") == {"validation": values, "test": final}
+    assert found.of_a_round().model_dump(mode="json") == {"validation": values, "test": values}

@@ -66,6 +66,19 @@ def test_the_prompt_settings_are_kept_apart(record: Record, run_html: str) -> No
     assert text.count("missed 1 of 344 cases") == 3  # 345 less Bergen's empty one
 
 
+def test_intervals_and_patients_stand_in_the_table_of_sites() -> None:
+    content = make_segmentation_record().plain()
+    plain = content["final"]["last"]["global"]["Bergen"]["test"]
+    plain |= {"patients": 33, "intervals": {}}
+    for name, low, high in (("dice", 0.812, 0.934), ("hd95", 2.5, 11.25), ("missed", 0.0, 0.04)):
+        plain["intervals"][f"box.{name}"] = {"se": 0.01, "low": low, "high": high}
+    text = read(render_report([Record.model_validate(content)])).text
+    assert re.search(
+        r"true box 33 80 1 1 0–4 % 0\.\d{3} 0\.81–0\.93 0\.\d{3} [\d.]+ px 2\.50–11\.25 whole image 33 80", text
+    )
+    assert "Below each value its 95 % interval, from 2,000 samples of the site's test patients" in text
+
+
 def test_variants_stand_beside_the_model(record: Record, run_html: str) -> None:
     text = read(run_html).text
     summary = summarise(record)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from consilia.api import evaluate
 from consilia.cli.console import console
+from consilia.evaluation.segmentation_metrics import PROMPTS
 from consilia.federation.model_evaluation import METRICS, PAGE, Evaluated
 
 SHOWN = {
@@ -25,6 +26,13 @@ SHOWN = {
     "ece": "calibration error",
 }
 """Metrics of a classification in the terminal; at the model's threshold where they need one."""
+
+OUTLINED = {
+    f"prompts.{setting}.{name}": f"{heading}, {prompt}"
+    for setting, prompt in PROMPTS.items()
+    for name, heading in (("dice", "Dice"), ("iou", "IoU"), ("hd95", "HD95"), ("missed_share", "share missed"))
+}
+"""Metrics of a segmentation."""
 
 
 def evaluate_command(model: Path, site: Path, dataset: str | None, split: str, out: Path) -> None:
@@ -48,10 +56,11 @@ def _table(found: Evaluated) -> Table:
     for column in ("value", "95 % interval"):
         table.add_column(column, justify="right")
     values = {row.metric: row for row in found.to_frame().itertuples()}
-    names = SHOWN if found.card.task == "classification" else {name: name for name in values if "prompts." in name}
-    for name, heading in names.items():
+    for name, heading in (SHOWN if found.card.task == "classification" else OUTLINED).items():
         if name in values:
             row = values[name]
+            if name.endswith("hd95"):
+                heading += f" ({found.metrics['unit']})"
             interval = "" if row.low is None or row.low != row.low else f"{row.low:.3f} to {row.high:.3f}"
             value = f"{row.value:.3f}" if isinstance(row.value, float) else str(row.value)
             table.add_row(heading, value, interval)

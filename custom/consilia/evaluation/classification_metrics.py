@@ -79,10 +79,10 @@ FINAL.add(
         *ranking_metrics("global"),
         FinalMetric(
             "worst_global_accuracy",
-            "Worst site, global",
+            "Worst training site, global",
             "percent",
             True,
-            "lowest accuracy of the shared model",
+            "lowest accuracy of the shared model at a training site",
             compute=lambda view: worst(view.home),
         ),
         FinalMetric(

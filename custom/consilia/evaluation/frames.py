@@ -19,14 +19,17 @@ COMPARED = ["method", "version", "metric", "mean", "sd", "n"]
 
 Scalar = float | int | str | None
 
-_INTERVALS, _CURVES = "intervals", "curves"
+_INTERVALS, _CURVES, _PROMPTS = "intervals", "curves", "prompts"
 
 
 def flat(metrics: Mapping[str, Any], above: str = "") -> dict[str, Scalar]:
     """Metrics of a split in plain JSON types, nested names with dots (``operating.sensitivity``), without the curves.
 
-    The interval of a metric stands as its name with ``.low``, ``.high`` and ``.se``.
+    The interval of a metric stands as its name with ``.low``, ``.high`` and ``.se``. Of a segmentation a share of
+    missed cases, which has one, stands beside their number (``prompts.box.missed_share``).
     """
+    if _PROMPTS in metrics:
+        metrics = _with_missed_shares(metrics)
     found: dict[str, Scalar] = {}
     for key, value in metrics.items():
         name = f"{above}{key}"
@@ -38,6 +41,20 @@ def flat(metrics: Mapping[str, Any], above: str = "") -> dict[str, Scalar]:
         else:
             found[name] = value
     return found
+
+
+def _with_missed_shares(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of a segmentation whose intervals are named as they stand in it."""
+    scored = metrics["count"] - metrics["empty"]
+    prompts = {
+        setting: {**found, "missed_share": found["missed"] / scored if scored else None}
+        for setting, found in metrics[_PROMPTS].items()
+    }
+    intervals = {
+        f"{_PROMPTS}.{name}{'_share' * name.endswith('.missed')}": interval
+        for name, interval in metrics.get(_INTERVALS, {}).items()
+    }
+    return {**metrics, _PROMPTS: prompts, _INTERVALS: intervals}
 
 
 def run_frame(record: Record) -> pd.DataFrame:

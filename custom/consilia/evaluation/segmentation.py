@@ -8,14 +8,21 @@ nearest edge pixel of the other (MONAI).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consilia.core.errors import DataError
+from consilia.evaluation.bootstrap import Array, errors_and_intervals, grouped
+from consilia.evaluation.weighted import ratio
+
+RESAMPLES = 2000
+"""Draws of the patients behind an interval."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +41,24 @@ class CaseMetrics:
 
 
 def segmentation_metrics(
-    predictions: Mapping[str, Tensor], masks: Tensor, *, spacing: Tensor | None = None, distances: bool = True
+    predictions: Mapping[str, Tensor],
+    masks: Tensor,
+    *,
+    spacing: Tensor | None = None,
+    distances: bool = True,
+    patients: Sequence[str] | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any] | None:
     """Means of one model over one split, in the form of ``SegmentationMetrics``; None for an empty split.
 
     ``predictions``: prompt setting (``box``, ``image``, ``jitter``) -> (N, H, W) bool. ``masks`` (N, H, W) uint8, other
     than 0 inside the structure. ``spacing`` (N, 2): mm per pixel down and across; without it HD95 is in pixels.
-    ``distances`` = False leaves HD95 out, which takes nearly all of the time.
+    ``distances`` = False leaves HD95 out, which takes nearly all of the time. ``patients`` of each case (empty: every
+    case is one) add their number, ``patients``, and ``intervals`` by bootstrap over them, named ``box.dice`` say.
 
     Raises:
-        DataError: shapes or types do not fit, no prompt setting is given, or a spacing is not above 0.
+        DataError: shapes or types do not fit, no prompt setting is given, a spacing is not above 0, or there is not one
+            patient for each case.
     """
     if not predictions:
         raise DataError("segmentation metrics need the predictions of at least one prompt setting, got none")
@@ -58,7 +73,35 @@ def segmentation_metrics(
         "empty": int(next(iter(cases.values())).empty.sum()),
         "unit": "px" if spacing is None else "mm",
         "prompts": {setting: means(found) for setting, found in cases.items()},
+        **({} if patients is None else _of_patients(cases, grouped(patients, len(masks)), resamples)),
     }
+
+
+def _of_patients(cases: Mapping[str, CaseMetrics], groups: NDArray[np.int64], resamples: int) -> dict[str, Any]:
+    """Number of patients, and intervals of every mean; of ``missed`` as a share of the cases that are not empty."""
+
+    def drawn(weights: Array) -> dict[str, Array]:
+        return {
+            f"{setting}.{name}": _weighted_mean(values.double().numpy(), weights)
+            for setting, found in cases.items()
+            for name, values in (
+                ("dice", found.dice),
+                ("iou", found.iou),
+                ("hd95", found.hd95),
+                ("missed", torch.where(found.empty, torch.nan, found.missed.double())),
+            )
+        }
+
+    return {
+        "patients": int(groups.max()) + 1,
+        "intervals": errors_and_intervals(drawn, groups, seed=0, resamples=resamples),
+    }
+
+
+def _weighted_mean(values: Array, weights: Array) -> Array:
+    """Mean (R,) of the values (N,) that are no NaN, by each row of ``weights`` (R, N)."""
+    there = ~np.isnan(values)
+    return ratio(weights[:, there] @ values[there], weights[:, there].sum(axis=1))
 
 
 def case_metrics(

@@ -90,10 +90,10 @@ FINAL.add(
         *_prompted("global", "the shared model"),
         FinalMetric(
             "worst_global_dice",
-            "Worst site, global",
+            "Worst training site, global",
             "score",
             True,
-            "lowest Dice of the shared model, true box",
+            "lowest Dice of the shared model at a training site, true box",
             compute=lambda view: worst(view.home),
         ),
         *_prompted("personal", "each site's own model at home"),

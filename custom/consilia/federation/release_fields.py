@@ -76,8 +76,8 @@ class _Run(NamedTuple):
             return not self.method.several_datasets and path[1:-1] == ("test",) and part in ("received", "trained")
         if part in METRICS and (detail := _detail(path)) is not None:
             return self._fills_detail(detail, path)
-        if name == "hd95":  # slow, so after the last round only, and of no variant
-            return self.kind != "train" and part != "variants"
+        if name == "hd95":  # slow, so after the last round only, of test cases, and of no variant
+            return self.kind != "train" and part != "variants" and path[1] == "test"
         if name == "tasks":
             return self.method.several_datasets and name not in path[:-1]
         return {
@@ -89,7 +89,7 @@ class _Run(NamedTuple):
         }.get(name, True)
 
     def _fills_detail(self, detail: str, path: tuple[str, ...]) -> bool:
-        """Whether a threshold, or what only a final evaluation of a classification has, is ever filled."""
+        """Whether a threshold, or what only a final evaluation has, is ever filled."""
         several = self.method.several_datasets
         if path[0] == "variants":
             return False

@@ -81,7 +81,7 @@ class SiteEvaluation:
         Args:
             kind: of the model.
             version: of the model, where it counts in the history.
-            slow: with what only a final evaluation has; of a classification on the test cases alone.
+            slow: with what only a final evaluation has, on the test cases alone.
             threshold: of the model, for these metrics. A threshold that the site withholds is used by nobody.
             chooses: whether the validation cases choose a threshold.
         """
@@ -114,7 +114,7 @@ class SiteEvaluation:
         threshold: float | None,
     ) -> dict[str, dict[str, Any] | None]:
         """Metrics on one split by dataset, as the task computes them."""
-        slow = slow and (part == "test" or self.data.task == "segmentation")
+        slow = slow and part == "test"
         task = self.client.task
         return {
             name: task.metrics(predictions[name], split, slow=slow, threshold=threshold)

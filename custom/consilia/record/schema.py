@@ -22,6 +22,8 @@ from consilia.record.split_metrics import (
     Interval,
     IntervalName,
     Metrics,
+    PromptInterval,
+    PromptIntervalName,
     PromptMetrics,
     PromptSetting,
     ReliabilityBin,
@@ -46,6 +48,8 @@ __all__ = [
     "Interval",
     "IntervalName",
     "Metrics",
+    "PromptInterval",
+    "PromptIntervalName",
     "PromptMetrics",
     "PromptSetting",
     "Record",
@@ -144,11 +148,9 @@ class SiteMetrics(Strict):
         return None if metrics is None else task_of(metrics)
 
     def of_a_round(self) -> SiteMetrics:
-        """Without what only a final evaluation of a classification has."""
+        """Without what only a final evaluation has, but HD95."""
         found = {name: getattr(self, name) for name in ("validation", "test")}
-        return self.model_copy(
-            update={name: part.of_a_round() for name, part in found.items() if isinstance(part, Metrics)}
-        )
+        return self.model_copy(update={name: part.of_a_round() for name, part in found.items() if part is not None})
 
     @model_validator(mode="after")
     def _one_kind(self) -> SiteMetrics:

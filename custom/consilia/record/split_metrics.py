@@ -24,6 +24,8 @@ ROUNDING = 0.015
 
 PromptSetting = Literal["box", "image", "jitter"]
 
+Distance = Annotated[float, Field(ge=0, le=1e6)]
+
 
 class AtThreshold(Strict):
     """Metrics of the decision "class 1 where its probability is above ``threshold``", null where undefined.
@@ -56,6 +58,14 @@ class Interval(Strict):
         return self
 
 
+class PromptInterval(Interval):
+    """The same of a segmentation, where HD95 may be above 1."""
+
+    se: Distance
+    low: Distance
+    high: Distance
+
+
 IntervalName = Literal[
     "accuracy",
     "balanced_accuracy",
@@ -78,6 +88,22 @@ IntervalName = Literal[
     "at_half.f1",
 ]
 """The metrics that have an interval, by the place where they stand."""
+
+PromptIntervalName = Literal[
+    "box.dice",
+    "box.iou",
+    "box.hd95",
+    "box.missed",
+    "image.dice",
+    "image.iou",
+    "image.hd95",
+    "image.missed",
+    "jitter.dice",
+    "jitter.iou",
+    "jitter.hd95",
+    "jitter.missed",
+]
+"""The same of a segmentation; ``missed`` as a share of the cases whose true mask is not empty."""
 
 ROC_POINTS = 21
 """False-positive rates 0, .05, ... 1."""
@@ -173,11 +199,12 @@ class Metrics(Strict):
 
     @model_serializer(mode="wrap")
     def _without_the_missing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Most evaluations have none of what only a final one has: a record does not say so each time."""
-        values: dict[str, Any] = handler(self)
-        return {
-            name: found for name, found in values.items() if name not in ONLY_WHERE_FOUND or found not in (None, {})
-        }
+        return _there(handler(self))
+
+
+def _there(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Most evaluations have none of what only a final one has: a record does not say so each time."""
+    return {name: found for name, found in values.items() if name not in ONLY_WHERE_FOUND or found not in (None, {})}
 
 
 ONLY_WHERE_FOUND = frozenset(
@@ -198,7 +225,7 @@ class PromptMetrics(Strict):
 
     dice: Fraction | None
     iou: Fraction | None
-    hd95: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    hd95: Distance | None = None
     missed: NonNegativeInt
 
 
@@ -206,12 +233,19 @@ class SegmentationMetrics(Strict):
     """Segmentation by one model on one split of one site, per prompt setting.
 
     ``empty``: cases whose true mask is empty; they are left out of every mean. ``unit`` is that of HD95.
+    ``patients`` and ``intervals`` are of final evaluations, on test cases.
     """
 
     count: Cases
     empty: NonNegativeInt
     unit: Literal["px", "mm"]
     prompts: Annotated[dict[PromptSetting, PromptMetrics], Field(min_length=1)]
+    patients: NonNegativeInt | None = None
+    intervals: dict[PromptIntervalName, PromptInterval] = Field(default_factory=dict)
+
+    def of_a_round(self) -> SegmentationMetrics:
+        """Without what only a final evaluation has; HD95 stays."""
+        return self.model_copy(update={"patients": None, "intervals": {}})
 
     @property
     def dice(self) -> float | None:
@@ -233,6 +267,22 @@ class SegmentationMetrics(Strict):
                     f"each other, or with {metrics.missed} missed of {scored} cases that are not empty"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _intervals_are_of_its_metrics(self) -> SegmentationMetrics:
+        if (self.patients or 0) > self.count:
+            raise ValueError(f"patients: {self.patients} of {self.count} cases")
+        for name, interval in self.intervals.items():
+            setting, _, metric = name.partition(".")
+            if setting not in self.prompts:
+                raise ValueError(f"intervals.{name}: expected one of {', '.join(self.prompts)} before the dot")
+            if metric != "hd95" and max(interval.se, interval.high) > 1:
+                raise ValueError(f"intervals.{name}: expected at most 1, got se {interval.se}, high {interval.high}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_missing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _there(handler(self))
 
 
 def _agree(metrics: PromptMetrics, scored: int) -> bool:

@@ -13,7 +13,7 @@ from consilia.record.metrics import Unit, show_spread
 from consilia.record.schema import Curves, Metrics, PromptSetting, Record, SegmentationMetrics
 from consilia.report.plots_sites import SiteCurves
 from consilia.report.run_page import last_models
-from consilia.report.site_table import FEW, commonest_share, interval_text, value_at
+from consilia.report.site_table import commonest_share, interval_text, too_few, value_at
 
 Groups = Mapping[str, Sequence[Record]]
 """The seeds of each label."""
@@ -85,7 +85,7 @@ class SiteTable:
 
     @property
     def has_intervals(self) -> bool:
-        return self.metric.setting is None and any(one and one.below for _, cells in self.rows for one in cells)
+        return any(one and "–" in (one.below or "") for _, cells in self.rows for one in cells)
 
 
 def site_tables(groups: Groups, task: Task) -> list[SiteTable]:
@@ -141,9 +141,9 @@ def by_site(groups: Groups, names: Sequence[str], kind: str, read: Callable[[Spl
 
 
 def few_sites(groups: Groups, names: Sequence[str]) -> bool:
-    """Whether any site has fewer than :data:`FEW` test patients."""
+    """Whether any site has too few test patients, or cases of a class."""
     every = [_tested(record, kind) for group in groups.values() for record in group for kind in ("global", "personal")]
-    return any(_patients(one[site]) < FEW for one in every for site in names if site in one)
+    return any(too_few(one[site]) for one in every for site in names if site in one)
 
 
 def _tested(record: Record, kind: str) -> dict[str, Split]:
@@ -158,7 +158,7 @@ def _order(groups: Groups, names: set[str]) -> list[str]:
 
 def _head(groups: Groups, site: str, metrics: Split) -> SiteHead:
     alone = any(record.sites[site].test_only for group in groups.values() for record in group if site in record.sites)
-    return SiteHead(site, alone, _support(metrics, _positive(groups)), _patients(metrics) < FEW)
+    return SiteHead(site, alone, _support(metrics, _positive(groups)), too_few(metrics))
 
 
 def _positive(groups: Groups) -> str:
@@ -167,15 +167,10 @@ def _positive(groups: Groups) -> str:
     return names[1] if len(names) == 2 else "positive"
 
 
-def _patients(metrics: Split) -> int:
-    if isinstance(metrics, SegmentationMetrics) or metrics.patients is None:
-        return metrics.count
-    return metrics.patients
-
-
 def _support(metrics: Split, positive: str) -> str:
     if isinstance(metrics, SegmentationMetrics):
-        return f"{metrics.count - metrics.empty} cases"
+        cases = f"{metrics.count - metrics.empty} cases"
+        return cases if metrics.patients is None else f"{metrics.patients} patients, {cases}"
     who = f"{metrics.count} cases" if metrics.patients is None else f"{metrics.patients} patients"
     return who if metrics.positives is None else f"{who}, {metrics.positives} {positive}"
 
@@ -195,7 +190,8 @@ def _cell(seeds: Sequence[Mapping[str, Split]], site: str, metric: SiteMetric) -
 def _below(metrics: Split, metric: SiteMetric) -> str:
     if isinstance(metrics, SegmentationMetrics):
         missed = metrics.prompts[metric.setting].missed if metric.setting in metrics.prompts else 0
-        return f"{missed} missed" if missed else ""
+        span = interval_text(metrics, f"{metric.setting}.{metric.name}", metric.unit)
+        return ", ".join(filter(None, [span, f"{missed} missed" if missed else ""]))
     return interval_text(metrics, metric.name, metric.unit) or ""
 
 

@@ -17,6 +17,7 @@ from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.core.plain import plain
 from consilia.evaluation.metrics import OVER_ROUNDS, PROMPTS
+from consilia.evaluation.rounds import FEWEST_OF_A_CLASS
 from consilia.record.metrics import UNDEFINED, show
 from consilia.record.schema import Record
 from consilia.report import format as text
@@ -106,6 +107,7 @@ def _environment(*folders: Path) -> Environment:
         PROMPTS=PROMPTS,
         UNDEFINED=UNDEFINED,
         FEW=FEW,
+        FEW_OF_A_CLASS=FEWEST_OF_A_CLASS,
         BASELINE_NAMES=text.BASELINE_NAMES,
         ENGINES=ENGINES,
     )

@@ -18,12 +18,13 @@ from consilia.evaluation.rounds import (
     value_of,
 )
 from consilia.evaluation.summary import ModelSummary, series, summarise
-from consilia.record.schema import Metrics, Record, SegmentationMetrics, SiteMetrics
+from consilia.record.metrics import PREDICTIONS, Unit
+from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics
 from consilia.report import plots, plots_rounds, plots_sites
 from consilia.report.format import flat
 from consilia.report.over_rounds import learning
 from consilia.report.plots_sites import SiteCurves
-from consilia.report.site_table import DetailTable, commonest_share, detail_tables, tested
+from consilia.report.site_table import DetailTable, commonest_share, detail_tables, interval_text, tested
 from consilia.report.subject import data_set, has_global, sites_text, subject, whose_cases
 
 NAMES = {"last": "last round", "best": "best by validation"}
@@ -155,11 +156,22 @@ def segmented_rows(record: Record) -> list[dict[str, Any]]:
                         **{"site": site, "kind": kind, "setting": setting},
                         **{"count": metrics.count, "empty": metrics.empty, "unit": metrics.unit},
                         **metrics.prompts[setting].model_dump(),
+                        "patients": metrics.patients,
+                        "intervals": _prompt_intervals(metrics, setting),
                     }
                     for setting in SETTINGS
                     if setting in metrics.prompts
                 ]
     return rows
+
+
+def _prompt_intervals(metrics: SegmentationMetrics, setting: PromptSetting) -> dict[str, str]:
+    """The intervals of one prompt setting as text, by metric; of the missed cases in per cent."""
+    units: dict[str, Unit] = {metric.name: metric.unit for metric in PREDICTIONS.of("segmentation")}
+    found = {name: interval_text(metrics, f"{setting}.{name}", unit) for name, unit in units.items()}
+    if (share := interval_text(metrics, f"{setting}.missed", "percent")) is not None:
+        found["missed"] = f"{share}\u00a0%"
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def missed(record: Record) -> dict[str, str]:

@@ -77,9 +77,15 @@ class Outlines:
         others = {0: "no other outline is", 1: "1 more outline is"}.get(
             poor - missed, f"{poor - missed} more outlines are"
         )
+        ends = range_of_mean(torch.where(there, cases.missed.double(), torch.nan), self.patients) if missed else None
+        span = (
+            ""
+            if ends is None
+            else "In repeated samples {:.0f} to {:.0f}. ".format(*(int(there.sum()) * e for e in ends))
+        )
         return Finding(
             f"Misses {missed or 'none'} of {int(there.sum())}",
-            f"Missed: nothing is outlined; {others} poor (Dice below {POOR}). The worst are shown first below.",
+            f"{span}Missed: nothing is outlined; {others} poor (Dice below {POOR}). The worst are shown first below.",
         )
 
     def _beside_ellipse(self) -> Finding:

@@ -12,7 +12,7 @@ from torch import Tensor
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes, write_csv
 from consilia.data.dataset import Split
-from consilia.evaluation.segmentation import case_metrics, means
+from consilia.evaluation.segmentation import CaseMetrics, case_metrics, means
 from consilia.evaluation.segmentation_metrics import PROMPTS
 from consilia.evaluation.shapes import ellipses
 from consilia.report.html import page
@@ -148,13 +148,16 @@ def _rows(models: Sequence[Outlines]) -> list[dict[str, Any]]:
             "model": one.name,
             "setting": setting,
             **means(found),
-            "range": _range(found.dice, one.patients),
+            "range": _range(found.dice, one.patients, 3),
+            "iou_range": _range(found.iou, one.patients, 3),
+            "hd95_range": _range(found.hd95, one.patients, 2),
+            "missed_range": _missed_range(found, one.patients),
         }
         for one in models
         for setting, found in one.cases.items()
     ]
     return rows + [
-        {"model": "ellipse", "setting": setting, "dice": _mean(dice), "range": _range(dice, models[0].patients)}
+        {"model": "ellipse", "setting": setting, "dice": _mean(dice), "range": _range(dice, models[0].patients, 3)}
         for setting, dice in models[0].ellipse.items()
     ]
 
@@ -164,9 +167,15 @@ def _mean(values: Tensor) -> float | None:
     return float(there.mean()) if len(there) else None
 
 
-def _range(values: Tensor, patients: Sequence[str]) -> str | None:
+def _range(values: Tensor, patients: Sequence[str], digits: int) -> str | None:
     ends = range_of_mean(values, patients)
-    return None if ends is None or ends[0] == ends[1] else f"{ends[0]:.3f} to {ends[1]:.3f}"
+    return None if ends is None or ends[0] == ends[1] else " to ".join(f"{end:.{digits}f}" for end in ends)
+
+
+def _missed_range(cases: CaseMetrics, patients: Sequence[str]) -> str | None:
+    """Of the share of the cases that are not empty, as cases of the same number."""
+    count = int((~cases.empty).sum())
+    return _range(count * torch.where(cases.empty, torch.nan, cases.missed.double()), patients, 0)
 
 
 def _spread(models: Sequence[Outlines]) -> dict[str, Tensor]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consilia.evaluation.rounds import split_metrics
+from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS, split_metrics
 from consilia.record.metrics import Unit, show
-from consilia.record.schema import Interval, Metrics, Record, SiteMetrics
+from consilia.record.schema import Interval, Metrics, Record, SegmentationMetrics, SiteMetrics
 
-FEW = 20
+FEW = FEWEST_PATIENTS
 """Test patients below which a site's metrics say so little that they are shown, and left out of means."""
 
 
@@ -61,7 +61,7 @@ class DetailRow:
     @property
     def few(self) -> bool:
         """Whether these are too few for a mean."""
-        return self.patients < FEW
+        return too_few(self.metrics)
 
     @property
     def commonest(self) -> float | None:
@@ -98,6 +98,13 @@ class DetailTable:
     @property
     def has_few(self) -> bool:
         return any(row.few for row in self.rows)
+
+
+def too_few(metrics: Metrics | SegmentationMetrics) -> bool:
+    """Whether a split has fewer patients (cases, where these are unknown), or cases of a class, than a mean asks."""
+    positives = metrics.positives if isinstance(metrics, Metrics) else None
+    of_a_class = positives is not None and min(positives, metrics.count - positives) < FEWEST_OF_A_CLASS
+    return of_a_class or (metrics.count if metrics.patients is None else metrics.patients) < FEW
 
 
 def commonest_share(metrics: Sequence[Metrics]) -> float | None:
@@ -150,7 +157,7 @@ def cell(metrics: Metrics, name: str, unit: Unit) -> Cell | None:
     return Cell(show(value, unit), interval_text(metrics, name, unit))
 
 
-def interval_text(metrics: Metrics, name: str, unit: Unit) -> str | None:
+def interval_text(metrics: Metrics | SegmentationMetrics, name: str, unit: Unit) -> str | None:
     """A metric's interval as text; None where the record has none."""
     intervals: Mapping[str, Interval] = dict(metrics.intervals.items())
     found = intervals.get(name)

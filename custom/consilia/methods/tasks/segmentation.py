@@ -60,8 +60,12 @@ class Segmentation(Task):
     def metrics(
         self, predictions: Predictions, split: Split, *, slow: bool, threshold: float | None = None
     ) -> dict[str, Any] | None:
-        """Dice and IoU, and if ``slow`` HD95: see :func:`~consilia.evaluation.segmentation.segmentation_metrics`."""
-        return segmentation_metrics(predictions, split.labels, spacing=split.spacing, distances=slow)
+        """Dice and IoU; if ``slow`` also HD95, number of patients and intervals.
+
+        See :func:`~consilia.evaluation.segmentation.segmentation_metrics`.
+        """
+        patients = split.patients if slow else None
+        return segmentation_metrics(predictions, split.labels, spacing=split.spacing, distances=slow, patients=patients)
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:

@@ -56,16 +56,15 @@ def pooled(sites: list[SiteData], name: str) -> Split:
 def site_metrics(site: SiteData, predict: Predict, *, slow: bool = True, threshold: Threshold = "own") -> SiteMetrics:
     """Metrics of predictions on a site's validation and test cases, at the threshold that the former choose or another.
 
-    What only a final evaluation of a classification has, with ``slow``, is of the test cases alone.
+    What only a final evaluation has, with ``slow``, is of the test cases alone.
     """
     task, own = TASKS[site.task], None
     found: dict[str, dict[str, Any] | None] = {"validation": None, "test": None}
     for name in found:
         split = site.split(name)
         predictions = predict(split) if len(split) else {}
-        thorough = slow and (name == "test" or site.task == "segmentation")
         at = own if threshold == "own" else threshold
-        metrics = task.metrics(predictions, split, slow=thorough, threshold=at) if len(split) else None
+        metrics = task.metrics(predictions, split, slow=slow and name == "test", threshold=at) if len(split) else None
         if name == "validation" and metrics is not None:
             own = task.threshold(predictions, split)
             metrics |= {} if own is None else {"threshold": own}
