@@ -220,7 +220,7 @@ def test_final_evaluations_alone_have_intervals_by_patient(done) -> None:
         assert found.test is not None
         dice, ends = found.test.prompts["box"].dice, found.test.intervals["box.dice"]
         assert ends.low <= dice <= ends.high
-        assert found.test.patients == found.test.count  # the data name no patients
+        assert 1 < (found.test.patients or 0) < found.test.count  # some patients have several images
         assert found.validation is None or found.validation.intervals == {}
     for evaluation in record.evaluations:
         assert all(found.test is None or found.test.intervals == {} for found in evaluation.sites.values())

@@ -173,7 +173,7 @@ def test_the_manifest_names_what_each_request_gets() -> None:
 
 def test_the_manifest_of_a_segmentation_names_its_intervals() -> None:
     fields = fields_of(
-        small("fedavg", task="segmentation", model={"class": "consilia.models.prompted_sam.PromptedSam"})
+        small("fedgpl", task="segmentation", model={"class": "consilia.models.prompted_sam.PromptedSam"})
     )
     assert not any("intervals" in path or "patients" in path or "hd95" in path for path in fields["train"])
     found = [path for path in fields["personalize"] if "intervals" in path or "patients" in path]

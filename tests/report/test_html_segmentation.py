@@ -74,7 +74,7 @@ def test_intervals_and_patients_stand_in_the_table_of_sites() -> None:
         plain["intervals"][f"box.{name}"] = {"se": 0.01, "low": low, "high": high}
     text = read(render_report([Record.model_validate(content)])).text
     assert re.search(
-        r"true box 33 80 1 1 0–4 % 0\.\d{3} 0\.81–0\.93 0\.\d{3} [\d.]+ px 2\.50–11\.25 whole image 33 80", text
+        r"true box 33 80 1 1 0–4 % 0\.\d{3} 0\.81–0\.93 0\.\d{3} [\d.]+ px 2\.50–11\.25 global whole image 33 80", text
     )
     assert "Below each value its 95 % interval, from 2,000 samples of the site's test patients" in text
 
