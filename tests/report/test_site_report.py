@@ -68,6 +68,10 @@ def test_patients_are_counted_and_named(tmp_path: Path) -> None:
     assert "Only 2 patients: read every number here as a hint" in html
     assert pd.read_csv(tmp_path / "report_predictions.csv")["patient"].tolist() == ["ann", "bob", "bob"]
     assert "Patients are not named in the data" in report(tmp_path)
+    # As data are read whose site.yaml names no column of patients.
+    unnamed = report(tmp_path, test=split(patients=split().case_ids))
+    assert "Patients are not named in the data" in unnamed
+    assert "of 3 patients" not in unnamed
 
 
 def test_the_report_warns_and_shows_both_models(tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_no_cases_no_metrics(tmp_path: Path) -> None:
 
 
 def test_a_single_case_has_a_report(tmp_path: Path) -> None:
-    one = Split(torch.zeros(1, 4), torch.tensor([0]), ("only",), patients=("only",))
+    one = Split(torch.zeros(1, 4), torch.tensor([0]), ("only",), patients=("ann",))
     html = report(tmp_path, models={"global": GLOBAL[:1], "local-only": -GLOBAL[:1]}, test=one)
     assert "No malignant case among these" in html
     assert "Only 1 patient: " in html

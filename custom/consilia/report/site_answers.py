@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import DataError
+from consilia.data.dataset import Split
 from consilia.evaluation.calibration import confidences
 from consilia.evaluation.classification import detailed_metrics
 
@@ -115,6 +116,11 @@ class Answers:
         """``low`` and ``high`` of a metric over draws of the patients, by its name in the record."""
         found: Mapping[str, float] | None = self.metrics.get("intervals", {}).get(name)
         return found
+
+
+def named_patients(split: Split) -> tuple[str, ...]:
+    """The patient of each case; empty where site.yaml names no patient, and every case's id stands for one."""
+    return () if split.patients == split.case_ids else split.patients
 
 
 def patients_of(patients: Sequence[str], which: Tensor) -> int | None:

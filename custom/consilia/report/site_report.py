@@ -15,7 +15,7 @@ from consilia.data.dataset import Split
 from consilia.report import site_words
 from consilia.report.html import page
 from consilia.report.pictures import attended, thumbnail
-from consilia.report.site_answers import NO_ANSWER, Answers, patients_of
+from consilia.report.site_answers import NO_ANSWER, Answers, named_patients, patients_of
 from consilia.report.site_tables import confusion, curve_rows, meanings, recall_rows, threshold_tables
 
 GALLERY = 6
@@ -63,7 +63,7 @@ def write_site_report(
     _check(models, class_names, test, attention)
     labels = test.labels.detach().cpu()
     answers = [
-        Answers(name, logits.detach().cpu(), labels, test.patients, (thresholds or {}).get(name))
+        Answers(name, logits.detach().cpu(), labels, named_patients(test), (thresholds or {}).get(name))
         for name, logits in models.items()
     ]
     table = path.with_name(f"{path.stem}_predictions.csv")
@@ -102,9 +102,9 @@ def _page_values(answers: list[Answers], names: Sequence[str], test: Split, atte
     labels, every = answers[0].labels, torch.ones(len(test), dtype=torch.bool)
     return {
         "count": len(test),
-        "patients": patients_of(test.patients, every),
+        "patients": patients_of(named_patients(test), every),
         "support": list(zip(names, torch.bincount(labels, minlength=len(names)).tolist(), strict=True)),
-        "cautions": site_words.cautions(labels, test.patients, names),
+        "cautions": site_words.cautions(labels, named_patients(test), names),
         "models": [
             {
                 "name": one.name,
@@ -168,7 +168,7 @@ def _gallery(one: Answers, names: Sequence[str], test: Split, attention: Tensor 
     order = torch.argsort(certainty, descending=True, stable=True).tolist()
     images = test.inputs.ndim == 4
     # Where every case is a patient of its own, its name once is enough.
-    patients = test.patients if test.patients != test.case_ids else ()
+    patients = named_patients(test)
     return {
         title: [
             {

@@ -17,7 +17,7 @@ from consilia.evaluation.segmentation_metrics import PROMPTS
 from consilia.evaluation.shapes import ellipses
 from consilia.report.html import page
 from consilia.report.pictures import attended, outlined
-from consilia.report.site_answers import patients_of
+from consilia.report.site_answers import named_patients, patients_of
 from consilia.report.site_outlines import Outlines
 from consilia.report.site_report import ABOUT
 from consilia.report.site_words import EXPLAINED, few_patients, range_of_mean, title
@@ -69,7 +69,7 @@ def write_segmentation_report(
             model,
             {setting: case_metrics(found, masks, test.spacing) for setting, found in by_setting.items()},
             ellipse,
-            test.patients,
+            named_patients(test),
             structure,
         )
         for model, by_setting in predictions.items()
@@ -119,8 +119,8 @@ def _page_values(
 
     first = models[0]
     return {
-        "patients": patients_of(test.patients, torch.ones(len(test), dtype=torch.bool)),
-        "cautions": few_patients(test.patients, len(test)),
+        "patients": patients_of(named_patients(test), torch.ones(len(test), dtype=torch.bool)),
+        "cautions": few_patients(named_patients(test), len(test)),
         "unit": "px" if test.spacing is None else "mm",
         "models": [
             {
