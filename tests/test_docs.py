@@ -97,7 +97,7 @@ def checks() -> set[str]:
 
 
 def test_every_check_of_the_doctor_has_its_row() -> None:
-    _, _, section = (DOCS / "cli.md").read_text().partition("## `consilia site doctor`")
+    _, _, section = (DOCS / "deploy.md").read_text().partition("## What the doctor checks")
     rows = [line.split("|")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
     names = {part.strip().partition(" (")[0].removesuffix(" NAME") for row in rows for part in row.split(", ")}
     assert len(checks()) > 25
