@@ -151,6 +151,20 @@ def test_another_size_gets_our_words_with_a_card_of_an_older_version(hospital, t
     assert "mat1" not in message
 
 
+def test_a_model_with_values_that_are_no_numbers_answers_nothing(hospital, tmp_path: Path) -> None:
+    site, model = hospital
+    consilia("site", "prepare", site)
+    state, metadata = read_tensors(model)
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    state[name].view(-1)[0] = float("nan")
+    broken = tmp_path / "broken.safetensors"
+    write_tensors(broken, state, metadata)
+    out = tmp_path / "out.csv"
+    message = consilia("predict", broken, "--site", site, "--cases", site.parent / "images", "--out", out, code=1)
+    assert f"{name} has values that are no finite number: the file is damaged" in message
+    assert not out.exists()
+
+
 def test_the_answer_goes_by_the_threshold_of_the_card(hospital, tmp_path: Path) -> None:
     site, _ = hospital
     consilia("site", "prepare", site)

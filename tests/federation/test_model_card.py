@@ -92,6 +92,24 @@ def test_the_page_names_sites_classes_licence_and_commands(finished: Path) -> No
     assert "consilia evaluate global-best.safetensors" in text
 
 
+def test_every_decision_on_the_page_is_at_the_threshold(finished: Path) -> None:
+    text = (finished / "run" / "global-best.md").read_text()
+    heading, _, *lines = [line for line in text.split("## Metrics")[1].splitlines() if line.startswith("|")]
+    names = [cell.strip() for cell in heading.strip("|").split("|")]
+    for line in lines:
+        row = dict(zip(names, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+        found = (float(row["sensitivity"]) + float(row["specificity"])) / 2
+        assert float(row["balanced accuracy"]) == pytest.approx(found, abs=2e-3)
+    assert len(lines) == 4
+    assert "positives are malignant" in text
+
+
+def test_the_shape_of_an_input_is_no_key_of_site_yaml(finished: Path) -> None:
+    text = (finished / "run" / "global-best.md").read_text()
+    assert "An input then has the shape `" in text
+    assert "| inputs |" not in text
+
+
 def test_names_cannot_break_the_page() -> None:
     from consilia.federation.card_page import card_page
 
@@ -116,6 +134,7 @@ def test_a_card_of_an_older_version_loads_and_says_what_it_lacks(tmp_path: Path)
         ({"model": None}, "model"),
         ({"class_names": "benign"}, "class_names"),
         ({"threshold": "high"}, "threshold"),
+        ({"threshold": 7}, "threshold"),
     ],
 )
 def test_a_wrong_card_is_named(tmp_path: Path, change: dict, words: str) -> None:

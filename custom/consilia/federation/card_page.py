@@ -14,9 +14,9 @@ NO_DEVICE = (
 COLUMNS = {
     "count": "cases",
     "patients": "patients",
-    "positives": "of class 1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
+    "positives": "positives",
+    "operating.accuracy": "accuracy",
+    "operating.balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
     "operating.sensitivity": "sensitivity",
     "operating.specificity": "specificity",
@@ -34,7 +34,7 @@ def card_page(card: Mapping[str, Any]) -> str:
         _table(("", ""), _facts(card)),
         "## Inputs\n\n" + _inputs(card["preprocessing"]),
         "## Trained on\n\n" + _trained(card["training_sites"]),
-        "## Metrics on test cases\n\n" + _metrics(card["metrics"].get("test", {})),
+        "## Metrics on test cases\n\n" + _metrics(card),
         f"## Use it\n\n    consilia predict {file} --site site.yaml --cases new-cases\n"
         f"    consilia evaluate {file} --site site.yaml --out evaluation\n\n"
         "The first answers new cases, the second says how good the model is on labelled cases of your own. Do that "
@@ -67,8 +67,12 @@ def _inputs(preprocessing: Mapping[str, Any] | None) -> str:
         "pooled": "One set of values, pooled over the training sites, is in the file and used everywhere.",
         "the site's own": "The values of the model's own site are in the file.",
     }[rule]
-    layout = [(_text(key), f"`{_text(value)}`") for key, value in preprocessing["layout"].items()]
-    return f"{said} The dataset in site.yaml must have:\n\n" + _table(("key", "value"), layout)
+    layout = [(_text(key), f"`{_text(value)}`") for key, value in preprocessing["layout"].items() if key != "inputs"]
+    shape = preprocessing["layout"].get("inputs")
+    made = "" if shape is None else f" An input then has the shape `{_text(shape)}`."
+    return f"{said}{made} The dataset in site.yaml must have (`null`: leave it out):\n\n" + _table(
+        ("key", "value"), layout
+    )
 
 
 def _trained(sites: Mapping[str, Any]) -> str:
@@ -78,12 +82,16 @@ def _trained(sites: Mapping[str, Any]) -> str:
     return _table(("site", "training cases", "fingerprint of its data"), rows)
 
 
-def _metrics(by_site: Mapping[str, Any]) -> str:
+def _metrics(card: Mapping[str, Any]) -> str:
+    by_site, classes = card["metrics"].get("test", {}), card["class_names"]
     if not by_site:
         return "None.\n"
     shown = [path for path in COLUMNS if any(_at(found, path) is not None for found in by_site.values())]
     rows = [(_text(site), *(_number(_at(found, path)) for path in shown)) for site, found in by_site.items()]
-    return _table(("site", *(COLUMNS[path] for path in shown)), rows)
+    table = _table(("site", *(COLUMNS[path] for path in shown)), rows)
+    if "operating.accuracy" not in shown or len(classes) != 2:
+        return table
+    return f"At the threshold above, where there is one, else at 0.5; positives are {_text(classes[1])}.\n\n{table}"
 
 
 def _at(found: Any, path: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,13 +266,15 @@ def load_model(path: Path, site: Path) -> LoadedModel:
         site: a site.yaml: its model classes, foundation models and limits hold here as for a job.
 
     Raises:
-        CheckpointError: the file is no model of Consilia's, or does not fit the network that it names.
+        CheckpointError: the file is no model of Consilia's, does not fit the network that it names, or has a value that
+            is no finite number.
         ConfigError: the site does not allow the network.
     """
     path, site = Path(path), Path(site)
     if not path.exists():
         raise CheckpointError(f"no model file at {path}")
     state, metadata = read_tensors(path)
+    _finite(state, path)
     card = read_card(metadata, path)
     if card.method in method_names() and method_class(card.method).several_datasets:
         raise ConfigError(f"{path} has heads of several tasks, this is for one: see consilia ask")
@@ -286,6 +288,13 @@ def load_model(path: Path, site: Path) -> LoadedModel:
             "model at each site, take a site's own personal-*.safetensors"
         ) from error
     return LoadedModel(path, card, site, settings, network.eval())
+
+
+def _finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse NaN and infinity: every case would get the first class, with no probability."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{path}: {name} has values that are no finite number: the file is damaged")
 
 
 def decided(probabilities: Tensor, card: ModelCard) -> Tensor:
