@@ -52,6 +52,8 @@ ROUND = RoundDone(round=1, of=3, updates=1, participants=2, validation=0.91234, 
         (ServerWorks(doing="evaluating pneumonia"), "evaluating pneumonia"),
         (Failed(reason="too few updates"), "failed: too few updates"),
         (Finished(rounds=3, seconds=18.4), "finished after 3 rounds, 18 s"),
+        (Finished(rounds=1, seconds=18.4), "finished after 1 round, 18 s"),
+        (Finished(rounds=0, seconds=18.4), "finished, 18 s"),  # a baseline that has no rounds
     ],
 )
 def test_an_event_reads_as_one_line_and_survives_json(event: Event, expected: str) -> None:

@@ -237,7 +237,8 @@ class Finished(Event):
     seconds: float
 
     def __str__(self) -> str:
-        return f"finished after {self.rounds} rounds, {self.seconds:.0f} s"
+        after = f" after {self.rounds} round{'' if self.rounds == 1 else 's'}" if self.rounds else ""
+        return f"finished{after}, {self.seconds:.0f} s"
 
 
 Progress = Callable[[Event], None]
