@@ -114,7 +114,7 @@ def test_a_patient_at_two_sites(tmp_path: Path) -> None:
 def test_a_value_that_is_not_there(tmp_path: Path) -> None:
     write_pool(tmp_path)
     partition = {**COLUMN, "names": {"A1": "north", "Z9": "west"}}
-    with pytest.raises(DataError, match=r"no case has 'ward' equal to \['Z9'\]"):
+    with pytest.raises(DataError, match=r"no case has 'ward' equal to \['Z9'\]; expected one of "):
         load_federation(write(tmp_path, pooled={"file": "pool.csv"}, partition=partition), tmp_path / "out")
 
 
@@ -276,5 +276,5 @@ def test_wrong_federations(tmp_path: Path, content: dict[str, object], message: 
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"wisconsinn: expected one of .*'wisconsin'.*, a folder"):
+    with pytest.raises(ConfigError, match=r"wisconsinn: expected a folder with .*; did you mean 'wisconsin'\?"):
         load_federation("wisconsinn", tmp_path)

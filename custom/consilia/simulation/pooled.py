@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from consilia.core.errors import DataError
 from consilia.core.files import write_bytes
-from consilia.core.schema import Strict
+from consilia.core.schema import Strict, nearest
 from consilia.data.cases import Cases, canonical
 from consilia.data.problems import Problems
 from consilia.data.questions import QuestionsReader
@@ -116,7 +116,9 @@ def column_sites(cases: Cases, partition: ColumnPartition, where: str) -> tuple[
     there = cases.rows[partition.column].map(lambda value: canonical(str(value)))
     absent = sorted(set(names) - set(there))
     if absent:
-        raise DataError(f"{where}: partition.names: no case has {partition.column!r} equal to {absent}")
+        values = set(there)  # many: another column than one of sites
+        hint = f"; {nearest(absent[0], values)}" if len(values) <= 30 else f"; the column has {len(values)} values"
+        raise DataError(f"{where}: partition.names: no case has {partition.column!r} equal to {absent}{hint}")
     owner = there.map(names).fillna("").to_numpy(dtype=str)
     pairs = pd.DataFrame({"patient": cases.patients, "site": owner}).drop_duplicates()
     pairs = pairs[pairs["site"] != ""]
