@@ -113,9 +113,10 @@ def test_the_shape_of_an_input_is_no_key_of_site_yaml(finished: Path) -> None:
 def test_names_cannot_break_the_page() -> None:
     from consilia.federation.card_page import card_page
 
-    card = run_card(small("fedavg"), ("a|b", "<script>"), "global-best")
+    card = run_card(small("fedavg"), ("a|b", "<script>"), "global-best", licence="![x](http://example.org/`y`)")
     text = card_page(card.model_dump(by_alias=True))
     assert "a\\|b, &lt;script>" in text
+    assert "!\\[x\\](http://example.org/\\`y\\`)" in text
 
 
 def test_a_card_of_an_older_version_loads_and_says_what_it_lacks(tmp_path: Path) -> None:

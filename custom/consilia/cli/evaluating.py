@@ -40,7 +40,7 @@ def evaluate_command(model: Path, site: Path, dataset: str | None, split: str, o
     found = evaluate(model, site=site, dataset=dataset, split=split, out=out)
     support = f"{len(found.data.test)} cases"
     if (patients := found.metrics.get("patients")) is not None:
-        support += f" of {patients} patients"
+        support += f" of {patients} patients" if found.data.test.patients else ", patients not named"
     if (positives := found.metrics.get("positives")) is not None:
         support += f", {positives} {found.card.class_names[1]}"
     console.print(f"{model.name} at {found.data.site}, dataset {found.data.name}: {support}", highlight=False)

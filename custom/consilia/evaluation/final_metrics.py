@@ -20,7 +20,7 @@ AT = "at the model's threshold, which validation cases choose"
 
 
 def ranking_metrics(kind: Kind) -> list[FinalMetric]:
-    """AUROC and AUPRC: plain means, and weighted by patients, of the sites with enough patients where there are any."""
+    """AUROC and AUPRC: plain means over sites, and weighted by patients."""
     terminal = Terminal(
         5, "AUROC", 1, "AUROC: per site, then averaged; sites of few patients only where there are no others."
     )
@@ -31,7 +31,7 @@ def ranking_metrics(kind: Kind) -> list[FinalMetric]:
             "score",
             True,
             f"{BY_PATIENTS}, of the same sites" if suffix else PER_SITE,
-            compute=_mean(kind, name, rare=True, weighted=bool(suffix)),
+            compute=_mean(kind, name, weighted=bool(suffix)),
             table=_table(kind) if name == "auroc" else _decisions(kind),
             brief=name == "auroc" and not suffix,
             terminal=terminal if (kind, name, suffix) == ("global", "auroc", "") else None,
@@ -62,8 +62,8 @@ def decision_metrics(kind: Kind) -> list[FinalMetric]:
             f"{kind.capitalize()} {heading}{BY if suffix else ''}",
             unit,
             higher,
-            f"{meaning}; {BY_PATIENTS if suffix else MEAN}",
-            compute=_mean(kind, place, rare=False, weighted=bool(suffix)),
+            f"{meaning}; {BY_PATIENTS if suffix else MEAN} with enough patients",
+            compute=_mean(kind, place, weighted=bool(suffix)),
             table=_decisions(kind),
         )
         for name, place, heading, unit, higher, meaning in shown
@@ -71,12 +71,12 @@ def decision_metrics(kind: Kind) -> list[FinalMetric]:
     ]
 
 
-def _mean(kind: Kind, name: str, *, rare: bool, weighted: bool) -> Callable[[View], Value]:
-    """The mean over the sites; ``rare``: without those of few patients."""
+def _mean(kind: Kind, name: str, *, weighted: bool) -> Callable[[View], Value]:
+    """The mean over the sites with enough patients where there are any."""
 
     def compute(view: View) -> Value:
         tested = view.tested if kind == "global" else view.own
-        return mean_over_sites(tested, name, view.enough if rare else None, weighted=weighted)
+        return mean_over_sites(tested, name, view.enough, weighted=weighted)
 
     return compute
 

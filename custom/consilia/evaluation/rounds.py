@@ -15,7 +15,7 @@ from consilia.evaluation.forgetting import backward_transfer
 from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics
 
 FEWEST_PATIENTS, FEWEST_OF_A_CLASS = 20, 5
-"""A site with fewer test patients, or fewer test cases of a class, is shown but in no mean of AUROC or AUPRC."""
+"""A site with fewer test patients, or fewer test cases of a class, is shown, but in no mean but that of accuracies."""
 
 Split = Metrics | SegmentationMetrics
 BySite = Mapping[str, SiteMetrics]
@@ -51,7 +51,7 @@ class View:
         home: the global model's test metrics at the training sites.
         own: test metrics of the training sites' personal models.
         validated: the global model's validation metrics at all sites.
-        enough: the sites with enough test patients for a mean of AUROC or AUPRC, see :func:`with_enough`.
+        enough: the sites with enough test patients for a mean over sites, see :func:`with_enough`.
     """
 
     tested: Tested

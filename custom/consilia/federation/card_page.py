@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def _facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     classes, threshold = card["class_names"], card["threshold"]
     rows = [
         ("task", f"{card['task']}: {', '.join(map(_text, classes))}"),
-        ("network", f"`{_text(card['model']['class'])}`"),
+        ("network", _code(card["model"]["class"])),
         ("run", f"{_text(card['run_id'])}, seed {card['seed']}, {card['rounds']} rounds, Consilia {card['version']}"),
         ("licence", _text(card["licence"])),
     ]
@@ -67,9 +68,9 @@ def _inputs(preprocessing: Mapping[str, Any] | None) -> str:
         "pooled": "One set of values, pooled over the training sites, is in the file and used everywhere.",
         "the site's own": "The values of the model's own site are in the file.",
     }[rule]
-    layout = [(_text(key), f"`{_text(value)}`") for key, value in preprocessing["layout"].items() if key != "inputs"]
+    layout = [(_text(key), _code(value)) for key, value in preprocessing["layout"].items() if key != "inputs"]
     shape = preprocessing["layout"].get("inputs")
-    made = "" if shape is None else f" An input then has the shape `{_text(shape)}`."
+    made = "" if shape is None else f" An input then has the shape {_code(shape)}."
     return f"{said}{made} The dataset in site.yaml must have (`null`: leave it out):\n\n" + _table(
         ("key", "value"), layout
     )
@@ -109,6 +110,12 @@ def _table(heading: tuple[str, ...], rows: list[Any]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def _code(value: object) -> str:
+    """A value as it is written in a file, in a code span that nothing in it can end."""
+    text = plain(value).replace("`", "'").replace("|", "\\|")
+    return f"`{text}`"
+
+
 def _text(value: object) -> str:
-    """Names from site.yaml or a run: no line break, and nothing that Markdown takes for a column or a tag."""
-    return plain(value).replace("|", "\\|").replace("<", "&lt;")
+    """Names from site.yaml or a run: no line break, and nothing that Markdown takes for a column, a tag or a link."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", plain(value)).replace("<", "&lt;")

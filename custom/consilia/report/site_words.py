@@ -270,7 +270,7 @@ def _right(answers: Answers, names: Sequence[str]) -> Finding:
     ends = answers.interval("operating.accuracy")
     span = "" if ends is None else f"In repeated samples {_ends(ends, total)}. "
     constant = f"Always answering {name} is right in {number(most)} ({_percent(most / total)})."
-    no_better = " It does no better by this count." if right <= most else ""
+    no_better = f" By this count the model does {'no better' if right == most else 'worse'}." if right <= most else ""
     return Finding(
         f"Right in {number(right)} of {counted(total, 'case')} ({_percent(right / total)})",
         f"{span}{constant}{no_better}",
