@@ -55,7 +55,7 @@ def test_every_site_has_support_values_and_intervals(record: Record, text: str) 
     assert expected in text
     assert re.search(r"Dover \* 8 25 0 0\.40 – – 90\.0 %", text)
     assert (
-        "Fewer than 20 test patients, or than 5 test cases of a class: shown here, and left out of means of AUROC"
+        "Fewer than 20 test patients, or than 5 test cases of a class: shown here, and left out of means over sites"
         in text
     )
 
@@ -67,6 +67,23 @@ def test_what_guessing_gives_stands_beside_every_accuracy(text: str) -> None:
     assert "commonest class 75.0 %; AUROC" in text
     # The sites' own: 75, 75, 75 and, at Dover with one class, 100 %.
     assert "commonest class: 81.2 %" in text
+
+
+def test_the_first_sentence_says_over_how_many_sites_a_mean_is() -> None:
+    content = make_record(rounds=2, test_only=False).plain()
+    for chosen in content["final"].values():
+        for place, (_, found) in enumerate(sorted(chosen["global"].items())):
+            found["test"] |= {"patients": 30 if place < 2 else 10, "auroc": 0.6 + 0.1 * place, "positives": None}
+    two = read(render_report([Record.model_validate(content)])).text
+    assert "its AUROC is 0.650, on average over 2 of 4 sites, those with enough patients." in two
+    assert "AUROC 0.650 (2 of 4 sites)" in two
+    assert "Global AUROC, by\u00a0patients" in two or "Global AUROC, by patients" in two
+    for chosen in content["final"].values():
+        for found in list(chosen["global"].values())[1:]:
+            found["test"]["patients"] = 10
+    one = read(render_report([Record.model_validate(content)])).text
+    assert "that of the one site of 4 with enough patients." in one
+    assert "Global AUROC, by" not in one, "the mean of one site, again"
 
 
 def test_curves_and_learning_are_drawn(record: Record) -> None:

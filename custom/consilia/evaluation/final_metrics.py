@@ -16,6 +16,8 @@ PER_SITE = (
     "class; over all where no site has them; never pooled"
 )
 BY = ", by\u00a0patients"
+WEIGHTED = "_by_patients"
+"""The end of the name of a mean that is weighted by test patients."""
 AT = "at the model's threshold, which validation cases choose"
 
 
@@ -37,7 +39,7 @@ def ranking_metrics(kind: Kind) -> list[FinalMetric]:
             terminal=terminal if (kind, name, suffix) == ("global", "auroc", "") else None,
         )
         for name, heading in (("auroc", "AUROC"), ("auprc", "AUPRC"))
-        for suffix in ("", "_by_patients")
+        for suffix in ("", WEIGHTED)
     ]
 
 
@@ -67,7 +69,7 @@ def decision_metrics(kind: Kind) -> list[FinalMetric]:
             table=_decisions(kind),
         )
         for name, place, heading, unit, higher, meaning in shown
-        for suffix in ("", "_by_patients")
+        for suffix in ("", WEIGHTED)
     ]
 
 

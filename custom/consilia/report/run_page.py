@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from consilia.evaluation.final_metrics import WEIGHTED
 from consilia.evaluation.metrics import FINAL, VARIANTS, FinalMetric
 from consilia.evaluation.rounds import (
     SETTINGS,
@@ -85,12 +86,21 @@ def run_page(record: Record) -> dict[str, Any]:
 
 
 def headline(record: Record, finals: Finals, *, complete: bool) -> list[FinalMetric]:
-    """The metrics of the headline table; unless it is to be ``complete`` only those that some version has."""
+    """The metrics of the headline table; unless it is to be ``complete`` only those that some version has.
+
+    A mean weighted by patients is that of several sites: of one it would say the same again.
+    """
+    found = {metric.name: [chosen.metrics[metric.name] for chosen in finals.values()] for metric in _final(record)}
     return [
         metric
-        for metric in FINAL.of(record.run.task)
-        if complete or any(chosen.numbers[metric.name] is not None for chosen in finals.values())
+        for metric in _final(record)
+        if (complete or any(value.value is not None for value in found[metric.name]))
+        and (not metric.name.endswith(WEIGHTED) or any((value.defined or 0) > 1 for value in found[metric.name]))
     ]
+
+
+def _final(record: Record) -> list[FinalMetric]:
+    return FINAL.of(record.run.task)
 
 
 def site_rows(record: Record) -> list[dict[str, Any]]:
