@@ -89,6 +89,15 @@ def test_bad_values_are_named(override: str, message: str) -> None:
         run_config({**BASE, "seed": 0, "evaluate_every": 0}, [override])
 
 
+def test_a_wrong_value_is_said_to_be_of_the_override_that_gives_it() -> None:
+    with pytest.raises(ConfigError, match=r"^--set training.learning_rate=abc: training.learning_rate: "):
+        run_config(BASE, ["rounds=3", "training.learning_rate=abc"])
+    with pytest.raises(ConfigError, match=r"^--set method.mu=-1: method.*mu: "):
+        run_config(BASE, ["method=fedprox", "method.mu=-1"])
+    with pytest.raises(ConfigError, match=r"^configuration: 2 values do not fit"):
+        run_config(BASE, ["training.learning_rate=abc", "training.batch_size=0"])
+
+
 def test_switching_method_drops_the_other_methods_options() -> None:
     assert run_config(BASE, ["method.method=fedprox", "method.mu=0.5"]).method.mu == 0.5
 

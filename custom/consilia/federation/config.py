@@ -165,13 +165,13 @@ def run_config(
             allowed.require(merged.get("method"))
         merged["method"] = method_config(merged.get("method"))
     except ValidationError as error:
-        raise ConfigError(explain(error, source, "method")) from error
+        raise ConfigError(explain(error, _given_by(error, overrides, source, "method"), "method")) from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(explain(error, source)) from error
+        raise ConfigError(explain(error, _given_by(error, overrides, source))) from error
 
 
 def require_version(version: str) -> None:
@@ -182,6 +182,13 @@ def require_version(version: str) -> None:
     """
     if version != consilia.__version__:
         raise ConfigError(f"the job was made by Consilia {version or 'unknown'}, here is {consilia.__version__}")
+
+
+def _given_by(error: ValidationError, overrides: Sequence[str], source: str, *parents: str) -> str:
+    """Where a wrong value comes from: the override that gives it, if one does, else the source of the whole."""
+    places = {".".join(map(str, (*parents, *item["loc"]))) for item in error.errors(include_url=False)}
+    given = [override for override in overrides if override.partition("=")[0].strip() in places]
+    return f"--set {given[-1]}" if given and len(places) == 1 else source
 
 
 def _require_known(overrides: Sequence[str], method: Any) -> None:
