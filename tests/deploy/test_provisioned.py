@@ -37,12 +37,12 @@ QUIET = 2.5
 
 
 def assert_written_down(kits: Path, record: Record) -> None:
-    """Every site noted what it sent: prepare, a training a round, and personalising from the last and best model."""
+    """Every site noted what it sent: prepare, a training a round, an evaluation, and personalising from two models."""
     jobs = set()
     for name in record.sites:
         lines = [json.loads(line) for line in (kits / name / AUDIT).read_text().splitlines()]
         assert [line["task"] for line in lines].count("train") == len(record.rounds)
-        assert {line["task"] for line in lines} == {"prepare", "train", "personalize"}
+        assert {line["task"] for line in lines} == {"prepare", "train", "evaluate", "personalize"}
         assert all(line["sent"] for line in lines)
         jobs |= {line["job"] for line in lines}
     assert len(jobs) == 1

@@ -136,7 +136,9 @@ def test_every_reply_is_approved_and_written_down(seen: Evidence, site: str) -> 
             assert line["tensors"] == len(tensors)
             assert line["bytes"] == len(text) + sum(tensor.nbytes for tensor in tensors.values())
         tasks = {line["task"] for _, line in mine}
-        assert tasks == {"prepare", "train", "evaluate" if job == "fedkim" else "personalize"}
+        # The last model of two classes is evaluated once more, for the threshold of its final evaluation.
+        asked = {"fedkim": {"evaluate"}, "fedgpl-segmentation": {"personalize"}}.get(job, {"evaluate", "personalize"})
+        assert tasks == {"prepare", "train", *asked}
 
 
 @pytest.mark.parametrize("site", SITES)

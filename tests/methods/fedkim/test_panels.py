@@ -75,7 +75,7 @@ def test_the_opening_gives_the_means(record: Record, run_html: str) -> None:
     unseen = (test["murmur"]["closed"]["auroc"] + test["questions"]["closed"]["auroc"]) / 2
     assert f"2 seen tasks with a mean AUROC of {seen:.3f} (the aggregated small model: 0.830)" in text
     assert f"2 unseen tasks, for which it was not trained, it reaches {unseen:.3f}" in text
-    assert "3 sites with 960 training cases in all, of 2 tasks trained together" in text
+    assert "3 sites (Ashford, Bergen, Cádiz), with 960 training cases in all, of 2 tasks trained together" in text
     assert "130 000 parameters; 3 000 000 stay frozen" in text
 
 
