@@ -3,8 +3,8 @@
 # make federation set up, then the same job in a real federation on this machine: mutual TLS, every hospital its own
 #                 process and policies; ends with the report (METHOD=fedkper, fedavg, fedprox, fedgpl,
 #                 fedgpl-segmentation or fedkim)
-# make test       set up, then run the tests, three at a time (WORKERS=3): 10 minutes on 2 cores
-# make test-fast  the tests that take no process of NVFlare's and no long: 75 seconds on 2 cores
+# make test       set up, then run the tests, three at a time (WORKERS=3): 16 minutes on 2 cores
+# make test-fast  the tests that take no process of NVFlare's and no long: 3 minutes on 2 cores
 # make test-long  the rest: further cases with real processes of what make test covers
 # make check      formatting, lint, types, layers and words
 # make jobs       write jobs/ anew from their studies
