@@ -147,12 +147,12 @@ def test_the_examples_of_the_guide_are_valid(tmp_path: Path) -> None:
 def test_strange_yaml_is_refused_by_the_files_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "site.yaml"
     YAML[kind](path)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(
         ConfigError, match=r"site\.yaml: (cannot be read|not valid YAML|expected a mapping|3 values do not fit)"
     ):
         load_site_config(path)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5, "of this process: the machine may do other work"
 
 
 def test_aliases_that_stand_for_little_are_read(tmp_path: Path) -> None:
