@@ -120,7 +120,7 @@ def run(
         plugin: a Python file that defines a method of one's own.
         out: folder of the run; default ``runs/METHOD-seedN``.
         overwrite: remove what an earlier run left in the folder.
-        progress: told about every step.
+        progress: called with every event.
 
     Raises:
         ConfigError: what is asked for does not fit; nothing is left in the folder then.
@@ -171,7 +171,7 @@ def compare(
         settings: values of configuration keys, for all runs.
         plugin: a Python file that defines a method of one's own.
         out: folder of the study; default ``runs/STUDY``.
-        progress: told about every run's steps.
+        progress: called with the name of a run and each of its events.
 
     Raises:
         ConfigError: what is asked for does not fit; nothing is left in the folder then.

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from consilia.evaluation.rounds import pooled_loss
 from consilia.record.schema import Metrics, Record
 from consilia.report.html import render_report
-from consilia.report.over_rounds import learning, pooled_loss
+from consilia.report.over_rounds import learning
 from consilia.report.site_table import commonest_share, detail_tables
 from consilia.report.subject import subject
 from tests.report.factory import detailed, make_baseline, make_record
@@ -137,7 +138,7 @@ def test_loss_is_over_cases_and_training_loss_over_training_cases() -> None:
     by_hand = sum((m.loss or 0) * m.count for m in there) / sum(m.count for m in there)
     assert found["validation_loss"][version.version] == pytest.approx(by_hand)
     assert found["train_loss"] == {1: pytest.approx(0.4), 2: pytest.approx(0.4), 3: pytest.approx(0.4)}
-    assert pooled_loss({}) is None
+    assert pooled_loss([]) is None
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ COLUMNS_OF_BAR = (
 
 
 class RunView:
-    """What is told the events of runs, one run after another: on a terminal a bar for each, else a line an event."""
+    """Shows the events of runs, one run after another: on a terminal a bar for each, else a line an event."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None

@@ -246,7 +246,7 @@ Progress = Callable[[Event], None]
 
 
 def no_progress(event: Event) -> None:
-    """For callers that do not want to be told."""
+    """For callers that do not need the events."""
 
 
 KINDS: dict[str, type[Event]] = {

@@ -22,7 +22,7 @@ OF_THE_FILE = frozenset({"format", "missing", "missing_values"})
 """Keys of a layout that say how a site's own files are written, not what an input means: other sites' may differ."""
 
 MAX_TEXT = 10_000
-"""Characters of a value, the names of many columns say, that is told as it is; a longer one is told by its digest."""
+"""Characters of a value, the names of many columns say, that is sent as it is; of a longer one its digest is sent."""
 
 PIECE = 150
 """Characters of a value in one line: a message from a site holds no longer texts than 200."""

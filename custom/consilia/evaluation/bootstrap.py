@@ -20,6 +20,9 @@ Metrics = Callable[[Array], Mapping[str, Array]]
 
 Intervals = dict[str, list[float] | None]
 LEVEL = 0.95
+RESAMPLES = 2000
+"""Draws of the patients behind an interval."""
+
 _BLOCK = 4_000_000  # weights held at a time
 
 

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from consilia.core.errors import DataError
-from consilia.evaluation.bootstrap import Array, errors_and_intervals, grouped
+from consilia.evaluation.bootstrap import RESAMPLES, Array, errors_and_intervals, grouped
 from consilia.evaluation.calibration import confidences, expected_error, reliability, roc_points, squared_errors
 from consilia.evaluation.decisions import HALF, Classes, decided, decision_metrics, shown_classes
 from consilia.evaluation.weighted import mean_of_defined, weighted_ranking
-
-RESAMPLES = 2000
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float | int | None] | None:
@@ -163,7 +161,7 @@ class _Cases:
         if self.finite:
             found["brier"] = weights @ squared_errors(self.probabilities, self.truth) / weights.sum(axis=1)
         for place, said in self.decisions.items():
-            parts = decision_metrics(self.truth, said, self.classes, weights)
+            parts = whole if said is self.said else decision_metrics(self.truth, said, self.classes, weights)
             found |= {f"{place}.{name}": values for name, values in parts.items()}
         return found
 

@@ -73,6 +73,20 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(defined) / len(defined) if defined else None
 
 
+def weighted_mean(values: Iterable[tuple[float, int]]) -> float | None:
+    """Sum of value times weight over the sum of the weights; None where that is 0."""
+    found = list(values)
+    whole = sum(weight for _, weight in found)
+    return math.fsum(value * weight for value, weight in found) / whole if whole else None
+
+
+def pooled_loss(parts: Iterable[Split]) -> float | None:
+    """Mean loss over the cases of all splits that have one, by their numbers of cases."""
+    return weighted_mean(
+        (part.loss, part.count) for part in parts if isinstance(part, Metrics) and part.loss is not None
+    )
+
+
 def training_sites(record: Record) -> list[str]:
     """The sites that train, in name order."""
     return sorted(site for site, info in record.sites.items() if not info.test_only)
@@ -104,15 +118,15 @@ def with_enough(record: Record) -> frozenset[str]:
     found = {site for site, info in record.sites.items() if info.test >= FEWEST_PATIENTS}
     for final in record.final.values():
         for by_site in (final.global_, final.personal):
-            found -= {site for site, part in split_metrics(by_site, found).items() if _too_few(part)}
+            found -= {site for site, part in split_metrics(by_site, found).items() if too_few(part)}
     return frozenset(found)
 
 
-def _too_few(part: Split) -> bool:
-    if not isinstance(part, Metrics):
-        return False
-    few = part.patients is not None and part.patients < FEWEST_PATIENTS
-    return few or (part.positives is not None and min(part.positives, part.count - part.positives) < FEWEST_OF_A_CLASS)
+def too_few(part: Split) -> bool:
+    """Whether a split has fewer patients (cases, where these are unknown), or cases of a class, than a mean asks."""
+    positives = part.positives if isinstance(part, Metrics) else None
+    of_a_class = positives is not None and min(positives, part.count - positives) < FEWEST_OF_A_CLASS
+    return of_a_class or patients_of(part) < FEWEST_PATIENTS
 
 
 def view(record: Record, whole: BySite, personal: BySite, enough: frozenset[str] | None = None) -> View:
@@ -160,8 +174,7 @@ def site_mean(tested: Tested, name: str, setting: PromptSetting | None = None) -
 
 def patients_of(metrics: Split) -> int:
     """Test patients; cases, where an evaluation does not say."""
-    patients = metrics.patients if isinstance(metrics, Metrics) else None
-    return metrics.count if patients is None else patients
+    return metrics.count if metrics.patients is None else metrics.patients
 
 
 def mean_over_sites(
@@ -175,9 +188,7 @@ def mean_over_sites(
     used = {site: value for site, value in defined.items() if enough is None or site in enough}
     few = bool(defined) and not used
     used = used or defined
-    weights = {site: patients_of(tested[site]) if weighted else 1 for site in used}
-    whole = sum(weights.values())
-    value = math.fsum(weights[site] * used[site] for site in used) / whole if whole else None
+    value = weighted_mean((found, patients_of(tested[site]) if weighted else 1) for site, found in used.items())
     return Value(value, defined=len(used), of=len(tested), few=few)
 
 

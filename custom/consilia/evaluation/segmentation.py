@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilia.core.errors import DataError
-from consilia.evaluation.bootstrap import Array, errors_and_intervals, grouped
+from consilia.evaluation.bootstrap import RESAMPLES, Array, errors_and_intervals, grouped
 from consilia.evaluation.weighted import ratio
-
-RESAMPLES = 2000
-"""Draws of the patients behind an interval."""
 
 
 @dataclass(frozen=True)

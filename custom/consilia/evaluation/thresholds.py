@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
+from consilia.evaluation.rounds import weighted_mean
 from consilia.record.schema import Metrics, SiteMetrics
 
 Threshold = float | Literal["own"] | None
@@ -18,6 +18,4 @@ def mean_threshold(by_site: Mapping[str, SiteMetrics]) -> float | None:
     Sites of several datasets choose none: one number would stand for unlike questions.
     """
     splits = [site.validation for site in by_site.values() if isinstance(site.validation, Metrics)]
-    found = [(part.count, part.threshold) for part in splits if part.threshold is not None]
-    cases = sum(count for count, _ in found)
-    return math.fsum(count * threshold for count, threshold in found) / cases if cases else None
+    return weighted_mean((part.threshold, part.count) for part in splits if part.threshold is not None)

@@ -61,7 +61,7 @@ class Coordinator:
         all_parameters: elements that full fine-tuning of the same model would exchange.
         folder: where the spool lies and the checkpoints are kept.
         server: what the server's administrator decides, and where the server's own data and models are.
-        progress: told about every step.
+        progress: called with every event.
         should_stop: polled while the server itself works.
     """
 

@@ -37,12 +37,12 @@ def run_inprocess(
         site_files: each site's site.yaml, by site name.
         folder: for checkpoints and outputs.
         server: what the server may build, and where it keeps foundation models.
-        progress: told about every step.
+        progress: called with every event.
 
     Raises:
         ConsiliaError: a site's configuration or data cannot be read, or the run failed.
     """
-    # What an earlier process has told is of a part of the run that is done.
+    # The events of an earlier process are of a part of the run that is done.
     (folder / PROGRESS).unlink(missing_ok=True)
     progress = recorded(folder, progress)
     with single_threaded(), failures_explained(folder):

@@ -21,6 +21,7 @@ from consilia.data.loading import load_dataset
 from consilia.data.site import RUNS
 from consilia.evaluation.classification import detailed_metrics
 from consilia.evaluation.frames import flat
+from consilia.evaluation.rounds import FEWEST_PATIENTS
 from consilia.federation.model_card import ModelCard
 from consilia.federation.saved_model import LoadedModel, load_model, threshold_of, threshold_text
 from consilia.methods.local_report import write_local_report
@@ -32,9 +33,6 @@ Part = Literal["test", "all"]
 PARTS: dict[str, Part] = {"test": "test", "all": "all"}
 
 PAGE, METRICS = "report.html", "metrics.json"
-
-FEW = 20
-"""With fewer test patients metrics say little."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +214,7 @@ def _notes(loaded: LoadedModel, split: Split, *, fitted_here: bool) -> list[str]
     if fitted_here:
         notes.append("Preprocessing was fitted on these cases' inputs, as the site is a test-only one.")
     patients = len(set(split.patients)) or len(split)
-    if patients < FEW:
+    if patients < FEWEST_PATIENTS:
         notes.append(f"{patients} patient(s) are too few to judge a model by.")
     if lacking := card.lacking():
         notes.append(f"The card is an older version's and says nothing of {', '.join(lacking)}.")

@@ -56,7 +56,7 @@ def remove_outputs(folder: Path) -> None:
 
 
 def recorded(folder: Path, progress: Progress = no_progress) -> Progress:
-    """``progress``, with a line in :data:`PROGRESS` for every event before it is told, as every engine leaves one."""
+    """``progress``, with a line in :data:`PROGRESS` for every event before it is passed on: every engine leaves one."""
 
     def record(event: Event) -> None:
         # A full disk must not make of a note the reason why a run ends.

@@ -5,12 +5,12 @@ Found from the record alone, and so from what the sites have released: nothing i
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from consilia.data import preprocessing
+from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, weighted_mean
 from consilia.federation.selection import validation_value
 from consilia.record.schema import FinalModels, Metrics, Record, RoundRecord, SiteInfo, SiteMetrics
 
@@ -22,9 +22,6 @@ RISE = 0.1
 LEAST = 0.02
 LASTING = 2
 """Newest evaluations that must all lie above: one alone may be chance."""
-
-FEWEST = 5
-"""Cases of a class in a site's test split: of fewer a model may miss all by chance."""
 
 
 def warnings_of(record: Record) -> list[str]:
@@ -91,8 +88,7 @@ def _training_loss(rounds: list[RoundRecord], number: int) -> float | None:
     """Mean over the training cases of a round's sites; None where they report no training loss."""
     sent = [one for item in rounds if item.round == number for one in item.contributions.values()]
     found = [(one.fields["train_loss"], one.samples) for one in sent if "train_loss" in one.fields]
-    cases = sum(count for _, count in found)
-    return math.fsum(loss * count for loss, count in found) / cases if cases else None
+    return weighted_mean(found)
 
 
 def one_answer(final: Finals, class_names: list[str]) -> list[str]:
@@ -122,12 +118,12 @@ def _problems(test: Metrics, class_names: list[str]) -> Iterator[str]:
         # Who answers one class finds all of that one and none of the others: the mean recall is 1 / classes.
         classes = max(len(class_names), 2)
         chance = abs(test.balanced_accuracy - 1 / classes) < 1e-9 or test.balanced_accuracy == round(1 / classes, 3)
-        if test.auroc is not None and chance and test.count >= FEWEST * classes:
+        if test.auroc is not None and chance and test.count >= FEWEST_OF_A_CLASS * classes:
             yield "seems to answer one class only (balanced accuracy of chance)"
         return
     of_class = (test.count - test.positives, test.positives)
     for index, (recall, cases) in enumerate(zip((decided.specificity, decided.sensitivity), of_class, strict=True)):
-        if recall == 0 and cases >= FEWEST:
+        if recall == 0 and cases >= FEWEST_OF_A_CLASS:  # of fewer a model may miss all by chance
             name = class_names[index] if len(class_names) == len(of_class) else f"class {index}"
             yield f"finds no case of {name}"
 

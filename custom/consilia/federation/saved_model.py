@@ -33,13 +33,12 @@ from consilia.data.preprocessing import INPUTS, PREPROCESSING, Preprocessing, un
 from consilia.data.readers import reader_for
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.data.specs import CommonSpec
+from consilia.evaluation.decisions import HALF
 from consilia.federation.model_card import ModelCard, read_card
 from consilia.federation.predicted_masks import predicted_masks, write_mask_files
 from consilia.methods.registry import method_class, method_names
 from consilia.methods.tasks import TASKS
 from consilia.models.exchange import load_exchanged
-
-HALF = 0.5
 
 
 @dataclass(frozen=True)

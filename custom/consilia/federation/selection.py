@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from consilia.evaluation.rounds import pooled_loss
 from consilia.record.metrics import PREDICTIONS
 from consilia.record.schema import Metrics, SiteMetrics
 
@@ -41,9 +42,7 @@ def _pooled_loss(found: Sequence[Metrics]) -> float | None:
     if tasks:
         parts = [[split.tasks[task] for split in found if task in split.tasks] for task in sorted(tasks)]
         return _mean([value for part in parts if (value := _pooled_loss(part)) is not None])
-    defined = [(split.loss, split.count) for split in found if split.loss is not None]
-    cases = sum(count for _, count in defined)
-    return math.fsum(loss * count for loss, count in defined) / cases if cases else None
+    return pooled_loss(found)
 
 
 def _mean(values: Sequence[float]) -> float | None:

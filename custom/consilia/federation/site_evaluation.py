@@ -101,7 +101,7 @@ class SiteEvaluation:
             sent = {name: releasable(each, self._fewest[name, part], self.limits) for name, each in metrics.items()}
             found[part] = combined_metrics(sent) if self.data.trained_together else sent[self.data.name]
             if part == "validation":
-                # As it leaves the site, so that what is said of it is true of the number that is told.
+                # As it leaves the site, so that what is said of it is true of the number that is sent.
                 own = (found[part] or {}).get("threshold")
         return SiteMetrics.model_validate(found), predictions
 

@@ -61,7 +61,7 @@ def run_simulator(
         site_files: each site's site.yaml, by site name.
         folder: for checkpoints, outputs and the simulator's workspace.
         server: what the server may build, and where it keeps foundation models.
-        progress: told about every step.
+        progress: called with every event.
 
     Raises:
         RunFailed: the simulator ended without a result; the message says what the server and the sites logged.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from consilia.core.task import Task
-from consilia.evaluation.rounds import Split, split_metrics, value_of
+from consilia.evaluation.rounds import Split, split_metrics, too_few, value_of
 from consilia.record.metrics import Unit, show_spread
 from consilia.record.schema import Curves, Metrics, PromptSetting, Record, SegmentationMetrics
 from consilia.report.plots_sites import SiteCurves
 from consilia.report.run_page import last_models
-from consilia.report.site_table import commonest_share, interval_text, too_few, value_at
+from consilia.report.site_table import commonest_share, interval_text
 
 Groups = Mapping[str, Sequence[Record]]
 """The seeds of each label."""
@@ -177,7 +177,7 @@ def _support(metrics: Split, positive: str) -> str:
 
 def _cell(seeds: Sequence[Mapping[str, Split]], site: str, metric: SiteMetric) -> SiteCell | None:
     there = [one[site] for one in seeds if site in one]
-    values = [value for one in there if (value := _value(one, metric)) is not None]
+    values = [value for one in there if (value := value_of(one, metric.name, metric.setting)) is not None]
     if not values:
         return None
     below = _below(there[0], metric)
@@ -193,12 +193,6 @@ def _below(metrics: Split, metric: SiteMetric) -> str:
         span = interval_text(metrics, f"{metric.setting}.{metric.name}", metric.unit)
         return ", ".join(filter(None, [span, f"{missed} missed" if missed else ""]))
     return interval_text(metrics, metric.name, metric.unit) or ""
-
-
-def _value(metrics: Split, metric: SiteMetric) -> float | None:
-    if isinstance(metrics, Metrics):
-        return value_at(metrics, metric.name)
-    return value_of(metrics, metric.name, metric.setting)
 
 
 def _guess(metrics: Split) -> float | None:

@@ -17,12 +17,11 @@ from consilia.core.errors import ConfigError
 from consilia.core.files import write_bytes
 from consilia.core.plain import plain
 from consilia.evaluation.metrics import OVER_ROUNDS, PROMPTS
-from consilia.evaluation.rounds import FEWEST_OF_A_CLASS
+from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
 from consilia.record.metrics import UNDEFINED, show
 from consilia.record.schema import Record
 from consilia.report import format as text
 from consilia.report.panel import Panel
-from consilia.report.site_table import FEW
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -106,7 +105,7 @@ def _environment(*folders: Path) -> Environment:
         OVER_ROUNDS=OVER_ROUNDS,
         PROMPTS=PROMPTS,
         UNDEFINED=UNDEFINED,
-        FEW=FEW,
+        FEW=FEWEST_PATIENTS,
         FEW_OF_A_CLASS=FEWEST_OF_A_CLASS,
         BASELINE_NAMES=text.BASELINE_NAMES,
         ENGINES=ENGINES,

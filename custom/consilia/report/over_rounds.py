@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consilia.evaluation.rounds import Tested, mean, reported, site_mean, views
-from consilia.record.schema import Metrics, Record
+from consilia.evaluation.rounds import mean, pooled_loss, reported, site_mean, views, weighted_mean
+from consilia.record.schema import Record
 
 Learning = Mapping[str, Mapping[int, float]]
 """By name of a curve and version, where it is defined."""
@@ -21,7 +21,7 @@ def learning(record: Record) -> Learning:
     found: dict[str, dict[int, float | None]] = {}
     for version, seen in views(record).items():
         for name, tested in (("validation", seen.validated), ("test", seen.tested), ("personal", seen.own)):
-            found.setdefault(f"{name}_loss", {})[version] = pooled_loss(tested)
+            found.setdefault(f"{name}_loss", {})[version] = pooled_loss(tested.values())
             found.setdefault(f"{name}_auroc", {})[version] = site_mean(tested, "auroc")
     found["train_loss"] = _train_loss(record)
     return {
@@ -30,20 +30,10 @@ def learning(record: Record) -> Learning:
     }
 
 
-def pooled_loss(tested: Tested) -> float | None:
-    """Mean loss over the cases of all sites that have one."""
-    there = [(part.loss, part.count) for part in tested.values() if isinstance(part, Metrics)]
-    defined = [(loss, count) for loss, count in there if loss is not None]
-    count = sum(count for _, count in defined)
-    return sum(loss * count for loss, count in defined) / count if count else None
-
-
 def _train_loss(record: Record) -> dict[int, float | None]:
     found: dict[int, float | None] = {}
     cases = {part.round: {s: one.samples for s, one in part.contributions.items()} for part in record.rounds}
     for number, by_site in reported(record, "train_loss").items():
-        weights = cases[number]
-        total = sum(weights[site] for site in by_site)
-        whole = sum(value * weights[site] for site, value in by_site.items())
-        found[number] = whole / total if total else mean(by_site.values())
+        pooled = weighted_mean((value, cases[number][site]) for site, value in by_site.items())
+        found[number] = mean(by_site.values()) if pooled is None else pooled
     return found

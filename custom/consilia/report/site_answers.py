@@ -15,8 +15,8 @@ from consilia.core.errors import DataError
 from consilia.data.dataset import Split
 from consilia.evaluation.calibration import confidences
 from consilia.evaluation.classification import detailed_metrics
+from consilia.evaluation.decisions import HALF
 
-HALF = 0.5
 SURE = 0.9
 """A model is called sure of an answer from this probability on."""
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS, split_metrics
+from consilia.evaluation.rounds import patients_of, split_metrics, too_few, value_of
 from consilia.record.metrics import Unit, show
 from consilia.record.schema import Interval, Metrics, Record, SegmentationMetrics, SiteMetrics
-
-FEW = FEWEST_PATIENTS
-"""Test patients below which a site's metrics say so little that they are shown, and left out of means."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class DetailRow:
     @property
     def patients(self) -> int:
         """Test patients; cases where the record does not say."""
-        return self.metrics.count if self.metrics.patients is None else self.metrics.patients
+        return patients_of(self.metrics)
 
     @property
     def few(self) -> bool:
@@ -100,13 +97,6 @@ class DetailTable:
         return any(row.few for row in self.rows)
 
 
-def too_few(metrics: Metrics | SegmentationMetrics) -> bool:
-    """Whether a split has fewer patients (cases, where these are unknown), or cases of a class, than a mean asks."""
-    positives = metrics.positives if isinstance(metrics, Metrics) else None
-    of_a_class = positives is not None and min(positives, metrics.count - positives) < FEWEST_OF_A_CLASS
-    return of_a_class or (metrics.count if metrics.patients is None else metrics.patients) < FEW
-
-
 def commonest_share(metrics: Sequence[Metrics]) -> float | None:
     """Share of correct cases if the answer were always the commoner of two classes, over all given splits together.
 
@@ -141,17 +131,9 @@ def detail_tables(record: Record, by_kind: Mapping[str, Mapping[str, SiteMetrics
     return tables
 
 
-def value_at(metrics: Metrics, name: str) -> float | None:
-    """A metric by its name, ``operating.sensitivity`` say."""
-    found: object = metrics
-    for part in name.split("."):
-        found = None if found is None else getattr(found, part)
-    return found if isinstance(found, float | int) else None
-
-
 def cell(metrics: Metrics, name: str, unit: Unit) -> Cell | None:
     """A metric with its interval; None where it is undefined."""
-    value = value_at(metrics, name)
+    value = value_of(metrics, name)
     if value is None:
         return None
     return Cell(show(value, unit), interval_text(metrics, name, unit))

@@ -12,20 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from consilia.evaluation.bootstrap import Array, grouped, intervals
+from consilia.evaluation.bootstrap import RESAMPLES, Array, grouped, intervals
+from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
 from consilia.evaluation.weighted import ratio
-from consilia.report.format import number
+from consilia.report.format import number, plural
 from consilia.report.site_answers import SURE, Answers, patients_of
-
-FEW_PATIENTS, FEW_CASES = 20, 5
-"""Below these a number rests on few cases: patients in all, and cases of a class."""
 
 BANDS = 5
 """Of probability, each a fifth wide, in which calibration is said in words."""
 
 FEWEST_IN_BAND = 10
-
-RESAMPLES = 2000
 
 EXPLAINED = {
     "global": "Trained by all sites of the federation together",
@@ -55,8 +51,8 @@ def findings(answers: Answers, names: Sequence[str]) -> list[Finding]:
 def few_patients(patients: Sequence[str], count: int) -> list[str]:
     """A sentence where the cases are of few patients; of so many cases where patients are not known."""
     units, what = (len(set(patients)), "patient") if patients else (count, "case")
-    few = f"Only {counted(units, what)}: read every number here as a hint, not as a result."
-    return [few] if units < FEW_PATIENTS else []
+    few = f"Only {plural(units, what)}: read every number here as a hint, not as a result."
+    return [few] if units < FEWEST_PATIENTS else []
 
 
 def cautions(labels: torch.Tensor, patients: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -64,8 +60,8 @@ def cautions(labels: torch.Tensor, patients: Sequence[str], names: Sequence[str]
     found = few_patients(patients, len(labels))
     for index, name in enumerate(names):
         count = int((labels == index).sum())
-        if count < FEW_CASES:
-            few = f"Only {counted(count, f'{name} case')}" if count else f"No {name} case"
+        if count < FEWEST_OF_A_CLASS:
+            few = f"Only {plural(count, f'{name} case')}" if count else f"No {name} case"
             found.append(f"{few}: how well such cases are recognised cannot be said from this site.")
     return found
 
@@ -129,7 +125,7 @@ def _looked_for(answers: Answers, names: Sequence[str]) -> Finding:
         return Finding(f"No {names[1]} case among these", "How many it would find cannot be said.")
     span = _span(answers, "sensitivity", 1, found, count)
     return Finding(
-        f"Of {counted(count, f'{names[1]} case')} it finds {number(found)}",
+        f"Of {plural(count, f'{names[1]} case')} it finds {number(found)}",
         f"{span} Sensitivity {_percent(found / count)}.",
     )
 
@@ -140,14 +136,14 @@ def _false_alarms(answers: Answers, names: Sequence[str]) -> Finding:
         return Finding(f"No {names[0]} case among these", "How many false alarms it raises cannot be said.")
     span = _span(answers, "specificity", 0, cleared, count, opposite=True)
     return Finding(
-        f"Of {counted(count, f'{names[0]} case')} it takes {number(count - cleared)} for {names[1]}",
+        f"Of {plural(count, f'{names[0]} case')} it takes {number(count - cleared)} for {names[1]}",
         f"{span} Specificity {_percent(cleared / count)}.",
     )
 
 
 def _span(answers: Answers, metric: str, index: int, right: int, count: int, *, opposite: bool = False) -> str:
     """The interval of a share of ``count`` cases of a class in cases; ``opposite``: of those that are not right."""
-    if count < FEW_CASES:
+    if count < FEWEST_OF_A_CLASS:
         return "Too few cases for a range."
     if right in (0, count):
         return _all_or_none(answers, index, right, count, opposite)
@@ -207,9 +203,9 @@ def _mean_recall(answers: Answers) -> Finding:
 
 
 def _hardest(answers: Answers, names: Sequence[str]) -> Finding:
-    enough = [(found / count, i) for i, (found, count) in enumerate(recalls(answers)) if count >= FEW_CASES]
+    enough = [(found / count, i) for i, (found, count) in enumerate(recalls(answers)) if count >= FEWEST_OF_A_CLASS]
     if not enough:
-        return Finding("No class has enough cases to be looked at alone", f"Fewer than {FEW_CASES} of each.")
+        return Finding("No class has enough cases to be looked at alone", f"Fewer than {FEWEST_OF_A_CLASS} of each.")
     share, index = min(enough)
     found, count = recalls(answers)[index]
     others = answers.confusion[index].clone()
@@ -218,8 +214,8 @@ def _hardest(answers: Answers, names: Sequence[str]) -> Finding:
         f" Most often taken for {names[int(others.argmax())]} ({number(int(others.max()))})." if others.any() else ""
     )
     return Finding(
-        f"Hardest class: of {counted(count, f'{names[index]} case')} it finds {number(found)}",
-        f"{_percent(share)}; of the classes with at least {FEW_CASES} cases the lowest.{taken}",
+        f"Hardest class: of {plural(count, f'{names[index]} case')} it finds {number(found)}",
+        f"{_percent(share)}; of the classes with at least {FEWEST_OF_A_CLASS} cases the lowest.{taken}",
     )
 
 
@@ -235,7 +231,7 @@ def _sure_and_wrong(answers: Answers, names: Sequence[str]) -> Finding:
     by_class = [(int((wrong & answers.of_class(i)).sum()), name) for i, name in enumerate(names)]
     which = ", ".join(f"{number(found)} {name}" for found, name in by_class if found)
     return Finding(
-        f"Sure and wrong in {counted(count, 'case')}",
+        f"Sure and wrong in {plural(count, 'case')}",
         f"It gave another class {_percent(SURE)} or more; in truth {which}. The surest wrong answers are shown below.",
     )
 
@@ -254,12 +250,12 @@ def _calibration(answers: Answers, names: Sequence[str]) -> Finding:
     off = f"Its percentages are off by {_percent(ece, 'points')} on average (calibration error)."
     if answers.classes > 2:
         return Finding(
-            f"When it is {between} sure, it is right in {_percent(share)}", f"{counted(count, 'case')}. {off}"
+            f"When it is {between} sure, it is right in {_percent(share)}", f"{plural(count, 'case')}. {off}"
         )
     overall = f"All in all it expects {_percent(float(given.mean()))} {names[1]}; {_percent(float(hit.mean()))} are."
     return Finding(
         f"When it says {between} {names[1]}, {_percent(share)} are",
-        f"{number(int(hit[inside].sum()))} of {counted(count, 'case')}. {overall} {off}",
+        f"{number(int(hit[inside].sum()))} of {plural(count, 'case')}. {overall} {off}",
     )
 
 
@@ -272,7 +268,7 @@ def _right(answers: Answers, names: Sequence[str]) -> Finding:
     constant = f"Always answering {name} is right in {number(most)} ({_percent(most / total)})."
     no_better = f" By this count the model does {'no better' if right == most else 'worse'}." if right <= most else ""
     return Finding(
-        f"Right in {number(right)} of {counted(total, 'case')} ({_percent(right / total)})",
+        f"Right in {number(right)} of {plural(total, 'case')} ({_percent(right / total)})",
         f"{span}{constant}{no_better}",
     )
 
@@ -288,10 +284,6 @@ def rule(answers: Answers, names: Sequence[str]) -> str:
 def _ends(ends: Mapping[str, float], count: int) -> str:
     """An interval of a share as an interval of so many cases."""
     return f"{number(round(count * ends['low']))} to {number(round(count * ends['high']))}"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{number(count)} {noun}" + ("" if count == 1 else "s")
 
 
 def _percent(share: float, unit: str = "%") -> str:

@@ -1,6 +1,6 @@
 """Run one method, or a whole study, on this machine: typed functions below the command line and the Python interface.
 
-Nothing here prints. Whoever calls is told events (:mod:`consilia.core.events`) and gets :class:`FinishedRun` objects.
+Nothing here prints. Callers get events (:mod:`consilia.core.events`) and :class:`FinishedRun` objects.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LEFT_OUT = "left-out.csv"
 """In the folder of a study that leaves out several sites in turn: a row per method and site, and their mean."""
 
 StudyProgress = Callable[[str, Event], None]
-"""Who is told about the events of a study's runs, with the name of the run."""
+"""Called with every event of a study's runs, after the name of the run."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Planned:
 
 
 def no_study_progress(name: str, event: Event) -> None:
-    """For callers that do not want to be told."""
+    """For callers that do not need the events."""
 
 
 def run_method(
@@ -120,7 +120,7 @@ def run_method(
         seed: decides initial weights, batches and sampling.
         overrides: ``key=value`` on the configuration.
         overwrite: remove what an earlier run left in the folder.
-        progress: told about every step.
+        progress: called with every event.
 
     Raises:
         ConsiliaError: what is asked for does not fit, and nothing is left in the folder; or the run failed.
@@ -156,7 +156,7 @@ def run_study(
         engine: what runs a configuration.
         labels: of the study's methods, methods' names and baselines; all of the study's by default.
         overrides: ``key=value`` on every run's configuration.
-        progress: told about every run's steps.
+        progress: called with the name of a run and each of its events.
 
     Returns:
         In the order of left-out sites, labels and seeds.

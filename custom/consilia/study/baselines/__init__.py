@@ -76,7 +76,7 @@ def run_baseline(
         config: of the run.
         site_files: each site's site.yaml.
         folder: where a global model is saved; a site's own model goes to the site's state. None: no model is saved.
-        progress: told of every round.
+        progress: called with an event for every round.
 
     Raises:
         ConfigError: a baseline that is unknown or not of this task, or a site's configuration is wrong.

@@ -12,7 +12,7 @@ from torch import Tensor
 from consilia.core.determinism import state_digest
 from consilia.core.events import Progress
 from consilia.data.dataset import SiteData, Split
-from consilia.data.site import SiteConfig
+from consilia.data.site import RUNS, SiteConfig
 from consilia.evaluation.thresholds import Threshold, mean_threshold
 from consilia.federation.config import RunConfig
 from consilia.federation.server_settings import ServerSettings
@@ -35,6 +35,10 @@ class Setting(NamedTuple):
     sites: Mapping[str, SiteConfig]
     folder: Path | None
     progress: Progress
+
+    def site_folder(self, site: str) -> Path:
+        """Where a site keeps what it has of the run."""
+        return self.sites[site].state_dir / RUNS / self.config.run_id
 
 
 def training_sites(sites: list[SiteData]) -> list[SiteData]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from consilia.data.dataset import SiteData, Split
-from consilia.data.site import RUNS
 from consilia.evaluation.linear import ITERATIONS, features
 from consilia.federation.model_card import global_card, personal_card, save_model
 from consilia.federation.recorder import Recorder
@@ -23,7 +22,6 @@ from consilia.methods.contract import State
 from consilia.methods.tasks import Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.config import ModelConfig
-from consilia.record.schema import Metrics
 from consilia.study.baselines.common import (
     Saved,
     Setting,
@@ -153,11 +151,9 @@ def _save(
         for site in training_sites(sites):
             network, state = as_network(own[site.site])
             metrics = record.final[key].personal[site.site]
-            threshold = metrics.validation.threshold if isinstance(metrics.validation, Metrics) else None
-            more = {"method": config.label, "model": network, "rounds": 0, "threshold": threshold}
+            more = {"method": config.label, "model": network, "rounds": 0}
             card = personal_card(config, site, f"personal-{key}", metrics).model_copy(update=more)
-            folder = setting.sites[site.site].state_dir / RUNS / config.run_id
-            save_model(folder / f"personal-{key}.safetensors", state, card, private=True)
+            save_model(setting.site_folder(site.site) / f"personal-{key}.safetensors", state, card, private=True)
 
 
 def _loss(model: LinearModel, split: Split) -> float:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from consilia.core.events import RoundDone, TrainedAlone
 from consilia.data.dataset import DatasetSplits, SiteData, empty_split
-from consilia.data.site import RUNS
 from consilia.federation.config import RunConfig
 from consilia.federation.model_card import personal_card, save_model
 from consilia.federation.recorder import Recorder
@@ -14,7 +13,7 @@ from consilia.federation.selection import BestRound
 from consilia.methods.client import Client, ClientContext, Round
 from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method
-from consilia.record.schema import Metrics, SiteMetrics
+from consilia.record.schema import SiteMetrics
 from consilia.study.baselines.common import (
     BySite,
     Saved,
@@ -79,20 +78,14 @@ def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> S
             found[key][site.site] = _evaluate(learner, chosen, site, slow=True)
             digests[key] |= {f"{site.site}/{name}": value for name, value in chosen.items()}
             if setting.folder is not None:
-                name, folder = f"personal-{key}", setting.sites[site.site].state_dir / RUNS / config.run_id
+                name, folder = f"personal-{key}", setting.site_folder(site.site)
                 own = personal_card(config, site, name, found[key][site.site], method=config.label, rounds=version)
-                own = own.model_copy(update={"threshold": _threshold(found[key][site.site])})
                 save_model(folder / f"{name}.safetensors", chosen, own, private=True)
                 _report(learner, site, folder / f"report-{key}.html", own.threshold)
         setting.progress(TrainedAlone(site=site.site, number=place + 1, of=len(trainers)))
     recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
     recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])
     return {}
-
-
-def _threshold(metrics: SiteMetrics) -> float | None:
-    """What the site's validation cases chose."""
-    return metrics.validation.threshold if isinstance(metrics.validation, Metrics) else None
 
 
 def _report(learner: Learner, site: SiteData, path: Path, threshold: float | None) -> None:
