@@ -44,6 +44,7 @@ from tests.deploy.support import (
 pytestmark = pytest.mark.deploy
 
 ONE, TWO = "hospital-1", "hospital-2"
+BUSY = 0.2  # seconds of a site's processor that no task but training takes, of which it takes more
 
 
 def long_rounds(seed: int, rounds: int) -> RunConfig:
@@ -52,12 +53,38 @@ def long_rounds(seed: int, rounds: int) -> RunConfig:
 
 
 def kill_in_training(run: Run, name: str, after: int) -> None:
-    """Kill a participant's process of the job while the sites train, in the round after this one."""
-    run.wait_for("round", round=after - 1)
-    processes = run.running(name)
-    run.wait_for("round", round=after)
-    time.sleep(0.4)
+    """Kill a participant's process of the job while the sites train, in the round after this one or a later one.
+
+    A site's is held while it is looked at: killed between two tasks it would owe no answer, and none would miss it.
+    """
+    while True:
+        run.wait_for("round", round=after - 1)
+        processes = run.running(name)
+        run.wait_for("round", round=after)
+        began = processor_seconds(processes)
+        if name == SERVER:
+            time.sleep(0.4)
+            break
+        until(lambda: processor_seconds(processes) > began + BUSY or replied(run, name, after), "the site trains")
+        send(signal.SIGSTOP, processes)
+        # What it had sent by then has arrived.
+        time.sleep(0.3)
+        if not replied(run, name, after):
+            break
+        send(signal.SIGCONT, processes)
+        after += 1
     send(signal.SIGKILL, processes)
+
+
+def replied(run: Run, site: str, version: int) -> bool:
+    """Whether a site's update to this version of the global model has come."""
+    wanted = {"event": "reply", "request": "train", "site": site, "version": version}
+    return any(wanted.items() <= event.items() for event in run.events())
+
+
+def processor_seconds(processes: list[psutil.Process]) -> float:
+    """What processes have used of the processor."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def next_round(run: Run) -> int:

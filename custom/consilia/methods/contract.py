@@ -119,6 +119,8 @@ class Method(Generic[C]):
         several_datasets: whether sites train several datasets together, each with a head of its own.
         private_files: names of files that the half at the server saves and that no administrator can download, since
             they show cases of the server's own data.
+        grid: the one parameter of its own that a study tunes beside the learning rate, with its values (a key of
+            :attr:`Config`); empty where there is none.
     """
 
     name: ClassVar[str]
@@ -128,6 +130,7 @@ class Method(Generic[C]):
     personal: ClassVar[bool] = True
     several_datasets: ClassVar[bool] = False
     private_files: ClassVar[tuple[str, ...]] = ()
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def __init__(self, config: C) -> None:
         self.config = config

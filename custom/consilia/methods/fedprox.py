@@ -5,6 +5,7 @@ A site minimises its loss plus (mu / 2) ||theta - theta_g||^2 (Eq. 2); the serve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -36,6 +37,7 @@ class FedProx(Method[FedProxConfig]):
     name = "fedprox"
     Config = FedProxConfig
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"mu": (0.001, 0.01, 0.1, 1.0)}
 
     def client(self, context: ClientContext) -> FedProxClient:
         """The site's half."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -106,6 +106,7 @@ class FedKPer(Method[FedKPerConfig]):
 
     name = "fedkper"
     Config = FedKPerConfig
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"max_kd_weight": (1.0, 3.0, 10.0, 30.0)}
 
     def fields(self) -> tuple[ReplyField, ...]:
         """The accuracy that the score is made of, where the server weighs by it."""
