@@ -46,6 +46,15 @@ def test_against_numpy(gate: str, tau: float, cap: float) -> None:
     assert float(loss) == pytest.approx(reference(z.numpy(), zg.numpy(), y.numpy(), tau, cap, gate), rel=1e-12)
 
 
+@pytest.mark.parametrize(("error", "cap", "strength"), [(0.5, 10.0, 2.0), (4.0, 10.0, 0.25), (0.05, 10.0, 10.0)])
+def test_the_client_gate_is_one_number_for_every_batch(error: float, cap: float, strength: float) -> None:
+    z, zg, y = example()
+    loss = selective_alignment_loss(z, zg, y, max_kd_weight=cap, kd_weight_mode="client", client_error=error)
+    divergence = (zg.softmax(1) * (zg.log_softmax(1) - z.log_softmax(1))).sum(1).mean()
+    plain = reference(z.numpy(), zg.numpy(), y.numpy(), cap=0.0)
+    assert float(loss) == pytest.approx(plain + strength * float(divergence), rel=1e-7)
+
+
 def test_student_equal_to_teacher_leaves_the_cross_entropy() -> None:
     z, _, y = example()
     plain = torch.nn.functional.cross_entropy(z, y)
@@ -114,7 +123,9 @@ def test_confident_logits_stay_finite() -> None:
     [
         ({"temperature": 0.0}, "temperature > 0"),
         ({"max_kd_weight": -1.0}, "max_kd_weight >= 0"),
-        ({"kd_weight_mode": "client"}, "kd_weight_mode must be"),
+        ({"kd_weight_mode": "round"}, "kd_weight_mode must be"),
+        ({"kd_weight_mode": "client"}, "client_error goes with kd_weight_mode 'client' alone, got None"),
+        ({"kd_weight_mode": "batch", "client_error": 1.0}, "got 1.0 with 'batch'"),
     ],
 )
 def test_bad_options(arguments: dict, message: str) -> None:

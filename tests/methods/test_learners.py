@@ -132,6 +132,27 @@ def test_fedkper_is_the_gated_loss_and_scores_itself() -> None:
     assert update.fields["train_accuracy"] == accuracy
 
 
+def test_the_client_gate_weighs_by_the_error_on_all_training_cases() -> None:
+    data = site_data()
+    weights = []
+
+    def loss(model, teacher, x, y):
+        z, zg = model(x), teacher(x).detach()
+        # From all cases, by the received model, the same in every batch of the round.
+        error = float(nn.functional.cross_entropy(teacher(data.train.inputs).detach(), data.train.labels))
+        weights.append(min(1 / (error + 1e-8), 0.95))
+        kl = (zg.softmax(1) * (zg.log_softmax(1) - z.log_softmax(1))).sum(1).mean()
+        return nn.functional.cross_entropy(z, y) + weights[-1] * kl
+
+    update = train(client_of("fedkper", kd_weight_mode="client", max_kd_weight=0.95))
+    expected = by_hand(data, loss)
+    for name, value in update.state.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    assert len(set(weights)) == 1
+    assert 0.5 < weights[0] < 0.95  # no cap: it is the error that decides
+    assert state_digest(update.state) != state_digest(train(client_of("fedkper", max_kd_weight=0.95)).state)
+
+
 BALANCED = TRAINING.model_copy(update={"class_weights": "balanced"})
 
 
@@ -183,10 +204,15 @@ def test_both_ablations_together_are_fedavg_to_the_bit() -> None:
 @pytest.mark.parametrize("method", ANY_MODEL)
 def test_training_is_reproducible_and_starts_from_the_given_state(method: str) -> None:
     node = client_of(method)
-    start = node.state()
-    first = state_digest(train(node, 1, start).state)
-    assert state_digest(train(node, 1, start).state) == first
-    assert state_digest(train(node, 2, start).state) != first
+    start, kept = node.state(), node.state_dict()
+
+    def trained(number: int) -> str:
+        node.load_state_dict(copy.deepcopy(kept))
+        return state_digest(train(node, number, start).state)
+
+    first = trained(1)
+    assert trained(1) == first
+    assert trained(2) != first
     assert state_digest(start) == state_digest(client_of(method).state())
 
 

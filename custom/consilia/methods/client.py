@@ -199,6 +199,8 @@ class Client(Generic[C]):
         purpose: str = "",
         penalty: Callable[[], Tensor] | None = None,
         after_backward: Callable[[], None] | None = None,
+        parameters: Mapping[str, nn.Parameter] | None = None,
+        training_mode: Callable[[], object] | None = None,
     ) -> FitResult:
         """Train the model as it is on the site's training cases, with :meth:`loss`.
 
@@ -208,6 +210,8 @@ class Client(Generic[C]):
             purpose: tells the random numbers of several fits of one round apart.
             penalty: added to the loss of every batch (a proximal term).
             after_backward: called between the gradient and the step (a correction of the gradient).
+            parameters: what the optimiser changes; None: :attr:`parameters`.
+            training_mode: see :func:`~consilia.methods.fit.fit`.
         """
         purposes = (*((purpose,) if purpose else ()), self.data.site, round_.number)
         order = generator(self.seed, "batches", *purposes)
@@ -218,19 +222,25 @@ class Client(Generic[C]):
         with seeded(self.seed, "noise", *purposes):
             return fit(
                 self.model,
-                list(self.parameters.values()),
+                list((self.parameters if parameters is None else parameters).values()),
                 (self.batches(order, self._transform(round_.number, epoch)) for epoch in range(epochs)),
                 self.loss,
                 training=self.training,
                 rate=self.training.learning_rate * self.training.learning_rate_decay ** (round_.number - 1),
                 penalty=penalty,
                 after_backward=after_backward,
+                training_mode=training_mode,
                 should_stop=self.should_stop,
                 where=f"site {self.data.site!r}",
             )
 
-    def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
-        """One pass over the training cases in a fresh order; ``transform`` changes them."""
+    def batches(
+        self, order: torch.Generator, transform: Transform | None = None, among: Tensor | None = None
+    ) -> Iterator[Batch]:
+        """One pass over the training cases, or ``among`` those of these indices, in a fresh order.
+
+        ``transform`` changes them.
+        """
         name, split = self.data.name, self.data.train.with_transform(transform)
         # At once, not with the first batch: a frozen encoder runs in evaluation mode, which fit ends before it.
         whole = self.inputs(self.data.train) if transform is None else None
@@ -243,7 +253,8 @@ class Client(Generic[C]):
                 inputs = self._encode(inputs.to(self.device))
             return Batch(inputs, labels.to(self.device), name)
 
-        return (batch(indices) for indices in shuffled(len(split), self.training.batch_size, order))
+        pieces = shuffled(len(split) if among is None else len(among), self.training.batch_size, order)
+        return (batch(piece if among is None else among[piece]) for piece in pieces)
 
     @torch.no_grad()
     def _encode(self, inputs: Tensor) -> Tensor:

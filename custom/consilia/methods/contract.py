@@ -117,6 +117,9 @@ class Method(Generic[C]):
         any_model: whether it trains any network; False where it needs a model of its own.
         personal: whether every site makes a personal model when the rounds are over.
         several_datasets: whether sites train several datasets together, each with a head of its own.
+        global_model: whether what is exchanged is a whole model, with what every site has from the start. False where
+            each site has a trained part of its own, as FedPer's head: the best round is then chosen by the models that
+            the sites make of what is exchanged, and records and reports have no metrics of a global model.
         private_files: names of files that the half at the server saves and that no administrator can download, since
             they show cases of the server's own data.
         grid: the one parameter of its own that a study tunes beside the learning rate, with its values (a key of
@@ -129,6 +132,7 @@ class Method(Generic[C]):
     any_model: ClassVar[bool] = True
     personal: ClassVar[bool] = True
     several_datasets: ClassVar[bool] = False
+    global_model: ClassVar[bool] = True
     private_files: ClassVar[tuple[str, ...]] = ()
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
@@ -181,6 +185,13 @@ class Method(Generic[C]):
 
     def check_training(self, training: TrainingConfig) -> None:
         """Raise :class:`ConfigError` for local optimisation that the method's mathematics rule out."""
+
+    def same_as(self, num_classes: int) -> tuple[str, str] | None:
+        """Another method that this one equals to the byte with so many classes, and why; None: it is its own.
+
+        A study shows such a method as what it is, and does not run it: FedNTD with two classes is FedAvg.
+        """
+        return None
 
     # What is shown of it ----------------------------------------------------------------------------------------
 

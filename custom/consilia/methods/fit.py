@@ -45,6 +45,7 @@ def fit(
     rate: float,
     penalty: Callable[[], Tensor] | None = None,
     after_backward: Callable[[], None] | None = None,
+    training_mode: Callable[[], object] | None = None,
     should_stop: StopSignal = never,
     where: str = "",
 ) -> FitResult:
@@ -52,13 +53,14 @@ def fit(
 
     Args:
         model: put into training mode for every epoch.
-        parameters: what the optimiser changes.
+        parameters: what the optimiser changes; the rest is out of reach of its weight decay and momentum, too.
         epochs: the batches of each pass.
         loss: scalar of a batch, the mean over its cases.
         training: kind and settings of the optimiser, gradient clipping.
         rate: learning rate.
         penalty: a scalar that is added to the loss of every batch.
         after_backward: called when the gradients are there, before they are clipped and used.
+        training_mode: called before every epoch in place of ``model.train()``, where a part of the model is frozen.
         should_stop: polled before every step.
         where: for the message of :class:`TrainingStopped`.
 
@@ -68,7 +70,7 @@ def fit(
     optimiser = make_optimiser(parameters, training, rate)
     mean, steps = 0.0, 0
     for batches in epochs:
-        model.train()
+        (training_mode or model.train)()
         total, cases = torch.zeros((), device=parameters[0].device), 0
         for batch in batches:
             if should_stop():

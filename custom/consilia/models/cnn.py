@@ -18,6 +18,8 @@ class FourLayerCNN(nn.Module):
         hidden: width of the hidden linear layer.
     """
 
+    head = "classifier.3"
+
     def __init__(
         self,
         num_classes: int,

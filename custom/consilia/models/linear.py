@@ -54,6 +54,8 @@ class PooledLinear(nn.Module):
         steps_first: of a series (N, steps, features), not of a signal (N, leads, samples).
     """
 
+    head = "layer"
+
     def __init__(self, in_features: int, num_classes: int, steps_first: bool = False) -> None:
         super().__init__()
         self.steps_first = steps_first

@@ -23,6 +23,7 @@ class MLP(nn.Module):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+        self.head = f"layers.{len(layers)}"
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows (B, F) -> logits (B, C)."""

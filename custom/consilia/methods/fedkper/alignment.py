@@ -18,7 +18,8 @@ def selective_alignment_loss(
     *,
     temperature: float = 1.0,
     max_kd_weight: float = 10.0,
-    kd_weight_mode: Literal["batch", "sample"] = "batch",
+    kd_weight_mode: Literal["batch", "sample", "client"] = "batch",
+    client_error: float | None = None,
     class_weights: Tensor | None = None,
 ) -> Tensor:
     """FedKPer's local loss, L(B) = CE(z) + lambda * tau^2 KL(softmax(z_g / tau) || softmax(z / tau)).
@@ -33,7 +34,9 @@ def selective_alignment_loss(
         temperature: tau > 0.
         max_kd_weight: lambda_max >= 0; 0 leaves the cross-entropy alone.
         kd_weight_mode: ``batch`` = one lambda from the mean cross-entropy of the batch (the released method);
-            ``sample`` = one lambda per case, so that cases stay separable (as per-example clipping needs).
+            ``sample`` = one lambda per case, so that cases stay separable (as per-example clipping needs);
+            ``client`` = one lambda for the round, from ``client_error``.
+        client_error: mean CE(z_g) over all training cases of the site, of ``client`` alone.
         class_weights: (C,) of CE(z), whose mean is then the weighted one; lambda and the distillation stay unweighted.
 
     Returns:
@@ -49,8 +52,12 @@ def selective_alignment_loss(
         )
     if not temperature > 0 or not max_kd_weight >= 0:
         raise ValueError(f"expected temperature > 0 and max_kd_weight >= 0, got {temperature} and {max_kd_weight}")
-    if kd_weight_mode not in ("batch", "sample"):
-        raise ValueError(f"kd_weight_mode must be 'batch' or 'sample', got {kd_weight_mode!r}")
+    if kd_weight_mode not in ("batch", "sample", "client"):
+        raise ValueError(f"kd_weight_mode must be 'batch', 'sample' or 'client', got {kd_weight_mode!r}")
+    if (client_error is not None) != (kd_weight_mode == "client"):
+        raise ValueError(
+            f"client_error goes with kd_weight_mode 'client' alone, got {client_error} with {kd_weight_mode!r}"
+        )
     teacher_logits = teacher_logits.detach()
     fit = functional.cross_entropy(student_logits, targets, weight=class_weights)
     error = functional.cross_entropy(teacher_logits, targets, reduction="none")  # (B,)
@@ -62,5 +69,7 @@ def selective_alignment_loss(
     ).sum(dim=1)  # (B,)
     if kd_weight_mode == "batch":
         error = error.mean()
+    elif client_error is not None:
+        error = error.new_tensor(client_error)
     strength = torch.clamp(1 / (error + EPSILON), max=max_kd_weight)
     return fit + temperature**2 * (strength * divergence).mean()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from consilia.core.errors import ConfigError
 from consilia.methods.client import Client, ClientContext, Round
@@ -37,9 +38,10 @@ class FedKPerConfig(MethodConfig):
 
     temperature: float = Field(1.0, gt=0, description="tau of the alignment")
     max_kd_weight: float = Field(10.0, ge=0, description="lambda_max; 0 switches the alignment off")
-    kd_weight_mode: Literal["batch", "sample"] = Field(
+    kd_weight_mode: Literal["batch", "sample", "client"] = Field(
         "batch",
-        description="whether the alignment is weighed by a batch's accuracy of the global model, or by a case's",
+        description="over what the global model's error is taken that weighs the alignment: a batch, a case, or all "
+        "training cases of the site",
     )
     weighting: Literal["reliability_diversity", "samples"] = Field(
         "reliability_diversity", description="of updates at the server"
@@ -56,6 +58,7 @@ class FedKPerClient(Client[FedKPerConfig]):
         """Train with the model just received as the teacher, then score the result."""
         self.load(round_.state)
         self._teacher = self.frozen_copy() if self.config.max_kd_weight > 0 else None
+        self._error = self._error_here() if self.config.kd_weight_mode == "client" else None
         result = self.fit(round_)
         if self.config.weighting == "samples":
             return self.update(result)
@@ -76,8 +79,14 @@ class FedKPerClient(Client[FedKPerConfig]):
             temperature=self.config.temperature,
             max_kd_weight=self.config.max_kd_weight,
             kd_weight_mode=self.config.kd_weight_mode,
+            client_error=self._error,
             class_weights=self.class_weights.get(batch.dataset),
         )
+
+    def _error_here(self) -> float:
+        """Mean cross-entropy of the model as it is, just received, over the site's training cases; not augmented."""
+        logits = self.predict(self.data.train)[LOGITS]
+        return float(functional.cross_entropy(logits, self.data.train.labels))
 
     def _score(self) -> tuple[float, float]:
         """a_k, rounded to four decimals as released, and s_k = a_k (d_k + 1e-6); the label counts stay here."""
