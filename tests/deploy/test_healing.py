@@ -57,23 +57,27 @@ def kill_in_training(run: Run, name: str, after: int) -> None:
 
     A site's is held while it is looked at: killed between two tasks it would owe no answer, and none would miss it.
     """
-    while True:
-        run.wait_for("round", round=after - 1)
-        processes = run.running(name)
-        run.wait_for("round", round=after)
-        began = processor_seconds(processes)
-        if name == SERVER:
-            time.sleep(0.4)
-            break
-        until(lambda: processor_seconds(processes) > began + BUSY or replied(run, name, after), "the site trains")
-        send(signal.SIGSTOP, processes)
-        # What it had sent by then has arrived.
-        time.sleep(0.3)
-        if not replied(run, name, after):
-            break
-        send(signal.SIGCONT, processes)
+    run.wait_for("round", round=after)
+    while name != SERVER and not held_in_training(run, name, after):
         after += 1
-    send(signal.SIGKILL, processes)
+        run.wait_for("round", round=after)
+    if name == SERVER:
+        time.sleep(0.4)
+    send(signal.SIGKILL, run.running(name))
+
+
+def held_in_training(run: Run, site: str, version: int) -> bool:
+    """Stop a site's process while it trains on this version; where it has been too fast for that, it runs on."""
+    processes = run.running(site)
+    began = processor_seconds(processes)
+    until(lambda: processor_seconds(processes) > began + BUSY or replied(run, site, version), "the site trains")
+    send(signal.SIGSTOP, processes)
+    # What it had sent by then has arrived.
+    time.sleep(0.3)
+    if replied(run, site, version):
+        send(signal.SIGCONT, processes)
+        return False
+    return True
 
 
 def replied(run: Run, site: str, version: int) -> bool:
