@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -234,13 +234,12 @@ class Client(Generic[C]):
                 where=f"site {self.data.site!r}",
             )
 
-    def batches(
-        self, order: torch.Generator, transform: Transform | None = None, among: Tensor | None = None
-    ) -> Iterator[Batch]:
-        """One pass over the training cases, or ``among`` those of these indices, in a fresh order.
+    def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
+        """One pass over the training cases in a fresh order; ``transform`` changes them."""
+        return self.batches_of(shuffled(len(self.data.train), self.training.batch_size, order), transform)
 
-        ``transform`` changes them.
-        """
+    def batches_of(self, pieces: Iterable[Tensor], transform: Transform | None = None) -> Iterator[Batch]:
+        """The training cases of each piece of indices; ``transform`` changes them."""
         name, split = self.data.name, self.data.train.with_transform(transform)
         # At once, not with the first batch: a frozen encoder runs in evaluation mode, which fit ends before it.
         whole = self.inputs(self.data.train) if transform is None else None
@@ -253,8 +252,7 @@ class Client(Generic[C]):
                 inputs = self._encode(inputs.to(self.device))
             return Batch(inputs, labels.to(self.device), name)
 
-        pieces = shuffled(len(split) if among is None else len(among), self.training.batch_size, order)
-        return (batch(piece if among is None else among[piece]) for piece in pieces)
+        return (batch(indices) for indices in pieces)
 
     @torch.no_grad()
     def _encode(self, inputs: Tensor) -> Tensor:
