@@ -21,7 +21,7 @@ from consilia.data.augmentation import Augmentation, Transform
 from consilia.data.dataset import SiteData, Split
 from consilia.methods.config import TrainingConfig
 from consilia.methods.contract import C, Method, State, Update
-from consilia.methods.fit import Batch, FitResult, fit, shuffled
+from consilia.methods.fit import Batch, FitResult, choose_device, fit, shuffled
 from consilia.methods.local_report import write_local_report
 from consilia.methods.tasks import TASKS, Network, Predictions, network_of
 from consilia.methods.tasks.classification import balanced_weights
@@ -393,10 +393,3 @@ def try_inputs(predict: Callable[[], T], model: nn.Module, probe: Split) -> T:
     except (RuntimeError, ValueError, AssertionError) as error:
         shape = tuple(probe.inputs.shape)
         raise ConfigError(f"model {type(model).__name__} does not take inputs of shape {shape}: {error}") from error
-
-
-def choose_device(wanted: str) -> torch.device:
-    """``auto`` takes the GPU where there is one."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)

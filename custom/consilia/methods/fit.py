@@ -114,3 +114,10 @@ def shuffled(cases: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]
     yield from pieces
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes the GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)

@@ -18,7 +18,7 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.events import Notice, ServerWorks
 from consilia.core.files import write_json
 from consilia.evaluation.open_answers import require_nltk
-from consilia.methods.client import choose_device
+from consilia.methods.fit import choose_device
 from consilia.methods.contract import Method, State
 from consilia.methods.fedkim import section as record
 from consilia.methods.fedkim.answers_page import ANSWERS, write_answers
