@@ -18,7 +18,6 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.core.events import Notice, ServerWorks
 from consilia.core.files import write_json
 from consilia.evaluation.open_answers import require_nltk
-from consilia.methods.fit import choose_device
 from consilia.methods.contract import Method, State
 from consilia.methods.fedkim import section as record
 from consilia.methods.fedkim.answers_page import ANSWERS, write_answers
@@ -29,6 +28,7 @@ from consilia.methods.fedkim.evaluation import ask, ask_extractor, baselines, ex
 from consilia.methods.fedkim.injected import LANGUAGE, InjectedModel, frozen_language
 from consilia.methods.fedkim.injection import Injection, injection_store, plan
 from consilia.methods.fedkim.owners import owners
+from consilia.methods.fit import choose_device
 from consilia.methods.server import MODEL_CARD, Server, ServerContext, UpdateMetadata, Weights
 from consilia.models.encoders import SeriesEncoder
 from consilia.models.extractor import ENCODER, KnowledgeExtractor
