@@ -75,7 +75,7 @@ def test_every_value_is_part_of_the_runs_identity() -> None:
         ("participation=0", r"participation"),
         ('dataset="a\\nb"', r"dataset: expected no control characters"),
         ('test_only_sites=["a\\u202eb"]', r"test_only_sites.0: expected no control characters"),
-        ("method=fedfoo", r"no method 'fedfoo' is installed; there are fedavg, fedgpl, fedkim, fedkper, fedprox"),
+        ("method=fedfoo", r"no method 'fedfoo' is installed; there are .*fedavg, fedgpl, .*fedprox"),
         ("batch", r"--set takes key=value"),
         ("seed.x=1", r"'seed' is a single value"),
         ("model.class=os.system()", r"model.class"),

@@ -34,7 +34,10 @@ from tests.methods.fedkim.clinic import (
 from tests.methods.plugins import EXAMPLE_METHODS, with_method
 from tests.models.support import small_vit
 
-TRAINING = TrainingConfig(local_epochs=1, batch_size=4, learning_rate=0.05, momentum=0.0, device="cpu")
+TRAINING = TrainingConfig(
+    local_epochs=1, batch_size=4, learning_rate=0.05, momentum=0.0, weight_decay=0.0, device="cpu"
+)
+"""Plain gradient descent, which every method takes."""
 
 
 class Case:

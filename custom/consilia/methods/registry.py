@@ -29,10 +29,16 @@ GROUP = "consilia.methods"
 BUILT_IN = {
     "fedavg": "consilia.methods.fedavg:FedAvg",
     "fedprox": "consilia.methods.fedprox:FedProx",
+    "fedadam": "consilia.methods.fedopt:FedAdam",
+    "fedyogi": "consilia.methods.fedopt:FedYogi",
+    "fedadagrad": "consilia.methods.fedopt:FedAdagrad",
     "fedkper": "consilia.methods.fedkper.method:FedKPer",
     "fedgpl": "consilia.methods.fedgpl.method:FedGPL",
     "fedkim": "consilia.methods.fedkim.method:FedKIM",
 }
+
+STANDARD = ("fedavg", "fedprox", "fedkper")
+"""The methods of a study that names none, and of the shipped jobs: they take any network and any training."""
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 """A method's name is part of names of folders and of runs."""
@@ -44,11 +50,6 @@ PLUGIN = "CONSILIA_PLUGIN"
 def method_names() -> list[str]:
     """Names of all methods that are installed or came with a plugin."""
     return sorted({*_installed(), *_plugins()})
-
-
-def methods_for_any_model() -> list[str]:
-    """Consilia's own methods that train any network."""
-    return [name for name in BUILT_IN if method_class(name).any_model]
 
 
 def method_class(name: object) -> type[Method[Any]]:

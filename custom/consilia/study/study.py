@@ -16,7 +16,7 @@ from consilia.data.site import load_site_config
 from consilia.data.yaml_file import read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.contract import Method
-from consilia.methods.registry import method_class, method_names, methods_for_any_model
+from consilia.methods.registry import STANDARD, method_class, method_names
 from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
 
@@ -30,9 +30,9 @@ StudySource = str | Path | Mapping[str, Any]
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name != PUBLIC_ONLY)
 
 
-def _any_model() -> dict[str, dict[str, Any]]:
+def _standard() -> dict[str, dict[str, Any]]:
     """What a study runs that names no methods."""
-    return {name: {"method": name} for name in methods_for_any_model()}
+    return {name: {"method": name} for name in STANDARD}
 
 
 def embedded_studies() -> list[str]:
@@ -60,7 +60,7 @@ class Study(Strict):
     leave_out: str | tuple[str, ...] | None = None
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     run: dict[str, Any] = Field(default_factory=dict)
-    methods: dict[str, dict[str, Any]] = Field(default_factory=_any_model)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=_standard)
     baselines: tuple[str, ...] = DEFAULT_BASELINES
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
