@@ -48,10 +48,10 @@ def test_config_lists_keys_with_the_values_of_a_study(monkeypatch) -> None:
     assert re.search(r"training.learning_rate number > 0 0.01 0.02 of the first round", text)
     assert re.search(r"method.max_kd_weight number >= 0 10.0 lambda_max", text)
     assert re.search(r"rounds whole number >= 1 20 15 of federated training", text)
-    monkeypatch.setenv(registry.PLUGIN, str(REPOSITORY / "examples" / "methods" / "ditto.py"))
+    monkeypatch.setenv(registry.PLUGIN, str(REPOSITORY / "examples" / "methods" / "qfedavg.py"))
     registry._plugins.cache_clear()
     try:
-        assert re.search(r"method.lam number >= 0 0.1 lambda: strength", consilia("config", "ditto"))
+        assert re.search(r"method.q number >= 0 <= 5 1.0 0 is FedAvg", consilia("config", "qfedavg"))
     finally:
         monkeypatch.undo()
         registry._plugins.cache_clear()

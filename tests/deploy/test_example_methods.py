@@ -16,7 +16,7 @@ from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.conftest import REPOSITORY
 from tests.deploy.support import approve_everywhere, assert_same, export, in_process, submit, two_sites
-from tests.examples.support import NETWORK, example_config, kept_at, list_network
+from tests.methods.runs import NETWORK, run_of, kept_at, list_network
 from tests.federation.support import MLP
 from tests.methods.plugins import EXAMPLE_METHODS, EXAMPLES
 
@@ -47,7 +47,7 @@ def federation(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     sites = list_network(two_sites(folder / "sites"), LISTED)
     server = {"allow_methods": list(EXAMPLE_METHODS), "allow_models": [NETWORK, MLP]}
     federation = LocalFederation(folder / "federation", sites, server=server)
-    # The network of FedBN's runs is the tests' own.
+    # The network is the tests' own.
     path = {"PYTHONPATH": f"{package}{os.pathsep}{REPOSITORY}"}
     federation.environment = dict.fromkeys((SERVER, *sites), path)
     with federation:
@@ -62,7 +62,7 @@ def federation(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_a_method_of_another_package_gives_the_bytes_of_the_loop(
     method: str, federation: LocalFederation, tmp_path: Path
 ) -> None:
-    config = example_config(method, rounds=3, participation=1.0)
+    config = run_of(method, rounds=3, participation=1.0)
     job = export(config, tmp_path / "jobs")
     approve_everywhere(federation, job)
     run = submit(federation, job)

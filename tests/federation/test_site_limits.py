@@ -9,7 +9,6 @@ import pytest
 from consilia.data.limits import RESEARCH_LIMITS, SiteLimits
 from consilia.federation.site_limits import compared
 from tests.federation.support import small
-from tests.methods.plugins import EXAMPLES, plugin
 
 DEFAULTS = SiteLimits()
 
@@ -80,8 +79,7 @@ def test_integers_beyond_what_a_float_holds_are_refused_by_the_limits_name(asked
 
 
 def test_a_methods_own_epochs_come_on_top() -> None:
-    with plugin(EXAMPLES / "ditto.py"):
-        found = refused(method={"method": "ditto", "personal_epochs": 12}, **training(local_epochs=9))
+    found = refused(method={"method": "ditto", "personal_epochs": 12}, **training(local_epochs=9))
     assert found == {"max_local_epochs": "21 of 20"}
 
 

@@ -32,9 +32,9 @@ from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY, not_torchs
-from tests.examples.support import example_config, kept_at, list_network
+from tests.methods.runs import run_of, kept_at, list_network
 from tests.federation.support import MLP, small, without_clocks
-from tests.methods.plugins import EXAMPLES, plugin
+from tests.methods.plugins import with_method
 
 pytestmark = pytest.mark.sim
 
@@ -140,17 +140,18 @@ def test_fedgpl_in_the_simulator_gives_the_bytes_of_the_loop(task: str, phantoms
     assert without_clocks(records[0]) == without_clocks(records[1])
 
 
-# The way of a plugin file to the simulator's processes is one; the three methods differ in what it carries.
+# The way of a plugin file to the simulator's processes is one, and that of a payload; others differ in what travels.
 @pytest.mark.parametrize(
-    "method", ["scaffold", *(pytest.param(name, marks=pytest.mark.long) for name in ("ditto", "fedbn"))]
+    "method",
+    ["qfedavg", "scaffold", *(pytest.param(name, marks=pytest.mark.long) for name in ("ditto", "fedbn", "fedyogi"))],
 )
-def test_a_method_from_a_file_gives_the_bytes_of_the_loop(method: str, wisconsin, tmp_path, monkeypatch) -> None:
-    # For the network of FedBN's runs.
+def test_what_a_method_sends_and_keeps_gives_the_bytes_of_the_loop(method, wisconsin, tmp_path, monkeypatch) -> None:
+    # For the network of these runs.
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     sites = first(2, list_network(wisconsin))
     found = []
-    with plugin(EXAMPLES / f"{method}.py"):
-        config = example_config(method, rounds=3, participation=1.0)
+    with with_method(method):
+        config = run_of(method, rounds=3, participation=1.0)
         for engine in (run_inprocess, run_simulator):
             record = engine(config, sites, tmp_path / engine.__name__, server=own_server(config, sites))
             found.append((without_clocks(record), kept_at(sites, config.run_id)))

@@ -11,7 +11,7 @@ from consilia.methods import registry
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples" / "methods"
-EXAMPLE_METHODS = ("ditto", "fedbn", "scaffold")
+EXAMPLE_METHODS = ("qfedavg",)
 
 
 @contextmanager

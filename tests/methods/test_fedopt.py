@@ -14,8 +14,8 @@ from consilia.core.errors import CheckpointError, ConfigError
 from consilia.federation.config import run_config
 from consilia.methods import Mean, Server
 from consilia.methods.registry import method_class
-from tests.examples.support import NORMED, list_network
 from tests.federation.support import Federation, small
+from tests.methods.runs import NORMED, list_network
 from tests.methods.support import server_of
 
 METHODS = ("fedadam", "fedyogi", "fedadagrad")

@@ -91,7 +91,7 @@ def run(
     consilia run fedavg --engine inprocess --rounds 5
     consilia run fedkper --data configs/heart-disease.yaml --set method.max_kd_weight=5 --set dataset=diagnosis
     consilia run fedkper --study configs/studies/busbra.yaml --seed 1 --out runs/busbra-1
-    consilia run ditto --plugin examples/methods/ditto.py
+    consilia run qfedavg --plugin examples/methods/qfedavg.py
 
     Stopped with Ctrl-C it leaves a checkpoint: the same command goes on after the last full round.
     """
@@ -125,7 +125,7 @@ def config_keys(
     \b
     consilia config fedkper
     consilia config fedkper --study configs/studies/busbra.yaml
-    consilia config ditto --plugin examples/methods/ditto.py
+    consilia config qfedavg --plugin examples/methods/qfedavg.py
     """
     from consilia.cli.configuring import config_command
     from consilia.cli.running import load_plugin_file

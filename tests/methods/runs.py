@@ -1,4 +1,4 @@
-"""Runs of the example methods."""
+"""Runs of any method on a network with a normalisation layer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from consilia.core.files import sha256_of_file
 from consilia.federation.config import RunConfig
 from tests.federation.support import MLP, small
 
-NETWORK = "tests.examples.networks.Normed"
+NETWORK = "tests.methods.networks.Normed"
 NORMED = {"class": NETWORK, "args": {"in_features": 30, "num_classes": 2}}
-CONVERGENT = {"learning_rate": 0.05, "momentum": 0.0, "local_epochs": 2, "batch_size": 16, "device": "cpu"}
+PLAIN = {
+    "learning_rate": 0.05,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "local_epochs": 2,
+    "batch_size": 16,
+    "device": "cpu",
+}
+"""Plain gradient descent, which every method takes."""
 
 
-def example_config(method: str, **settings: Any) -> RunConfig:
-    """Four rounds on the Wisconsin table; with FedBN, of a network that has a normalisation layer."""
-    model = {"model": NORMED} if method == "fedbn" else {}
-    return small(method, **{"training": CONVERGENT, "rounds": 4, "participation": 0.5, **model, **settings})
+def run_of(method: Any, **settings: Any) -> RunConfig:
+    """Four rounds on the Wisconsin table, half of the sites in each."""
+    return small(method, **{"training": PLAIN, "model": NORMED, "rounds": 4, "participation": 0.5, **settings})
 
 
 def list_network(sites: Mapping[str, Path], more: str = "") -> dict[str, Path]:
-    """The same sites, which now list the network of FedBN's runs; ``more`` is added to each site.yaml."""
+    """The same sites, which now list the network of these runs; ``more`` is added to each site.yaml."""
     for path in sites.values():
         path.write_text(f"{path.read_text()}\nallow_models: [{NETWORK}, {MLP}]\n{more}")
     return dict(sites)

@@ -4,7 +4,9 @@ The global model w is FedAvg's. Beside it every site k keeps a personal model v_
 
     F_k(v) + (lambda / 2) ||v - w||^2,
 
-where w is the global model that the site has received. v_k never leaves the site.
+where w is the global model that the site has received, before any training. v_k never leaves the site; it begins as the
+first global model that the site receives. Training of w_k comes first and knows nothing of v_k: the global model is
+FedAvg's to the byte.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from consilia.methods import Client, ClientContext, Method, MethodConfig, Round, State, Update, proximal_term
+from consilia.methods.client import Client, ClientContext, Round, proximal_term
+from consilia.methods.config import MethodConfig
+from consilia.methods.contract import Method, State, Update
 
 
 class DittoConfig(MethodConfig):
@@ -70,11 +74,12 @@ class DittoClient(Client[DittoConfig]):
 
 
 class Ditto(Method[DittoConfig]):
-    """FedAvg for the global model, a regularised model of its own for every site."""
+    """FedAvg's global model, and for every site a model of its own that is pulled towards it (Li et al. 2021)."""
 
     name = "ditto"
     Config = DittoConfig
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lam": (0.001, 0.01, 0.1, 1.0)}
 
     def client(self, context: ClientContext) -> DittoClient:
         """The site's half."""
