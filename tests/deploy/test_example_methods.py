@@ -16,9 +16,9 @@ from poc.local import SERVER, LocalFederation
 from poc.processes import processes_of
 from tests.conftest import REPOSITORY
 from tests.deploy.support import approve_everywhere, assert_same, export, in_process, submit, two_sites
-from tests.methods.runs import NETWORK, run_of, kept_at, list_network
 from tests.federation.support import MLP
 from tests.methods.plugins import EXAMPLE_METHODS, EXAMPLES
+from tests.methods.runs import NETWORK, kept_at, list_network, run_of
 
 # What a site or server lists is shown without processes (tests/methods/test_registry.py); the way of a method into the
 # simulator's, by a file, is in make test.

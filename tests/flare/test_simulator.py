@@ -32,9 +32,9 @@ from consilia.record.schema import Record
 from consilia.simulation.federation import load_federation
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY, not_torchs
-from tests.methods.runs import run_of, kept_at, list_network
 from tests.federation.support import MLP, small, without_clocks
-from tests.methods.plugins import with_method
+from tests.methods.plugins import plugin, with_method
+from tests.methods.runs import kept_at, list_network, run_of
 
 pytestmark = pytest.mark.sim
 
