@@ -35,6 +35,7 @@ BUILT_IN = {
     "scaffold": "consilia.methods.scaffold:Scaffold",
     "fedbn": "consilia.methods.fedbn:FedBN",
     "ditto": "consilia.methods.ditto:Ditto",
+    "fedcurv": "consilia.methods.fedcurv:FedCurv",
     "fedkper": "consilia.methods.fedkper.method:FedKPer",
     "fedgpl": "consilia.methods.fedgpl.method:FedGPL",
     "fedkim": "consilia.methods.fedkim.method:FedKIM",
