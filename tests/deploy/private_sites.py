@@ -45,14 +45,14 @@ def write_private_sites(folder: Path) -> dict[str, Path]:
 
 
 def all_methods() -> dict[str, RunConfig]:
-    """One small run of every method, by the job's name."""
+    """One small run of every method that sends something of its own, by the job's name."""
     table = {"model": {"class": "consilia.models.mlp.MLP", "args": {"in_features": 5, "num_classes": 2}}}
     short = ["rounds=1", "training.local_epochs=1"]
+    common = {"dataset": "diagnosis", "rounds": 1, **table}
+    plain = {"training": {"momentum": 0.0, "weight_decay": 0.0}}
     configs = {
-        method: run_config(
-            {"method": {"method": method}, "label": method, "dataset": "diagnosis", "rounds": 1, **table}
-        )
-        for method in ("fedavg", "fedprox", "fedkper")
+        method: run_config({"method": method, "label": method, **common, **(plain if method == "scaffold" else {})})
+        for method in ("fedavg", "fedprox", "fedkper", "scaffold", "fedcurv")
     }
     for task, dataset in (("classification", "finding"), ("segmentation", "lesion")):
         study = load_study(f"fedgpl-{task}")

@@ -72,4 +72,4 @@ def test_a_method_of_another_package_gives_the_bytes_of_the_loop(
     assert_same(record, in_process(config, copies, tmp_path / "loop"))
     kept = kept_at(federation.sites, config.run_id)
     assert kept == kept_at(copies, config.run_id)
-    assert len(kept) >= 2 * 3
+    assert len(kept) >= 2 * 2

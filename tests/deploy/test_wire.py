@@ -63,7 +63,9 @@ STREAM_TOPICS = {
     # A plain model, a frozen backbone, and a model that only the server has; the other methods send the like of these.
     params=[
         pytest.param(("fedkper", "fedgpl-classification", "fedkim"), id="one-of-each-kind"),
-        pytest.param(("fedavg", "fedprox", "fedgpl-segmentation"), id="the-others", marks=pytest.mark.long),
+        pytest.param(
+            ("fedavg", "fedprox", "scaffold", "fedcurv", "fedgpl-segmentation"), id="the-others", marks=pytest.mark.long
+        ),
     ],
 )
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evidence:

@@ -156,7 +156,7 @@ def test_what_a_method_sends_and_keeps_gives_the_bytes_of_the_loop(method, wisco
             record = engine(config, sites, tmp_path / engine.__name__, server=own_server(config, sites))
             found.append((without_clocks(record), kept_at(sites, config.run_id)))
     assert found[0] == found[1]
-    assert len(found[0][1]) >= 2 * 3
+    assert len(found[0][1]) >= 2 * 2
 
 
 def port_taken_from(command: list[str], home: Path) -> bool:
