@@ -35,9 +35,11 @@ from tests.methods.plugins import EXAMPLE_METHODS, with_method
 from tests.models.support import small_vit
 
 TRAINING = TrainingConfig(
-    local_epochs=1, batch_size=4, learning_rate=0.05, momentum=0.0, weight_decay=0.0, device="cpu"
+    local_epochs=2, batch_size=4, learning_rate=0.05, momentum=0.0, weight_decay=0.0, device="cpu"
 )
 """Plain gradient descent, which every method takes."""
+HEAD = {name: {"head": "3"} for name in ("fedper", "fedrep", "fedbabu", "moon")}
+"""What must be told which layer is the head of a network that does not say it."""
 
 
 class Case:
@@ -46,7 +48,9 @@ class Case:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.method: Method[Any] = (
-            FedKIM(settings()) if name == "fedkim" else make_method(method_config({"method": name}))
+            FedKIM(settings())
+            if name == "fedkim"
+            else make_method(method_config({"method": name, **HEAD.get(name, {})}))
         )
 
     def model(self) -> nn.Module:

@@ -18,6 +18,7 @@ from consilia.methods.registry import method_class, method_names
 from consilia.methods.tasks.classification import balanced_weights
 from consilia.models.mlp import MLP
 from tests.methods import support
+from tests.methods.networks import Normed
 
 ANY_MODEL = [name for name in method_names() if method_class(name).any_model]
 TRAINING = TrainingConfig(local_epochs=2, batch_size=4, learning_rate=0.1, device="cpu")
@@ -201,25 +202,47 @@ def test_both_ablations_together_are_fedavg_to_the_bit() -> None:
     assert (one.cases, one.weight) == (other.cases, other.weight)
 
 
+PLAIN = TRAINING.model_copy(update={"momentum": 0.0, "weight_decay": 0.0})
+
+
+def for_any(
+    method: str, data: SiteData, model: nn.Module | None = None
+) -> tuple[Client, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A site's half with what every method takes, what it exchanges, and what its server sends beside it."""
+    torch.manual_seed(0)
+    model = model or Normed(5, 3)
+    node = client_of(method, data, PLAIN, model)
+    return node, node.state(node.shared), dict(support.server_of({"method": method}, model).payload(1))
+
+
+# Batch normalisation cannot train on one case, and without it there is no FedBN.
+@pytest.mark.parametrize("method", [name for name in ANY_MODEL if name != "fedbn"])
+def test_a_site_of_one_case_trains(method: str) -> None:
+    node, start, payload = for_any(method, site_data(cases=1), MLP(5, 3, hidden=[8]))
+    for number in (1, 2):
+        update = node.train(Round(number, start, payload))
+        assert all(bool(value.isfinite().all()) for value in update.state.values())
+
+
 @pytest.mark.parametrize("method", ANY_MODEL)
 def test_training_is_reproducible_and_starts_from_the_given_state(method: str) -> None:
-    node = client_of(method)
-    start, kept = node.state(), node.state_dict()
+    node, start, payload = for_any(method, site_data())
+    kept = node.state_dict()
 
     def trained(number: int) -> str:
         node.load_state_dict(copy.deepcopy(kept))
-        return state_digest(train(node, number, start).state)
+        return state_digest(node.train(Round(number, start, payload)).state)
 
     first = trained(1)
     assert trained(1) == first
     assert trained(2) != first
-    assert state_digest(start) == state_digest(client_of(method).state())
+    assert state_digest(start) == state_digest(for_any(method, site_data())[1])
 
 
 @pytest.mark.parametrize("method", ANY_MODEL)
 def test_a_one_class_site_trains(method: str) -> None:
-    node = client_of(method, site_data([2] * 11))
-    update = train(node)
+    node, start, payload = for_any(method, site_data([2] * 11))
+    update = node.train(Round(1, start, payload))
     assert all(bool(value.isfinite().all()) for value in update.state.values())
     if method == "fedkper":
         assert 0 < update.weight <= 1e-6

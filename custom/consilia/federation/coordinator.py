@@ -82,6 +82,7 @@ class Coordinator:
         self.server = open_server(config, server, folder / FOLDER, progress, should_stop)
         self.recorder = Recorder(config, server.engine)
         self.recorder.fields = field_infos(self.server.method)
+        self.recorder.global_model = self.server.method.global_model
         self.recorder.exchange = Exchange(
             parameters=sum(tensor.numel() for tensor in initial.values()),
             all_parameters=all_parameters,
@@ -215,7 +216,8 @@ class Coordinator:
         if keep == "last":
             self._note_evaluations(replies)
         digest = self.recorder.digest(version) or state_digest(state)
-        self.recorder.final[keep] = final_models(version, digest, threshold, replies)
+        has_global = self.server.method.global_model
+        self.recorder.final[keep] = final_models(version, digest, threshold, replies, has_global=has_global)
 
     # ---- for the engine ----------------------------------------------------------------------------------------
 

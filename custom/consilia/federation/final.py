@@ -59,15 +59,17 @@ def ask_for_final(
     return validation.ask(deliver, broadcasts, reference=state, known=participants.recorder.sites)
 
 
-def final_models(version: int, sha256: str, threshold: float | None, replies: Mapping[str, BaseModel]) -> FinalModels:
-    """What the record holds of a final global model and of the personal ones made of it."""
+def final_models(
+    version: int, sha256: str, threshold: float | None, replies: Mapping[str, BaseModel], *, has_global: bool = True
+) -> FinalModels:
+    """What the record holds of a final global model, if the method ``has_global`` ones, and of the personal ones."""
     judged = {site: reply for site, reply in replies.items() if isinstance(reply, EvaluateReply | PersonalizeReply)}
     return FinalModels.model_validate(
         {
             "version": version,
             "sha256": sha256,
-            "threshold": threshold,
-            "global": {site: reply.received for site, reply in judged.items() if reply.received is not None},
+            "threshold": threshold if has_global else None,
+            "global": {s: reply.received for s, reply in judged.items() if has_global and reply.received is not None},
             "personal": {s: reply.personal for s, reply in judged.items() if isinstance(reply, PersonalizeReply)},
             "variants": variants(replies),
         }

@@ -49,6 +49,8 @@ class Recorder:
         self.config, self.engine = config, engine
         self.started = timestamp()
         self.fields: dict[str, FieldInfo] = {}
+        self.global_model = True
+        """Whether evaluations of kind global are of a global model, and so belong into the record."""
         self.exchange: Exchange | None = None
         self.sections: dict[str, Any] = {}
         self.server_fingerprint: str | None = None
@@ -185,7 +187,7 @@ class Recorder:
             absent=dict(sorted(self.absent.items())),
             absences=self.absences,
             rounds=self.rounds,
-            evaluations=self.evaluations(),
+            evaluations=[item for item in self.evaluations() if self.global_model or item.model != "global"],
             final=self.final,
         )
         return record if status == "running" else record.model_copy(update={"warnings": warnings_of(record)})

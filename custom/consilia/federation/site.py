@@ -229,7 +229,8 @@ class Site:
         personal, after = self.evaluation.metrics("personal", version=None, slow=True, threshold="own")
         card = personal_card(self.config, self.data, name, personal, rounds=request.round, pooled=self._pooled)
         save_model(self.folder / f"{name}.safetensors", personal_state, card, private=True)
-        predictions = {"global": before, "personal": after}
+        # Without a global model, what is received with the site's own part is a step on the way to the personal one.
+        predictions = {"global": before, "personal": after} if self.method.global_model else {"personal": after}
         thresholds = {"global": request.threshold, "personal": getattr(personal.validation, "threshold", None)}
         self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention, thresholds)
         return as_reply(
