@@ -200,6 +200,15 @@ def test_both_ablations_together_are_fedavg_to_the_bit() -> None:
     one, other = train(plain), train(ablated)
     assert state_digest(one.state) == state_digest(other.state)
     assert (one.cases, one.weight) == (other.cases, other.weight)
+    assert ablated.method.same_as(2) == ("fedavg", "max_kd_weight = 0 and weighting: samples leave both halves out")
+    assert client_of("fedkper", max_kd_weight=0).method.same_as(2) is None
+
+
+def test_fedprox_without_its_term_is_fedavg_to_the_bit() -> None:
+    plain, ablated = client_of("fedavg"), client_of("fedprox", mu=0)
+    assert state_digest(train(plain).state) == state_digest(train(ablated).state)
+    assert ablated.method.same_as(2) == ("fedavg", "mu = 0 leaves the proximal term out")
+    assert client_of("fedprox").method.same_as(2) is None
 
 
 PLAIN = TRAINING.model_copy(update={"momentum": 0.0, "weight_decay": 0.0})

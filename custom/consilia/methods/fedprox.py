@@ -39,6 +39,10 @@ class FedProx(Method[FedProxConfig]):
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"mu": (0.001, 0.01, 0.1, 1.0)}
 
+    def same_as(self, num_classes: int) -> tuple[str, str] | None:
+        """FedAvg without the term."""
+        return ("fedavg", "mu = 0 leaves the proximal term out") if self.config.mu == 0 else None
+
     def client(self, context: ClientContext) -> FedProxClient:
         """The site's half."""
         return FedProxClient(self, context)

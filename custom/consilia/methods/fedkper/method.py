@@ -117,6 +117,11 @@ class FedKPer(Method[FedKPerConfig]):
     Config = FedKPerConfig
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"max_kd_weight": (1.0, 3.0, 10.0, 30.0)}
 
+    def same_as(self, num_classes: int) -> tuple[str, str] | None:
+        """FedAvg without both halves."""
+        neither = self.config.max_kd_weight == 0 and self.config.weighting == "samples"
+        return ("fedavg", "max_kd_weight = 0 and weighting: samples leave both halves out") if neither else None
+
     def fields(self) -> tuple[ReplyField, ...]:
         """The accuracy that the score is made of, where the server weighs by it."""
         split = self.config.reliability
