@@ -14,7 +14,7 @@ from consilia.report.panel import TextTable
 from consilia.report.table_text import latex_table, markdown_table
 from consilia.study.analysis import analyse
 from consilia.study.claims import Claim
-from consilia.study.outputs import LATEX, SCORES, TABLES, write_outputs
+from consilia.study.outputs import LATEX, PAGE, SCORES, TABLES, write_outputs, write_tables
 from tests.study.made_study import NO_ROUNDS, classified, plan
 
 HOSTILE = "a|b_c & <script>alert(1)</script> $x^2$ #1 100% {y} ~ \\end{tabular} [z](http://w)"
@@ -27,8 +27,8 @@ def study(**columns: object) -> StudyResult:
 
 
 def test_equal_inputs_give_equal_bytes_whatever_the_times(tmp_path: Path) -> None:
-    write_outputs(study(seconds=1.0), tmp_path / "one")
-    write_outputs(study(seconds=7.7), tmp_path / "two")
+    write_tables(study(seconds=1.0), tmp_path / "one")
+    write_tables(study(seconds=7.7), tmp_path / "two")
     for name in (TABLES, LATEX, SCORES, "claims.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert "7.70 s" in (tmp_path / "two" / "costs.md").read_text()
@@ -37,12 +37,13 @@ def test_equal_inputs_give_equal_bytes_whatever_the_times(tmp_path: Path) -> Non
 def test_tables_can_be_made_again_from_the_result_alone(tmp_path: Path) -> None:
     write_outputs(study(), tmp_path / "one")
     write_outputs(load_result(tmp_path / "one" / RESULT), tmp_path / "again")
+    assert (tmp_path / "one" / PAGE).is_file()
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
 def test_labels_are_escaped(tmp_path: Path) -> None:
-    write_outputs(study(), tmp_path)
+    write_tables(study(), tmp_path)
     markdown, latex = ((tmp_path / name).read_text() for name in (TABLES, LATEX))
     assert (
         r"a\|b\_c \& \<script\>alert(1)\</script\> \$x^2\$ \#1 100% \{y\} \~ \\end\{tabular\} \[z\](http://w)"
@@ -77,7 +78,7 @@ def test_golden_of_a_tiny_table() -> None:
 
 def test_csv_holds_every_score(tmp_path: Path) -> None:
     result = study()
-    write_outputs(result, tmp_path)
+    write_tables(result, tmp_path)
     with (tmp_path / SCORES).open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(result.scores)
@@ -95,7 +96,7 @@ def test_runs_without_a_result_are_listed_with_reason_and_command(tmp_path: Path
     result = analyse(rows, runs, NO_ROUNDS, [], draws=20)
     # What a failed run has left is no result.
     assert {(score.method, score.runs) for score in result.scores} == {("fedavg", 2)}
-    write_outputs(result, tmp_path)
+    write_tables(result, tmp_path)
     text = (tmp_path / TABLES).read_text()
     assert "| heart | – | fedavg | 0 | 0 | failed | loss is NaN in round 3 | consilia compare study.yaml |" in text
     assert text.count("the model has no norm layers") == 3
@@ -108,12 +109,12 @@ def test_all_failed(tmp_path: Path) -> None:
     for predictions in (rows, rows.iloc[:0], pd.DataFrame()):
         result = analyse(predictions, runs, NO_ROUNDS, [CLAIM], draws=20)
         assert result.contrasts[0].verdict == "not decided"
-        write_outputs(result, tmp_path)
+        write_tables(result, tmp_path)
         assert "heart: no run has a result" in (tmp_path / TABLES).read_text()
 
 
 def test_rates_at_a_grids_end_are_said(tmp_path: Path) -> None:
-    write_outputs(study(edge=True), tmp_path)
+    write_tables(study(edge=True), tmp_path)
     text = (tmp_path / TABLES).read_text()
     assert "0.01\\*" in text
     assert "the best rate of fedavg lies at its grid's end" in text

@@ -22,6 +22,15 @@ PAGE = "study.html"
 
 def write_outputs(result: StudyResult, folder: Path) -> None:
     """Write every file of a study's result into its folder, each atomically."""
+    # Here, because it pulls in matplotlib, which the command line should not wait for.
+    from consilia.report.study_page import study_page
+
+    write_tables(result, folder)
+    write_bytes(folder / PAGE, study_page(result).encode())
+
+
+def write_tables(result: StudyResult, folder: Path) -> None:
+    """All but the page."""
     save_result(result, folder / RESULT)
     tables = study_tables(result)
     write_bytes(folder / TABLES, markdown(result).encode())
