@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consilia.evaluation.bootstrap import Array
+from consilia.evaluation.roc import roc_curve
 
 BINS = 10
 """Of equal width, from 0 to 1."""
@@ -65,8 +66,6 @@ def roc_points(scores: Array, positive: NDArray[np.bool_]) -> list[float]:
 
     Empty without both kinds of cases.
     """
-    from sklearn.metrics import roc_curve
-
     if positive.all() or not positive.any():
         return []
     false, true, _ = roc_curve(positive, scores)

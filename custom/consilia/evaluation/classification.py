@@ -16,6 +16,7 @@ from consilia.core.errors import DataError
 from consilia.evaluation.bootstrap import RESAMPLES, Array, errors_and_intervals, grouped
 from consilia.evaluation.calibration import confidences, expected_error, reliability, roc_points, squared_errors
 from consilia.evaluation.decisions import HALF, Classes, decided, decision_metrics, shown_classes
+from consilia.evaluation.roc import area_under, roc_curve
 from consilia.evaluation.weighted import mean_of_defined, weighted_ranking
 
 
@@ -55,13 +56,11 @@ def choose_threshold(logits: Tensor, labels: Tensor) -> float | None:
     where there is nothing to choose by: not two classes, no case of one of them, a logit that is not finite, or no
     threshold better than one answer for all.
     """
-    from sklearn.metrics import roc_curve
-
     _check(logits, labels)
     positive = (labels.detach().cpu() == 1).numpy()
     if logits.shape[1] != 2 or not logits.isfinite().all() or not positive.any() or positive.all():
         return None
-    false, true, probabilities = roc_curve(positive, _probabilities(logits)[:, 1], drop_intermediate=False)
+    false, true, probabilities = roc_curve(positive, _probabilities(logits)[:, 1], corners=False)
     positives, negatives = int(positive.sum()), int((~positive).sum())
     # In whole cases, so that equally good ones are equal.
     gain = np.rint(true * positives) * negatives - np.rint(false * negatives) * positives
@@ -206,14 +205,12 @@ def auroc(logits: Tensor, labels: Tensor) -> float | None:
     Two classes: the score is the probability of class 1. More: the plain mean of the one-vs-rest areas over the
     classes that have both positives and negatives in ``labels``. None where no class has both.
     """
-    from sklearn.metrics import roc_auc_score
-
     classes = [1] if logits.shape[1] == 2 else range(logits.shape[1])
     areas = []
     for index in classes:
         positive = labels == index
         if positive.any() and not positive.all():
-            areas.append(float(roc_auc_score(positive.numpy(), _log_odds(logits, index).numpy())))
+            areas.append(area_under(roc_curve(positive.numpy(), _log_odds(logits, index).numpy())))
     return sum(areas) / len(areas) if areas else None
 
 

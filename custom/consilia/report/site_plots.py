@@ -29,8 +29,6 @@ LOOKS = (
 @drawn
 def roc(models: Sequence[Answers]) -> Figure | None:
     """Every threshold's sensitivity against its false-positive rate; a marker at the model's own threshold."""
-    from sklearn.metrics import roc_curve
-
     usable = [
         one for one in models if one.classes == 2 and bool(one.finite.all()) and len(set(one.labels.tolist())) == 2
     ]
