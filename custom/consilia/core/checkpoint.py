@@ -51,6 +51,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._digests: dict[str, str] | None = None
 
     def exists(self) -> bool:
         """Whether there is a checkpoint to resume from."""
@@ -58,8 +59,10 @@ class CheckpointStore:
 
     def save(self, models: Mapping[str, CheckpointEntry], state: Mapping[str, Any]) -> None:
         """Save models by name, and the JSON state. A file that the index already has is not written again."""
-        known = self._index()["models"].values() if self.exists() else ()
-        digests = {entry["file"]: entry["digest"] for entry in known}
+        if self._digests is None:
+            known = self._index()["models"].values() if self.exists() else ()
+            self._digests = {entry["file"]: entry["digest"] for entry in known}
+        digests = dict(self._digests)
         entries: dict[str, dict[str, str]] = {}
         for name, model in models.items():
             file = f"{model.kind}-{model.version:05d}.safetensors"
@@ -68,6 +71,7 @@ class CheckpointStore:
                 digests[file] = model.digest or state_digest(model.tensors)
             entries[name] = {"file": file, "digest": digests[file]}
         write_json(self.folder / INDEX, {"schema": SCHEMA, "models": entries, "state": dict(state)}, compact=True)
+        self._digests = {entry["file"]: entry["digest"] for entry in entries.values()}
         keep = {entry["file"] for entry in entries.values()}
         for file_path in self.folder.glob("*.safetensors"):
             if file_path.name not in keep:
@@ -75,6 +79,7 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Delete the checkpoint: the index first, so that what is left of it is never taken for one."""
+        self._digests = None
         (self.folder / INDEX).unlink(missing_ok=True)
         for file in self.folder.glob("*.safetensors"):
             file.unlink()

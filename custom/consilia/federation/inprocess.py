@@ -29,6 +29,7 @@ def run_inprocess(
     *,
     server: ServerSettings,
     progress: Progress = no_progress,
+    pages: bool = True,
 ) -> Record:
     """Run a federation in this process and write its outputs to ``folder``; resume where that has a checkpoint.
 
@@ -38,6 +39,8 @@ def run_inprocess(
         folder: for checkpoints and outputs.
         server: what the server may build, and where it keeps foundation models.
         progress: called with every event.
+        pages: whether to draw the run's report, every site's own and TensorBoard's curves, half the time of a short
+            run. Sites write their tables of cases in any case, and no other output is another one.
 
     Raises:
         ConsiliaError: a site's configuration or data cannot be read, or the run failed.
@@ -46,7 +49,7 @@ def run_inprocess(
     (folder / PROGRESS).unlink(missing_ok=True)
     progress = recorded(folder, progress)
     with single_threaded(), failures_explained(folder):
-        sites, coordinator = open_run(config, site_files, folder, server=server, progress=progress)
+        sites, coordinator = open_run(config, site_files, folder, server=server, progress=progress, pages=pages)
 
         def deliver(broadcasts: Sequence[Broadcast]) -> None:
             for item in broadcasts:
@@ -62,7 +65,7 @@ def run_inprocess(
             raise RunFailed(reason) from error
         if errors := errors_of(sites):
             progress(Notice(reason=f"the record lacks what failed at a site:{errors}"))
-        write_outputs(folder, coordinator, record)
+        write_outputs(folder, coordinator, record, pages=pages)
         coordinator.announce_end(record)
     return record
 
@@ -74,9 +77,10 @@ def open_run(
     *,
     server: ServerSettings,
     progress: Progress = no_progress,
+    pages: bool = True,
 ) -> tuple[dict[str, Site], Coordinator]:
     """The sites and the server of a run in this process, for a loop to join them; arguments as above."""
-    sites = {name: Site(config, load_site_config(path)) for name, path in sorted(site_files.items())}
+    sites = {name: Site(config, load_site_config(path), pages=pages) for name, path in sorted(site_files.items())}
     model = config.model.build(seed=config.seed, allowed=server.allow_models, folders=server.foundation_models)
     coordinator = Coordinator(
         config,

@@ -34,13 +34,17 @@ def copy_outputs(source: Path, target: Path, private: Sequence[str] = ()) -> Non
             shutil.copy2(source / name, target / name)
 
 
-def write_outputs(folder: Path, coordinator: Coordinator, record: Record) -> None:
-    """Write the last and the best global model with their cards, the record, the report and TensorBoard events."""
+def write_outputs(folder: Path, coordinator: Coordinator, record: Record, *, pages: bool = True) -> None:
+    """Write the last and the best global model with their cards, the record, the report and TensorBoard events.
+
+    Without ``pages`` no report and no events: ``consilia report`` makes the one from the record at any time.
+    """
     config = coordinator.config
     save_model(folder / "global-last.safetensors", coordinator.state, global_card(config, record, "last"))
     save_model(folder / "global-best.safetensors", coordinator.best.state, global_card(config, record, "best"))
     coordinator.server.save(folder / SAVED)
     # The record first: what comes after can be made from it again.
     save_record(record, folder / RESULT)
-    write_report([record], folder / REPORT, panels_of([record]))
-    write_events(record, folder / EVENTS, scalars_of(record))
+    if pages:
+        write_report([record], folder / REPORT, panels_of([record]))
+        write_events(record, folder / EVENTS, scalars_of(record))

@@ -63,6 +63,8 @@ class Recorder:
         self.rounds: list[RoundRecord] = []
         self.final: dict[Literal["last", "best"], FinalModels] = {}
         self._evaluations: dict[tuple[int, str], dict[str, SiteMetrics]] = {}
+        self._in_json: dict[tuple[int, str], dict[str, Any]] = {}
+        self._rounds_in_json: list[tuple[RoundRecord, dict[str, Any]]] = []
         self._earlier_seconds = 0.0
         self._clock = time.perf_counter()
 
@@ -100,6 +102,7 @@ class Recorder:
     ) -> None:
         """Note a site's metrics of one model version."""
         self._evaluations.setdefault((version, model), {})[site] = metrics
+        self._in_json.pop((version, model), None)
 
     def evaluation(self, version: int, model: Literal["global", "personal"]) -> Mapping[str, SiteMetrics]:
         """The metrics noted for one model version, by site."""
@@ -107,12 +110,14 @@ class Recorder:
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations in order of version."""
-        return [
-            Evaluation(
-                version=version, model="global" if model == "global" else "personal", sites=dict(sorted(sites.items()))
-            )
-            for (version, model), sites in sorted(self._evaluations.items())
-        ]
+        return [self._evaluation(*key) for key in sorted(self._evaluations)]
+
+    def _evaluation(self, version: int, model: str) -> Evaluation:
+        return Evaluation(
+            version=version,
+            model="global" if model == "global" else "personal",
+            sites=dict(sorted(self._evaluations[version, model].items())),
+        )
 
     def amend_round(self, seconds: float, sha256: str) -> None:
         """Note the method's own work after the newest round: how long it took, and the global model that it left."""
@@ -135,13 +140,29 @@ class Recorder:
             "seconds": self.seconds(),
             "class_names": self.class_names,
             "sites": {name: site.model_dump(mode="json", by_alias=True) for name, site in self.sites.items()},
-            "rounds": [item.model_dump(mode="json", by_alias=True) for item in self.rounds],
+            "rounds": self._rounds_as_json(),
             "absences": [item.model_dump(mode="json") for item in self.absences],
             "preprocessing": self.preprocessing,
             "sections": self.sections,
             "server_fingerprint": self.server_fingerprint,
-            "evaluations": [item.model_dump(mode="json", by_alias=True) for item in self.evaluations()],
+            "evaluations": self._evaluations_as_json(),
         }
+
+    # A checkpoint per round: what earlier ones have turned into JSON is not done again, or a round would cost the more
+    # the later it is.
+
+    def _rounds_as_json(self) -> list[dict[str, Any]]:
+        for place, item in enumerate(self.rounds):
+            known = self._rounds_in_json[place][0] if place < len(self._rounds_in_json) else None
+            if known is not item:
+                self._rounds_in_json[place:] = [(item, item.model_dump(mode="json", by_alias=True))]
+        return [dumped for _, dumped in self._rounds_in_json]
+
+    def _evaluations_as_json(self) -> list[dict[str, Any]]:
+        for key in self._evaluations:
+            if key not in self._in_json:
+                self._in_json[key] = self._evaluation(*key).model_dump(mode="json", by_alias=True)
+        return [self._in_json[key] for key in sorted(self._evaluations)]
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's state."""

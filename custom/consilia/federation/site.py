@@ -57,15 +57,18 @@ class Site:
         config: the run.
         settings: of the site's own file; its data, its lists of model classes and methods, its state folder.
         should_stop: polled during training.
+        pages: whether its own report is a page, or its table of cases alone.
 
     Raises:
         LimitReached: the run asks more than the site's limits allow.
         ConfigError: the site has no such data, or a symbolic link is among its own files.
     """
 
-    def __init__(self, config: RunConfig, settings: SiteConfig, *, should_stop: StopSignal = never) -> None:
+    def __init__(
+        self, config: RunConfig, settings: SiteConfig, *, should_stop: StopSignal = never, pages: bool = True
+    ) -> None:
         self.config, self.settings = config, settings
-        self.name = settings.site
+        self.name, self._pages = settings.site, pages
         self.folder = settings.state_dir / RUNS / config.run_id
         self.store = SiteStore(self.folder)
         AllowedMethods(settings.allow_methods, Path(SITE_FILE)).require(config.method.method)
@@ -96,7 +99,9 @@ class Site:
 
     def _open_client(self) -> None:
         """The method's half and the evaluation, on the data as they are now; before anything is trained."""
-        context = ClientContext(self._model, self.data, self.config.training, self.config.seed, self._should_stop)
+        context = ClientContext(
+            self._model, self.data, self.config.training, self.config.seed, self._should_stop, self._pages
+        )
         self.client = self.method.client(context)
         self.evaluation = SiteEvaluation(self.client, self.method, self.data, self.store, self.settings.limits)
         self._initial = copy.deepcopy(self.client.state_dict())

@@ -29,10 +29,12 @@ class SiteStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._history: dict[str, Tensor] | None = None
 
     def begin(self) -> None:
         """Forget an earlier run of this configuration; its personal models stay until new ones take their place."""
         (self.folder / HISTORY).unlink(missing_ok=True)
+        self._history = None
         self.keep_states(())
 
     # ---- client states -----------------------------------------------------------------------------------------
@@ -70,7 +72,9 @@ class SiteStore:
     def count_flips(self, kind: str, version: int, correct: Tensor) -> tuple[int, int]:
         """Negative and positive flips of a model's test cases against its previous evaluation, and keep this one."""
         path = self.folder / HISTORY
-        history = read_tensors(path)[0] if path.is_file() else {}
+        if self._history is None:
+            self._history = read_tensors(path)[0] if path.is_file() else {}
+        history = self._history
         versions = sorted(int(key.rpartition("/")[2]) for key in history if key.startswith(f"{kind}/"))
         earlier = [then for then in versions if then < version]
         # The history starts at all wrong, so a first evaluation forgets nothing (specification 6.1).

@@ -46,6 +46,7 @@ class ClientContext:
         training: local optimisation.
         seed: of the run; batches of round r come from (seed, site, r) alone.
         should_stop: polled between batches, of training and of evaluation.
+        pages: whether the site's own report is a page, or its table of cases alone.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class ClientContext:
     training: TrainingConfig
     seed: int
     should_stop: StopSignal = never
+    pages: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Client(Generic[C]):
         self.method, self.config = method, method.config
         self.data, self.training = context.data, context.training
         self.seed, self.should_stop = context.seed, context.should_stop
+        self.pages = context.pages
         self.device = choose_device(self.training.device)
         # Its forward, encode and decode are its own: torch types none of them.
         self.model: Any = context.model.to(self.device)
@@ -179,6 +182,7 @@ class Client(Generic[C]):
             thresholds=thresholds,
             attention=attention,
             meaning=self.attention_meaning,
+            table_only=not self.pages,
         )
 
     def attention(self, split: Split) -> Tensor | None:

@@ -24,6 +24,7 @@ def write_local_report(
     attention: Tensor | None = None,
     meaning: str = "",
     about: str = ABOUT,
+    table_only: bool = False,
 ) -> Path:
     """Write the report on the test cases, and a table of all cases beside it; returns the table's path.
 
@@ -36,6 +37,7 @@ def write_local_report(
         attention: the method's map (N, h, w) of each test case, if it has one.
         meaning: what the map shows, in a sentence.
         about: which cases these are, in a sentence.
+        table_only: leave out the page.
     """
     test = data.test
     if data.task == "segmentation":
@@ -50,6 +52,7 @@ def write_local_report(
             attention=attention,
             attention_meaning=meaning,
             about=about,
+            table_only=table_only,
         )
     return write_site_report(
         path,
@@ -62,4 +65,5 @@ def write_local_report(
         attention=attention,
         attention_meaning=meaning,
         about=about,
+        table_only=table_only,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from consilia.core.plain import plain
 from consilia.evaluation.calibration import BINS
 from consilia.evaluation.calibration import reliability as reliability_bins
+from consilia.evaluation.roc import roc_curve
 from consilia.report.plots import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, drawn, percent_axis
 from consilia.report.site_answers import Answers
 

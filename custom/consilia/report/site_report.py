@@ -38,6 +38,7 @@ def write_site_report(
     attention: Tensor | None = None,
     attention_meaning: str = "",
     about: str = ABOUT,
+    table_only: bool = False,
 ) -> Path:
     """Write the report to ``path`` and the predictions to ``<stem>_predictions.csv`` beside it; returns the latter.
 
@@ -56,6 +57,7 @@ def write_site_report(
         attention: (N, h, w) of the first model, shown over its images.
         attention_meaning: what it shows, in a sentence.
         about: which cases these are, in a sentence.
+        table_only: leave out the page, whose plots take a second.
 
     Raises:
         DataError: the numbers of cases or classes do not fit together.
@@ -69,6 +71,8 @@ def write_site_report(
     table = path.with_name(f"{path.stem}_predictions.csv")
     columns = _predictions(answers, class_names, test)
     write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
+    if table_only:
+        return table
     values = _page_values(answers, class_names, test, attention) if answers and len(labels) else {"models": []}
     html = page(
         "site.html",

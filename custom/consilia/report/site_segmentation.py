@@ -40,6 +40,7 @@ def write_segmentation_report(
     attention: Tensor | None = None,
     attention_meaning: str = "",
     about: str = ABOUT,
+    table_only: bool = False,
 ) -> Path:
     """Write the report to ``path`` and every case's metrics to ``<stem>_cases.csv`` beside it; returns the latter.
 
@@ -56,6 +57,7 @@ def write_segmentation_report(
         attention: (N, h, w) of the first model, shown over its images.
         attention_meaning: what it shows, in a sentence.
         about: which cases these are, in a sentence.
+        table_only: leave out the page, whose plots take a second.
 
     Raises:
         DataError: the numbers of cases or the shapes do not fit together.
@@ -78,6 +80,8 @@ def write_segmentation_report(
     table = path.with_name(f"{path.stem}_cases.csv")
     columns = _columns(models, ellipse, test)
     write_csv(table, list(columns), zip(*columns.values(), strict=True), private=True)
+    if table_only:
+        return table
     empty = int((masks == 0).flatten(1).all(1).sum())
     values = _page_values(models, predictions, boxes, test, attention) if models and len(test) else {"models": []}
     html = page(
