@@ -37,8 +37,8 @@ def roc_curve(positive: Flags, scores: Array, *, corners: bool = True) -> Curve:
     alarms = 1 + last.astype(np.float64) - hits
     if corners and len(last) > 2:
         turns = (np.diff(alarms, 2) != 0) | (np.diff(hits, 2) != 0)
-        kept = np.concatenate([[True], turns, [True]])
-        hits, alarms, last = hits[kept], alarms[kept], last[kept]
+        chosen = np.concatenate([[True], turns, [True]])
+        hits, alarms, last = hits[chosen], alarms[chosen], last[chosen]
     true = np.concatenate([[0.0], hits]) / hits[-1]
     false = np.concatenate([[0.0], alarms]) / alarms[-1]
     return Curve(false, true, np.concatenate([[np.inf], sorted_scores[last]]))
