@@ -105,6 +105,7 @@ def run(
     plugin: Place | None = None,
     out: Place | None = None,
     overwrite: bool = False,
+    workers: int = 1,
     progress: Progress = no_progress,
 ) -> FinishedRun:
     """Train one federation with one method; a run that is there already is not run again.
@@ -120,6 +121,7 @@ def run(
         plugin: a Python file that defines a method of one's own.
         out: folder of the run; default ``runs/METHOD-seedN``.
         overwrite: remove what an earlier run left in the folder.
+        workers: of engine ``inprocess``: processes that share the sites, each on one core. The models stay the same.
         progress: called with every event.
 
     Raises:
@@ -135,6 +137,7 @@ def run(
         seed=seed,
         overrides=overrides(settings, rounds),
         overwrite=overwrite,
+        workers=workers,
         progress=progress,
     )
 

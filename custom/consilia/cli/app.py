@@ -83,6 +83,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/METHOD-seedN.")] = None,
     plugin: Plugin = None,
     overwrite: Overwrite = False,
+    workers: Annotated[
+        int, typer.Option(help="With --engine inprocess: processes that share the sites, one core each.")
+    ] = 1,
 ) -> None:
     """Train one federation with one method, and print what came out.
 
@@ -98,7 +101,7 @@ def run(
     from consilia.cli.running import load_plugin_file, run_command
 
     load_plugin_file(plugin)
-    run_command(method, data, study, engine, rounds, seed, settings or [], out, overwrite)
+    run_command(method, data, study, engine, rounds, seed, settings or [], out, overwrite, workers)
 
 
 @app.command()

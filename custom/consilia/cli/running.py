@@ -40,6 +40,7 @@ def run_command(
     settings: Sequence[str],
     out: Path | None,
     overwrite: bool,
+    workers: int,
 ) -> None:
     """``consilia run``."""
     folder = run_folder(method, seed, out)
@@ -54,6 +55,7 @@ def run_command(
             settings=settings,
             out=folder,
             overwrite=overwrite,
+            workers=workers,
             progress=partial(view, f"{method} seed {seed}"),
         )
     if run.found:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from consilia.core.errors import ConsiliaError, RunFailed, described
-from consilia.federation.site import Site
 from consilia.federation.site_errors import note_error
 from consilia.methods.registry import plugin_file
 
@@ -34,10 +33,9 @@ def failures_explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def errors_of(sites: Mapping[str, Site]) -> str:
-    """The last error of each site of a run in this process, a line for those that have the same one."""
+def as_lines(errors: Mapping[str, str]) -> str:
+    """The last error of each site, a line for those that have the same one."""
     found: dict[str, list[str]] = {}
-    for name, site in sites.items():
-        if site.error is not None:
-            found.setdefault(described(site.error, plugin_file()), []).append(name)
+    for name, text in sorted(errors.items()):
+        found.setdefault(text, []).append(name)
     return "".join(f"\n{', '.join(names)}: {text}" for text, names in found.items())

@@ -93,6 +93,8 @@ class _Planned:
     folder: Path
     known: Record | None
     left_out: str | None = None
+    pages: bool = True
+    workers: int = 1
 
 
 def no_study_progress(name: str, event: Event) -> None:
@@ -108,6 +110,7 @@ def run_method(
     seed: int = 0,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
+    workers: int = 1,
     progress: Progress = no_progress,
 ) -> FinishedRun:
     """Train one federation with one method; go on where the folder holds a checkpoint, and run nothing twice.
@@ -120,19 +123,22 @@ def run_method(
         seed: decides initial weights, batches and sampling.
         overrides: ``key=value`` on the configuration.
         overwrite: remove what an earlier run left in the folder.
+        workers: processes for the sites, of the in-process engine.
         progress: called with every event.
 
     Raises:
         ConsiliaError: what is asked for does not fit, and nothing is left in the folder; or the run failed.
     """
     runner = require_engine(engine)
+    if workers != 1 and runner != "inprocess":
+        raise ConfigError(f"workers is {workers}: the simulator has a process per site; it is for engine inprocess")
     require_method(study, method)
     with nothing_left(folder):
         with overwritten(folder) if overwrite else nullcontext():
             sites = study_sites(study, folder / SITES)
             config = study_config(study, method, seed, sites, overrides)
             known = finished(folder, config, sites)
-        planned = _Planned(folder.name, method, config, sites, folder, known)
+        planned = _Planned(folder.name, method, config, sites, folder, known, workers=workers)
         return _run(planned, runner, lambda _, event: progress(event))
 
 
@@ -225,7 +231,8 @@ def _plan(
             place = folder / name
             known = finished(place, config, sites, baseline=label in BASELINES)
             name += f" without {left_out}" if left_out else ""
-            plan.append(_Planned(name, label, config, sites, place, known, left_out))
+            # The study's report is what a person looks at; a run's own is made of its record when it is wanted.
+            plan.append(_Planned(name, label, config, sites, place, known, left_out, pages=False))
     return plan
 
 
@@ -244,7 +251,15 @@ def _run(planned: _Planned, engine: EngineName, progress: StudyProgress) -> Fini
 def _federated(planned: _Planned, engine: EngineName, progress: Progress) -> Record:
     server = own_server(planned.config, planned.sites)
     if engine == "inprocess":
-        return run_inprocess(planned.config, planned.sites, planned.folder, server=server, progress=progress)
+        return run_inprocess(
+            planned.config,
+            planned.sites,
+            planned.folder,
+            server=server,
+            progress=progress,
+            pages=planned.pages,
+            workers=planned.workers,
+        )
     # NVFlare takes a second to import.
     from consilia.flare.simulator import run_simulator
 
