@@ -1,9 +1,10 @@
 """Seconds per round of Consilia's two engines against a plain PyTorch loop that does the same steps.
 
-    python -m benchmarks.round_time --out round_time.json [--repeats 5] [--stock]
+    python -m benchmarks.round_time --out round_time.json [--repeats 5] [--workers 2] [--stock]
 
 The plain loop and the in-process engine alternate round by round, then comes the simulator, then all over again. Of 20
-rounds the first is left out; a ratio is the median over the repeats of the ratio within one repeat. In the simulator
+rounds the first is left out; with ``--workers`` the engine runs once more, alternating in the same way, its sites in
+so many processes. A ratio is the median over the repeats of the ratio within one repeat. In the simulator
 the bytes that really passed the loopback device are counted too: nothing else should use it meanwhile.
 """
 
@@ -32,7 +33,7 @@ from consilia.federation.run_folder import PROGRESS
 from consilia.federation.server_settings import ServerSettings
 from consilia.flare.simulator import run_simulator
 
-BOUNDS = {"inprocess": 1.05, "simulator": 1.5}
+BOUNDS = {"inprocess": 1.05, "workers": 0.65, "simulator": 1.5}
 
 
 class RoundClock:
@@ -83,11 +84,11 @@ class Alternation:
         return seconds
 
 
-def time_pair(work: Workload, folder: Path) -> dict[str, dict[str, Any]]:
+def time_pair(work: Workload, folder: Path, workers: int = 1) -> dict[str, dict[str, Any]]:
     """Plain loop and in-process engine, round by round; seconds are medians over the rounds from the second on."""
     sites = write_sites(work, folder / "sites")
-    both = Alternation(plain_rounds(work, sites))
-    run_inprocess(work.config(), sites, folder / "run", server=ServerSettings(allow_models=(MODEL,)), progress=both)
+    both, server = Alternation(plain_rounds(work, sites)), ServerSettings(allow_models=(MODEL,))
+    run_inprocess(work.config(), sites, folder / "run", server=server, progress=both, workers=workers)
     return {name: {"seconds": median(values[1:]), "rounds": values} for name, values in both.seconds.items()}
 
 
@@ -116,7 +117,7 @@ def time_stock(work: Workload, folder: Path) -> dict[str, Any]:
 
 
 def measure(
-    work: Workload, repeats: int, folder: Path, *, simulator: bool, stock: bool
+    work: Workload, repeats: int, folder: Path, *, simulator: bool, stock: bool, workers: int = 1
 ) -> dict[str, list[dict[str, Any]]]:
     """Run everything in turn, ``repeats`` times."""
     # The first training in a process is slower: the allocator learns the sizes of its buffers, torch imports the rest.
@@ -124,6 +125,9 @@ def measure(
     runs: dict[str, list[dict[str, Any]]] = {}
     for repeat in range(repeats):
         found = time_pair(work, folder / f"{repeat}-pair")
+        if workers > 1:
+            pair = time_pair(work, folder / f"{repeat}-workers", workers)
+            found |= {"workers": pair["inprocess"], "plain beside workers": pair["plain"]}
         if simulator:
             found["simulator"] = time_simulator(work, folder / f"{repeat}-simulator")
         if stock:
@@ -138,8 +142,9 @@ def measure(
 def measurements(work: Workload, runs: dict[str, list[dict[str, Any]]]) -> list[Measurement]:
     """Medians and ratios beside their bounds."""
     found = [Measurement(f"{name}: time per round", median(run["seconds"] for run in runs[name]), "s") for name in runs]
-    for name in [name for name in runs if name != "plain"]:
-        ratios = [run["seconds"] / plain["seconds"] for run, plain in zip(runs[name], runs["plain"], strict=True)]
+    for name in [name for name in runs if not name.startswith("plain")]:
+        beside = runs["plain beside workers" if name == "workers" else "plain"]
+        ratios = [run["seconds"] / plain["seconds"] for run, plain in zip(runs[name], beside, strict=True)]
         found.append(Measurement(f"{name} / plain", median(ratios), "x", BOUNDS.get(name)))
     if "simulator" in runs:
         found += byte_measurements(work.parameters(), runs["simulator"])
@@ -174,6 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=16, help="local steps per site and round")
+    parser.add_argument("--workers", type=int, default=1, help="also the in-process engine with so many processes")
     parser.add_argument("--no-simulator", action="store_true", help="the in-process engine only")
     parser.add_argument("--stock", action="store_true", help="also NVFlare's stock recipe (about a minute per repeat)")
     options = parser.parse_args(arguments)
@@ -184,7 +190,14 @@ def main(arguments: list[str] | None = None) -> None:
     work = Workload(rounds=options.rounds, steps=options.steps)
     found = machine()
     with tempfile.TemporaryDirectory(prefix="consilia-benchmark-") as scratch:
-        runs = measure(work, options.repeats, Path(scratch), simulator=not options.no_simulator, stock=options.stock)
+        runs = measure(
+            work,
+            options.repeats,
+            Path(scratch),
+            simulator=not options.no_simulator,
+            stock=options.stock,
+            workers=options.workers,
+        )
     title = f"{work.sites} sites x {work.steps} steps of batch {work.batch}, {work.rounds} rounds"
     report(title, measurements(work, runs), {"runs": runs}, found, options.out)
 

@@ -49,8 +49,8 @@ def _answer(
     connection: Connection, sites: SitesHere, content: Mapping[str, Any], tensors: Mapping[str, Tensor] | None
 ) -> None:
     def reply_of(site: str, reply: Reply) -> None:
-        told = {"site": site, "content": reply.content, "error": reply.error, "described": sites.errors().get(site)}
-        send(connection, told, as_bytes(reply.tensors) if reply.tensors else None)
+        answer = {"site": site, "content": reply.content, "error": reply.error, "described": sites.errors().get(site)}
+        send(connection, answer, as_bytes(reply.tensors) if reply.tensors else None)
 
     request = Request.model_validate(content["request"])
     sites.deliver([Broadcast(request, content["targets"], tensors)], reply_of)
