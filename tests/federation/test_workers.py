@@ -39,6 +39,7 @@ def test_the_same_bytes_and_record_with_any_number_of_workers(wisconsin, tmp_pat
         models = [(tmp_path / str(workers) / name).read_bytes() for name in MODELS]
         found.append((without_clocks(record), models, (site / "personal-last.safetensors").read_bytes()))
     assert found[1] == found[0]
+    assert not (tmp_path / "2" / "errors.log").exists()
     assert not children()
 
 

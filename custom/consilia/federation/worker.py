@@ -27,18 +27,23 @@ def serve(connection: Connection) -> None:
     """Open the sites that the first message names, and answer every request to them until nobody asks any more."""
     parent = os.getppid()
     setup, _ = receive(connection)
+    folder = Path(setup["folder"])
     try:
-        with single_threaded(), failures_explained(Path(setup["folder"])):
-            sites = SitesHere(
-                run_config(setup["config"]),
-                {name: Path(file) for name, file in setup["sites"].items()},
-                # A process whose parent was killed gets another one.
-                should_stop=lambda: os.getppid() != parent,
-                pages=setup["pages"],
-            )
+        with single_threaded():
+            with failures_explained(folder):
+                sites = SitesHere(
+                    run_config(setup["config"]),
+                    {name: Path(file) for name, file in setup["sites"].items()},
+                    # A process whose parent was killed gets another one.
+                    should_stop=lambda: os.getppid() != parent,
+                    pages=setup["pages"],
+                )
             send(connection, {})
             while True:
-                _answer(connection, sites, *receive(connection))
+                # It ends here, by an EOFError, when the run has no more requests.
+                message = receive(connection)
+                with failures_explained(folder):
+                    _answer(connection, sites, *message)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except (ConsiliaError, OSError) as error:

@@ -20,7 +20,8 @@ from consilia.core.errors import RunFailed
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.sites_here import Receive
-from consilia.federation.worker_messages import as_bytes, raised, receive, send
+from consilia.federation.worker_messages import as_bytes, raised, receive
+from consilia.federation.worker_messages import send as send_message
 
 SECONDS_TO_END = 10.0
 """So long a process may take to end when nobody asks it any more."""
@@ -55,7 +56,7 @@ class SitesInWorkers:
                 own = names[first :: min(workers, len(names))]
                 worker = _Worker(own)
                 self._workers.append(worker)
-                worker.tell({**setup, "sites": {name: str(site_files[name].absolute()) for name in own}})
+                worker.send({**setup, "sites": {name: str(site_files[name].absolute()) for name in own}})
             for worker in self._workers:
                 worker.hear()
         except BaseException:
@@ -135,10 +136,10 @@ class _Worker:
         )
         theirs.close()
 
-    def tell(self, content: Mapping[str, Any], tensors: bytes | None = None) -> None:
+    def send(self, content: Mapping[str, Any], tensors: bytes | None = None) -> None:
         """Send a message."""
         try:
-            send(self.connection, content, tensors)
+            send_message(self.connection, content, tensors)
         except OSError as error:
             raise self._ended() from error
 
@@ -156,7 +157,7 @@ class _Worker:
         """Send the next request, if all before it are answered."""
         if self.waiting and not self.unanswered:
             content, tensors, self.unanswered = self.waiting.popleft()
-            self.tell(content, tensors)
+            self.send(content, tensors)
 
     def begin_to_end(self, *, at_once: bool) -> None:
         """Let the process end: when it has done its work, or now."""
