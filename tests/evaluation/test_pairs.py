@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from consilia.evaluation import pairs
-from consilia.evaluation.pairs import ranked_pairs, survival_pairs
+from consilia.evaluation.pairs import average_precision, ranked_pairs, survival_pairs
 
 RANDOM = np.random.default_rng(5)
 
 
 @pytest.mark.parametrize("largest", [0, 10**9], ids=["ranked", "matrix"])
-def test_auroc_with_ties_and_weights_is_scikit_learns(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+def test_auroc_and_auprc_with_ties_and_weights_is_scikit_learns(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
     monkeypatch.setattr(pairs, "_MATRIX", largest)
     scores = RANDOM.integers(0, 6, 60) / 6  # many ties
     positive = RANDOM.random(60) < 0.4
@@ -21,6 +21,8 @@ def test_auroc_with_ties_and_weights_is_scikit_learns(monkeypatch: pytest.Monkey
     concordant, comparable = ranked_pairs(scores, positive, weights)
     expected = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
     assert concordant / comparable == pytest.approx(expected)
+    precisions = [average_precision_score(positive, scores, sample_weight=row) for row in weights]
+    assert average_precision(scores, positive, weights) == pytest.approx(precisions)
 
 
 @pytest.mark.parametrize("largest", [0, 10**9])
@@ -29,6 +31,7 @@ def test_one_kind_of_case_has_no_pairs(monkeypatch: pytest.MonkeyPatch, largest:
     for positive in (np.ones(4, dtype=bool), np.zeros(4, dtype=bool)):
         concordant, comparable = ranked_pairs(np.arange(4.0), positive, np.ones((2, 4)))
         assert concordant.tolist() == comparable.tolist() == [0, 0]
+        assert np.isnan(average_precision(np.arange(4.0), positive, np.ones((2, 4)))).all()
 
 
 def test_c_index_by_a_loop_over_pairs() -> None:

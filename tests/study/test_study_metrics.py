@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 
 from consilia.core.errors import DataError
 from consilia.study.analysis import analyse
@@ -25,6 +25,7 @@ def test_one_fold_and_seed_are_scikit_learns() -> None:
     expected = {
         "auroc": roc_auc_score(truth, p1),
         "auroc_pooled": roc_auc_score(truth, p1),
+        "auprc": average_precision_score(truth, p1),
         "accuracy": np.mean((p1 > 0.5) == truth),
         "balanced_accuracy": balanced_accuracy_score(truth, p1 > 0.5),
         "sensitivity": np.mean(p1[truth == 1] > 0.5),
@@ -45,6 +46,13 @@ def test_scores_of_unlike_folds_do_not_compare() -> None:
     # Pooling the folds would give 4 of 9 pairs.
     assert roc_auc_score(rows["label"], rows["p1"]) == pytest.approx(4 / 9)
     assert ("auroc", "") not in found  # the site has too few patients for a mean
+
+
+def test_auprc_is_weighted_by_the_positives_of_folds() -> None:
+    rows = classified({"m": 1.0}, sites={"a": 70}, folds=3, seeds=[0], models=["global"])
+    folds = [(own["label"].sum(), average_precision_score(own["label"], own["p1"])) for _, own in rows.groupby("fold")]
+    expected = sum(count * value for count, value in folds) / sum(count for count, _ in folds)
+    assert only_cell(rows).values("m", "last", "global")["auprc", ""][0] == pytest.approx(expected)
 
 
 def test_means_over_sites_leave_out_the_small_one() -> None:

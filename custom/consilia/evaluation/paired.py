@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Draws:
         found: Array = np.divide(above, total, out=np.full(len(values), np.nan), where=total > 0)
         return found
 
-    @property
+    @cached_property
     def vary(self) -> bool:
         """False where every draw is the same: one patient in each stratum, and one seed."""
         return bool((self.patients != 1).any() or (self.seeds != 1).any())

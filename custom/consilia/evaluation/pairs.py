@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consilia.evaluation.bootstrap import Array
+from consilia.evaluation.weighted import ratio, weighted_ranking
 
 Pairs = tuple[Array, Array]
 """Concordant and all comparable pairs, (R,) each; a tie of scores counts one half."""
@@ -36,6 +37,19 @@ def ranked_pairs(scores: Array, positive: NDArray[np.bool_], weights: Array) -> 
     below -= negative / 2
     found = np.add.reduceat(np.where(positive[order], weights[:, order], 0.0), starts, axis=1)
     return np.einsum("rs,rs->r", found, below), all_pairs
+
+
+def average_precision(scores: Array, positive: NDArray[np.bool_], weights: Array) -> Array:
+    """Average precision (R,), as :func:`weighted_ranking` has it; of few cases by a matrix of pairs."""
+    hits = np.flatnonzero(positive)
+    if not 0 < len(hits) < len(positive) or len(hits) * len(positive) > _MATRIX:
+        return weighted_ranking(scores, positive, weights)[1]
+    reached = (scores[:, None] >= scores[hits][None, :]).astype(np.float64)
+    found, drawn = weights[:, hits], weights @ reached
+    precision = np.divide(found @ reached[hits], drawn, out=np.zeros(drawn.shape), where=drawn > 0)
+    others = weights.sum(axis=1) > found.sum(axis=1)
+    average = ratio(np.einsum("rp,rp->r", found, precision), found.sum(axis=1))
+    return np.where(others, average, np.nan)
 
 
 def survival_pairs(time: Array, event: NDArray[np.bool_], risk: Array, weights: Array) -> Pairs:

@@ -1,9 +1,10 @@
 """The metrics of a study's predictions with a weight per patient: of every seed, at every site and over all of them.
 
 - Scores compare within one fold and seed only: AUROC is the sum of concordant pairs over folds / the sum of pairs.
-- Over sites: AUROC and C-index as plain mean and mean by test patients of the sites with enough cases, and over pairs
-  within and across sites (``_pooled``; not of personal models, which are unlike at unlike sites). All others over the
-  pooled cases; accuracy also as plain mean over all sites.
+- AUPRC is the mean over folds of average precision, weighted by positives.
+- Over sites: AUROC, AUPRC and C-index as plain mean and mean by test patients of the sites with enough cases; AUROC and
+  C-index also over pairs within and across sites (``_pooled``; not of personal models, which are unlike at unlike
+  sites). All others over the pooled cases; accuracy also as plain mean over all sites.
 - A probability that is not finite makes a wrong case, and leaves the metrics of probabilities undefined.
 
 Shapes: N cases, P patients, S seeds, R sets of weights (R, P). An undefined value is NaN.
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.calibration import BINS, confidences, squared_errors
-from consilia.evaluation.pairs import Pairs, ranked_pairs, survival_pairs
+from consilia.evaluation.pairs import Pairs, average_precision, ranked_pairs, survival_pairs
 from consilia.evaluation.weighted import mean_of_defined, ratio
 from consilia.record.metrics import Metric
 
@@ -63,6 +64,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("auroc", "AUROC", "score", True, "mean of sites"),
         Metric("auroc_weighted", "AUROC by patients", "score", True, "mean of sites, weighted by test patients"),
         Metric("auroc_pooled", "AUROC, pooled", "score", True, "pairs within and across sites, of one fold and seed"),
+        Metric("auprc", "AUPRC", "score", True, "average precision, mean of sites"),
+        Metric("auprc_weighted", "AUPRC by patients", "score", True, "mean of sites, weighted by test patients"),
         Metric("accuracy", "Accuracy", "percent", True, "cases of all sites pooled"),
         Metric("accuracy_sites", "Accuracy, mean of sites", "percent", True, "plain mean of all sites"),
         Metric("balanced_accuracy", "Balanced accuracy", "percent", True, "mean recall of the classes, cases pooled"),
@@ -86,7 +89,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 """By task, the metrics of a study in the order of its tables; the first is the one that its plots show."""
 
 _PLAIN_MEANS = {"accuracy": "accuracy_sites", "dice": "dice_sites"}
-_RANKED = ("auroc", "c_index")
+_RANKED = ("auroc", "auprc", "c_index")
 
 
 def metric_of(task: str, name: str) -> Metric | None:
@@ -118,7 +121,7 @@ def metric_values(task: str, tested: Tested, weights: Array) -> Values:
             ).items():
                 put(name, OVERALL, seed, values)
             if not tested.personal:
-                for name, pairs in _pairs(task, tested, tested.rows(seed, None), weights).items():
+                for name, pairs in _pairs(task, tested, tested.rows(seed, None), weights, precision=False).items():
                     put(f"{name}_pooled", OVERALL, seed, pairs)
     _over_sites(tested, found)
     return found
@@ -239,7 +242,7 @@ _RATIOS: dict[str, Callable[[Sums], dict[str, Array]]] = {
 # ---- pairs of cases ------------------------------------------------------------------------------------------------
 
 
-def _pairs(task: str, tested: Tested, rows: Whole, weights: Array) -> dict[str, Array]:
+def _pairs(task: str, tested: Tested, rows: Whole, weights: Array, *, precision: bool = True) -> dict[str, Array]:
     """AUROC or C-index (R,) of the cases in ``rows``, which are of one seed: pairs within folds, summed over folds."""
     columns = {name: values[rows] for name, values in tested.columns.items()}
     folds = [np.flatnonzero(tested.fold[rows] == fold) for fold in np.unique(tested.fold[rows])]
@@ -257,13 +260,21 @@ def _pairs(task: str, tested: Tested, rows: Whole, weights: Array) -> dict[str, 
         return {}
     probability = columns["probability"]
     if not np.isfinite(probability).all():
-        return {"auroc": np.full(len(weights), np.nan)}
-    classes = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
-    areas = [
-        _share([ranked_pairs(probability[f, k], columns["label"][f] == k, drawn) for f, drawn in weighed])
-        for k in classes
-    ]
-    return {"auroc": mean_of_defined(areas)}
+        return {name: np.full(len(weights), np.nan) for name in ("auroc", *["auprc"] * precision)}
+    areas, precisions = [], []
+    for k in range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1]):
+        ranked = [(probability[fold, k], columns["label"][fold] == k, drawn) for fold, drawn in weighed]
+        areas.append(_share([ranked_pairs(*one) for one in ranked]))
+        if precision:
+            precisions.append(_precision(ranked))
+    return {"auroc": mean_of_defined(areas), **({"auprc": mean_of_defined(precisions)} if precision else {})}
+
+
+def _precision(ranked: list[tuple[Array, NDArray[np.bool_], Array]]) -> Array:
+    """Average precision (R,): the mean over folds, weighted by positives."""
+    found = np.stack([average_precision(*one) for one in ranked])
+    positives = np.stack([drawn @ positive for _, positive, drawn in ranked]) * ~np.isnan(found)
+    return ratio(np.nansum(positives * found, axis=0), positives.sum(axis=0))
 
 
 def _share(pairs: list[Pairs]) -> Array:

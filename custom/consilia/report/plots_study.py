@@ -176,6 +176,8 @@ def by_site(
                     )
         axes.set_title(title)
         axes.set_yticks(range(len(sites)), sites)
+        edges = [row + 0.5 for row in range(len(sites) - 1)]
+        axes.hlines(edges, 0, 1, color=GREY, linewidth=0.6, transform=axes.get_yaxis_transform())
         axes.set_ylim(len(sites) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         if percent:
