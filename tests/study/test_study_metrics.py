@@ -77,6 +77,17 @@ def test_support_counts_a_case_once_however_many_seeds_and_methods() -> None:
     assert site.of_each == (int((once["label"] == 0).sum()), int((once["label"] == 1).sum()))
 
 
+def test_patients_of_a_pool_are_one_over_all_partitions() -> None:
+    """The same 40 patients are tested in two partitions, at other sites: they are drawn once, and counted once."""
+    once = classified({"m": 1.0}, sites={"pool": 40}, folds=1, seeds=[0], models=["global"]).assign(stratum="")
+    halves = np.where(np.arange(40) < 20, "a", "b")
+    rows = pd.concat([once.assign(site=halves), once.assign(site=halves[::-1], fold=1)], ignore_index=True)
+    cell = only_cell(rows)
+    assert (cell.cell.patients, cell.cell.cases, sum(cell.cell.of_each)) == (40, 40, 40)
+    assert [(site.patients, site.cases) for site in cell.cell.sites] == [(40, 40), (40, 40)]
+    assert cell.draws.patients.shape[1] == 40
+
+
 def test_draws_are_those_of_a_plain_loop() -> None:
     """Repeat the cases of every drawn patient and the runs of every drawn seed, and ask scikit-learn."""
     rows = classified({"m": 1.0}, sites={"a": 40, "b": 25}, folds=1, models=["global"], cases=2)

@@ -76,6 +76,7 @@ class Cell(Strict):
     seeds: tuple[int, ...]
     patients: int
     cases: int
+    of_each: tuple[int, ...] = ()
     sites: tuple[Support, ...]
 
 

@@ -204,8 +204,7 @@ class CellTables:
         """Patients and cases in all, positives or events, folds and seeds."""
         assert self.cell is not None
         cell = self.cell
-        classes = [sum(counts) for counts in zip(*(site.of_each for site in cell.sites), strict=True)]
-        of_each = f", {_of_each(classes, cell.task)}" if classes else ""
+        of_each = f", {_of_each(cell.of_each, cell.task)}" if cell.of_each else ""
         edge = " * at the end of its grid." if any(run.edge for run in self.runs) else ""
         return (
             f"{plural(cell.patients, 'test patient')}, {plural(cell.cases, 'case')}{of_each}; "

@@ -133,6 +133,7 @@ def _cell(data: str, option: str, frame: pd.DataFrame, seed: int, draws: int) ->
         seed_place=frame["seed"].map({value: place for place, value in enumerate(seeds)}),
     )
     sites = tuple(_support(str(site), rows, task) for site, rows in frame.groupby("site"))
+    once = frame.drop_duplicates(["unit", "case"])
     cell = Cell(
         data=data,
         option=option,
@@ -142,7 +143,8 @@ def _cell(data: str, option: str, frame: pd.DataFrame, seed: int, draws: int) ->
         folds=tuple(sorted({int(value) for value in frame["fold"]})),
         seeds=tuple(seeds),
         patients=len(units),
-        cases=sum(site.cases for site in sites),
+        cases=len(once),
+        of_each=_of_each(once, task),
         sites=sites,
     )
     return CellData(
@@ -162,18 +164,23 @@ def _task(data: str, frame: pd.DataFrame) -> str:
 
 
 def _support(site: str, rows: pd.DataFrame, task: str) -> Support:
-    """The test cases of a site over all folds; each counts once, whatever the number of methods and seeds."""
-    cases = rows.drop_duplicates(["fold", "case"])
+    """The test cases of a site; each counts once, whatever the number of methods, seeds, and partitions it is in."""
+    cases = rows.drop_duplicates(["unit", "case"])
     patients = cases["unit"].nunique()
-    of_each: tuple[int, ...] = ()
-    if task == "classification":
-        classes = sum(str(name).startswith("p") and str(name)[1:].isdigit() for name in rows)
-        of_each = tuple(int((cases["label"] == k).sum()) for k in range(classes))
-    elif task == "survival":
-        of_each = tuple(int((cases["event"].astype(bool) == had).sum()) for had in (False, True))
+    of_each = _of_each(cases, task)
     needed = of_each[1:] if task == "survival" else of_each
     enough = patients >= FEWEST_PATIENTS and all(count >= FEWEST_OF_A_CLASS for count in needed)
     return Support(site=site, patients=patients, cases=len(cases), of_each=of_each, averaged=enough)
+
+
+def _of_each(cases: pd.DataFrame, task: str) -> tuple[int, ...]:
+    """Cases by class, or without and with an event."""
+    if task == "classification":
+        classes = sum(str(name).startswith("p") and str(name)[1:].isdigit() for name in cases)
+        return tuple(int((cases["label"] == k).sum()) for k in range(classes))
+    if task == "survival":
+        return tuple(int((cases["event"].astype(bool) == had).sum()) for had in (False, True))
+    return ()
 
 
 def tested_of(rows: pd.DataFrame, cell: Cell, model: str) -> Tested:
