@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -12,7 +13,13 @@ from consilia.aggregation.store import SpooledUpdate
 from consilia.core.errors import AggregationError
 
 CHUNK_ELEMENTS = 1 << 16
-"""Elements reduced at a time: small enough to stay in the processor's cache, so float64 costs little."""
+"""Elements that a rule gets of every site at a time."""
+
+MEAN_ELEMENTS = 1 << 18
+"""Elements averaged at a time, in 5 MB that are used again and again: they stay in the processor's cache."""
+
+OPEN_FILES = 64
+"""So many sites' files stay open while their tensors are reduced; of more, each is opened for every chunk."""
 
 Rule = Callable[[Iterator[Tensor], Sequence[float]], Tensor]
 """What one chunk becomes: the sites' chunks in site order, each (n,) float64 and free to be written over, and their
@@ -62,7 +69,11 @@ def weighted_mean(
             odd = sorted(set(updates[site]) ^ set(first))
             raise AggregationError(f"sites {sites[0]!r} and {site!r} differ in tensor {odd[0]!r}")
     chosen = sorted(first if names is None else names)
-    return {name: _reduced(name, sites, updates, shares, rule) for name in chosen}
+    with ExitStack() as files:
+        for update in list(updates.values())[:OPEN_FILES]:
+            if isinstance(update, SpooledUpdate):
+                files.enter_context(update.opened())
+        return {name: _reduced(name, sites, updates, shares, rule) for name in chosen}
 
 
 def mean_of_updates(
@@ -160,16 +171,31 @@ def _reduced(
             )
     result = torch.empty(shape.numel(), dtype=dtype)
     ordered = [shares[site] for site in sites]
-    for start in range(0, result.numel(), CHUNK_ELEMENTS):
-        stop = min(start + CHUNK_ELEMENTS, result.numel())
-        found = rule(_chunks(sources, start, stop), ordered)
+    size = min(MEAN_ELEMENTS if rule is mean else CHUNK_ELEMENTS, max(1, result.numel()))
+    rooms = _Rooms(size, dtype) if rule is mean else None
+    for start in range(0, result.numel(), size):
+        stop = min(start + size, result.numel())
+        found = rule(_chunks(sources, start, stop, rooms), ordered)
         result[start:stop] = found if dtype.is_floating_point else found.round_()
     return result.reshape(shape)
 
 
-def _chunks(sources: Sequence[_Source], start: int, stop: int) -> Iterator[Tensor]:
+class _Rooms:
+    """Memory that chunks are read into and summed in, again and again: it stays in the processor's cache."""
+
+    def __init__(self, elements: int, dtype: torch.dtype) -> None:
+        self.read = torch.empty(elements, dtype=dtype)
+        self.total, self.part = torch.empty(2, elements, dtype=torch.float64)
+
+
+def _chunks(sources: Sequence[_Source], start: int, stop: int, rooms: _Rooms | None) -> Iterator[Tensor]:
+    """A chunk of each source; with ``rooms`` the first one lies in one place, all others, in turn, in another."""
     for source in sources:
-        yield source.chunk(start, stop)
+        if rooms is None:
+            yield source.chunk(start, stop).to(torch.float64, copy=True)
+        else:
+            room = rooms.total if source is sources[0] else rooms.part
+            yield room[: stop - start].copy_(source.chunk(start, stop, rooms.read))
 
 
 class _Source:
@@ -183,8 +209,8 @@ class _Source:
             self._flat = update[name].detach().cpu().reshape(-1)
             self.shape, self.dtype = update[name].shape, update[name].dtype
 
-    def chunk(self, start: int, stop: int) -> Tensor:
-        """Elements start..stop in float64, in memory of their own."""
+    def chunk(self, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+        """Elements start..stop, not to be changed; what comes from the disk lies in ``room``, if there is one."""
         if isinstance(self._update, SpooledUpdate):
-            return self._update.chunk(self._name, start, stop).to(torch.float64)
-        return self._flat[start:stop].to(torch.float64, copy=True)
+            return self._update.chunk(self._name, start, stop, room)
+        return self._flat[start:stop]

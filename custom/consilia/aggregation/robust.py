@@ -117,8 +117,8 @@ class _ClippedUpdate(SpooledUpdate):
         super().__init__(path)
         self._factor, self._previous = factor, previous
 
-    def chunk(self, name: str, start: int, stop: int) -> Tensor:
-        values = super().chunk(name, start, stop)
+    def chunk(self, name: str, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+        values = super().chunk(name, start, stop, room)
         # Tensors beside the model's own have bounds of their own.
         if not values.is_floating_point() or name not in self._previous:
             return values

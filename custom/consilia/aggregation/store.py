@@ -7,8 +7,10 @@ memory map, because mapped pages count as the process's memory until they are un
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class SpooledUpdate(Mapping[str, Tensor]):
         header.pop("__metadata__", None)
         self._entries = header
         self._start = 8 + length
+        self._handle: int | None = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
@@ -49,17 +52,30 @@ class SpooledUpdate(Mapping[str, Tensor]):
         """The tensor's dtype, without reading it."""
         return DTYPES[self._entries[name]["dtype"]]
 
-    def chunk(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements start..stop of the flattened tensor."""
+    def chunk(self, name: str, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+        """Elements start..stop of the flattened tensor; with ``room``, at least as many, they lie in it."""
         dtype = self.dtype(name)
-        buffer = torch.empty(stop - start, dtype=dtype)
+        buffer = torch.empty(stop - start, dtype=dtype) if room is None else room[: stop - start]
         if stop > start:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(self._start + self._entries[name]["data_offsets"][0] + start * dtype.itemsize)
-                wanted: Any = memoryview(buffer.view(torch.uint8).numpy())  # type: ignore[arg-type]
-                if file.readinto(wanted) != len(wanted):
+            place = self._start + self._entries[name]["data_offsets"][0] + start * dtype.itemsize
+            wanted: Any = memoryview(buffer.view(torch.uint8).numpy())  # type: ignore[arg-type]
+            with self.opened():
+                if os.preadv(self._handle or 0, [wanted], place) != len(wanted):
                     raise AggregationError(f"{self.path} ends inside tensor {name!r}")
         return buffer
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Inside the block the file is open, so that a chunk is one call of the system."""
+        if self._handle is not None:
+            yield
+            return
+        self._handle = os.open(self.path, os.O_RDONLY)
+        try:
+            yield
+        finally:
+            os.close(self._handle)
+            self._handle = None
 
 
 class UpdateSpool(Mapping[str, SpooledUpdate]):
