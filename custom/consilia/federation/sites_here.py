@@ -9,7 +9,7 @@ from typing import Protocol
 
 from consilia.core.errors import described
 from consilia.core.stop import StopSignal, never
-from consilia.data.site import load_site_config
+from consilia.data.site import SiteConfig, load_site_config
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import Broadcast, Reply
 from consilia.federation.site import Site
@@ -60,6 +60,7 @@ class SitesHere:
     ) -> None:
         self._config, self._files = config, dict(sorted(site_files.items()))
         self._should_stop, self._pages = should_stop, pages
+        self._settings: dict[str, SiteConfig] = {}
         self._sites: OrderedDict[str, Site] = OrderedDict()
         self._errors: dict[str, str] = {}
         self._most = len(self._files) if len(self._files) <= MANY else OPEN
@@ -73,7 +74,9 @@ class SitesHere:
             while len(self._sites) >= self._most:
                 # Before the next one takes its room.
                 self._sites.popitem(last=False)
-            settings = load_site_config(self._files[name])
+            if name not in self._settings:
+                self._settings[name] = load_site_config(self._files[name])
+            settings = self._settings[name]
             self._sites[name] = Site(self._config, settings, should_stop=self._should_stop, pages=self._pages)
         self._sites.move_to_end(name)
         return self._sites[name]
