@@ -85,3 +85,8 @@ def test_passes_of_the_head(passes: int, share: float, head: int) -> None:
 def test_one_pass_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=r"there are 1 in a round: set training\.local_epochs"):
         client_of("fedrep", training=TRAINING.model_copy(update={key: 1}))
+
+
+def test_steps_instead_of_passes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"expected training\.local_steps: null, got 3"):
+        client_of("fedrep", training=TRAINING.model_copy(update={"local_steps": 3}))

@@ -10,6 +10,7 @@ from typing import Any
 from consilia.data.limits import SiteLimits, reached, show_bytes
 from consilia.federation.config import RunConfig
 from consilia.federation.site_ledger import Spent
+from consilia.methods.passes import batch_count
 
 NO_LIMIT = "no limit"
 
@@ -52,7 +53,7 @@ def compared(
     cases = [count for count in (training_cases or {}).values() if count]
     asked: dict[str, tuple[float, str]] = {
         "max_rounds": _asked(config.rounds),
-        "max_local_epochs": _asked(_epochs(config)),
+        "max_local_epochs": _epochs(config, cases),
         "max_learning_rate": _rate(config),
         "max_evaluations": _asked(_evaluations(config)),
     }
@@ -102,11 +103,21 @@ def _row(name: str, limit: float | None, asked: tuple[float, str] | None) -> Lim
     return LimitRow(name, text, shown, within or asked is None)
 
 
-def _epochs(config: RunConfig) -> int:
-    """The most passes over the training cases in one request: of the training, and of the method's own kinds."""
-    training = config.training
-    own = [value for name, value in _own_numbers(config) if name.endswith("epochs") and isinstance(value, int)]
-    return max(training.local_epochs, training.personalise_epochs or 0) + sum(own)
+def _epochs(config: RunConfig, cases: list[int]) -> tuple[float, str]:
+    """The most passes over the training cases in one request: of the training, and of the method's own kinds.
+
+    Steps are passes only where the training cases are known; elsewhere they are named beside the passes.
+    """
+    training, steps = config.training, config.training.local_steps
+    own = sum(value for name, value in _own_numbers(config) if name.endswith("epochs") and isinstance(value, int))
+    personal = training.personalise_epochs or 0
+    if steps is None:
+        return _asked(max(training.local_epochs, personal) + own)
+    said = f"{steps:,} steps of {training.batch_size:,} cases"
+    if not cases:
+        return personal + own, said + (f", and {personal + own:,}" if personal + own else "")
+    passes = max(-(-steps // batch_count(min(cases), training.batch_size)), personal) + own
+    return passes, f"{passes:,} ({said})"
 
 
 def _rate(config: RunConfig) -> tuple[float, str]:

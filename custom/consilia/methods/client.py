@@ -23,6 +23,7 @@ from consilia.methods.config import TrainingConfig
 from consilia.methods.contract import C, Method, State, Update
 from consilia.methods.fit import Batch, FitResult, choose_device, fit, shuffled
 from consilia.methods.local_report import write_local_report
+from consilia.methods.passes import EVERYTHING, passes_of
 from consilia.methods.tasks import TASKS, Network, Predictions, network_of
 from consilia.methods.tasks.classification import balanced_weights
 from consilia.models.exchange import copy_into, exchanged_names, exchanged_state
@@ -65,13 +66,15 @@ class Round:
         number: 1-based; decides batches and learning rate.
         state: the global model's exchanged tensors.
         payload: what the method's server sends beside them.
-        epochs: passes over the training cases; None: ``training.local_epochs``.
+        epochs: passes over the training cases; None: ``training.local_steps`` or ``local_epochs``.
+        steps: optimiser steps instead, as ``training.local_steps``; None: as ``epochs`` says.
     """
 
     number: int
     state: State
     payload: State = field(default_factory=dict)
     epochs: int | None = None
+    steps: int | None = None
 
 
 class Client(Generic[C]):
@@ -210,7 +213,7 @@ class Client(Generic[C]):
 
         Args:
             round_: decides batches and learning rate.
-            epochs: passes over the training cases; None: the round's.
+            epochs: passes over the training cases; None: the round's, or its steps.
             purpose: tells the random numbers of several fits of one round apart.
             penalty: added to the loss of every batch (a proximal term).
             after_backward: called between the gradient and the step (a correction of the gradient).
@@ -218,16 +221,13 @@ class Client(Generic[C]):
             training_mode: see :func:`~consilia.methods.fit.fit`.
         """
         purposes = (*((purpose,) if purpose else ()), self.data.site, round_.number)
-        order = generator(self.seed, "batches", *purposes)
         self.samples = generator(self.seed, "draw", *purposes)
-        epochs = round_.epochs if epochs is None else epochs
-        epochs = self.training.local_epochs if epochs is None else epochs
         # Dropout and stochastic depth draw from torch's global generator.
         with seeded(self.seed, "noise", *purposes):
             return fit(
                 self.model,
                 list((self.parameters if parameters is None else parameters).values()),
-                (self.batches(order, self._transform(round_.number, epoch)) for epoch in range(epochs)),
+                passes_of(self, round_, epochs, (purpose,) if purpose else ()),
                 self.loss,
                 training=self.training,
                 rate=self.training.learning_rate * self.training.learning_rate_decay ** (round_.number - 1),
@@ -238,9 +238,12 @@ class Client(Generic[C]):
                 where=f"site {self.data.site!r}",
             )
 
-    def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
-        """One pass over the training cases in a fresh order; ``transform`` changes them."""
-        return self.batches_of(shuffled(len(self.data.train), self.training.batch_size, order), transform)
+    def batches(
+        self, order: torch.Generator, transform: Transform | None = None, part: slice = EVERYTHING
+    ) -> Iterator[Batch]:
+        """One pass over the training cases in a fresh order; ``transform`` changes them, ``part`` is made of it."""
+        pieces = list(shuffled(len(self.data.train), self.training.batch_size, order))
+        return self.batches_of(pieces[part], transform)
 
     def batches_of(self, pieces: Iterable[Tensor], transform: Transform | None = None) -> Iterator[Batch]:
         """The training cases of each piece of indices; ``transform`` changes them."""
@@ -275,9 +278,6 @@ class Client(Generic[C]):
             for name, dataset in self.data.datasets.items()
             if len(dataset.train)
         }
-
-    def _transform(self, round_number: int, epoch: int) -> Transform | None:
-        return None if self.augmentation is None else self.augmentation.transform(round_number, epoch)
 
     def update(
         self,

@@ -13,19 +13,22 @@ from consilia.data.augmentation import AugmentationChoice
 class TrainingConfig(Strict):
     """Local optimisation. The defaults are those of the FedKPer paper and its released code.
 
-    ``optimiser: adamw`` (Loshchilov and Hutter 2019) takes torch's betas and leaves ``momentum`` aside; its state
-    starts anew every round.
+    ``optimiser: adam`` (Kingma and Ba 2015) and ``adamw`` (Loshchilov and Hutter 2019) take torch's betas and leave
+    ``momentum`` aside; their state starts anew every round.
     """
 
     local_epochs: int = Field(5, ge=1, description="passes over a site's training cases in a round")
+    local_steps: int | None = Field(
+        None, ge=1, description="optimiser steps in a round instead of passes; the next round goes on in the data"
+    )
     batch_size: int = Field(32, ge=1, description="training cases of one optimiser step")
-    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="its state starts anew every round")
+    optimiser: Literal["sgd", "adam", "adamw"] = Field("sgd", description="its state starts anew every round")
     learning_rate: float = Field(0.01, gt=0, description="of the first round")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty of sgd; decoupled with adamw")
+    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty of sgd and adam; decoupled with adamw")
     learning_rate_decay: float = Field(0.99, gt=0, le=1, description="factor on the learning rate per round")
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null for no clipping")
-    personalise_epochs: int | None = Field(None, ge=1, description="epochs after the last round; null = local_epochs")
+    personalise_epochs: int | None = Field(None, ge=1, description="epochs after the last round; null = as in a round")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     threads: int = Field(
         1, ge=1, le=256, description="of torch at every site and at the server; equal threads give equal bytes"

@@ -67,7 +67,12 @@ class FedRep(BodyMethod[FedRepConfig]):
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"head_share": (0.2, 0.5, 0.8)}
 
     def check_training(self, training: TrainingConfig) -> None:
-        """A round needs two passes."""
+        """A round needs two passes, and no steps in their place."""
+        if training.local_steps is not None:
+            raise ConfigError(
+                "method fedrep divides a round's passes between head and body: expected training.local_steps: null, "
+                f"got {training.local_steps}"
+            )
         for passes in (training.local_epochs, training.personalise_epochs):
             if passes is not None:
                 head_passes(passes, self.config.head_share)

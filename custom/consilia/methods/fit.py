@@ -98,13 +98,14 @@ def _without_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.
     return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(unwrap(kind.step))})
 
 
-_SGD, _AdamW = _without_compiler(torch.optim.SGD), _without_compiler(torch.optim.AdamW)
+_SGD = _without_compiler(torch.optim.SGD)
+_ADAPTIVE = {"adam": _without_compiler(torch.optim.Adam), "adamw": _without_compiler(torch.optim.AdamW)}
 
 
 def make_optimiser(parameters: Sequence[nn.Parameter], training: TrainingConfig, rate: float) -> torch.optim.Optimizer:
     """The configured optimiser; its state begins anew with every fit."""
-    if training.optimiser == "adamw":
-        return _AdamW(parameters, lr=rate, weight_decay=training.weight_decay)
+    if training.optimiser in _ADAPTIVE:
+        return _ADAPTIVE[training.optimiser](parameters, lr=rate, weight_decay=training.weight_decay)
     return _SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 

@@ -17,6 +17,7 @@ from consilia.methods.fedkim.config import FedKIMConfig
 from consilia.methods.fedkim.local_report import write_task_examples
 from consilia.methods.fedkim.owners import owners
 from consilia.methods.fit import Batch, shuffled
+from consilia.methods.passes import EVERYTHING
 from consilia.methods.tasks import Network, Predictions, network_of
 
 
@@ -53,7 +54,9 @@ class FedKIMClient(Client[FedKIMConfig]):
         """The encoders that a task reads and its head."""
         return network_of(partial(self.model, task=dataset))
 
-    def batches(self, order: torch.Generator, transform: Transform | None = None) -> Iterator[Batch]:
+    def batches(
+        self, order: torch.Generator, transform: Transform | None = None, part: slice = EVERYTHING
+    ) -> Iterator[Batch]:
         """One pass over the training cases: batches of one task each, in an order drawn over all of them."""
         plan = [
             (task, dataset.train.with_transform(transform), indices)
@@ -61,7 +64,7 @@ class FedKIMClient(Client[FedKIMConfig]):
             if len(dataset.train)
             for indices in shuffled(len(dataset.train), self.training.batch_size, order)
         ]
-        for place in torch.randperm(len(plan), generator=order).tolist():
+        for place in torch.randperm(len(plan), generator=order).tolist()[part]:
             task, split, indices = plan[place]
             inputs, labels = (part.to(self.device) for part in split.batch(indices))
             yield Batch(inputs, labels, task)

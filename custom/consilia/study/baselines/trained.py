@@ -42,7 +42,7 @@ def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
     state = learner.state()
     best = BestRound(config.primary_metric, state)
     for number in range(1, config.rounds + 1):
-        state = _train(learner, state, number, config)
+        state = _train(learner, state, number, config, len(training_sites(sites)))
         if _looks(config, number):
             by_site = {site.site: _evaluate(learner, state, site) for site in sites}
             for name, metrics in by_site.items():
@@ -107,11 +107,15 @@ def _learner(setting: Setting, data: SiteData) -> Learner:
     return plain.client(ClientContext(model, data, config.training, config.seed))
 
 
-def _train(learner: Learner, state: State, number: int, config: RunConfig) -> State:
+def _train(learner: Learner, state: State, number: int, config: RunConfig, sites: int = 1) -> State:
     """Round ``number`` with as many passes over the data as a site makes on average: local_epochs x participation.
 
-    Where that is a fraction, whole passes are spread evenly over the rounds, and a round may have none.
+    Where that is a fraction, whole passes are spread evenly over the rounds, and a round may have none. With
+    ``local_steps`` it has as many steps as its ``sites`` make together on average, one at least.
     """
+    if config.training.local_steps is not None:
+        steps = max(1, round(config.training.local_steps * sites * config.participation))
+        return dict(learner.train(Round(number, state, steps=steps)).state)
     per_round = config.training.local_epochs * config.participation
     passes = round(number * per_round) - round((number - 1) * per_round)
     return dict(learner.train(Round(number, state, epochs=passes)).state) if passes else state
