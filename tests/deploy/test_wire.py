@@ -21,12 +21,15 @@ from consilia.federation.config import RunConfig
 from consilia.federation.outputs import SAVED
 from consilia.federation.run_folder import RESULT
 from consilia.flare.ready import TOPIC as READY
+from consilia.methods import Method
+from consilia.methods.registry import make_method
 from consilia.models.exchange import exchanged_state
 from consilia.record.files import load_record
 from poc.local import SERVER
 from tests.deploy.private_sites import MARK, ROWS, write_private_sites
 from tests.deploy.support import hashes, in_process
 from tests.deploy.wire import CAREFREE, INSTALLED, Evidence, after, gather, replies
+from tests.federation.support import model_of
 
 pytestmark = pytest.mark.deploy
 
@@ -123,6 +126,14 @@ def test_of_the_sites_settings_only_the_log_switch_is_told(seen: Evidence, site:
     assert told == seen.sent[site].count(b"\xabsite_config\x81\xb3allow_log_streaming\xc2") == 1
 
 
+def beside(config: RunConfig) -> dict[str, torch.Tensor]:
+    """Tensors of the layout that a method sends beside the model's own."""
+    method = make_method(config.method)
+    if type(method).extras is Method.extras:
+        return {}
+    return {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in method.extras(model_of(config)).items()}
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_every_reply_is_approved_and_written_down(seen: Evidence, site: str) -> None:
     texts, lines = replies(seen.sent[site]), seen.audits[site]
@@ -131,7 +142,7 @@ def test_every_reply_is_approved_and_written_down(seen: Evidence, site: str) -> 
         update = load_file(seen.kept(site, job) / "personal-round.safetensors")
         mine = [(text, line) for text, line in zip(texts, lines, strict=True) if line["job"] == number]
         for text, line in mine:
-            tensors = update if line["task"] == "train" else {}
+            tensors = {**update, **beside(seen.configs[job])} if line["task"] == "train" else {}
             told = seen.manifests[job].check(line["task"], text.decode(), tensors, "")
             assert line["sent"]
             assert line["fields"] == list(told)

@@ -92,7 +92,9 @@ def test_a_site_that_only_tests_says_why_it_cannot_judge(
     config = run_of("fedbn", rounds=1, participation=1.0, test_only_sites=["hospital-4"])
     record = Federation(config, wisconsin, tmp_path / "run").run()
     assert "site hospital-4 does not evaluate the global model: with FedBN" in caplog.text
-    assert sorted(record.final["last"].global_) == ["hospital-1", "hospital-2", "hospital-3"]
+    # No model is every site's, so none is shown as the global one.
+    assert record.final["last"].global_ == {}
+    assert sorted(record.final["last"].personal) == ["hospital-1", "hospital-2", "hospital-3"]
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     with pytest.raises(CannotEvaluate, match="normalisation layers of its own"):
         client_of("fedbn", model, data(test_only=True), SGD).state_for("global", {})

@@ -3,7 +3,8 @@
 Everything is averaged as in FedAvg, except for the normalisation layers: their affine parameters and running statistics
 stay at the site that trained them, because scanners and protocols shift the features of each hospital in a way of their
 own. They are found by the type of the module, never by a name. The paper has batch normalisation; layer, group,
-instance and root-mean-square normalisation are kept likewise.
+instance and root-mean-square normalisation are kept likewise. There is no global model: every site judges what is
+averaged with its own normalisation.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class FedBN(Method[MethodConfig]):
     """FedAvg without the normalisation layers, which stay at each site (Li et al. 2021)."""
 
     name = "fedbn"
+    global_model = False
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
 
     def exchanged(self, model: nn.Module) -> list[str]:
