@@ -26,8 +26,11 @@ from consilia.federation.model_evaluation import PARTS, Evaluated, evaluate_mode
 from consilia.federation.saved_model import LoadedModel, Predicted, load_model
 from consilia.methods.registry import load_plugin, plugin_digest
 from consilia.record.schema import Record
+from consilia.record.study_result import StudyResult
 from consilia.study.baselines import BASELINES
-from consilia.study.running import FinishedRun, StudyProgress, no_study_progress, run_method, run_study
+from consilia.study.execute import StudyProgress
+from consilia.study.plan import Planned
+from consilia.study.running import FinishedRun, no_study_progress, run_method, run_study
 from consilia.study.study import EACH, Study, StudySource, study_of
 
 Place = str | Path
@@ -41,13 +44,17 @@ class Comparison:
 
     Attributes:
         study: what was run.
-        runs: in the order of left-out sites, labels and seeds.
-        folder: one folder per run, and the report.
+        runs: in the order of data sets, options, left-out sites, folds, labels and seeds.
+        folder: one folder per run, and the reports.
+        without: the runs that have no result, and why.
+        result: means with intervals, contrasts and verdicts; see docs/studies.md.
     """
 
     study: Study
     runs: tuple[FinishedRun, ...]
     folder: Path
+    without: tuple[Planned, ...] = ()
+    result: StudyResult | None = None
 
     @property
     def records(self) -> list[Record]:
@@ -57,18 +64,20 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """A row per method, version and metric: mean, standard deviation and number of seeds.
 
-        Where several sites were left out in turn, the column ``left_out`` comes first; see
+        Before them a column for each axis along which the study goes: ``data``, ``option``, ``left_out``, ``fold``; see
         :func:`consilia.evaluation.frames.comparison_frame`.
         """
-        groups: dict[str | None, list[Record]] = {}
+        groups: dict[tuple[tuple[str, object], ...], list[Record]] = {}
         for run in self.runs:
-            groups.setdefault(run.left_out, []).append(run.record)
-        frames = {site: comparison_frame(records) for site, records in groups.items()}
-        if None in frames:
-            return frames[None]
-        for site, frame in frames.items():
-            frame.insert(0, "left_out", site)
-        return pd.concat(frames.values(), ignore_index=True)
+            axes = {} if run.federation is None else run.federation.axes
+            groups.setdefault(tuple(axes.items()), []).append(run.record)
+        frames = []
+        for where, records in groups.items():
+            frame = comparison_frame(records)
+            for place, (name, value) in enumerate(where):
+                frame.insert(place, name, value)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,7 @@ def compare(
     settings: Settings = (),
     plugin: Place | None = None,
     out: Place | None = None,
+    jobs: int | None = None,
     progress: StudyProgress = no_study_progress,
 ) -> Comparison:
     """Run a study, methods x seeds and the baselines; runs that are there already are not run again.
@@ -174,6 +184,7 @@ def compare(
         settings: values of configuration keys, for all runs.
         plugin: a Python file that defines a method of one's own.
         out: folder of the study; default ``runs/STUDY``.
+        jobs: runs at a time; default: as many as the machine has cores, and one with ``sim``.
         progress: called with the name of a run and each of its events.
 
     Raises:
@@ -182,15 +193,16 @@ def compare(
     """
     use_plugin(plugin)
     chosen, folder = planned(study, seeds=seeds, leave_out=leave_out, train_cases=train_cases, out=out)
-    runs = run_study(
+    done = run_study(
         chosen,
         folder,
         engine=engine,
         labels=only or None,
         overrides=overrides(settings, rounds),
+        jobs=jobs,
         progress=progress,
     )
-    return Comparison(chosen, tuple(runs), folder)
+    return Comparison(chosen, done.runs, folder, done.without, done.result)
 
 
 def planned(

@@ -156,6 +156,9 @@ def compare(
     train_cases: Annotated[
         float | None, typer.Option(help="Training cases used per site, or a fraction of them: few data.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: the cores, and 1 with --engine sim.")
+    ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default runs/STUDY.")] = None,
     plugin: Plugin = None,
@@ -172,7 +175,34 @@ def compare(
     from consilia.cli.running import compare_command, load_plugin_file
 
     load_plugin_file(plugin)
-    compare_command(study, engine, only or [], seeds, rounds, leave_out or [], train_cases, settings or [], out)
+    compare_command(study, engine, only or [], seeds, rounds, leave_out or [], train_cases, settings or [], out, jobs)
+
+
+@app.command()
+@friendly
+def tune(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of an embedded study: wisconsin, ...")],
+    engine: Engine = "inprocess",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Some of the study's methods and baselines.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: the cores, and 1 with --engine sim.")
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; default runs/STUDY.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Choose learning rates and methods' own parameters on validation cases, by one grid for all.
+
+    \b
+    consilia tune configs/studies/heart-disease.yaml --out runs/heart
+
+    The grid is the study's key tune, or the default one. Choices are in the folder's tuning/choices.json; consilia
+    compare on a study with the key tune makes them itself, and takes them. Test cases play no part.
+    """
+    from consilia.cli.running import load_plugin_file, tune_command
+
+    load_plugin_file(plugin)
+    tune_command(study, engine, only or [], settings or [], out, jobs)
 
 
 @app.command()

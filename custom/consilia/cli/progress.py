@@ -31,6 +31,7 @@ from consilia.core.events import (
     ServerWorks,
     SiteEvent,
     SiteTrouble,
+    Standing,
     TrainedAlone,
     Warned,
 )
@@ -83,6 +84,34 @@ class RunView:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._follower = None
+
+
+class StudyView(RunView):
+    """The same of a study, and after each run where it stands.
+
+    Of runs that go on at the same time only the beginning, the end and what went wrong is shown.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._going: set[str] = set()
+        self._several = False
+
+    def __call__(self, name: str, event: Event) -> None:
+        """Show an event of the run of that name, or of the study."""
+        if isinstance(event, Begun):
+            self._several = self._several or bool(self._going)
+            self._going.add(name)
+        elif isinstance(event, Finished | Failed):
+            self._going.discard(name)
+        if isinstance(event, Standing):
+            self._close()
+            console.print(plain(event), highlight=False, soft_wrap=True)
+        elif not self._several:
+            super().__call__(name, event)
+        elif isinstance(event, Begun | Finished | Failed | Warned | SiteTrouble | Found):
+            self._close()
+            console.print(plain(f"{name}: {event}"), highlight=False, soft_wrap=True)
 
 
 class RoundLines:

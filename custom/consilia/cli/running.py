@@ -14,8 +14,9 @@ from rich.table import Table
 from consilia import api
 from consilia.api import overrides, planned, run_folder, use_plugin
 from consilia.cli.console import console, print_table
-from consilia.cli.progress import RunView
-from consilia.cli.show import left_out_comparison, show_records, show_study
+from consilia.cli.progress import RunView, StudyView
+from consilia.cli.show import chosen_settings, left_out_comparison, show_missing, show_records, show_study
+from consilia.cli.study_result import show_study_result
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_csv
 from consilia.core.schema import nearest
@@ -27,7 +28,9 @@ from consilia.methods.shown import panels_of
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
+from consilia.study.running import tune_study
 from consilia.study.study import advice, require_method, stands_alone, study_config, study_of, study_sites
+from consilia.study.tuning import CHOICES, TUNING
 
 
 def run_command(
@@ -73,12 +76,13 @@ def compare_command(
     train_cases: float | None,
     settings: Sequence[str],
     out: Path | None,
+    jobs: int | None,
 ) -> None:
     """``consilia compare``."""
     left_out = [site.strip() for given in leave_out for site in given.split(",")]
     numbers = None if seeds is None else _seeds(seeds)
     _, folder = planned(study_source, seeds=numbers, leave_out=left_out, train_cases=train_cases, out=out)
-    with _stopped_politely(folder), RunView() as view:
+    with _stopped_politely(folder), StudyView() as view:
         found = api.compare(
             study_source,
             only=only,
@@ -89,11 +93,36 @@ def compare_command(
             train_cases=train_cases,
             settings=settings,
             out=folder,
+            jobs=jobs,
             progress=view,
         )
-    show_study(found.runs, folder)
+    axes = {name for run in found.runs if run.federation for name in run.federation.axes} - {"left_out"}
+    if found.result is not None and axes:
+        show_study_result(found.result, folder)
+    else:
+        show_study(found.runs, folder)
+        show_missing(found.without)
     if (hint := advice(found.study, [run.record.run.label for run in found.runs])) is not None:
         console.print(hint, style="yellow", highlight=False, soft_wrap=True)
+
+
+def tune_command(
+    study_source: str, engine: str, only: Sequence[str], settings: Sequence[str], out: Path | None, jobs: int | None
+) -> None:
+    """``consilia tune``."""
+    study, folder = planned(study_source, seeds=None, leave_out=(), train_cases=None, out=out)
+    with _stopped_politely(folder), StudyView() as view:
+        choices = tune_study(
+            study,
+            folder,
+            engine=engine,
+            labels=only or None,
+            overrides=overrides(settings, None),
+            jobs=jobs,
+            progress=view,
+        )
+    print_table(chosen_settings(choices))
+    console.print(f"Choices: {folder / TUNING / CHOICES}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

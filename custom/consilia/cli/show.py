@@ -10,6 +10,7 @@ from rich.table import Table
 
 from consilia.cli.console import console, print_table
 from consilia.cli.curves import round_curves
+from consilia.core.plain import plain
 from consilia.core.task import Task
 from consilia.evaluation.compare import Row, Spread, comparison_table
 from consilia.evaluation.left_out import mean_over_sites, rows_by_site
@@ -22,7 +23,9 @@ from consilia.methods.shown import tables_of
 from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
 from consilia.report.panel import TextTable
+from consilia.study.plan import Planned
 from consilia.study.running import LEFT_OUT, FinishedRun
+from consilia.study.tuning import Choice
 
 UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")
 
@@ -136,6 +139,26 @@ def show_study(runs: Sequence[FinishedRun], folder: Path) -> None:
     _show_troubles([run.record for run in runs])
     for place in by_site.values():
         _say_report(place)
+
+
+def chosen_settings(choices: Sequence[Choice]) -> Table:
+    """What tuning tried and chose, a row per label and cell; * marks the best value of a key."""
+    table = Table("method", "tried: validation value, higher is better", "chosen", "edge", box=None)
+    for choice in choices:
+        tried = "  ".join(
+            f"{', '.join(f'{value:g}' for value in one.setting.values())}: "
+            f"{UNDEFINED if one.value is None else f'{one.value:.4f}'}"
+            for one in choice.tried
+        )
+        name = " ".join(filter(None, (choice.label, choice.federation)))
+        table.add_row(plain(name), tried, choice.words, "; ".join(choice.edges.values()))
+    return table
+
+
+def show_missing(without: Sequence[Planned]) -> None:
+    """A line for every run of a study that has no result."""
+    for run in without:
+        console.print(plain(f"{run.name}: {run.status}: {run.reason}"), style="yellow", highlight=False, soft_wrap=True)
 
 
 def _show_troubles(records: Sequence[Record]) -> None:

@@ -12,6 +12,10 @@ class ConfigError(ConsiliaError):
     """A configuration value is missing, unknown or out of range."""
 
 
+class CannotTrain(ConfigError):
+    """A method or a baseline cannot do what a run asks for: its task, its network, its optimiser."""
+
+
 class DataError(ConsiliaError):
     """A site's data does not match what its site.yaml says."""
 

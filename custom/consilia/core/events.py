@@ -6,6 +6,7 @@ Events cross processes as JSON, one a line of ``progress.jsonl``; :func:`read_ev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
@@ -245,6 +246,25 @@ Progress = Callable[[Event], None]
 """Who is told about a run's events."""
 
 
+class Standing(Event):
+    """Where a study of several runs stands: how many are done, the time left, and what they have cost so far.
+
+    ``budget``: core-hours; null: none is set.
+    """
+
+    name = "standing"
+    done: int
+    of: int
+    core_hours: float
+    seconds_left: float | None = None
+    budget: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", left {timedelta(seconds=round(self.seconds_left))}"
+        budget = "" if self.budget is None else f" of {self.budget:g}"
+        return f"{self.done} of {self.of} runs done{left}, {self.core_hours:.2f}{budget} core-hours"
+
+
 def no_progress(event: Event) -> None:
     """For callers that do not need the events."""
 
@@ -253,7 +273,7 @@ KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
         Begun, Found, Replied, Refused, Absent, Missing, Back, Notice, Warned, Prepared, RoundDone, TrainedAlone,
-        ServerWorks, Personalizing, Failed, Finished,
+        ServerWorks, Personalizing, Failed, Finished, Standing,
     )
 }  # fmt: skip
 

@@ -31,6 +31,8 @@ class SiteConfig(Strict):
 
     ``allow_methods`` are methods of other packages than Consilia that jobs may name; ``foundation_models`` the site's
     own copies of large pre-trained models, by the name that jobs use; ``limits`` what a job may ask of the site.
+    ``keep_predictions``: whether a final evaluation leaves a table of the predictions on the test cases among what the
+    site keeps of the run, for studies on one machine.
     """
 
     site: str
@@ -39,6 +41,7 @@ class SiteConfig(Strict):
     allow_methods: tuple[str, ...] = ()
     foundation_models: dict[str, FoundationFolder] = Field(default_factory=dict)
     limits: SiteLimits = SiteLimits()
+    keep_predictions: bool = False
     datasets: dict[str, DatasetSpec] = Field(min_length=1)
 
     @field_validator("allow_models")
@@ -110,7 +113,7 @@ def write_site_config(
     allow_models: Sequence[str],
     foundation_models: Mapping[str, FoundationFolder],
 ) -> None:
-    """Write the site.yaml of a study on one machine, with no limits to what its runs ask.
+    """Write the site.yaml of a study on one machine: no limits to what its runs ask, and predictions are kept.
 
     Raises:
         ConfigError: it would not be a valid one; nothing is written then.
@@ -120,6 +123,7 @@ def write_site_config(
         "allow_models": list(allow_models),
         "foundation_models": {key: folder.model_dump(mode="json") for key, folder in foundation_models.items()},
         "limits": RESEARCH_LIMITS.model_dump(mode="json"),
+        "keep_predictions": True,
         "datasets": {
             dataset: spec.model_dump(mode="json", exclude_defaults=True) for dataset, spec in datasets.items()
         },

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 import consilia
-from consilia.core.errors import ConfigError
+from consilia.core.errors import CannotTrain, ConfigError
 from consilia.core.plain import PlainText
 from consilia.core.schema import Strict, explain
 from consilia.core.task import Task
@@ -92,8 +92,11 @@ class RunConfig(Strict):
             raise ValueError(f"select_by of a {self.task} is one of {selectable(self.task)}, got {self.select_by!r}")
         method = make_method(self.method)
         if self.task not in method.tasks:
-            raise ValueError(f"method {method.name} knows no {self.task}")
-        method.check_training(self.training)
+            raise CannotTrain(f"method {method.name} knows no {self.task}")
+        try:
+            method.check_training(self.training)
+        except ConfigError as error:
+            raise CannotTrain(str(error)) from error
         if self.preprocessing == "pooled" and method.several_datasets:
             raise ValueError(f"preprocessing: pooled is for one dataset, method {method.name} trains several: set site")
         declared_fields(method)
@@ -172,6 +175,8 @@ def run_config(
         return RunConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(explain(error, _given_by(error, overrides, source))) from error
+    except CannotTrain as error:
+        raise CannotTrain(f"{source}: {error}") from error
 
 
 def require_version(version: str) -> None:

@@ -30,7 +30,7 @@ def validation_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float |
     return _mean([value for split in found if (value := getattr(split, metric)) is not None])
 
 
-def _oriented_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float | None:
+def oriented_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float | None:
     """The validation value, turned so that higher is better."""
     value = validation_value(by_site, metric)
     task = next((site.task for site in by_site.values() if site.task is not None), None)
@@ -66,7 +66,7 @@ class BestRound:
 
     def offer(self, version: int, state: Mapping[str, Tensor], metrics: Mapping[str, SiteMetrics]) -> bool:
         """Whether a version's metrics are better than all before; it is kept then."""
-        value = _oriented_value(metrics, self.metric)
+        value = oriented_value(metrics, self.metric)
         if value is None or version == 0:
             return False
         if value > self.value:

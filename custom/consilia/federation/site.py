@@ -36,6 +36,7 @@ from consilia.federation.release_fields import datasets_of
 from consilia.federation.release_manifest import manifest_of
 from consilia.federation.requests import require_within
 from consilia.federation.run_data import description, load_run_data, warn_of_own_values
+from consilia.federation.saved_predictions import write_predictions
 from consilia.federation.site_errors import note_error
 from consilia.federation.site_evaluation import SiteEvaluation
 from consilia.federation.site_gate import SiteGate
@@ -45,6 +46,7 @@ from consilia.methods.client import ClientContext, Round
 from consilia.methods.contract import State, Update, transmitted
 from consilia.methods.registry import AllowedMethods, make_method
 from consilia.methods.server import check_tensors
+from consilia.methods.tasks import Predictions
 from consilia.models.exchange import ModelSize, exchanged_state, in_type, require_names
 
 log = logging.getLogger(__name__)
@@ -215,6 +217,7 @@ class Site:
         variants = self.evaluation.variants(request) if received is not None else {}
         if request.final and received is not None:
             thresholds = {"global": request.threshold}
+            self._keep(request, {"global": predictions})
             self.client.report(self.folder / f"report-{request.keep}.html", {"global": predictions}, None, thresholds)
         seconds = time.perf_counter() - started
         return as_reply(EvaluateReply(round=request.round, received=received, variants=variants, seconds=seconds))
@@ -237,6 +240,7 @@ class Site:
         # Without a global model, what is received with the site's own part is a step on the way to the personal one.
         predictions = {"global": before, "personal": after} if self.method.global_model else {"personal": after}
         thresholds = {"global": request.threshold, "personal": getattr(personal.validation, "threshold", None)}
+        self._keep(request, predictions)
         self.client.report(self.folder / f"report-{request.keep}.html", predictions, attention, thresholds)
         return as_reply(
             PersonalizeReply(
@@ -247,6 +251,9 @@ class Site:
                 seconds=time.perf_counter() - started,
             )
         )
+
+    def _keep(self, request: Request, predictions: Mapping[str, Mapping[str, Predictions]]) -> None:
+        write_predictions(self.settings, self.config.run_id, request.keep, self.data, predictions)
 
     # ---- what comes and goes -----------------------------------------------------------------------------------
 

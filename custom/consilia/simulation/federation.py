@@ -101,7 +101,12 @@ class FederationConfig(Strict):
 
 
 def load_federation(
-    path_or_name: str, out: Path, *, leave_out: str | None = None, train_cases: int | float | None = None
+    path_or_name: str,
+    out: Path,
+    *,
+    leave_out: str | None = None,
+    train_cases: int | float | None = None,
+    partition: int | None = None,
 ) -> dict[str, Path]:
     """Site names and the paths of their site.yaml files, written under ``out``.
 
@@ -114,12 +119,16 @@ def load_federation(
         out: the folder for ``<site>/site.yaml``; not used for a folder of sites.
         leave_out: a site that trains nothing and is a test site with all its cases; before the YAML file's own.
         train_cases: how many (or what fraction) of each site's training cases are used; before the data's own.
+        partition: seed of the partition of a pooled dataset into sites with skewed labels, and of the sites' splits;
+            before the file's own.
 
     Raises:
         ConfigError: there is no such federation, a file is wrong, or the sites' classes disagree.
         DataError: the pooled data cannot be read or partitioned as asked.
     """
     path = Path(path_or_name)
+    if partition is not None and (path_or_name in EMBEDDED_DATA or not path.is_file()):
+        raise ConfigError(f"{path}: expected a federation file that partitions a pooled dataset by dirichlet")
     if path_or_name in EMBEDDED_DATA:
         embedded = EMBEDDED_DATA[path_or_name]
         sites = without(embedded.sites(out.absolute()), leave_out, path_or_name)
@@ -134,6 +143,8 @@ def load_federation(
         written = _site_folder(path)
     elif path.is_file():
         config = _read_config(path)
+        if partition is not None:
+            config = _partitioned(config, path, partition)
         sites, server = _materialise(config, path, out, leave_out)
         written = write_layout(fewer(sites, train_cases), server, out, config.allow_models, config.foundation_models)
     else:
@@ -167,6 +178,16 @@ def _read_config(path: Path) -> FederationConfig | DatasetsConfig:
         if "test_only" in content:
             content["test_only"] = merged(content["test_only"], test_only=True)
     return validate(FederationConfig, content, path)
+
+
+def _partitioned(config: FederationConfig | DatasetsConfig, path: Path, seed: int) -> FederationConfig:
+    """The same pooled dataset, divided by another seed."""
+    own = config.partition if isinstance(config, FederationConfig) else None
+    if not isinstance(config, FederationConfig) or not isinstance(own, DirichletPartition) or config.pooled is None:
+        raise ConfigError(f"{path}: expected a pooled dataset that is partitioned by dirichlet; folds divide others")
+    splits = config.pooled.splits.model_copy(update={"seed": seed})
+    pooled = config.pooled.model_copy(update={"splits": splits})
+    return config.model_copy(update={"partition": own.model_copy(update={"seed": seed}), "pooled": pooled})
 
 
 def _materialise(

@@ -65,9 +65,14 @@ Partition = Annotated[ColumnPartition | DirichletPartition, Field(discriminator=
 
 def index_pooled(spec: DatasetSpec, where: str) -> Cases:
     """All cases (or questions) of a pooled dataset. Raises :class:`DataError` with its problems."""
+    return index_cases(spec, f"{where}: pooled")
+
+
+def index_cases(spec: DatasetSpec, where: str) -> Cases:
+    """All cases (or questions) of a dataset. Raises :class:`DataError` with its problems."""
     problems = Problems()
     cases = _reader(spec).index(problems)
-    problems.raise_if_any(f"{where}: pooled")
+    problems.raise_if_any(where)
     return cases
 
 

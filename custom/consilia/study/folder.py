@@ -21,6 +21,9 @@ from consilia.methods.registry import make_method
 from consilia.record.files import load_record
 from consilia.record.schema import Record
 
+Fingerprints = dict[tuple[object, ...], str]
+"""Of a site's data: by its site.yaml and the names of the datasets."""
+
 SITES = "sites"
 """Below a run's or a study's folder: the sites of a federation that is made on this machine."""
 
@@ -32,9 +35,21 @@ OUTPUTS = (
 
 
 def finished(
-    place: Path, config: RunConfig, site_files: Mapping[str, Path], *, baseline: bool = False
+    place: Path,
+    config: RunConfig,
+    site_files: Mapping[str, Path],
+    *,
+    baseline: bool = False,
+    fingerprints: Fingerprints | None = None,
 ) -> Record | None:
     """The record of this very configuration on these very data, if it is there.
+
+    Args:
+        place: the folder.
+        config: of the run.
+        site_files: each site's site.yaml.
+        baseline: whether it is a baseline with the settings of the configuration.
+        fingerprints: of data that an earlier call has read, for many runs on the same.
 
     Raises:
         ConfigError: the folder holds the record of another configuration, or of other data.
@@ -57,9 +72,20 @@ def finished(
     for name, site_file in site_files.items():
         if name not in record.sites:
             continue
-        if load_run_data(config, load_site_config(site_file)).fingerprint() != record.sites[name].fingerprint:
+        if (
+            _fingerprint(config, site_file, {} if fingerprints is None else fingerprints)
+            != record.sites[name].fingerprint
+        ):
             raise ConfigError(f"{path}: the data of site {name!r} have changed since: {ANEW}")
     return record
+
+
+def _fingerprint(config: RunConfig, site_file: Path, known: Fingerprints) -> str:
+    datasets = make_method(config.method).datasets() or (config.dataset,)
+    key = (site_file, *sorted(datasets))
+    if key not in known:
+        known[key] = load_run_data(config, load_site_config(site_file)).fingerprint()
+    return known[key]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from consilia.core.errors import ConfigError
+from consilia.core.errors import CannotTrain
 from consilia.core.events import Progress, RoundDone
 from consilia.core.stop import never
 from consilia.federation.config import RunConfig
@@ -20,12 +20,12 @@ def public_only(config: RunConfig, server: ServerSettings, recorder: Recorder, p
     """As many rounds of the server's act as the run has; what one leaves, the next begins with.
 
     Raises:
-        ConfigError: the method does nothing at the server.
+        CannotTrain: the method does nothing at the server.
     """
     with TemporaryDirectory() as folder:
         half = open_server(config, server, Path(folder), progress, never)
         if not half.works_after_rounds():
-            raise ConfigError(f"baseline public-only is for a method that learns at the server, not {config.label}")
+            raise CannotTrain(f"baseline public-only is for a method that learns at the server, not {config.label}")
         state: State = initial_state(config, half.context.model())
         for number in range(1, config.rounds + 1):
             state = half.after_round(state, number)

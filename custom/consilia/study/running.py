@@ -5,47 +5,40 @@ Nothing here prints. Callers get events (:mod:`consilia.core.events`) and :class
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, get_args
 
 import pandas as pd
 
-from consilia.core.errors import ConfigError
-from consilia.core.events import Begun, Event, Finished, Found, Progress, RoundDone, TrainedAlone, no_progress
+from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
+from consilia.core.events import Event, Found, Progress, no_progress
 from consilia.core.files import write_csv
-from consilia.core.schema import nearest
-from consilia.data.site import load_site_config
 from consilia.evaluation.frames import run_frame
 from consilia.evaluation.left_out import left_out_values
 from consilia.evaluation.summary import summarise
-from consilia.federation.config import RunConfig
-from consilia.federation.inprocess import run_inprocess
 from consilia.federation.outputs import REPORT
-from consilia.federation.run_folder import PROGRESS, RESULT, recorded
-from consilia.federation.server_settings import own_server
 from consilia.methods.shown import panels_of
-from consilia.record.files import save_record
 from consilia.record.schema import Record
+from consilia.record.study_result import StudyResult
 from consilia.report.html import write_report
-from consilia.simulation.federation import load_federation
-from consilia.study.baselines import BASELINES, require_baseline, run_baseline
+from consilia.study.analysis import analyse
+from consilia.study.execute import StudyProgress, execute
+from consilia.study.federations import Federation, federations_of
 from consilia.study.folder import SITES, finished, nothing_left, overwritten
-from consilia.study.study import EACH, Study, baselines_of, require_label, require_method, study_config, study_sites
-
-EngineName = Literal["sim", "inprocess"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-"""NVFlare's simulator, a process per site; or one plain loop."""
+from consilia.study.grid import Grid
+from consilia.study.one_run import Work, require_engine, run_one
+from consilia.study.outcome import core_hours
+from consilia.study.outputs import write_outputs
+from consilia.study.plan import Chosen, Planned, no_settings, plan_of
+from consilia.study.results import predictions_of, rounds_of, runs_of
+from consilia.study.study import Study, require_label, require_method, study_config, study_sites
+from consilia.study.tuning import TUNING, Choice, settings_of, tune
 
 LEFT_OUT = "left-out.csv"
 """In the folder of a study that leaves out several sites in turn: a row per method and site, and their mean."""
-
-StudyProgress = Callable[[str, Event], None]
-"""Called with every event of a study's runs, after the name of the run."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +50,19 @@ class FinishedRun:
         record: what it gave.
         folder: where record, report and models are.
         found: whether it was there already and has not been run again.
-        left_out: the site that was left out of it, where a study leaves out several in turn.
+        federation: where it belongs in its study; None of a run that is of no study.
     """
 
     name: str
     record: Record
     folder: Path
     found: bool = False
-    left_out: str | None = None
+    federation: Federation | None = None
+
+    @property
+    def left_out(self) -> str | None:
+        """The site that was left out of it, where its study leaves out several in turn."""
+        return None if self.federation is None else self.federation.left_out
 
     @property
     def metrics(self) -> Mapping[str, float | None]:
@@ -80,21 +78,6 @@ class FinishedRun:
     def to_frame(self) -> pd.DataFrame:
         """A row per chosen version, model, site and split: :func:`consilia.evaluation.frames.run_frame`."""
         return run_frame(self.record)
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A run that is to be made, its configuration valid and its folder looked at."""
-
-    name: str
-    label: str
-    config: RunConfig
-    sites: Mapping[str, Path]
-    folder: Path
-    known: Record | None
-    left_out: str | None = None
-    pages: bool = True
-    workers: int = 1
 
 
 def no_study_progress(name: str, event: Event) -> None:
@@ -130,16 +113,34 @@ def run_method(
         ConsiliaError: what is asked for does not fit, and nothing is left in the folder; or the run failed.
     """
     runner = require_engine(engine)
+    require_method(study, method)
     if workers != 1 and runner != "inprocess":
         raise ConfigError(f"workers is {workers}: the simulator has a process per site; it is for engine inprocess")
-    require_method(study, method)
     with nothing_left(folder):
         with overwritten(folder) if overwrite else nullcontext():
             sites = study_sites(study, folder / SITES)
             config = study_config(study, method, seed, sites, overrides)
             known = finished(folder, config, sites)
-        planned = _Planned(folder.name, method, config, sites, folder, known, workers=workers)
-        return _run(planned, runner, lambda _, event: progress(event))
+        if known is not None:
+            progress(Found())
+            return FinishedRun(folder.name, known, folder, True)
+        record = run_one(Work(config, sites, folder, runner, workers=workers), progress)
+        return FinishedRun(folder.name, record, folder)
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """What came of a study.
+
+    Attributes:
+        runs: that have a result, by data set, option, left-out site, fold, label and seed.
+        without: those that have none, and why.
+        result: means, intervals and verdicts; None where no run keeps predictions.
+    """
+
+    runs: tuple[FinishedRun, ...]
+    without: tuple[Planned, ...]
+    result: StudyResult | None
 
 
 def run_study(
@@ -149,138 +150,117 @@ def run_study(
     engine: str = "inprocess",
     labels: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    command: Sequence[str] = ("consilia", "compare"),
     progress: StudyProgress = no_study_progress,
-) -> list[FinishedRun]:
-    """Run methods and baselines for every seed that has no record yet; write the comparison report.
+) -> StudyRuns:
+    """Run methods and baselines that have no record yet; write the comparison reports.
 
     Where the study leaves out several sites in turn, each of them has a folder ``without-SITE`` with its runs and its
     report, and :data:`LEFT_OUT` holds the metrics of them all.
 
     Args:
         study: what to run.
-        folder: one sub-folder per run, the sites, and report.html.
+        folder: of the study: runs, sites and reports, with a level for every axis along which it goes.
         engine: what runs a configuration.
         labels: of the study's methods, methods' names and baselines; all of the study's by default.
         overrides: ``key=value`` on every run's configuration.
-        progress: called with the name of a run and each of its events.
-
-    Returns:
-        In the order of left-out sites, labels and seeds.
+        jobs: runs at a time; default: as many as the machine has cores, one at a time in NVFlare's simulator, which
+            has processes of its own.
+        command: what runs the study, for the rows of runs that have no result.
+        progress: called with the name of a run and each of its events; with "" and where the study stands.
 
     Raises:
-        ConsiliaError: what is asked for does not fit, and nothing is left in the folder; or a run failed.
+        ConsiliaError: what is asked for does not fit, and nothing is left in the folder; or no run has a result.
     """
     runner = require_engine(engine)
     for label in labels or ():
         require_label(study, label)
     with nothing_left(folder):
         # All of them before the first run: a mistake in the last method must not show hours later.
-        if study.in_turn:
-            places = {site: folder / f"without-{site}" for site in left_out_in_turn(study)}
-            plans = {
-                place: _plan(study.changed(leave_out=site), place, labels, overrides, site)
-                for site, place in places.items()
-            }
-        else:
-            plans = {folder: _plan(study, folder, labels, overrides)}
-    runs: list[FinishedRun] = []
-    for place, plan in plans.items():
-        done = [_run(planned, runner, progress) for planned in plan]
-        records = [run.record for run in done]
-        write_report(records, place / REPORT, panels_of(records))
-        runs += done
-    if study.in_turn:
-        left_out = [(run.left_out or "", run.record) for run in runs]
-        write_csv(folder / LEFT_OUT, *left_out_values(left_out))
-    return runs
+        plan = plan_of(federations_of(study, folder), labels, overrides)
+        settings: Callable[[Federation, str], Chosen] = no_settings
+        spent = 0.0
+        if study.tune is not None:
+            choices = tune_study(
+                study, folder, engine=engine, labels=labels, overrides=overrides, jobs=jobs, progress=progress
+            )
+            settings, spent = settings_of(choices, study.tune), core_hours(folder / TUNING)
+            plan = plan_of(federations_of(study, folder), labels, overrides, settings)
+        budget = None if study.budget is None else study.budget - spent
+        planned = execute(plan, engine=runner, jobs=_jobs(jobs, runner, plan), budget=budget, progress=progress)
+        _require_one(planned)
+    found = [before.record is not None for before in plan]
+    runs = tuple(
+        FinishedRun(one.name, one.record, one.folder, there, one.federation)
+        for one, there in zip(planned, found, strict=True)
+        if one.record is not None
+    )
+    result = _write_reports(study, folder, planned, command)
+    return StudyRuns(runs, tuple(one for one in planned if one.record is None), result)
 
 
-def left_out_in_turn(study: Study) -> list[str]:
-    """The sites that a study leaves out one after another; ``all``: every site that trains something."""
-    if study.leave_out != EACH:
-        return [study.leave_out] if isinstance(study.leave_out, str) else list(study.leave_out or ())
-    with TemporaryDirectory() as scratch:
-        files = load_federation(study.data, Path(scratch))
-        configs = {name: load_site_config(path) for name, path in files.items()}
-    return [name for name, own in configs.items() if not all(spec.test_only for spec in own.datasets.values())]
-
-
-def require_engine(name: str) -> EngineName:
-    """The engine of that name; raises :class:`ConfigError` where there is none."""
-    for engine in ENGINES:
-        if engine == name:
-            return engine
-    raise ConfigError(f"no engine {name!r}; {nearest(name, ENGINES)}")
-
-
-def _plan(
+def tune_study(
     study: Study,
     folder: Path,
-    labels: Sequence[str] | None,
-    overrides: Sequence[str],
-    left_out: str | None = None,
-) -> list[_Planned]:
-    sites = study_sites(study, folder / SITES)
-    plan = []
-    for label in dict.fromkeys(labels or [*study.methods, *baselines_of(study, sites)]):
-        for seed in study.seeds:
-            config = study_config(study, label, seed, sites, overrides)
-            if label in BASELINES:
-                require_baseline(label, config)
-            name = f"{label}-seed{seed}"
-            place = folder / name
-            known = finished(place, config, sites, baseline=label in BASELINES)
-            name += f" without {left_out}" if left_out else ""
-            # The study's report is what a person looks at; a run's own is made of its record when it is wanted.
-            plan.append(_Planned(name, label, config, sites, place, known, left_out, pages=False))
-    return plan
+    *,
+    engine: str = "inprocess",
+    labels: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    progress: StudyProgress = no_study_progress,
+) -> list[Choice]:
+    """Choose the settings of a study's methods and trained baselines; see :mod:`consilia.study.tuning`.
+
+    Arguments and errors as of :func:`run_study`; a study without the key ``tune`` takes the default grid.
+    """
+    runner = require_engine(engine)
+    for label in labels or ():
+        require_label(study, label)
+
+    def carry_out(plan: Sequence[Planned]) -> list[Planned]:
+        return execute(plan, engine=runner, jobs=_jobs(jobs, runner, plan), budget=None, progress=progress)
+
+    study = study if study.tune is not None else study.changed(tune=Grid())
+    with nothing_left(folder):
+        return tune(study, federations_of(study, folder), labels, folder, carry_out, overrides)
 
 
-def _run(planned: _Planned, engine: EngineName, progress: StudyProgress) -> FinishedRun:
-    notify = partial(progress, planned.name)
-    if planned.known is not None:
-        notify(Found())
-        return FinishedRun(planned.name, planned.known, planned.folder, True, planned.left_out)
-    notify(Begun(rounds=planned.config.rounds))
-    with nothing_left(planned.folder):
-        start = _baseline if planned.label in BASELINES else _federated
-        record = start(planned, engine, notify)
-    return FinishedRun(planned.name, record, planned.folder, False, planned.left_out)
+def _jobs(wanted: int | None, engine: str, plan: Sequence[Planned]) -> int:
+    left = sum(planned.status is None for planned in plan)
+    if wanted is None:
+        wanted = 1 if engine == "sim" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return max(1, min(wanted, left))
 
 
-def _federated(planned: _Planned, engine: EngineName, progress: Progress) -> Record:
-    server = own_server(planned.config, planned.sites)
-    if engine == "inprocess":
-        return run_inprocess(
-            planned.config,
-            planned.sites,
-            planned.folder,
-            server=server,
-            progress=progress,
-            pages=planned.pages,
-            workers=planned.workers,
-        )
-    # NVFlare takes a second to import.
-    from consilia.flare.simulator import run_simulator
-
-    return run_simulator(planned.config, planned.sites, planned.folder, server=server, progress=progress)
+def _require_one(planned: Sequence[Planned]) -> None:
+    """A study of which no run has a result is none."""
+    if any(one.status in ("done", "not run") for one in planned) or not planned:
+        return
+    kind: type[ConsiliaError] = RunFailed if any(one.status == "failed" for one in planned) else ConfigError
+    reasons = dict.fromkeys(one.reason for one in planned)
+    raise kind("\n".join(reasons))
 
 
-def _baseline(planned: _Planned, engine: EngineName, progress: Progress) -> Record:
-    """A baseline needs no engine; it leaves the same files as a run."""
-    folder, rounds = planned.folder, 0
-
-    def count(event: Event) -> None:
-        nonlocal rounds
-        rounds += isinstance(event, RoundDone)
-        if isinstance(event, TrainedAlone):
-            rounds = planned.config.rounds
-        notify(event)
-
-    (folder / PROGRESS).unlink(missing_ok=True)
-    notify = recorded(folder, progress)
-    record = run_baseline(planned.label, planned.config, planned.sites, folder, progress=count)
-    save_record(record, folder / RESULT)
-    write_report([record], folder / REPORT, panels_of([record]))
-    notify(Finished(rounds=rounds, seconds=record.run.seconds))
-    return record
+def _write_reports(
+    study: Study, folder: Path, planned: Sequence[Planned], command: Sequence[str]
+) -> StudyResult | None:
+    """A page for each federation, the table of the sites that were left out, and the study's result."""
+    federations: dict[Path, list[Record]] = {}
+    for one in planned:
+        if one.record is not None:
+            federations.setdefault(one.federation.folder, []).append(one.record)
+    for place, records in federations.items():
+        write_report(records, place / REPORT, panels_of(records))
+    left_out = [
+        (one.federation.left_out, one.record) for one in planned if one.federation.left_out and one.record is not None
+    ]
+    if left_out:
+        write_csv(folder / LEFT_OUT, *left_out_values(left_out))
+    predictions = predictions_of(planned)
+    if predictions.empty:
+        return None
+    tables = predictions, runs_of(planned, command), rounds_of(planned)
+    result = analyse(*tables, study.claims, title=folder.name)
+    write_outputs(result, folder)
+    return result

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from consilia.core.errors import ConfigError
 from consilia.core.schema import Strict, nearest
@@ -19,9 +20,28 @@ from consilia.methods.contract import Method
 from consilia.methods.registry import STANDARD, method_class, method_names
 from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
+from consilia.study.claims import Claim
+from consilia.study.grid import Grid
 
 EACH = "all"
 """In place of the name of a site to leave out: every site that trains, in turn."""
+
+LABEL = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+LABELS_SEEN = {
+    "": "each site's own",
+    "centralised": "all sites' together",
+    "linear": "all sites' together (global), each site's own (personal)",
+    "local-only": "each site's own alone",
+    "majority": "numbers of cases of each class",
+    "filled-box": "none; the box is drawn from the truth",
+    "ellipse": "none; the box is drawn from the truth",
+    "public-only": "the server's public data alone",
+}
+"""Which training labels a baseline has seen; under the empty name a federated method."""
+
+BASELINE = "baseline"
+"""The key that makes a label of a study's methods one of a baseline."""
 
 EMBEDDED = Path(__file__).parents[1] / "studies"
 StudySource = str | Path | Mapping[str, Any]
@@ -44,21 +64,35 @@ class Study(Strict):
     """A study file.
 
     Attributes:
-        data: an embedded dataset's name, a folder of sites, or a federation file (relative to the study file).
+        data: an embedded dataset's name, a folder of sites, or a federation file (relative to the study file). Of
+            several, a mapping of labels to them.
         leave_out: a site that trains nothing and is tested on instead: the unseen centre. Of several, or ``all``, each
             in turn: a study for each of them.
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
+        folds: disjoint test folds of every site's patients, each of which is tested in turn.
+        partitions: seeds by which a pooled dataset is divided into sites with skewed labels, in turn.
+        options: settings under which everything is compared, by label: keys of RunConfig, and ``train_cases``.
+        tune: the grid of which settings are chosen before the comparison.
+        claims: what is to be shown, written down before the test; see :mod:`consilia.study.claims`.
+        budget: core-hours; what is not run when they are spent is in the table as such.
         run: keys of RunConfig shared by all runs; the model is chosen from the data where none is given.
-        methods: what differs, by label: keys of RunConfig, ``method`` among them.
+        methods: what differs, by label: keys of RunConfig, ``method`` among them; or ``baseline``, the name of one that
+            is to run with other settings than FedAvg's.
         baselines: of centralised, local-only, linear and majority (classification), filled-box and ellipse
             (segmentation), public-only (a method that learns at the server). By default all that fit the task but the
             last.
         seeds: run seeds.
     """
 
-    data: str = "wisconsin"
+    data: str | dict[str, str] = "wisconsin"
     leave_out: str | tuple[str, ...] | None = None
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    partitions: tuple[int, ...] | None = Field(None, min_length=1)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    tune: Grid | None = None
+    claims: tuple[Claim, ...] = ()
+    budget: PositiveFloat | None = None
     run: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_standard)
     baselines: tuple[str, ...] = DEFAULT_BASELINES
@@ -81,6 +115,31 @@ class Study(Strict):
             if not names or (EACH in names and len(names) > 1):
                 raise ValueError(f"expected a site, several sites, or {EACH}")
         return names[0] if isinstance(names, tuple) and len(names) == 1 else names
+
+    @field_validator("methods")
+    @classmethod
+    def _known_baselines(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for label, values in methods.items():
+            if (name := values.get(BASELINE)) is not None and name not in BASELINES:
+                raise ValueError(f"{label}: no baseline {name!r}; {nearest(name, BASELINES)}")
+        return methods
+
+    @field_validator("data", "options", "methods")
+    @classmethod
+    def _labelled(cls, value: Any) -> Any:
+        """Labels become names of folders."""
+        for label in value if isinstance(value, dict) else ():
+            if not LABEL.fullmatch(label):
+                raise ValueError(f"expected labels of letters, digits, dots, dashes and underscores, got {label!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_division(self) -> Study:
+        if self.folds is not None and self.partitions is not None:
+            raise ValueError("give folds or partitions: both divide the cases")
+        if isinstance(self.data, dict) and not self.data:
+            raise ValueError("data names no data set")
+        return self
 
     @property
     def in_turn(self) -> bool:
@@ -105,8 +164,15 @@ def load_study(source: str | Path) -> Study:
             f"no study file {path}, and no embedded study of that name; {nearest(source, embedded_studies())}"
         )
     study = validate(Study, read_yaml(path), path)
-    beside = path.parent / study.data
-    return study.model_copy(update={"data": str(beside.resolve())}) if beside.exists() else study
+
+    def found(data: str) -> str:
+        beside = path.parent / data
+        return str(beside.resolve()) if beside.exists() else data
+
+    data = (
+        {label: found(own) for label, own in study.data.items()} if isinstance(study.data, dict) else found(study.data)
+    )
+    return study.model_copy(update={"data": data})
 
 
 def study_of(source: StudySource | None, data: str | Path | None) -> Study:
@@ -131,7 +197,27 @@ def study_sites(study: Study, out: Path) -> dict[str, Path]:
     Raises:
         ConfigError: as there, or the study leaves out several sites in turn.
     """
-    return load_federation(study.data, out, leave_out=_left_out(study), train_cases=study.train_cases)
+    return load_federation(
+        one_data_set(study),
+        out,
+        leave_out=_left_out(study),
+        train_cases=study.train_cases,
+        partition=None if study.partitions is None else study.partitions[0],
+    )
+
+
+def one_data_set(study: Study) -> str:
+    """The data of a study that has one set of them.
+
+    Raises:
+        ConfigError: it names several.
+    """
+    if isinstance(study.data, dict):
+        raise ConfigError(
+            f"the study has several data sets, {', '.join(study.data)}: consilia compare runs them all; a single run "
+            "takes one, by --data"
+        )
+    return study.data
 
 
 def _left_out(study: Study) -> str | None:
@@ -178,6 +264,7 @@ def study_config(
     """
     require_label(study, label)
     values = merged(study.run, _method_of(study, label), {"seed": seed, "label": label})
+    values.pop(BASELINE, None)
     several = _named(values).several_datasets
     if several and site_files:
         values.setdefault("test_only_sites", _test_only_sites(site_files, None))
@@ -273,7 +360,16 @@ def stands_alone(study: Study, label: str) -> bool:
 
 
 def _method_of(study: Study, label: str) -> dict[str, Any]:
-    return study.methods.get(label, {"method": label if label in method_names() else "fedavg"})
+    """What differs of a label's runs; a baseline has the network and the training of FedAvg, unless it says more."""
+    own = study.methods.get(label, {"method": label if label in method_names() else "fedavg"})
+    return {"method": "fedavg", **own} if BASELINE in own else own
+
+
+def baseline_of(study: Study, label: str) -> str | None:
+    """The baseline that a label stands for; None: a federated method."""
+    if label in study.methods:
+        return study.methods[label].get(BASELINE)
+    return label if label in BASELINES else None
 
 
 def _named(values: Mapping[str, Any]) -> type[Method[Any]]:

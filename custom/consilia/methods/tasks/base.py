@@ -94,6 +94,10 @@ class Task(ABC):
         """The threshold that the cases of a split choose, where a decision has one."""
         return None
 
+    @abstractmethod
+    def by_case(self, predictions: Predictions, split: Split) -> dict[str, Tensor]:
+        """What a study needs of each test case, (N,) by column: the truth and the prediction, or how good it is."""
+
     def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
         """Which cases are classified correctly, (N,) bool, where that makes sense."""
         return None

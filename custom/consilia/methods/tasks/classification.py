@@ -56,6 +56,11 @@ class Classification(Task):
         """See :func:`~consilia.evaluation.classification.choose_threshold`."""
         return choose_threshold(predictions[LOGITS], split.labels)
 
+    def by_case(self, predictions: Predictions, split: Split) -> dict[str, Tensor]:
+        """``label``, and the probability of each class: ``p0``, ``p1`` and so on."""
+        probabilities = predictions[LOGITS].double().softmax(dim=1)
+        return {"label": split.labels, **{f"p{place}": column for place, column in enumerate(probabilities.T)}}
+
     def is_correct(self, predictions: Predictions, split: Split) -> Tensor | None:
         """Which cases are classified correctly."""
         return correct_cases(predictions[LOGITS], split.labels)

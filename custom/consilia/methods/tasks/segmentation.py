@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from consilia.core.determinism import generator
 from consilia.data.dataset import Split
-from consilia.evaluation.segmentation import segmentation_metrics
+from consilia.evaluation.segmentation import case_metrics, segmentation_metrics
 from consilia.methods.tasks.base import Network, Predictions, Task
 from consilia.models.sam_segmenter import MaskPrompts
 
@@ -66,6 +66,14 @@ class Segmentation(Task):
         """
         patients = split.patients if slow else None
         return segmentation_metrics(predictions, split.labels, spacing=split.spacing, distances=slow, patients=patients)
+
+    def by_case(self, predictions: Predictions, split: Split) -> dict[str, Tensor]:
+        """``dice`` with the tight box, NaN of a case without a lesion, and of every other prompt ``dice_PROMPT``."""
+        found = {
+            name: case_metrics(masks, split.labels, spacing=None, distances=False).dice
+            for name, masks in predictions.items()
+        }
+        return {"dice" if name == "box" else f"dice_{name}": values for name, values in found.items()}
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:

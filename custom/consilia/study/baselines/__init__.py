@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from consilia.core.determinism import single_threaded, torch_threads
-from consilia.core.errors import ConfigError
+from consilia.core.errors import CannotTrain, ConfigError
 from consilia.core.events import Progress, no_progress
 from consilia.core.schema import nearest
 from consilia.data.dataset import SiteData
@@ -56,9 +56,9 @@ def require_baseline(name: str, config: RunConfig) -> None:
     if name not in BASELINES:
         raise ConfigError(f"no baseline {name!r}; {nearest(name, BASELINES)}")
     if name != PUBLIC_ONLY and make_method(config.method).several_datasets:
-        raise ConfigError(f"baseline {name} is for methods that train one task, {config.method.method} trains several")
+        raise CannotTrain(f"baseline {name} is for methods that train one task, {config.method.method} trains several")
     if config.task != TASK_OF.get(name, config.task):
-        raise ConfigError(f"baseline {name} is for {TASK_OF[name]}, the run is a {config.task}")
+        raise CannotTrain(f"baseline {name} is for {TASK_OF[name]}, the run is a {config.task}")
 
 
 def run_baseline(
@@ -68,6 +68,7 @@ def run_baseline(
     folder: Path | None = None,
     *,
     progress: Progress = no_progress,
+    pages: bool = True,
 ) -> Record:
     """Run a baseline of :data:`BASELINES` with a run's model, training and budget.
 
@@ -77,13 +78,15 @@ def run_baseline(
         site_files: each site's site.yaml.
         folder: where a global model is saved; a site's own model goes to the site's state. None: no model is saved.
         progress: called with an event for every round.
+        pages: whether sites write their own reports.
 
     Raises:
         ConfigError: a baseline that is unknown or not of this task, or a site's configuration is wrong.
         DataError: a site's data do not fit it.
     """
     require_baseline(name, config)
-    config = config.model_copy(update={"label": name})
+    if config.label == config.method.method:
+        config = config.model_copy(update={"label": name})
     with single_threaded(), torch_threads(config.training.threads):
         server = own_server(config, site_files)
         recorder = Recorder(config, "inprocess")
@@ -99,7 +102,9 @@ def run_baseline(
             for site in own:
                 recorder.add_site(site.site, description(site))
             sites = as_in_the_run(config, list(settings.values()), own)
-            saved = _ON_SITES[name](Setting(config, server, settings, folder, progress), sites, recorder)
+            setting = Setting(config, server, settings, folder, progress, pages, {})
+            saved = _ON_SITES[name](setting, sites, recorder)
+            setting.write_predictions(sites)
         record = recorder.record("finished")
     run = record.run.model_copy(update={"method": name.replace("-", "_")})
     record = record.model_copy(update={"run": run})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from consilia.data.dataset import SiteData, Split
 from consilia.data.site import RUNS, SiteConfig
 from consilia.evaluation.thresholds import Threshold, mean_threshold
 from consilia.federation.config import RunConfig
+from consilia.federation.saved_predictions import write_predictions
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.tasks import TASKS, Predictions
 from consilia.record.schema import FinalModels, SiteMetrics
@@ -22,19 +23,41 @@ from consilia.record.schema import FinalModels, SiteMetrics
 BySite = dict[str, SiteMetrics]
 State = dict[str, Tensor]
 Which = Literal["last", "best"]
+VERSIONS: tuple[Which, ...] = ("last", "best")
 Saved = dict[Which, State]
 """Global models that are to be saved, by which they are."""
 Predict = Callable[[Split], Predictions]
 
 
 class Setting(NamedTuple):
-    """What every baseline needs beside the data; ``sites`` are their settings by name, ``folder`` is the run's."""
+    """What every baseline needs beside the data; ``sites`` are their settings by name, ``folder`` is the run's.
+
+    ``pages``: whether sites write their own reports. ``predictions``: on test cases, by site and version, then by model;
+    see :meth:`keep`.
+    """
 
     config: RunConfig
     server: ServerSettings
     sites: Mapping[str, SiteConfig]
     folder: Path | None
     progress: Progress
+    pages: bool
+    predictions: dict[tuple[str, str], dict[str, Predictions]]
+
+    def keep(self, model: str, versions: Iterable[str], sites: Iterable[SiteData], predict: Predict) -> None:
+        """Keep a model's predictions on the test cases of sites, for the tables of a study."""
+        for site in sites:
+            if self.sites[site.site].keep_predictions:
+                found = predict(site.test)
+                for version in versions:
+                    self.predictions.setdefault((site.site, version), {})[model] = found
+
+    def write_predictions(self, sites: Iterable[SiteData]) -> None:
+        """Write what is kept, where a site of a federated run does."""
+        own = {site.site: site for site in sites}
+        for (site, version), found in self.predictions.items():
+            by_dataset = {model: {own[site].name: predictions} for model, predictions in found.items()}
+            write_predictions(self.sites[site], self.config.run_id, version, own[site], by_dataset)
 
     def site_folder(self, site: str) -> Path:
         """Where a site keeps what it has of the run."""

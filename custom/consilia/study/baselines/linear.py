@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from consilia.methods.tasks import Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.config import ModelConfig
 from consilia.study.baselines.common import (
+    VERSIONS,
     Saved,
     Setting,
     final_models,
@@ -37,7 +38,6 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 WITHOUT_VALIDATION = 0.1
 TABLE_NETWORK = "consilia.models.mlp.MLP"
 NETWORK = "consilia.models.linear.PooledLinear"
-KEYS: tuple[Literal["last", "best"], ...] = ("last", "best")
 UNSEEN = -20.7
 """Score of a class that has no training case: since the largest of the others is at least 0, a probability of 1e-9."""
 
@@ -107,6 +107,9 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved
     own = {site.site: fit_linear(site.train, site.validation, classes, steps_first=series) for site in trainers}
     threshold, whole = shared_metrics(sites, shared.predict)
     personal = {site.site: site_metrics(site, own[site.site].predict) for site in trainers}
+    setting.keep("global", VERSIONS, sites, shared.predict)
+    for site in trainers:
+        setting.keep("personal", VERSIONS, [site], own[site.site].predict)
     for key in ("last", "best"):
         recorder.final[key] = final_models(0, as_network(shared)[1], whole, personal, threshold)
     recorder.sections["linear"] = {
@@ -144,7 +147,7 @@ def _save(
     if setting.folder is None:
         return
     config, record = setting.config, recorder.record("finished")
-    for key in KEYS:
+    for key in VERSIONS:
         network, state = as_network(shared)
         card = global_card(config, record, key).model_copy(update={"method": config.label, "model": network})
         save_model(setting.folder / f"global-{key}.safetensors", state, card)

@@ -53,6 +53,7 @@ def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
     for key, version, chosen in _versions(config, state, best):
         learner.load(chosen)
         threshold, by_site = shared_metrics(sites, learner.predict)
+        setting.keep("global", [key], sites, learner.predict)
         recorder.final[key] = final_models(version, chosen, by_site, {}, threshold)
         saved[key] = chosen
     return saved
@@ -76,12 +77,14 @@ def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> S
                 best.offer(number, state, {site.site: metrics})
         for key, version, chosen in _versions(config, state, best):
             found[key][site.site] = _evaluate(learner, chosen, site, slow=True)
+            setting.keep("personal", [key], [site], learner.predict)
             digests[key] |= {f"{site.site}/{name}": value for name, value in chosen.items()}
             if setting.folder is not None:
                 name, folder = f"personal-{key}", setting.site_folder(site.site)
                 own = personal_card(config, site, name, found[key][site.site], method=config.label, rounds=version)
                 save_model(folder / f"{name}.safetensors", chosen, own, private=True)
-                _report(learner, site, folder / f"report-{key}.html", own.threshold)
+                if setting.pages:
+                    _report(learner, site, folder / f"report-{key}.html", own.threshold)
         setting.progress(TrainedAlone(site=site.site, number=place + 1, of=len(trainers)))
     recorder.final["last"] = final_models(config.rounds, digests["last"], {}, found["last"])
     recorder.final["best"] = final_models(config.rounds, digests["best"], {}, found["best"])

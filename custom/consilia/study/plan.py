@@ -1,0 +1,149 @@
+"""Every run of a study, looked at before the first of them begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from consilia.core.errors import CannotTrain
+from consilia.data.site import load_site_config
+from consilia.federation.config import RunConfig
+from consilia.methods.registry import make_method
+from consilia.record.schema import Record
+from consilia.record.study_result import Status
+from consilia.study.baselines import require_baseline
+from consilia.study.federations import Federation
+from consilia.study.folder import Fingerprints, finished
+from consilia.study.outcome import read_failure
+from consilia.study.study import baseline_of, baselines_of, study_config, study_values
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a study, and what is known of it.
+
+    Attributes:
+        federation: where it belongs.
+        label: one of the study's methods, a method's name or a baseline.
+        seed: of the run.
+        sites: each one's site.yaml.
+        folder: of the run.
+        baseline: its name, where the label stands for one.
+        config: None where the method cannot do what is asked for.
+        record: what it gave, where it has been run.
+        status: what became of it; None where it is still to be run.
+        reason: of a status other than done.
+        words: what else tells it from others of its label.
+        rate: what tuning has chosen, in words; empty where nothing was tuned.
+        edge: whether one of the chosen values stands at the end of its grid.
+    """
+
+    federation: Federation
+    label: str
+    seed: int
+    sites: Mapping[str, Path]
+    folder: Path
+    baseline: str | None = None
+    config: RunConfig | None = None
+    record: Record | None = None
+    status: Status | None = None
+    reason: str = ""
+    words: str = ""
+    rate: str = ""
+    edge: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its label and seed, and what tells its federation from the others."""
+        return " ".join(filter(None, (f"{self.label}-seed{self.seed}", self.words, self.federation.name)))
+
+    def ended(self, status: Status, reason: str = "", record: Record | None = None) -> Planned:
+        """The same run with what became of it."""
+        return replace(self, status=status, reason=reason, record=record)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What tuning has chosen for a label in a federation: ``key=value``, in words, and whether at a grid's end."""
+
+    overrides: tuple[str, ...] = ()
+    words: str = ""
+    edge: bool = False
+
+
+def no_settings(federation: Federation, label: str) -> Chosen:
+    """Where nothing is tuned."""
+    return Chosen()
+
+
+def plan_of(
+    federations: Sequence[Federation],
+    labels: Sequence[str] | None,
+    overrides: Sequence[str] = (),
+    settings: Callable[[Federation, str], Chosen] = no_settings,
+) -> list[Planned]:
+    """The runs of all federations, by federation, label and seed.
+
+    Args:
+        federations: of the study.
+        labels: of its methods, methods' names and baselines; None: all of the study's.
+        overrides: ``key=value`` on every configuration.
+        settings: the same of one label in one federation: what tuning has chosen.
+
+    Raises:
+        ConfigError: what is asked for does not fit, or a folder holds another run.
+        DataError: data cannot be read.
+    """
+    found: list[Planned] = []
+    fingerprints: Fingerprints = {}
+    for federation in federations:
+        sites = federation.sites()
+        for label in dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)]):
+            for seed in federation.study.seeds:
+                folder = federation.folder / f"{label}-seed{seed}"
+                own = settings(federation, label)
+                baseline = baseline_of(federation.study, label)
+                planned = Planned(federation, label, seed, sites, folder, baseline, rate=own.words, edge=own.edge)
+                found.append(looked_up(planned, [*own.overrides, *overrides], fingerprints))
+    return found
+
+
+def _same_as(planned: Planned, config: RunConfig) -> str | None:
+    """Another label of the study that this one equals to the byte on these data, and why; None: it is its own."""
+    study, first = planned.federation.study, next(iter(planned.sites.values()), None)
+    if first is None or make_method(config.method).several_datasets:
+        return None
+    spec = load_site_config(first).dataset(config.dataset)
+    found = make_method(config.method).same_as(len(spec.classes))
+    own = {**study_values(study, planned.label), "method": found[0] if found else None}
+    for label in study.methods if found else ():
+        if baseline_of(study, label) is None and _plain(study_values(study, label)) == _plain(own):
+            return f"{label}: {found[1]}" if found else None
+    return None
+
+
+def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A study's values with the method as a mapping."""
+    method = values["method"]
+    return {**values, "method": {"method": method} if isinstance(method, str) else dict(method)}
+
+
+def looked_up(planned: Planned, overrides: Sequence[str], fingerprints: Fingerprints) -> Planned:
+    """The run with its configuration, and with its record where it is there already."""
+    try:
+        config = study_config(planned.federation.study, planned.label, planned.seed, planned.sites, overrides)
+        if planned.baseline is not None:
+            require_baseline(planned.baseline, config)
+    except CannotTrain as error:
+        return planned.ended("cannot", str(error))
+    planned = replace(planned, config=config)
+    if planned.baseline is None and (same := _same_as(planned, config)) is not None:
+        return planned.ended("same as", same)
+    is_baseline = planned.baseline is not None
+    record = finished(planned.folder, config, planned.sites, baseline=is_baseline, fingerprints=fingerprints)
+    if record is not None:
+        return planned.ended("done", record=record)
+    failure = read_failure(planned.folder, config.run_id)
+    return planned if failure is None else planned.ended(failure.status, failure.reason)

@@ -1,0 +1,161 @@
+"""What the runs of a study gave, as tables: predictions on test cases, runs, and metrics by round.
+
+They are what :mod:`consilia.study.analysis` makes its results from; docs/studies.md says what the columns are.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from consilia.data.site import load_site_config
+from consilia.evaluation.rounds import (
+    evaluations,
+    patients_of,
+    scored_sites,
+    split_metrics,
+    training_sites,
+    value_of,
+    weighted_mean,
+)
+from consilia.federation.saved_predictions import predictions_file, read_predictions
+from consilia.record.schema import Record
+from consilia.study.outcome import read_cost
+from consilia.study.plan import Planned
+from consilia.study.study import LABELS_SEEN
+
+VERSIONS: tuple[Literal["last", "best"], ...] = ("last", "best")
+BY_ROUND = {"classification": ("accuracy", "auroc", "loss"), "segmentation": ("dice",), "survival": ("c_index",)}
+"""Metrics whose course over the rounds is shown."""
+
+
+def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
+    """A row per test case, model, chosen version and run.
+
+    Of runs that left out a site there are the predictions at that site alone, and the site counts as a fold: another
+    model tests each.
+    """
+    folds = _folds(plan)
+    frames = [
+        frame.assign(
+            data=one.federation.data,
+            option=one.federation.option,
+            method=one.label,
+            fold=folds[one.federation.folder],
+            seed=one.seed,
+        )
+        for one in plan
+        if one.record is not None and one.config is not None
+        for frame in _of_run(one, one.record)
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _of_run(one: Planned, record: Record) -> Iterator[pd.DataFrame]:
+    assert one.config is not None
+    sites = [one.federation.left_out] if one.federation.left_out else sorted(one.sites)
+    for site in sites:
+        settings = load_site_config(one.sites[site])
+        once = record.final["best"].version == record.final["last"].version
+        for version in VERSIONS:
+            file = predictions_file(settings, one.config.run_id, version)
+            if once and not file.is_file():
+                # The last round is the best one, and was judged once.
+                file = predictions_file(settings, one.config.run_id, "last")
+            if file.is_file():
+                # A patient of a pooled data set is at another site in every partition.
+                stratum = "" if one.federation.division == "partition" and not _test_only(record, site) else site
+                found = read_predictions(file)
+                names = found["dataset"].unique()
+                where = site if len(names) < 2 else site + "/" + found["dataset"]
+                yield found.drop(columns="dataset").assign(version=version, site=where, stratum=stratum)
+
+
+def _test_only(record: Record, site: str) -> bool:
+    return site in record.sites and record.sites[site].test_only
+
+
+def _folds(plan: Sequence[Planned]) -> dict[Path, int]:
+    """The number of each federation's fold: its own, or that of the site that was left out."""
+    sites = list(dict.fromkeys(one.federation.left_out for one in plan))
+    return {one.federation.folder: one.federation.fold + 1000 * sites.index(one.federation.left_out) for one in plan}
+
+
+def runs_of(plan: Sequence[Planned], command: Sequence[str]) -> pd.DataFrame:
+    """A row per planned run; ``command`` runs the study, and with more words one of its labels."""
+    folds = _folds(plan)
+    return pd.DataFrame([_row(one, folds[one.federation.folder], command) for one in plan])
+
+
+def _row(one: Planned, fold: int, command: Sequence[str]) -> dict[str, Any]:
+    cost = read_cost(one.folder)
+    return {
+        "data": one.federation.data,
+        "option": one.federation.option,
+        "method": one.label,
+        "fold": fold,
+        "seed": one.seed,
+        "status": one.status,
+        "reason": one.reason,
+        "command": shlex.join([*command, "--only", one.label]),
+        "seconds": cost.seconds,
+        "core_seconds": cost.core_seconds,
+        "rounds": one.record.run.rounds_done if one.record else 0,
+        **dict(zip(("bytes_up", "bytes_down"), _bytes(one.record), strict=True)),
+        "saw": LABELS_SEEN.get(one.baseline or "", LABELS_SEEN[""]),
+        "rate": one.rate,
+        "edge": one.edge,
+    }
+
+
+def _bytes(record: Record | None) -> tuple[float, float]:
+    """Sent up and down by a site, in the mean over the training sites."""
+    if record is None or not (trained := training_sites(record)):
+        return 0.0, 0.0
+    up, down = (
+        sum(sum(getattr(item, key).get(site, 0) for site in trained) for item in record.rounds) / len(trained)
+        for key in ("bytes_up", "bytes_down")
+    )
+    return up, down
+
+
+def rounds_of(plan: Sequence[Planned]) -> pd.DataFrame:
+    """A row per evaluated version, model, metric and run: the mean over sites by test patients, and bytes so far."""
+    folds = _folds(plan)
+    rows = [
+        {
+            "data": one.federation.data,
+            "option": one.federation.option,
+            "method": one.label,
+            "fold": folds[one.federation.folder],
+            "seed": one.seed,
+            **found,
+        }
+        for one in plan
+        if one.record is not None
+        for found in _by_round(one.record)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _by_round(record: Record) -> Iterator[dict[str, Any]]:
+    sent = {item.round: sum(item.bytes_up.values()) + sum(item.bytes_down.values()) for item in record.rounds}
+    count = max(1, len(training_sites(record)))
+    kinds: tuple[Literal["global", "personal"], ...] = ("global", "personal")
+    for model in kinds:
+        sites = scored_sites(record) if model == "global" else training_sites(record)
+        for version, by_site in evaluations(record, model).items():
+            tested = split_metrics(by_site, sites)
+            bytes_so_far = sum(size for number, size in sent.items() if number <= version) / count
+            for name in BY_ROUND[record.run.task]:
+                pairs = [
+                    (value, patients_of(part))
+                    for part in tested.values()
+                    if (value := value_of(part, name)) is not None
+                ]
+                if (mean := weighted_mean(pairs)) is not None:
+                    yield {"version": version, "model": model, "metric": name, "value": mean, "bytes": bytes_so_far}
