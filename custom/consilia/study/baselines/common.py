@@ -32,7 +32,7 @@ Predict = Callable[[Split], Predictions]
 class Setting(NamedTuple):
     """What every baseline needs beside the data; ``sites`` are their settings by name, ``folder`` is the run's.
 
-    ``pages``: whether sites write their own reports. ``predictions``: on test cases, by site and version, then by model;
+    ``pages``: whether sites write their own reports. ``predictions``: on test cases, by site and version, then model;
     see :meth:`keep`.
     """
 
