@@ -153,7 +153,8 @@ def test_a_baseline_is_no_method(tmp_path, command) -> None:
 def test_only_runs_what_was_asked_for_with_a_line_a_round(tmp_path) -> None:
     """trials A 19: FedAvg was added unasked; 20: nothing was printed between "running" and "done"."""
     text = consilia("compare", "wisconsin", *FAST, *["--only", "fedkper"] * 2, "--out", tmp_path / "study")
-    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["fedkper-seed0", "report.html", "sites"]
+    folders = [path.name for path in (tmp_path / "study").iterdir() if path.is_dir()]
+    assert sorted(folders) == ["fedkper-seed0", "sites"]
     assert text.count("--only fedavg runs it") == 1
     number = r"\d+(\.\d+)?"
     line = rf"fedkper-seed0: round {{}} of 2: 4 of 4 updates, validation (\w+ )*{number}, {number} s, left 0:00:\d\d"

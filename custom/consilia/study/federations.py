@@ -44,6 +44,11 @@ class Federation:
     fold: int = 0
 
     @property
+    def data_name(self) -> str:
+        """What tables call its data: the label, or the name of the one data set that the study has."""
+        return self.data or Path(one_data_set(self.study)).stem
+
+    @property
     def axes(self) -> dict[str, object]:
         """Its place along the axes of the study: ``data``, ``option``, ``left_out``, ``fold`` or ``partition``."""
         named = {"data": self.data, "option": self.option, "left_out": self.left_out}

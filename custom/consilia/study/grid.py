@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -30,6 +31,17 @@ class Grid(Strict):
     folds: Literal["first", "each"] = "first"
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     extensions: NonNegativeInt = 2
+
+    def words(self, seeds: Sequence[int]) -> str:
+        """What was tuned and where, for the tables; ``seeds`` are the study's."""
+        where = "on the first fold alone" if self.folds == "first" else "inside each fold"
+        own = ", then one parameter of a method's own," if self.own else ""
+        values = ", ".join(f"{value:g}" for value in self.learning_rate)
+        used = ", ".join(map(str, self.seeds or seeds[:1]))
+        return (
+            f"Settings were chosen on validation cases {where}, seed {used}: learning rates {values}{own} the same "
+            f"for all; a grid grew at most {self.extensions} times at its end. All values: tuning/choices.json."
+        )
 
     @field_validator("learning_rate")
     @classmethod

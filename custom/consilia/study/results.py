@@ -42,7 +42,7 @@ def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
     folds = _folds(plan)
     frames = [
         frame.assign(
-            data=one.federation.data,
+            data=one.federation.data_name,
             option=one.federation.option,
             method=one.label,
             fold=folds[one.federation.folder],
@@ -94,7 +94,7 @@ def runs_of(plan: Sequence[Planned], command: Sequence[str]) -> pd.DataFrame:
 def _row(one: Planned, fold: int, command: Sequence[str]) -> dict[str, Any]:
     cost = read_cost(one.folder)
     return {
-        "data": one.federation.data,
+        "data": one.federation.data_name,
         "option": one.federation.option,
         "method": one.label,
         "fold": fold,
@@ -128,7 +128,7 @@ def rounds_of(plan: Sequence[Planned]) -> pd.DataFrame:
     folds = _folds(plan)
     rows = [
         {
-            "data": one.federation.data,
+            "data": one.federation.data_name,
             "option": one.federation.option,
             "method": one.label,
             "fold": folds[one.federation.folder],

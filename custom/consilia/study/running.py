@@ -262,5 +262,7 @@ def _write_reports(
         return None
     tables = predictions, runs_of(planned, command), rounds_of(planned)
     result = analyse(*tables, study.claims, title=folder.name)
+    if study.tune is not None:
+        result = result.model_copy(update={"notes": (*result.notes, study.tune.words(study.seeds))})
     write_outputs(result, folder)
     return result
