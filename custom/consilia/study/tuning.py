@@ -2,7 +2,8 @@
 
 Every method and every trained baseline tries the same learning rates, then the values of one parameter of its own
 (:attr:`Method.grid`) at its best rate. What counts is the best validation value over the rounds, as it chooses the best
-round: of the global model, or of the personal ones where a method has no global model. Test cases play no part. A grid
+round: of the global model, or of the personal ones where a method has no global model. Of settings that give the same
+global model, as Ditto's lambda does, that with the better personal ones is chosen. Test cases play no part. A grid
 whose best value stands at its end grows there by its last ratio, at most ``extensions`` times, unless the change to the
 next value is below the standard deviation over the seeds, or the parameter can go no further.
 
@@ -44,13 +45,22 @@ Setting = Mapping[str, float]
 class Tried(Strict):
     """One setting: its validation value, higher is better, the mean over the seeds; null: a run of it failed.
 
-    ``sd``: over the seeds, null for one.
+    ``personal``: the same of the personal models; ``sd``: over the seeds, null for one.
     """
 
     setting: dict[str, float]
     value: float | None
+    personal: float | None = None
     sd: float | None = None
     reason: str = ""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By which settings are compared."""
+        return (
+            -math.inf if self.value is None else self.value,
+            -math.inf if self.personal is None else self.personal,
+        )
 
 
 class Choice(Strict):
@@ -98,7 +108,7 @@ class _Search:
         there = {tried.setting[key]: tried for tried in self._of(key) if tried.value is not None}
         if not there:
             return None
-        value = max(there, key=lambda number: there[number].value or 0.0)
+        value = max(there, key=lambda number: there[number].rank)
         return value, there[value]
 
     def _of(self, key: str) -> list[Tried]:
@@ -260,13 +270,22 @@ class _Runner:
 
 
 def _tried(setting: Setting, runs: Sequence[Planned]) -> Tried:
-    values = [validation_of(run.record) if run.record is not None else None for run in runs]
-    if any(value is None for value in values):
+    records = [run.record for run in runs if run.record is not None]
+    values = _defined(map(validation_of, records))
+    if len(values) < len(runs):
         reason = next((run.reason for run in runs if run.record is None), "no site has validation cases")
         return Tried(setting=dict(setting), value=None, reason=reason)
-    found = [value for value in values if value is not None]
-    sd = statistics.stdev(found) if len(found) > 1 else None
-    return Tried(setting=dict(setting), value=statistics.fmean(found), sd=sd)
+    personal = _defined(map(personal_validation_of, records))
+    return Tried(
+        setting=dict(setting),
+        value=statistics.fmean(values),
+        personal=statistics.fmean(personal) if personal else None,
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+    )
+
+
+def _defined(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def validation_of(record: Record) -> float | None:
@@ -280,9 +299,12 @@ def validation_of(record: Record) -> float | None:
         for version, sites in evaluations(record, "global").items()
         if version > 0 and (value := oriented_value(sites, metric)) is not None
     ]
-    if values:
-        return max(values)
-    return oriented_value(record.final["best"].personal, metric)
+    return max(values) if values else personal_validation_of(record)
+
+
+def personal_validation_of(record: Record) -> float | None:
+    """The validation value of the personal models that were made of the best global one."""
+    return oriented_value(record.final["best"].personal, record.run.best_by or "loss")
 
 
 def _save(folder: Path, choices: Iterable[Choice]) -> None:
