@@ -12,6 +12,7 @@ All runs of a grid are in the study's folder, below ``tuning``; :data:`CHOICES` 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
