@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import train_test_split
 
 from consilia.core.errors import DataError
 from consilia.data.cases import Cases
@@ -206,3 +207,37 @@ def test_low_data_goes_by_seed_and_refuses_more_than_there_are() -> None:
         limit_training(cases, splits, make_spec(train_cases=71))
     test_only = make_spec(train_cases=71, test_only=True)
     assert (limit_training(cases, splits, test_only) == splits).all()
+
+
+@pytest.mark.parametrize("smallest", [3, 2])
+def test_train_test_split_is_scikit_learns(smallest: int) -> None:
+    labels = np.array([0] * 40 + [1] * smallest)
+    cases = make_cases([f"p{i}" for i in range(len(labels))], labels.tolist())
+    spec = SplitSpec(scheme="train_test_split", train=0.66, validation=0, test=0.34, seed=43)
+    stratify = labels if smallest > 2 else None
+    train, test = train_test_split(
+        np.arange(len(labels)), train_size=0.66, test_size=0.34, random_state=43, stratify=stratify
+    )
+    splits = draw_splits(cases, spec)
+    assert set(np.flatnonzero(splits == "train")) == set(train)
+    assert set(np.flatnonzero(splits == "test")) == set(test)
+
+
+def test_train_test_split_takes_validation_from_the_training_part() -> None:
+    cases = make_cases([f"p{i}" for i in range(100)], [0, 1] * 50)
+    whole = SplitSpec(scheme="train_test_split", validation=0, test=0.2)
+    three = draw_splits(cases, SplitSpec(scheme="train_test_split", validation=0.2, test=0.2))
+    assert ((three == "test") == (draw_splits(cases, whole) == "test")).all()
+    assert {name: int((three == name).sum()) for name in ("train", "validation", "test")} == {
+        "train": 60,
+        "validation": 20,
+        "test": 20,
+    }
+    assert all((cases.labels[three == name]).mean() == 0.5 for name in ("train", "validation", "test"))
+    with pytest.raises(ValueError, match="train_test_split divides single cases: it needs patient: null"):
+        make_spec(splits={"scheme": "train_test_split"})
+
+
+def test_train_test_split_of_too_few_cases_says_so() -> None:
+    with pytest.raises(DataError, match="train_test_split of 1 case"):
+        draw_splits(make_cases(["p"], [0]), SplitSpec(scheme="train_test_split"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import yaml
 
 from consilia.core.errors import DataError
 from consilia.data.check import check_site
-from consilia.data.loading import load_new_cases, load_site, preprocessing_file
+from consilia.data.loading import load_dataset, load_new_cases, load_site, preprocessing_file
+from consilia.data.preprocessing import Preprocessing
+from consilia.data.readers.tabular import TabularReader
 from consilia.data.site import load_site_config
 
 HEADER = "id,pat,age,chol,sex,num"
@@ -251,3 +254,69 @@ def test_a_label_that_contains_one_of_several_texts(tmp_path: Path) -> None:
     data = load_site(make_site(tmp_path, label=label), "diagnosis")
     assert dict(zip(data.train.case_ids, data.train.labels.tolist(), strict=True)) == {"a": 0, "b": 1, "c": 0, "d": 1}
     assert data.train.patients == ("1", "2", "3", "4")
+
+
+def test_rows_that_lack_a_value_are_left_out(tmp_path: Path) -> None:
+    changes = {
+        "missing_rows": "drop",
+        "missing_indicators": False,
+        "splits": {"validation": 0, "test": 0.5},
+        "patient": None,
+    }
+    data = load_site(make_site(tmp_path, **changes), "diagnosis")
+    # c lacks its age, b its cholesterol, d its sex, f its cholesterol.
+    assert sorted([*data.train.case_ids, *data.test.case_ids]) == ["a", "e"]
+    new = tmp_path / "new.csv"
+    new.write_text("id,age,chol,sex\ny,60,,1\nz,60,210,1\n")
+    found = load_new_cases(tmp_path / "site.yaml", "diagnosis", new, skip_unreadable=True)
+    assert (found.ids, list(found.failed)) == (("z",), ["y"])
+    assert "row 1: a value is missing, and missing_rows is drop" in found.failed["y"]
+
+
+def test_first_levels_can_be_dropped_and_all_inputs_standardised(tmp_path: Path) -> None:
+    changes = {"first_level": "drop", "standardise": "all", "deviation": "sample"}
+    data = load_site(make_site(tmp_path, **changes), "diagnosis")
+    age, chol = np.array([40, 50, 50, 70.0]), np.array([200, 220, 220, 300.0])
+    columns = np.array([age, chol, [0, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]]).T  # sex=0 is left out
+    expected = (columns - columns.mean(0)) / columns.std(0, ddof=1)
+    assert data.train.inputs.numpy() == pytest.approx(expected, abs=1e-6)
+    last = (np.array([60, 220, 0, 1, 1]) - columns.mean(0)) / columns.std(0, ddof=1)
+    assert data.test.inputs[0].numpy() == pytest.approx(last, abs=1e-6)
+    constant = load_site(
+        make_site(tmp_path, [",".join([*row.split(",")[:4], "1", row[-1]]) for row in ROWS], **changes), "diagnosis"
+    )
+    assert constant.train.inputs[:, 4].tolist() == [0, 0, 0, 0]
+
+
+def test_sums_for_pooling_are_of_all_standardised_inputs(tmp_path: Path) -> None:
+    changes = {"missing_rows": "drop", "standardise": "all", "missing_indicators": False, "patient": None}
+    config = load_site_config(make_site(tmp_path, plain_rows(), case=None, splits={"validation": 0}, **changes))
+    own = load_dataset(config, "diagnosis", with_moments=True)
+    rows = [plain_rows()[int(case.removeprefix("row-")) - 1].split(",") for case in own.train.case_ids]
+    inputs = np.array([[int(row[2]), 200, row[4] == "0", row[4] == "1"] for row in rows], dtype=float)
+    assert own.preprocessing.moments.total == pytest.approx(inputs.sum(0))
+    pooled = load_dataset(
+        config,
+        "diagnosis",
+        Preprocessing(
+            {},
+            TabularReader(config.dataset("diagnosis")).pooled(
+                {"mean": [30.0, 200.0, 0.5, 0.5], "std": [2.0, 1.0, 0.25, 0.5]}
+            ),
+        ),
+    )
+    expected = (inputs - [30, 200, 0.5, 0.5]) / [2, 1, 0.25, 0.5]
+    assert pooled.train.inputs.numpy() == pytest.approx(expected)
+
+
+def test_keys_that_are_left_out_change_no_saved_layout(tmp_path: Path) -> None:
+    load_site(make_site(tmp_path), "diagnosis")
+    saved = json.loads((tmp_path / "state" / "diagnosis" / "preprocessing.json").read_text())
+    assert sorted(saved["layout"]) == [
+        "categorical",
+        "format",
+        "missing",
+        "missing_indicators",
+        "missing_values",
+        "numeric",
+    ]

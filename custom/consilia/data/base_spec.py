@@ -16,6 +16,9 @@ from consilia.data.yaml_file import AbsolutePath, Text
 
 Columns = tuple[str, ...]
 PoolName = Literal["busbra", "pneumoniamnist", "pubmedqa", "vqa_rad"]
+BY_LABEL = ("class_balanced", "train_test_split")
+"""Split schemes that divide single cases by their labels."""
+
 Normalise = Literal["train", "half", "imagenet"]
 
 
@@ -51,11 +54,12 @@ class LabelSpec(Strict):
 class SplitSpec(Strict):
     """How the cases of a site are divided; see :mod:`consilia.data.splits`. Fractions are of patients.
 
-    ``class_balanced`` divides single cases (fractions of cases). ``train`` may be left out: it is what remains.
+    ``class_balanced`` and ``train_test_split`` (scikit-learn's) divide single cases, by label; fractions are then of
+    cases. ``train`` may be left out: it is what remains.
     ``file`` names splits made elsewhere (CSV with case_id and split).
     """
 
-    scheme: Literal["patients", "class_balanced"] = "patients"
+    scheme: Literal["patients", "class_balanced", "train_test_split"] = "patients"
     train: float | None = Field(default=None, gt=0, le=1)
     validation: float = Field(default=0.1, ge=0, lt=1)
     test: float = Field(default=0.2, ge=0, lt=1)
@@ -161,8 +165,8 @@ class CommonSpec(Strict, ABC):
     def _common(self) -> CommonSpec:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must differ, got {list(self.classes)}")
-        if self.splits.scheme == "class_balanced" and self.patient is not None:
-            raise ValueError("splits.scheme class_balanced divides single cases: it needs patient: null")
+        if self.splits.scheme in BY_LABEL and self.patient is not None:
+            raise ValueError(f"splits.scheme {self.splits.scheme} divides single cases: it needs patient: null")
         if self.exclude_patients and self.patient is None:
             raise ValueError("exclude_patients needs the patient column")
         label: LabelSpec | None = getattr(self, "label", None)

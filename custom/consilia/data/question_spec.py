@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from consilia.core.schema import Strict
-from consilia.data.base_spec import Columns, CommonSpec, Normalise, pattern_columns
+from consilia.data.base_spec import BY_LABEL, Columns, CommonSpec, Normalise, pattern_columns
 from consilia.data.yaml_file import AbsolutePath
 
 
@@ -124,8 +124,8 @@ class QuestionsSpec(CommonSpec):
         wrong = [answer for answer in self.classes if answer != " ".join(answer.split()).lower()]
         if wrong:
             raise ValueError(f"classes are compared with answers in lower case, so {wrong} would never be found")
-        if self.splits.scheme == "class_balanced":
-            raise ValueError("splits.scheme class_balanced goes by label, which an open question does not have")
+        if self.splits.scheme in BY_LABEL:
+            raise ValueError(f"splits.scheme {self.splits.scheme} goes by label, which an open question does not have")
         return self
 
     def needed(self) -> list[str | None]:

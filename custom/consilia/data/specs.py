@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from consilia.core.schema import Strict
 from consilia.data.base_spec import (
+    BY_LABEL,
     Columns,
     CommonSpec,
     LabelSpec,
@@ -45,6 +46,9 @@ class TabularSpec(CommonSpec):
     """A delimited text file, one case per row. ``columns`` names the columns of a file without a header line.
 
     ``more_files`` have the same columns; without a case column, the rows' ids then begin with the file's name.
+    ``missing_rows: drop`` leaves out the cases that lack a feature. ``first_level: drop`` gives a categorical column an
+    input per level but its first. ``standardise: all`` takes indicators and levels like numbers, and ``deviation`` is
+    that of the training cases as a population (n in the denominator) or as a sample (n - 1).
     """
 
     reader = "consilia.data.readers.tabular:TabularReader"
@@ -62,6 +66,10 @@ class TabularSpec(CommonSpec):
     categorical: dict[str, tuple[Text, ...]] = Field(default_factory=dict)
     numeric_missing: Literal["impute", "error"] = "impute"
     missing_indicators: bool = False
+    missing_rows: Literal["keep", "drop"] = "keep"
+    first_level: Literal["keep", "drop"] = "keep"
+    standardise: Literal["numeric", "all"] = "numeric"
+    deviation: Literal["population", "sample"] = "population"
 
     def files(self) -> tuple[Path, ...]:
         return (self.file, *self.more_files)
@@ -142,8 +150,10 @@ class ImagesSpec(CommonSpec):
                 raise ValueError(
                     f"a segmentation has two classes, the background first and the structure, got {list(self.classes)}"
                 )
-            if self.splits.scheme == "class_balanced":
-                raise ValueError("splits.scheme class_balanced goes by label, which a segmentation does not have")
+            if self.splits.scheme in BY_LABEL:
+                raise ValueError(
+                    f"splits.scheme {self.splits.scheme} goes by label, which a segmentation does not have"
+                )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ValueError(f"window must be [low, high] with low below high, got {list(self.window)}")
         return self

@@ -33,6 +33,8 @@ def draw_splits(cases: Cases, spec: SplitSpec) -> np.ndarray:
     """A split name (N,) for each case, by the scheme and seed of the specification."""
     if spec.scheme == "class_balanced":
         return class_balanced_splits(cases.labels, spec.test, spec.validation, spec.seed)
+    if spec.scheme == "train_test_split":
+        return sklearn_splits(cases.labels, spec)
     patients, labels, member = patient_labels(cases.patients, cases.labels)
     rng = np.random.default_rng(derive_seed(spec.seed, "splits", "patients"))
     order = rng.permutation(len(patients))
@@ -93,6 +95,38 @@ def class_balanced_splits(labels: np.ndarray, test: float, validation: float, se
         splits[rng.permutation(n)[: max(budget, 1)]] = "test"
     rest = rng.permutation(np.flatnonzero(splits == "train"))
     splits[rest[: int(validation * n)]] = "validation"
+    return splits
+
+
+def sklearn_splits(labels: np.ndarray, spec: SplitSpec) -> np.ndarray:
+    """What scikit-learn's ``train_test_split`` gives for single cases in their order, with the specification's seed.
+
+    Stratified by label where every class has at least three cases. A validation part is split from the training part in
+    the same way.
+
+    Raises:
+        DataError: there are too few cases for the parts.
+    """
+    from sklearn.model_selection import train_test_split
+
+    def halves(cases: np.ndarray, first: float, second: float) -> list[np.ndarray]:
+        counts = np.unique(labels[cases], return_counts=True)[1]
+        stratify = labels[cases] if len(counts) > 1 and counts.min() > 2 else None
+        sizes = {"train_size": first, "test_size": second, "random_state": spec.seed}
+        try:
+            return list(train_test_split(cases, shuffle=True, stratify=stratify, **sizes))
+        except ValueError as error:
+            raise DataError(f"splits.scheme train_test_split of {len(cases)} case(s): {error}") from error
+
+    splits = np.full(len(labels), "train", dtype="<U10")
+    cases = np.arange(len(labels))
+    if spec.test > 0:
+        train = 1 - spec.test if spec.train is None or spec.validation > 0 else spec.train
+        cases, test = halves(cases, train, spec.test)
+        splits[test] = "test"
+    if spec.validation > 0:
+        share = spec.validation / (1 - spec.test)
+        splits[halves(cases, 1 - share, share)[1]] = "validation"
     return splits
 
 

@@ -18,12 +18,14 @@ from consilia.data.problems import Problems
 from consilia.data.readers.base import Fitted, Reader, short_digest
 from consilia.data.specs import TabularSpec
 
+LATER_KEYS = {"missing_rows", "first_level", "standardise", "deviation"}
+
 
 class TabularReader(Reader[TabularSpec]):
     """Raw values (N, numeric + categorical) float64: numbers, then level indices; NaN where missing.
 
-    Inputs (N, F): numeric columns, their missing indicators if asked for, then one column per declared level, so that
-    every site of a federation has the same layout whatever its data hold.
+    Inputs (N, F): numeric columns, their missing indicators if asked for, then one column per declared level (or all
+    but a column's first), so that every site of a federation has the same layout whatever its data hold.
     """
 
     def index(self, problems: Problems) -> Cases:
@@ -38,6 +40,8 @@ class TabularReader(Reader[TabularSpec]):
                 table["row#"] = [f"{file.stem}-{row}" for row in table["row#"]]  # of which file
             tables.append(table)
         table = pd.concat(tables, ignore_index=True)
+        if spec.missing_rows == "drop":
+            table = table[~self._incomplete(table)].reset_index(drop=True)
         return index_cases(table, self._ids(table), spec, spec.file, problems)
 
     def read(self, cases: Cases, problems: Problems) -> np.ndarray:
@@ -48,7 +52,16 @@ class TabularReader(Reader[TabularSpec]):
         columns = spec.columns
         table = read_table(source, spec.separator, columns)
         require_columns(source, list(table), [spec.case, *spec.numeric, *spec.categorical])
+        if spec.missing_rows == "drop":
+            for i in np.flatnonzero(self._incomplete(table)):
+                lacks = f"{source}: row {table['row#'].iloc[i]}: a value is missing, and missing_rows is drop"
+                problems.add(lacks, case=self._ids(table)[i])
         return self._ids(table), self._parse(table, source, problems)
+
+    def _incomplete(self, table: pd.DataFrame) -> np.ndarray:
+        """Mask (N,) of the rows that lack the value of a feature."""
+        lacking = [self._texts(table, name)[1] for name in (*self.spec.numeric, *self.spec.categorical)]
+        return np.any(lacking, axis=0)
 
     def _ids(self, table: pd.DataFrame) -> list[str]:
         if self.spec.case is None:
@@ -104,46 +117,64 @@ class TabularReader(Reader[TabularSpec]):
         from sklearn.preprocessing import StandardScaler
 
         numbers = raw[:, : len(self.spec.numeric)]
-        if not numbers.shape[1]:
+        median = np.zeros(0)
+        if numbers.shape[1]:
+            # keep_empty_features: a column no hospital of ours recorded still exists elsewhere; it becomes 0.
+            imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(numbers)
+            median = np.nan_to_num(imputer.statistics_)
+        inputs = self._inputs(median, raw)
+        width = inputs.shape[1] if self.spec.standardise == "all" else numbers.shape[1]
+        if not width:
             return {"median": [], "mean": [], "scale": []}
-        # keep_empty_features: a column no hospital of ours recorded still exists elsewhere; it becomes 0.
-        imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(numbers)
-        scaler = StandardScaler().fit(imputer.transform(numbers))
-        return {
-            "median": np.nan_to_num(imputer.statistics_).tolist(),
-            "mean": scaler.mean_.tolist(),
-            "scale": scaler.scale_.tolist(),
-        }
+        scaler = StandardScaler().fit(inputs[:, :width])
+        scale = scaler.scale_
+        if self.spec.deviation == "sample" and len(raw) > 1:
+            scale = np.where(scaler.var_ > 0, scale * np.sqrt(len(raw) / (len(raw) - 1)), scale)
+        return {"median": median.tolist(), "mean": scaler.mean_.tolist(), "scale": scale.tolist()}
 
     def moments(self, raw: np.ndarray, fewest: int = 0) -> Moments:
-        if self.spec.numeric_missing == "impute":
+        if self.spec.numeric_missing == "impute" and self.spec.missing_rows == "keep":
             raise ConfigError(
                 "preprocessing: pooled is for values that are a mean and a deviation; format tabular imputes medians, "
-                "which do not add up over sites: set preprocessing: site, or numeric_missing: error in every site.yaml"
+                "which do not add up over sites: set preprocessing: site, or in every site.yaml numeric_missing: error "
+                "or missing_rows: drop"
             )
-        if not self.spec.numeric:
+        width = len(self.spec.numeric)
+        if self.spec.standardise == "all":
+            # Nothing is missing, so that no median is ever filled in.
+            return moments(self._inputs(np.zeros(width), raw), axes=(0,), fewest=fewest)
+        if not width:
             raise ConfigError("preprocessing: pooled is for numbers, and site.yaml names no numeric columns")
-        return moments(raw[:, : len(self.spec.numeric)], axes=(0,), fewest=fewest)
+        return moments(raw[:, :width], axes=(0,), fewest=fewest)
 
     def pooled(self, values: Mapping[str, list[float]]) -> Fitted:
-        # Nothing is missing, so that no median is ever filled in.
-        return {"median": list(values["mean"]), "mean": list(values["mean"]), "scale": list(values["std"])}
+        median = list(values["mean"])[: len(self.spec.numeric)]
+        return {"median": median, "mean": list(values["mean"]), "scale": list(values["std"])}
 
     def apply(self, fitted: Fitted, raw: np.ndarray) -> Tensor:
+        inputs = self._inputs(np.asarray(fitted["median"]), raw)
+        width = len(fitted["mean"])
+        inputs[:, :width] = (inputs[:, :width] - np.asarray(fitted["mean"])) / np.asarray(fitted["scale"])
+        return torch.from_numpy(inputs.astype(np.float32))
+
+    def _inputs(self, median: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        """Inputs (N, F) float64 before they are standardised."""
         width = len(self.spec.numeric)
         numbers, codes = raw[:, :width], raw[:, width:]
         missing = np.isnan(numbers)
-        filled = np.where(missing, np.asarray(fitted["median"]), numbers)
-        blocks = [(filled - np.asarray(fitted["mean"])) / np.asarray(fitted["scale"])]
+        blocks = [np.where(missing, median, numbers)]
         if self.spec.missing_indicators:
             blocks.append(missing)
+        first = int(self.spec.first_level == "drop")
         for i, levels in enumerate(self.spec.categorical.values()):
-            blocks.append(codes[:, i : i + 1] == np.arange(len(levels)))  # a missing value (NaN) equals no level
-        return torch.from_numpy(np.concatenate(blocks, axis=1).astype(np.float32))
+            blocks.append(codes[:, i : i + 1] == np.arange(first, len(levels)))  # a missing value (NaN): no level
+        return np.concatenate(blocks, axis=1, dtype=np.float64)
 
     def layout(self) -> dict[str, Any]:
         fields = {"format", "numeric", "categorical", "missing_indicators", "missing", "missing_values"}
-        return self.spec.model_dump(mode="json", include=fields)
+        # What an older file lacks has the value that was the only one then.
+        newer = self.spec.model_dump(mode="json", include=LATER_KEYS, exclude_defaults=True)
+        return self.spec.model_dump(mode="json", include=fields) | newer
 
     def missing(self, raw: np.ndarray) -> dict[str, int]:
         return dict(zip([*self.spec.numeric, *self.spec.categorical], np.isnan(raw).sum(axis=0).tolist(), strict=True))
