@@ -114,6 +114,7 @@ def test_a_federation_file_is_recognised(tmp_path: Path, content: str) -> None:
 def test_allowed_models(tmp_path: Path) -> None:
     shipped = {
         "consilia.models.mlp.MLP",
+        "consilia.models.linear.LogisticRegression",
         "consilia.models.linear.PooledLinear",
         "consilia.models.cnn.FourLayerCNN",
         "consilia.models.extractor.KnowledgeExtractor",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from consilia.core.determinism import state_digest
 from consilia.core.errors import ConfigError
 from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.models.build import build_model, is_allowed
 from consilia.models.cnn import FourLayerCNN
+from consilia.models.config import ModelConfig
+from consilia.models.linear import LogisticRegression
 from consilia.models.mlp import MLP
 
 
@@ -42,6 +45,30 @@ def test_seeds_decide_initial_weights_and_leave_the_global_generator_alone() -> 
     digests = [state_digest(build_model("consilia.models.mlp.MLP", arguments, seed=s).state_dict()) for s in (0, 0, 1)]
     assert torch.equal(torch.rand(1), expected)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_plain_seed_gives_the_weights_that_a_script_has() -> None:
+    torch.manual_seed(42)
+    expected = torch.nn.Linear(13, 1)
+    path, arguments = "consilia.models.linear.LogisticRegression", {"in_features": 13}
+    model = build_model(path, arguments, seed=42, plain_seed=True)
+    assert torch.equal(model.layer.weight, expected.weight)
+    assert torch.equal(model.layer.bias, expected.bias)
+    derived = build_model(path, arguments, seed=42)
+    assert not torch.equal(derived.layer.weight, expected.weight)
+    chosen = {"class": path, "args": arguments, "plain_seed": True}
+    built = ModelConfig.model_validate(chosen).build(seed=42, allowed=(path,), folders={})
+    assert torch.equal(built.layer.weight, expected.weight)
+
+
+def test_cross_entropy_of_a_logistic_regression_is_binary() -> None:
+    model, inputs, labels = LogisticRegression(5), torch.randn(7, 5), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    ours = functional.cross_entropy(model(inputs), labels)
+    plain = functional.binary_cross_entropy_with_logits(model.layer(inputs)[:, 0], labels.float())
+    torch.testing.assert_close(ours, plain)
+    for one, other in zip(*(torch.autograd.grad(loss, model.parameters()) for loss in (ours, plain)), strict=True):
+        torch.testing.assert_close(one, other)
+    assert model(torch.randn(3, 1, 1, 5)).shape == (3, 2)
 
 
 @pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "consilia.models.build.build_model", "torch.load"])

@@ -37,9 +37,16 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block (for dropout and parameter initialisation), then restore them."""
+    with plainly_seeded(derive_seed(seed, *purpose)):
+        yield
+
+
+@contextmanager
+def plainly_seeded(seed: int) -> Iterator[None]:
+    """The same with ``torch.manual_seed(seed)`` itself, for numbers that another program draws, too."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, *purpose))
+        torch.manual_seed(seed)
         yield
 
 

@@ -10,6 +10,7 @@ from consilia.data.yaml_file import AbsolutePath
 DEFAULT_ALLOWED = (
     "consilia.models.cnn.FourLayerCNN",
     "consilia.models.extractor.KnowledgeExtractor",
+    "consilia.models.linear.LogisticRegression",
     "consilia.models.linear.PooledLinear",
     "consilia.models.mlp.MLP",
     "consilia.models.prompted_sam.PromptedSam",

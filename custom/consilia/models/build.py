@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from consilia.core.determinism import seeded
+from consilia.core.determinism import plainly_seeded, seeded
 from consilia.core.errors import ConfigError, LimitReached
 from consilia.data.allowed import DEFAULT_ALLOWED
 from consilia.data.limits import reached, show_bytes
@@ -30,6 +30,7 @@ def build_model(
     arguments: Mapping[str, Any],
     *,
     seed: int,
+    plain_seed: bool = False,
     allowed: Sequence[str] = DEFAULT_ALLOWED,
     foundation: nn.Module | None = None,
     max_bytes: int | None = None,
@@ -40,6 +41,7 @@ def build_model(
         path: e.g. ``consilia.models.mlp.MLP``, ``monai.networks.nets.DenseNet121`` or ``timm.create_model``.
         arguments: keyword arguments; ``pretrained=True`` is refused because it would download at run time.
         seed: run seed; every participant that builds the same model with it gets the same initial weights.
+        plain_seed: build after ``torch.manual_seed(seed)``, as a script does, and not with a seed derived from it.
         allowed: dotted paths that may be built here.
         foundation: a foundation model, given to the class as its first argument.
         max_bytes: of the model and its buffers.
@@ -61,7 +63,7 @@ def build_model(
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot import model class {path!r}: {error}") from error
     try:
-        with seeded(seed, "initial-model"), at_most(max_bytes):
+        with plainly_seeded(seed) if plain_seed else seeded(seed, "initial-model"), at_most(max_bytes):
             model = factory(**arguments) if foundation is None else factory(foundation, **arguments)
     except LimitReached:
         raise

@@ -50,6 +50,9 @@ class ModelConfig(Strict):
     )
     args: dict[str, Any] = Field(default_factory=dict, description="the network's own arguments")
     foundation: FoundationConfig | None = Field(None, description="the pre-trained model that the network builds on")
+    plain_seed: bool = Field(
+        False, description="initial weights as a script has them after torch.manual_seed(seed), to compare with one"
+    )
 
     def build(
         self,
@@ -75,7 +78,13 @@ class ModelConfig(Strict):
         base = self.foundation
         foundation = None if base is None else load_foundation(base.model, base.digest, folders)
         return build_model(
-            self.class_, self.args, seed=seed, allowed=allowed, foundation=foundation, max_bytes=max_bytes
+            self.class_,
+            self.args,
+            seed=seed,
+            plain_seed=self.plain_seed,
+            allowed=allowed,
+            foundation=foundation,
+            max_bytes=max_bytes,
         )
 
     def build_at(self, site: SiteConfig, *, seed: int) -> nn.Module:

@@ -65,3 +65,25 @@ class PooledLinear(nn.Module):
         """Inputs (B, ...) -> logits (B, C)."""
         logits: Tensor = self.layer(pooled_features(inputs, steps_first=self.steps_first))
         return logits
+
+
+class LogisticRegression(nn.Module):
+    """A linear model of two classes with one output z, the log-odds of class 1: ``nn.Linear(in_features, 1)``.
+
+    The logits are (0, z), so that their cross-entropy is the binary cross-entropy of z. It has half the weights of a
+    layer with two outputs, and no head that would make the logits.
+
+    Args:
+        in_features: number of :func:`pooled_features`, F.
+        steps_first: of a series (N, steps, features), not of a signal (N, leads, samples).
+    """
+
+    def __init__(self, in_features: int, steps_first: bool = False) -> None:
+        super().__init__()
+        self.steps_first = steps_first
+        self.layer = nn.Linear(in_features, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, ...) -> logits (B, 2)."""
+        odds = self.layer(pooled_features(inputs, steps_first=self.steps_first))
+        return torch.cat([torch.zeros_like(odds), odds], dim=1)
