@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.model_selection import train_test_split
 
 from consilia.core.errors import DataError
 from consilia.data.dataset import SPLITS, SiteData
@@ -210,3 +212,34 @@ def test_the_pool_does_not_depend_on_array_order(tmp_path: Path) -> None:
     digests = listed.splitlines()[1:]
     assert len(digests) == 5
     assert not {image_digest(images[0]), image_digest(images[1])}.intersection(digests)
+
+
+def test_flamby_heart(root: Path, tmp_path: Path) -> None:
+    need(root / "heart_disease_uci")
+    sites = load("flamby-heart", tmp_path)
+    assert {name: (len(data.train), len(data.validation), len(data.test)) for name, data in sites.items()} == {
+        "cleveland": (199, 0, 104),
+        "budapest": (172, 0, 89),
+        "switzerland": (30, 0, 16),
+        "long-beach-va": (85, 0, 45),
+    }
+    files = {"cleveland": "cleveland", "budapest": "hungarian", "switzerland": "switzerland", "long-beach-va": "va"}
+    for name, file in files.items():
+        table = pd.read_csv(root / "heart_disease_uci" / f"processed.{file}.data", header=None, na_values="?")
+        table = table.drop(columns=[10, 11, 12]).dropna()
+        labels = (table[13] > 0).astype(int).to_numpy()
+        numbers = table[[0, 1, 3, 4, 5, 7, 8, 9]].to_numpy()
+        levels = [table[column] == level for column, some in ((2, (2, 3, 4)), (6, (1, 2))) for level in some]
+        inputs = np.column_stack([numbers, *levels]).astype(float)
+        # Switzerland has too few of one class to stratify.
+        train, test = train_test_split(
+            np.arange(len(labels)),
+            train_size=0.66,
+            test_size=0.34,
+            random_state=43,
+            stratify=None if name == "switzerland" else labels,
+        )
+        mean, deviation = inputs[train].mean(0), inputs[train].std(0, ddof=1) + 1e-9
+        for split, chosen in ((sites[name].train, sorted(train)), (sites[name].test, sorted(test))):
+            assert split.inputs.numpy() == pytest.approx((inputs[chosen] - mean) / deviation, abs=1e-5)
+            assert split.labels.tolist() == labels[chosen].tolist()

@@ -61,7 +61,7 @@ class TabularReader(Reader[TabularSpec]):
     def _incomplete(self, table: pd.DataFrame) -> np.ndarray:
         """Mask (N,) of the rows that lack the value of a feature."""
         lacking = [self._texts(table, name)[1] for name in (*self.spec.numeric, *self.spec.categorical)]
-        return np.any(lacking, axis=0)
+        return np.asarray(np.any(lacking, axis=0), dtype=bool)
 
     def _ids(self, table: pd.DataFrame) -> list[str]:
         if self.spec.case is None:
