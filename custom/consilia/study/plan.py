@@ -83,6 +83,8 @@ def plan_of(
     labels: Sequence[str] | None,
     overrides: Sequence[str] = (),
     settings: Callable[[Federation, str], Chosen] = no_settings,
+    *,
+    found: bool = True,
 ) -> list[Planned]:
     """The runs of all federations, by federation, label and seed.
 
@@ -91,12 +93,13 @@ def plan_of(
         labels: of its methods, methods' names and baselines; None: all of the study's.
         overrides: ``key=value`` on every configuration.
         settings: the same of one label in one federation: what tuning has chosen.
+        found: whether the folders are looked at for what has been run; not before the settings are chosen.
 
     Raises:
         ConfigError: what is asked for does not fit, or a folder holds another run.
         DataError: data cannot be read.
     """
-    found: list[Planned] = []
+    plan: list[Planned] = []
     fingerprints: Fingerprints = {}
     for federation in federations:
         sites = federation.sites()
@@ -106,8 +109,9 @@ def plan_of(
                 own = settings(federation, label)
                 baseline = baseline_of(federation.study, label)
                 planned = Planned(federation, label, seed, sites, folder, baseline, rate=own.words, edge=own.edge)
-                found.append(looked_up(planned, [*own.overrides, *overrides], fingerprints))
-    return found
+                planned = configured(planned, [*own.overrides, *overrides])
+                plan.append(looked_up(planned, fingerprints) if found else planned)
+    return plan
 
 
 def _same_as(planned: Planned, config: RunConfig) -> str | None:
@@ -130,8 +134,8 @@ def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, "method": {"method": method} if isinstance(method, str) else dict(method)}
 
 
-def looked_up(planned: Planned, overrides: Sequence[str], fingerprints: Fingerprints) -> Planned:
-    """The run with its configuration, and with its record where it is there already."""
+def configured(planned: Planned, overrides: Sequence[str]) -> Planned:
+    """The run with its configuration; or without one, where it cannot be, or is the same as another."""
     try:
         config = study_config(planned.federation.study, planned.label, planned.seed, planned.sites, overrides)
         if planned.baseline is not None:
@@ -141,6 +145,14 @@ def looked_up(planned: Planned, overrides: Sequence[str], fingerprints: Fingerpr
     planned = replace(planned, config=config)
     if planned.baseline is None and (same := _same_as(planned, config)) is not None:
         return planned.ended("same as", same)
+    return planned
+
+
+def looked_up(planned: Planned, fingerprints: Fingerprints) -> Planned:
+    """The run with its record, or why it has none, where it has been run already."""
+    config = planned.config
+    if planned.status is not None or config is None:
+        return planned
     is_baseline = planned.baseline is not None
     record = finished(planned.folder, config, planned.sites, baseline=is_baseline, fingerprints=fingerprints)
     if record is not None:

@@ -178,7 +178,7 @@ def run_study(
         require_label(study, label)
     with nothing_left(folder):
         # All of them before the first run: a mistake in the last method must not show hours later.
-        plan = plan_of(federations_of(study, folder), labels, overrides)
+        plan = plan_of(federations_of(study, folder), labels, overrides, found=study.tune is None)
         settings: Callable[[Federation, str], Chosen] = no_settings
         spent = 0.0
         if study.tune is not None:

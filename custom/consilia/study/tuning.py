@@ -29,7 +29,7 @@ from consilia.record.schema import Record
 from consilia.study.federations import Federation
 from consilia.study.folder import Fingerprints
 from consilia.study.grid import Grid
-from consilia.study.plan import Chosen, Planned, looked_up
+from consilia.study.plan import Chosen, Planned, configured, looked_up
 from consilia.study.study import Study, baseline_of, baselines_of, method_of, study_values
 
 TUNING = "tuning"
@@ -262,8 +262,10 @@ class _Runner:
         baseline = baseline_of(federation.study, search.label)
         return [
             looked_up(
-                Planned(federation, search.label, seed, search.sites, place / f"seed{seed}", baseline, words=words),
-                [*self.overrides, *more],
+                configured(
+                    Planned(federation, search.label, seed, search.sites, place / f"seed{seed}", baseline, words=words),
+                    [*self.overrides, *more],
+                ),
                 self._fingerprints,
             )
             for seed in self.grid.seeds or federation.study.seeds[:1]
