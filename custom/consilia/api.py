@@ -24,7 +24,7 @@ from consilia.evaluation.frames import comparison_frame
 from consilia.federation.model_card import ModelCard, read_card
 from consilia.federation.model_evaluation import PARTS, Evaluated, evaluate_model
 from consilia.federation.saved_model import LoadedModel, Predicted, load_model
-from consilia.methods.registry import load_plugin, plugin_digest
+from consilia.methods.registry import load_plugin, plugin_digest, plugin_file
 from consilia.record.schema import Record
 from consilia.record.study_result import StudyResult
 from consilia.study.baselines import BASELINES
@@ -200,9 +200,32 @@ def compare(
         labels=only or None,
         overrides=overrides(settings, rounds),
         jobs=jobs,
+        command=_command(study, engine, seeds, leave_out, train_cases, overrides(settings, rounds), folder),
         progress=progress,
     )
     return Comparison(chosen, done.runs, folder, done.without, done.result)
+
+
+def _command(
+    study: StudySource,
+    engine: str,
+    seeds: Sequence[int] | None,
+    leave_out: str | Sequence[str],
+    train_cases: float | None,
+    settings: Sequence[str],
+    folder: Path,
+) -> list[str]:
+    """What runs the study, as the command line has it; of one that is given by its content the file is left open."""
+    words = ["consilia", "compare", "STUDY.yaml" if isinstance(study, Mapping) else str(study)]
+    words += [] if engine == "inprocess" else ["--engine", engine]
+    words += [] if seeds is None else ["--seeds", ",".join(map(str, seeds))]
+    words += [
+        part for site in ([leave_out] if isinstance(leave_out, str) else leave_out) for part in ("--leave-out", site)
+    ]
+    words += [] if train_cases is None else ["--train-cases", f"{train_cases:g}"]
+    words += [part for setting in settings for part in ("--set", setting)]
+    words += [] if (plugin := plugin_file()) is None else ["--plugin", str(plugin)]
+    return [*words, "--out", str(folder)]
 
 
 def planned(

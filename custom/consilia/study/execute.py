@@ -23,6 +23,7 @@ def execute(
     engine: EngineName,
     jobs: int = 1,
     budget: float | None = None,
+    spent: float = 0.0,
     progress: StudyProgress,
 ) -> list[Planned]:
     """Make every run of a plan that is still to be made. Seeds and folds come before methods: what is done compares.
@@ -31,8 +32,9 @@ def execute(
         plan: the runs.
         engine: what runs a configuration.
         jobs: runs at a time; more than one have processes of their own.
-        budget: core-hours of all runs of the plan, those of earlier calls among them; when they are spent, no further
-            run begins. None: no end.
+        budget: core-hours of all runs, those of earlier calls among them; when they are spent, no further run begins.
+            None: no end.
+        spent: core-hours of runs that are not in the plan.
         progress: called with the name of a run and each of its events; with "" and where the study stands.
 
     Returns:
@@ -41,7 +43,7 @@ def execute(
     Raises:
         ConsiliaError: the study cannot go on.
     """
-    board = _Board(plan, jobs, budget, progress)
+    board = _Board(plan, jobs, budget, spent, progress)
     for planned in plan:
         if planned.status == "done":
             progress(planned.name, Found())
@@ -70,11 +72,14 @@ def _hear(processes: Processes, board: _Board, until: int) -> None:
 class _Board:
     """What became of each run of a plan so far, and what is left to do."""
 
-    def __init__(self, plan: Sequence[Planned], jobs: int, budget: float | None, progress: StudyProgress) -> None:
+    def __init__(
+        self, plan: Sequence[Planned], jobs: int, budget: float | None, spent: float, progress: StudyProgress
+    ) -> None:
         self.found = list(plan)
         self.progress = progress
         self._jobs, self._budget = jobs, budget
-        self._core_seconds = sum(read_cost(planned.folder).core_seconds for planned in plan)
+        self._elsewhere = spent
+        self._core_seconds = {place: read_cost(planned.folder).core_seconds for place, planned in enumerate(plan)}
         self._seconds: dict[str, list[float]] = {}
         federations = list(
             dict.fromkeys(
@@ -117,12 +122,15 @@ class _Board:
         else:
             self.found[place] = planned.ended(failure.status, failure.reason)
         cost = read_cost(planned.folder)
-        self._core_seconds += cost.core_seconds
+        self._core_seconds[place] = cost.core_seconds
         self._seconds.setdefault(planned.label, []).append(cost.seconds)
         self.progress("", self._standing())
 
     def _spent(self) -> bool:
-        return self._budget is not None and self._core_seconds >= 3600 * self._budget
+        return self._budget is not None and self._core_hours() >= self._budget
+
+    def _core_hours(self) -> float:
+        return self._elsewhere + sum(self._core_seconds.values()) / 3600
 
     def _standing(self) -> Standing:
         running = [one.label for one in self.found if one.status is None]
@@ -131,7 +139,7 @@ class _Board:
         return Standing(
             done=len(self.found) - len(running),
             of=len(self.found),
-            core_hours=self._core_seconds / 3600,
+            core_hours=self._core_hours(),
             seconds_left=left,
             budget=self._budget,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 from consilia.core.checkpoint import ANEW
-from consilia.core.errors import ConfigError, DataError
+from consilia.core.errors import ConfigError, DataError, RunFailed
+from consilia.core.lock import locked
 from consilia.data.site import load_site_config, server_data
 from consilia.federation.checkpoints import CHECKPOINT
 from consilia.federation.config import RunConfig
@@ -20,6 +21,7 @@ from consilia.federation.server_work import FOLDER
 from consilia.methods.registry import make_method
 from consilia.record.files import load_record
 from consilia.record.schema import Record
+from consilia.study.outcome import COST, FAILURE
 
 Fingerprints = dict[tuple[object, ...], str]
 """Of a site's data: by its site.yaml and the names of the datasets."""
@@ -30,8 +32,11 @@ SITES = "sites"
 OUTPUTS = (
     *(RESULT, REPORT, PROGRESS, EVENTS, CHECKPOINT, "global-*", "spool", SITES),
     *("simulator", "simulator.log", "run.json", "errors.log", FOLDER, SAVED),
+    *(COST, FAILURE),
 )
 """What a run of either engine leaves in its folder."""
+
+LOCK = ".study.lock"
 
 
 def finished(
@@ -106,6 +111,29 @@ def nothing_left(folder: Path) -> Iterator[None]:
                 for place in above:
                     place.rmdir()
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside the block no other process works on the study of a folder: two of them would make every run twice.
+
+    Raises:
+        RunFailed: another one does.
+    """
+    there = (folder / LOCK).exists()
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / LOCK))
+        except RunFailed:
+            raise RunFailed(
+                f"{folder}: another process runs a study in this folder: wait for its end, or choose another --out"
+            ) from None
+        try:
+            yield
+        except (ConfigError, DataError):
+            if not there:
+                (folder / LOCK).unlink()
+            raise
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from consilia.record.schema import Record
 from consilia.report.html import write_report
 from consilia.study.baselines import run_baseline
 from consilia.study.folder import nothing_left
-from consilia.study.outcome import Cost, Failure, write_outcome
+from consilia.study.outcome import Cost, Failure, read_cost, write_outcome
 
 EngineName = Literal["sim", "inprocess"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -61,15 +61,24 @@ def run_one(work: Work, progress: Progress) -> Record:
         ConsiliaError: it was refused, or failed.
     """
     progress(Begun(rounds=work.config.rounds))
-    cost = _Clock()
-    with nothing_left(work.folder):
-        record = _federated(work, progress) if work.baseline is None else _baseline(work, work.baseline, progress)
+    # What an earlier process has spent on it counts, too.
+    cost = _Clock(read_cost(work.folder))
+    try:
+        with nothing_left(work.folder):
+            record = _federated(work, progress) if work.baseline is None else _baseline(work, work.baseline, progress)
+    except (ConfigError, DataError):
+        raise
+    except BaseException:
+        write_outcome(work.folder, cost.so_far())
+        raise
     write_outcome(work.folder, cost.so_far())
     return record
 
 
 def try_one(work: Work, progress: Progress) -> Failure | None:
-    """The same, where a run that has no result is one row of many: why, and it is written down.
+    """The same, where a run that has no result is one row of many: why. Of one that failed it is written down.
+
+    One that cannot be made has cost next to nothing, and may be made when its data are there.
 
     Raises:
         ConsiliaError: the study cannot go on as it is: a damaged checkpoint, a folder of another run.
@@ -80,18 +89,22 @@ def try_one(work: Work, progress: Progress) -> Failure | None:
         failure = Failure(run_id=work.config.run_id, status="cannot", reason=str(error))
     except (RunFailed, AggregationError) as error:
         failure = Failure(run_id=work.config.run_id, status="failed", reason=str(error))
+        write_outcome(work.folder, failure)
     else:
         return None
-    write_outcome(work.folder, failure)
     progress(Failed(reason=failure.reason))
     return failure
 
 
 class _Clock:
-    """What has been used since it was made, by this process and those that it has started and that have ended."""
+    """What has been used since it was made, by this process and those that it has started and that have ended.
 
-    def __init__(self) -> None:
-        self._began, self._used = time.perf_counter(), _processor_seconds()
+    ``before``: what had been used until then.
+    """
+
+    def __init__(self, before: Cost) -> None:
+        self._began = time.perf_counter() - before.seconds
+        self._used = _processor_seconds() - before.core_seconds
 
     def so_far(self) -> Cost:
         """Until now."""

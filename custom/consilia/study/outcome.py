@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ class Cost(Strict):
 
 
 class Failure(Strict):
-    """A run that has no result, and will have none if it is run again: remove the file to try it all the same."""
+    """A run that has no result. Of one that failed the file says so: remove it to try the run again."""
 
     run_id: str
     status: Literal["failed", "cannot"]
@@ -41,9 +42,11 @@ def read_cost(folder: Path) -> Cost:
     return validate(Cost, read_yaml(file), file) if file.is_file() else Cost(seconds=0, core_seconds=0)
 
 
-def core_hours(folder: Path) -> float:
-    """What all runs below a folder have taken."""
-    return sum(read_cost(file.parent).core_seconds for file in folder.rglob(COST)) / 3600
+def core_hours(folder: Path, without: Collection[Path] = ()) -> float:
+    """What all runs below a folder have taken, but for those in the folders ``without``."""
+    apart = set(without)
+    places = (file.parent for file in folder.rglob(COST))
+    return sum(read_cost(place).core_seconds for place in places if place not in apart) / 3600
 
 
 def read_failure(folder: Path, run_id: str) -> Failure | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from consilia.core.errors import CannotTrain
+from consilia.core.errors import CannotTrain, DataError
 from consilia.data.site import load_site_config
 from consilia.federation.config import RunConfig
 from consilia.methods.registry import make_method
@@ -73,6 +73,10 @@ class Chosen:
     edge: bool = False
 
 
+Settings = Callable[[Federation, str], Chosen]
+"""What tuning has chosen for a label in a federation."""
+
+
 def no_settings(federation: Federation, label: str) -> Chosen:
     """Where nothing is tuned."""
     return Chosen()
@@ -82,9 +86,9 @@ def plan_of(
     federations: Sequence[Federation],
     labels: Sequence[str] | None,
     overrides: Sequence[str] = (),
-    settings: Callable[[Federation, str], Chosen] = no_settings,
+    settings: Settings = no_settings,
     *,
-    found: bool = True,
+    look: bool = True,
 ) -> list[Planned]:
     """The runs of all federations, by federation, label and seed.
 
@@ -93,25 +97,57 @@ def plan_of(
         labels: of its methods, methods' names and baselines; None: all of the study's.
         overrides: ``key=value`` on every configuration.
         settings: the same of one label in one federation: what tuning has chosen.
-        found: whether the folders are looked at for what has been run; not before the settings are chosen.
+        look: whether to look for records; else the configurations are made, and no more.
 
     Raises:
         ConfigError: what is asked for does not fit, or a folder holds another run.
-        DataError: data cannot be read.
+        DataError: data cannot be read, where the study has no others.
     """
-    plan: list[Planned] = []
+    found: list[Planned] = []
     fingerprints: Fingerprints = {}
+    several = len({federation.data for federation in federations}) > 1
     for federation in federations:
-        sites = federation.sites()
-        for label in dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)]):
-            for seed in federation.study.seeds:
-                folder = federation.folder / f"{label}-seed{seed}"
-                own = settings(federation, label)
-                baseline = baseline_of(federation.study, label)
-                planned = Planned(federation, label, seed, sites, folder, baseline, rate=own.words, edge=own.edge)
-                planned = configured(planned, [*own.overrides, *overrides])
-                plan.append(looked_up(planned, fingerprints) if found else planned)
-    return plan
+        try:
+            found += _plan_in(federation, labels, overrides, settings, fingerprints, look=look)
+        except DataError as error:
+            if not several:
+                raise
+            # The other data sets are none the worse for it.
+            found += _without_data(federation, labels, str(error))
+    return found
+
+
+def _without_data(federation: Federation, labels: Sequence[str] | None, reason: str) -> list[Planned]:
+    """The runs of a federation whose data cannot be read."""
+    study = federation.study
+    return [
+        Planned(federation, label, seed, {}, federation.folder / f"{label}-seed{seed}").ended("cannot", reason)
+        for label in dict.fromkeys(labels or [*study.methods, *study.baselines])
+        for seed in study.seeds
+    ]
+
+
+def _plan_in(
+    federation: Federation,
+    labels: Sequence[str] | None,
+    overrides: Sequence[str],
+    settings: Settings,
+    fingerprints: Fingerprints,
+    *,
+    look: bool,
+) -> list[Planned]:
+    """The runs of one federation."""
+    found: list[Planned] = []
+    sites = federation.sites()
+    for label in dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)]):
+        for seed in federation.study.seeds:
+            folder = federation.folder / f"{label}-seed{seed}"
+            own = settings(federation, label)
+            baseline = baseline_of(federation.study, label)
+            planned = Planned(federation, label, seed, sites, folder, baseline, rate=own.words, edge=own.edge)
+            planned = configured(planned, [*own.overrides, *overrides])
+            found.append(looked_up(planned, fingerprints) if look else planned)
+    return found
 
 
 def _same_as(planned: Planned, config: RunConfig) -> str | None:
@@ -135,7 +171,12 @@ def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def configured(planned: Planned, overrides: Sequence[str]) -> Planned:
-    """The run with its configuration; or without one, where it cannot be, or is the same as another."""
+    """The run with its configuration, or why it has none.
+
+    Raises:
+        ConfigError: what is asked for does not fit.
+        DataError: the data by which the model is chosen cannot be read.
+    """
     try:
         config = study_config(planned.federation.study, planned.label, planned.seed, planned.sites, overrides)
         if planned.baseline is not None:
@@ -149,9 +190,9 @@ def configured(planned: Planned, overrides: Sequence[str]) -> Planned:
 
 
 def looked_up(planned: Planned, fingerprints: Fingerprints) -> Planned:
-    """The run with its record, or why it has none, where it has been run already."""
+    """The configured run with its record, or why it failed, where it has been made already."""
     config = planned.config
-    if planned.status is not None or config is None:
+    if config is None or planned.status is not None:
         return planned
     is_baseline = planned.baseline is not None
     record = finished(planned.folder, config, planned.sites, baseline=is_baseline, fingerprints=fingerprints)

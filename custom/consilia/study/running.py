@@ -6,7 +6,7 @@ Nothing here prints. Callers get events (:mod:`consilia.core.events`) and :class
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,15 @@ from consilia.report.html import write_report
 from consilia.study.analysis import analyse
 from consilia.study.execute import StudyProgress, execute
 from consilia.study.federations import Federation, federations_of
-from consilia.study.folder import SITES, finished, nothing_left, overwritten
+from consilia.study.folder import SITES, alone, finished, nothing_left, overwritten
 from consilia.study.grid import Grid
-from consilia.study.one_run import Work, require_engine, run_one
+from consilia.study.one_run import EngineName, Work, require_engine, run_one
 from consilia.study.outcome import core_hours
 from consilia.study.outputs import write_outputs
-from consilia.study.plan import Chosen, Planned, no_settings, plan_of
+from consilia.study.plan import Planned, Settings, no_settings, plan_of
 from consilia.study.results import predictions_of, rounds_of, runs_of
 from consilia.study.study import Study, require_label, require_method, study_config, study_sites
-from consilia.study.tuning import TUNING, Choice, settings_of, tune
+from consilia.study.tuning import Choice, Execute, settings_of, tune
 
 LEFT_OUT = "left-out.csv"
 """In the folder of a study that leaves out several sites in turn: a row per method and site, and their mean."""
@@ -173,30 +173,26 @@ def run_study(
     Raises:
         ConsiliaError: what is asked for does not fit, and nothing is left in the folder; or no run has a result.
     """
-    runner = require_engine(engine)
+    carry_out = _executor(study, folder, require_engine(engine), jobs, progress)
     for label in labels or ():
         require_label(study, label)
-    with nothing_left(folder):
+    with nothing_left(folder), alone(folder):
+        federations = federations_of(study, folder)
+        settings: Settings = no_settings
         # All of them before the first run: a mistake in the last method must not show hours later.
-        plan = plan_of(federations_of(study, folder), labels, overrides, found=study.tune is None)
-        settings: Callable[[Federation, str], Chosen] = no_settings
-        spent = 0.0
         if study.tune is not None:
-            choices = tune_study(
-                study, folder, engine=engine, labels=labels, overrides=overrides, jobs=jobs, progress=progress
-            )
-            settings, spent = settings_of(choices, study.tune), core_hours(folder / TUNING)
-            plan = plan_of(federations_of(study, folder), labels, overrides, settings)
-        budget = None if study.budget is None else study.budget - spent
-        planned = execute(plan, engine=runner, jobs=_jobs(jobs, runner, plan), budget=budget, progress=progress)
+            plan_of(federations, labels, overrides, look=False)
+            settings = settings_of(tune(study, federations, labels, folder, carry_out, overrides), study.tune)
+        plan = plan_of(federations, labels, overrides, settings)
+        planned = carry_out(plan)
         _require_one(planned)
+        result = _write_reports(study, folder, planned, command)
     found = [before.record is not None for before in plan]
     runs = tuple(
         FinishedRun(one.name, one.record, one.folder, there, one.federation)
         for one, there in zip(planned, found, strict=True)
         if one.record is not None
     )
-    result = _write_reports(study, folder, planned, command)
     return StudyRuns(runs, tuple(one for one in planned if one.record is None), result)
 
 
@@ -214,16 +210,24 @@ def tune_study(
 
     Arguments and errors as of :func:`run_study`; a study without the key ``tune`` takes the default grid.
     """
-    runner = require_engine(engine)
+    carry_out = _executor(study, folder, require_engine(engine), jobs, progress)
     for label in labels or ():
         require_label(study, label)
+    study = study if study.tune is not None else study.changed(tune=Grid())
+    with nothing_left(folder), alone(folder):
+        return tune(study, federations_of(study, folder), labels, folder, carry_out, overrides)
+
+
+def _executor(study: Study, folder: Path, engine: EngineName, jobs: int | None, progress: StudyProgress) -> Execute:
+    """What carries out a part of the study's runs: all that its folder holds have one budget."""
 
     def carry_out(plan: Sequence[Planned]) -> list[Planned]:
-        return execute(plan, engine=runner, jobs=_jobs(jobs, runner, plan), budget=None, progress=progress)
+        spent = core_hours(folder, without=[one.folder for one in plan])
+        return execute(
+            plan, engine=engine, jobs=_jobs(jobs, engine, plan), budget=study.budget, spent=spent, progress=progress
+        )
 
-    study = study if study.tune is not None else study.changed(tune=Grid())
-    with nothing_left(folder):
-        return tune(study, federations_of(study, folder), labels, folder, carry_out, overrides)
+    return carry_out
 
 
 def _jobs(wanted: int | None, engine: str, plan: Sequence[Planned]) -> int:
@@ -258,7 +262,7 @@ def _write_reports(
     if left_out:
         write_csv(folder / LEFT_OUT, *left_out_values(left_out))
     predictions = predictions_of(planned)
-    if predictions.empty:
+    if predictions.empty and any(one.record is not None for one in planned):
         return None
     tables = predictions, runs_of(planned, command), rounds_of(planned)
     result = analyse(*tables, study.claims, title=folder.name)

@@ -5,7 +5,7 @@ Every method and every trained baseline tries the same learning rates, then the 
 round: of the global model, or of the personal ones where a method has no global model. Of settings that give the same
 global model, as Ditto's lambda does, that with the better personal ones is chosen. Test cases play no part. A grid
 whose best value stands at its end grows there by its last ratio, at most ``extensions`` times, unless the change to the
-next value is below the standard deviation over the seeds, or the parameter can go no further.
+next value is below the standard deviation over the seeds, or the parameter stands at its limit (0, say).
 
 All runs of a grid are in the study's folder, below ``tuning``; :data:`CHOICES` there says what was tried and chosen.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from consilia.core.errors import ConfigError
+from consilia.core.errors import ConfigError, DataError
 from consilia.core.files import write_json
 from consilia.core.schema import Strict
 from consilia.data.yaml_file import read_yaml, validate
@@ -93,6 +93,8 @@ class _Search:
     edges: dict[str, str] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
+    limits: dict[tuple[str, float], str] = field(default_factory=dict)
+    """By key and value that it cannot take, why the best value stands at the grid's end; empty: at the limit itself."""
 
     def own(self) -> tuple[str, list[float]] | None:
         """The method's own parameter and its values; None where it has none, or the study fixes it."""
@@ -100,7 +102,7 @@ class _Search:
             return None
         given = study_values(self.federation.study, self.label)["method"]
         for name, values in method_class(method_of(self.federation.study, self.label)).grid.items():
-            if name not in given:
+            if name not in given and len(values) > 1:
                 return f"method.{name}", sorted(values)
         return None
 
@@ -135,8 +137,14 @@ class _Search:
         if tried.sd is not None and other.value is not None and abs((tried.value or 0.0) - other.value) < tried.sd:
             self.edges.pop(key, None)
             return None
-        self.edges[key] = "the best value stands at the end of the grid"
-        return best * best / values[1] if place == 0 else best * best / values[-2]
+        value = best * best / (values[1] if place == 0 else values[-2])
+        # A grid that begins with 0 does not grow there.
+        limit = "" if value == best else self.limits.get((key, value))
+        if limit == "":
+            self.edges.pop(key, None)
+            return None
+        self.edges[key] = limit or "the best value stands at the end of the grid"
+        return value if limit is None else None
 
 
 def tune(
@@ -162,13 +170,16 @@ def tune(
     """
     assert study.tune is not None
     grid = study.tune
-    searches = []
-    for federation in _where(federations, grid):
-        sites = federation.sites()
-        wanted = dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)])
-        searches += [_Search(federation, label, sites, grid) for label in wanted if _has_rate(federation.study, label)]
     runner = _Runner(folder, execute, overrides, grid)
-    searches = [search for search in searches if runner.can_run(search)]
+    searches: list[_Search] = []
+    several = len({federation.data for federation in federations}) > 1
+    for federation in _where(federations, grid):
+        try:
+            searches += [search for search in _searches(federation, labels, grid) if runner.can_run(search)]
+        except DataError:
+            # Data that cannot be read: the study's table says so, and the others are none the worse for it.
+            if not several:
+                raise
     runner.search(searches, {id(search): (RATE, list(grid.learning_rate)) for search in searches})
     runner.search(searches, {id(search): own for search in searches if search.found and (own := search.own())})
     choices = [
@@ -186,6 +197,13 @@ def tune(
     ]
     _save(folder, choices)
     return choices
+
+
+def _searches(federation: Federation, labels: Sequence[str] | None, grid: Grid) -> list[_Search]:
+    """For every label that has a learning rate."""
+    sites = federation.sites()
+    wanted = dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)])
+    return [_Search(federation, label, sites, grid) for label in wanted if _has_rate(federation.study, label)]
 
 
 def _where(federations: Sequence[Federation], grid: Grid) -> list[Federation]:
@@ -239,10 +257,17 @@ class _Runner:
     def _may_be(self, search: _Search, keys: Mapping[int, tuple[str, list[float]]], value: float) -> bool:
         """Whether the configuration takes the value: a parameter has its natural limits."""
         key = keys[id(search)][0]
+        if self._takes(search, key, value):
+            return True
+        best = search.best(key)
+        at_limit = best is not None and not self._takes(search, key, math.nextafter(best[0], value))
+        search.limits[key, value] = "" if at_limit else "the next value is beyond the parameter's limit"
+        return False
+
+    def _takes(self, search: _Search, key: str, value: float) -> bool:
         try:
             self._planned(search, {**search.found, key: value})
         except ConfigError:
-            search.edges[key] = "the best value stands at the parameter's limit"
             return False
         return True
 
