@@ -12,6 +12,7 @@ from torch import nn
 from consilia.core.errors import ConfigError
 from consilia.methods import Mean, Round, TrainingConfig
 from consilia.methods.registry import make_method, method_config
+from consilia.methods.server import UpdateMetadata
 from tests.federation.support import Federation, small
 from tests.methods.linear import DECAY, RATE, SGD, State, batches, close, data, gradient, linear
 from tests.methods.runs import PLAIN, list_network, run_of
@@ -56,7 +57,10 @@ def test_two_rounds_by_hand() -> None:
 def test_the_servers_variate_moves_by_the_sum_over_all_sites() -> None:
     """3 of 8 sites have sent changes: c moves by a eighth of their sum, not by their mean."""
     server = server_of("scaffold", linear())
-    assert server.weights({"a": None, "b": None}) == {"a": 1.0, "b": 1.0}  # type: ignore[dict-item]
+    sent = {"a": UpdateMetadata(cases=30), "b": UpdateMetadata(cases=10)}
+    assert server.weights(sent) == server.extras_weights(sent) == {"a": 1.0, "b": 1.0}
+    by_cases = server_of({"method": "scaffold", "weighting": "samples"}, linear())
+    assert by_cases.weights(sent) == by_cases.extras_weights(sent) == {"a": 30.0, "b": 10.0}
     start = {name: tensor.clone() for name, tensor in linear().state_dict().items()}
     changes = [{name: torch.full_like(tensor, value) for name, tensor in start.items()} for value in (1.0, 2.0, 6.0)]
     extras = {f"control_delta.{name}": sum(change[name] for change in changes) / 3 for name in start}
@@ -121,3 +125,19 @@ def test_a_run_keeps_variates_of_sites_not_sampled_and_sends_twice_the_bytes(
         for site in record.rounds[0].participants:
             # A reply carries its seconds as text.
             assert ours[site] - theirs[site] == pytest.approx(parameters, abs=30)
+
+
+def test_variates_weighted_by_cases_are_means_by_cases(wisconsin: dict[str, Path], tmp_path: Path) -> None:
+    """All sites take part: c is the mean of the sites' c_k by cases, and no plain one."""
+    config = run_of({"method": "scaffold", "weighting": "samples"}, rounds=2, participation=1.0, evaluate_every=0)
+    federation = Federation(config, list_network(wisconsin), tmp_path / "run")
+    record = federation.rounds()
+    cases = {name: record.sites[name].train for name in federation.sites}
+    kept = {name: site.store.load_state(2) for name, site in federation.sites.items()}
+    unlike = []
+    for key, tensor in federation.coordinator.server.state_dict().items():
+        own = {name: state[key.removeprefix("control.")].double() for name, state in kept.items()}
+        mean = sum(cases[name] * value for name, value in own.items()) / sum(cases.values())
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-4, atol=1e-6)
+        unlike.append(not torch.allclose(tensor.double(), sum(own.values()) / 4, rtol=1e-3, atol=1e-6))
+    assert any(unlike)

@@ -79,8 +79,9 @@ class TrainingRound:
         updates = {site: reply for site, reply in replies.items() if isinstance(reply, TrainReply)}
         self._require_enough(asked, updates)
         sites = self.participants.recorder.sites
-        weights = self.server.weights({site: metadata(reply, sites[site]) for site, reply in updates.items()})
-        state, factors = self._aggregate(weights)
+        said = {site: metadata(reply, sites[site]) for site, reply in updates.items()}
+        weights = self.server.weights(said)
+        state, factors = self._aggregate(weights, self.server.extras_weights(said))
         seconds = {
             "aggregate": time.perf_counter() - answered,
             "sites": answered - started,
@@ -118,15 +119,15 @@ class TrainingRound:
             reasons = listed({site: self.validation.why_absent(site) for site in asked if site not in updates})
             raise RunFailed(f"round {self.number} has {len(updates)} accepted updates, needs {needed} ({reasons})")
 
-    def _aggregate(self, weights: Weights) -> tuple[State, dict[str, float]]:
+    def _aggregate(self, weights: Weights, of_extras: Mapping[str, float]) -> tuple[State, dict[str, float]]:
         """The next global state, and by which factor each update that was clipped was scaled."""
         robust, spool = self.config.robust, self.validation.spool
         rule = rule_of(robust.rule, robust.trim)
         updates, factors = (spool, {}) if robust.clip_norm is None else clipped(spool, self.state, robust.clip_norm)
-        extras, equal = list(self.server.extras), dict.fromkeys(updates, 1.0)
+        extras = list(self.server.extras)
         mean = Mean(
             state=mean_of_updates(updates, weights, self.state, rule),
-            extras=weighted_mean(updates, equal, rule, names=extras) if extras else {},
+            extras=weighted_mean(updates, of_extras, rule, names=extras) if extras else {},
             sites=len(updates),
             trainers=len(self.participants.all_trainers()),
         )

@@ -11,16 +11,19 @@ starts at 0, and c_k stays as it is while its site is not sampled.
 
 (x - y_k) / (K eta) is the mean of the corrected gradients only if every step is eta times one of them: so plain SGD
 alone is taken, without momentum, weight decay or clipping. Control variates are of trained parameters; buffers have
-none, and take the plain mean. A site's personal model is the final global model trained once more as in a round,
+none, and take the mean. A site's personal model is the final global model trained once more as in a round,
 corrected too.
+
+With ``weighting: samples`` both means are weighted by training cases, as FedAvg's and as in FLamby.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from consilia.core.errors import ConfigError
@@ -32,10 +35,18 @@ from consilia.methods.server import Mean, Server, ServerContext, UpdateMetadata
 CONTROL, DELTA = "control.", "control_delta."
 
 
-class ScaffoldClient(Client[MethodConfig]):
+class ScaffoldConfig(MethodConfig):
+    """SCAFFOLD's parameters."""
+
+    weighting: Literal["equal", "samples"] = Field(
+        "equal", description="of sites in the means of models and control variates: equal as in the paper, or by cases"
+    )
+
+
+class ScaffoldClient(Client[ScaffoldConfig]):
     """Local training with corrected gradients; keeps c_k."""
 
-    def __init__(self, method: Method[MethodConfig], context: ClientContext) -> None:
+    def __init__(self, method: Method[ScaffoldConfig], context: ClientContext) -> None:
         super().__init__(method, context)
         self.control = {name: torch.zeros_like(tensor) for name, tensor in self.parameters.items()}
 
@@ -65,10 +76,10 @@ class ScaffoldClient(Client[MethodConfig]):
         self.control = {name: tensor.to(self.device) for name, tensor in state.items()}
 
 
-class ScaffoldServer(Server[MethodConfig]):
+class ScaffoldServer(Server[ScaffoldConfig]):
     """Holds c."""
 
-    def __init__(self, method: Method[MethodConfig], context: ServerContext) -> None:
+    def __init__(self, method: Method[ScaffoldConfig], context: ServerContext) -> None:
         super().__init__(method, context)
         self.control = {name: torch.zeros(spec.shape) for name, spec in method.payload(context.model()).items()}
 
@@ -77,8 +88,13 @@ class ScaffoldServer(Server[MethodConfig]):
         return self.control
 
     def weights(self, updates: Mapping[str, UpdateMetadata]) -> dict[str, float | Mapping[str, float]]:
-        """Equal ones."""
-        return dict.fromkeys(updates, 1.0)
+        """Equal ones, or the sites' training cases."""
+        return dict(self.extras_weights(updates))
+
+    def extras_weights(self, updates: Mapping[str, UpdateMetadata]) -> Mapping[str, float]:
+        """The same."""
+        by_cases = self.config.weighting == "samples"
+        return {site: float(update.cases) if by_cases else 1.0 for site, update in updates.items()}
 
     def step(self, previous: State, mean: Mean, round_number: int) -> State:
         """The mean of the models; c moves by the sum of the sites' changes over all N sites."""
@@ -95,10 +111,11 @@ class ScaffoldServer(Server[MethodConfig]):
         self.control = dict(state)
 
 
-class Scaffold(Method[MethodConfig]):
+class Scaffold(Method[ScaffoldConfig]):
     """Gradients corrected by control variates: c travels down beside the model, c_k's change up (Karimireddy 2020)."""
 
     name = "scaffold"
+    Config = ScaffoldConfig
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
 
     def extras(self, model: nn.Module) -> dict[str, TensorSpec]:

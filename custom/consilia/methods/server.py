@@ -47,7 +47,7 @@ class Mean:
 
     Attributes:
         state: the weighted mean of the exchanged tensors.
-        extras: the plain mean of each tensor beside them.
+        extras: the mean of each tensor beside them, by :meth:`Server.extras_weights`.
         sites: number of sites whose updates it is of.
         trainers: number of training sites in the run.
     """
@@ -108,6 +108,10 @@ class Server(Generic[C]):
         return {
             site: float(update.cases) if update.weight is None else update.weight for site, update in updates.items()
         }
+
+    def extras_weights(self, updates: Mapping[str, UpdateMetadata]) -> Mapping[str, float]:
+        """Raw weights by site of the tensors that are sent beside the model; by default equal ones."""
+        return dict.fromkeys(updates, 1.0)
 
     def step(self, previous: State, mean: Mean, round_number: int) -> State:
         """The next global state from the previous one and the round's mean."""
