@@ -34,6 +34,14 @@ def table_files(root: Path) -> None:
     frame.assign(num=even, age=range(CASES), trestbps=120, chol=200, sex=even, cp=1).to_csv(root / "heart.csv")
 
 
+def survival_files(root: Path) -> None:
+    frame = pd.DataFrame({"case_id": [f"c{i}" for i in range(CASES)], "days": range(1, CASES + 1)})
+    stages = [("1", "2", "3")[i % 3] for i in range(CASES)]
+    frame.assign(died=[i % 2 for i in range(CASES)], age=60, marker=range(CASES), stage=stages).to_csv(
+        root / "cases.csv"
+    )
+
+
 def image_files(root: Path) -> None:
     names = [f"{i:03d}" for i in range(CASES)]
     for i, name in enumerate(names):
@@ -101,6 +109,7 @@ def series_files(root: Path) -> None:
 
 MAKERS = {
     "cleveland/diagnosis": table_files,
+    "oncology-north/survival": survival_files,
     "radiology-north/diagnosis": image_files,
     "radiology-north/structure": image_files,
     "urology/structure": volume_files,

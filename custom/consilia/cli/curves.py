@@ -17,18 +17,22 @@ from consilia.record.schema import Record
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 50  # bars in a line
-KEYS: dict[Task, str] = {"classification": "global_accuracy", "segmentation": "global_dice"}
+KEYS: dict[Task, tuple[str, str]] = {
+    "classification": ("global_accuracy", "accuracy"),
+    "segmentation": ("global_dice", "Dice"),
+    "survival": ("global_c_index", "C-index"),
+}
+"""By task, the metric of a round that is drawn, and what it is called."""
 
 
 def round_curves(records: Sequence[Record]) -> Table | None:
     """A line per method with its lowest, highest and last value; None where no run has more than one round."""
-    key = KEYS[records[0].run.task]
+    key, what = KEYS[records[0].run.task]
     curves = {label: _by_round(group, key) for label, group in group_by_label(records).items()}
     curves = {label: values for label, values in curves.items() if len(values) > 1}
     if not curves:
         return None
     low, high = (pick(value for values in curves.values() for value in values) for pick in (min, max))
-    what = "accuracy" if key == "global_accuracy" else "Dice"
     table = Table(
         title="; ".join(filter(None, (f"Global model, {what} in % after each round", tested_on(*records)))),
         caption=f"{BARS[0]} is {100 * low:.1f}, {BARS[-1]} is {100 * high:.1f}.",

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from consilia.api import evaluate
 from consilia.cli.console import console
+from consilia.core.task import Task
 from consilia.evaluation.segmentation_metrics import PROMPTS
 from consilia.federation.model_evaluation import METRICS, PAGE, Evaluated
 
@@ -34,6 +35,11 @@ OUTLINED = {
 }
 """Metrics of a segmentation."""
 
+RANKED = {"c_index": "C-index", "loss": "negative log partial likelihood per case"}
+"""Metrics of a survival."""
+
+BY_TASK: dict[Task, dict[str, str]] = {"classification": SHOWN, "segmentation": OUTLINED, "survival": RANKED}
+
 
 def evaluate_command(model: Path, site: Path, dataset: str | None, split: str, out: Path) -> None:
     """Print the metrics, and write them with a page and a table of all cases."""
@@ -43,6 +49,8 @@ def evaluate_command(model: Path, site: Path, dataset: str | None, split: str, o
         support += f" of {patients} patients" if found.data.test.patients else ", patients not named"
     if (positives := found.metrics.get("positives")) is not None:
         support += f", {positives} {found.card.class_names[1]}"
+    if (events := found.metrics.get("events")) is not None:
+        support += f", {events} {found.card.class_names[1]}"
     console.print(f"{model.name} at {found.data.site}, dataset {found.data.name}: {support}", highlight=False)
     console.print(_table(found))
     for note in (*found.notes, f"Inputs: {found.preprocessing}."):
@@ -56,7 +64,7 @@ def _table(found: Evaluated) -> Table:
     for column in ("value", "95 % interval"):
         table.add_column(column, justify="right")
     values = {row.metric: row for row in found.to_frame().itertuples()}
-    for name, heading in (SHOWN if found.card.task == "classification" else OUTLINED).items():
+    for name, heading in BY_TASK[found.card.task].items():
         if name in values:
             row = values[name]
             if name.endswith("hd95"):

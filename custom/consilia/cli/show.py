@@ -30,6 +30,10 @@ from consilia.study.tuning import Choice
 UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")
 
 
+UNITS: dict[Task, str] = {"classification": "accuracies", "segmentation": "Dice", "survival": "C-index"}
+"""By task, what the table on the terminal has in per cent."""
+
+
 def terminal_columns(task: Task) -> list[tuple[Part, Metric, Terminal]]:
     """What the table on the terminal shows of each run."""
     shown: list[tuple[Part, Metric, Terminal]] = [
@@ -73,7 +77,7 @@ def _metrics_table(
     records: Sequence[Record], columns: Sequence[tuple[Part, Metric, Terminal]], *headings: str
 ) -> Table:
     """An empty table: title and legend say whose test cases the metrics are of."""
-    unit = "Dice" if records[0].run.task == "segmentation" else "accuracies"
+    unit = UNITS[records[0].run.task]
     on = tested_on(*records)
     legend = [terminal.legend for _, _, terminal in columns if terminal.legend]
     if any(test_only_sites(record) for record in records):

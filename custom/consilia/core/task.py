@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Literal
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "segmentation", "survival"]

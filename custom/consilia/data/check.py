@@ -38,10 +38,21 @@ class MaskCounts:
 
 
 @dataclass
+class FollowUp:
+    """Follow-ups of one split: how many, how many with the event, and the median and the longest time."""
+
+    cases: int
+    events: int
+    median: float
+    longest: float
+
+
+@dataclass
 class DatasetReport:
     """What :func:`check_site` found for one dataset.
 
-    ``counts`` are cases by split and class of a classification, ``masks`` metrics by split of a segmentation.
+    ``counts`` are cases by split and class of a classification, ``masks`` metrics by split of a segmentation,
+    ``follow_ups`` those by split of a survival.
     A dataset of questions counts those with each closed answer, and as OPEN the others.
     """
 
@@ -55,6 +66,7 @@ class DatasetReport:
     patients: int | None = None  # None where each case is its own patient
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, MaskCounts] = field(default_factory=dict)
+    follow_ups: dict[str, FollowUp] = field(default_factory=dict)
     inputs: int | None = None  # distinct images or records that questions are about
     unused: int = 0  # training cases that train_cases leaves out
     split_patients: dict[str, int] = field(default_factory=dict)
@@ -93,6 +105,8 @@ def _check_dataset(config: SiteConfig, dataset: str, spec: DatasetSpec) -> Datas
         if truth is not None and splits is not None and report.task == "segmentation":
             # A mask that cannot be read stands here as an empty one.
             _check_masks(report, splits, truth, sound=len(problems.messages) == before)
+        if truth is not None and splits is not None and report.task == "survival" and not problems:
+            _check_follow_ups(report, splits, truth, problems)
         if raw is not None:
             _check_raw(report, reader, spec, cases, splits, raw, problems)
     elif cases is not None:
@@ -112,8 +126,10 @@ def withheld(report: DatasetReport, fewest: int | None) -> list[str]:
     """
     found = []
     for part in ("validation", "test"):
-        masks, counts = report.masks.get(part), report.counts.get(part, {})
-        if masks is not None:
+        masks, counts, followed = report.masks.get(part), report.counts.get(part, {}), report.follow_ups.get(part)
+        if followed is not None:
+            cases, rarest, of = followed.cases, followed.events, f"with the event {report.classes[-1]!r}"
+        elif masks is not None:
             cases, rarest, of = masks.cases, masks.cases - masks.empty, "with a structure"
         else:
             name = min(report.classes, key=lambda name: counts.get(name, 0))
@@ -161,8 +177,8 @@ def _describe(report: DatasetReport, spec: DatasetSpec, cases: Cases) -> None:
     report.cases = len(cases)
     report.patients = len(set(cases.patients)) if spec.patient is not None else None
     there = [spec.classes[i] for i in np.unique(cases.labels[cases.labels != UNKNOWN])]
-    if report.task == "segmentation" or report.format == "questions":
-        pass  # masks are looked at one by one, and an open question has no class
+    if report.task != "classification" or report.format == "questions":
+        pass  # masks and follow-ups are looked at one by one, and an open question has no class
     elif len(there) == 1:
         report.warnings.append(f"all cases are {there[0]!r}: the site has one class only")
     elif len(there) < len(spec.classes):
@@ -194,7 +210,7 @@ def _check_splits(
     for name in SPLITS:
         inside = splits == name
         report.split_patients[name] = len({p for p, there in zip(cases.patients, inside, strict=True) if there})
-        if report.task == "segmentation":
+        if report.task != "classification":
             continue
         counts = Counter(cases.labels[inside].tolist())
         places = [*range(len(spec.classes)), *([UNKNOWN] if report.format == "questions" else [])]
@@ -217,6 +233,30 @@ def _check_masks(report: DatasetReport, splits: np.ndarray, masks: np.ndarray, s
         report.masks[name] = MaskCounts(len(own), empty, float(full.mean()) if len(full) else None)
         if sound and len(own) and not len(full):
             report.warnings.append(f"all masks of the {name} split are empty")
+
+
+def _check_follow_ups(report: DatasetReport, splits: np.ndarray, followed: np.ndarray, problems: Problems) -> None:
+    """Count events and times of ``followed`` (N, 2) by split."""
+    event, times = repr(report.classes[-1]), followed[:, 0]
+    for name in SPLITS:
+        own = followed[splits == name]
+        if not len(own):
+            continue
+        events = int(own[:, 1].sum())
+        report.follow_ups[name] = FollowUp(len(own), events, float(np.median(own[:, 0])), float(own[:, 0].max()))
+        if not events and name == "train":
+            problems.add(
+                f"no case of the train split has the event {event}: a survival model learns nothing from them; set "
+                "test_only: true if the site is to test only"
+            )
+        elif not events:
+            report.warnings.append(f"no case of the {name} split has the event {event}: it has no C-index and no loss")
+        elif events == 1:
+            report.warnings.append(f"one case only of the {name} split has the event {event}")
+    if len(times) > 1 and (times == times[0]).all():
+        report.warnings.append(
+            f"all cases have the same time, {times[0]:g}: nothing tells an earlier event from a later"
+        )
 
 
 def _check_raw(

@@ -13,13 +13,15 @@ SIZES = 8  # so many of the pictures' sizes are listed
 
 def render(report: DatasetReport) -> RenderableType:
     """A rich renderable: the numbers as tables, then warnings and errors in full."""
-    kind = f"{report.format}{', segmentation' if report.task == 'segmentation' else ''}"
+    kind = f"{report.format}{'' if report.task == 'classification' else f', {report.task}'}"
     title = f"{report.site} / {report.dataset} ({kind}{', test only' if report.test_only else ''})"
     parts: list[RenderableType] = [Text(title, style="bold"), _numbers(report)]
     if report.counts:
         parts.append(_splits(report))
     if report.masks:
         parts.append(_masks(report))
+    if report.follow_ups:
+        parts.append(_follow_ups(report))
     missing = {column: count for column, count in report.missing.items() if count}
     if missing:
         parts.append(_missing(report, missing))
@@ -87,6 +89,18 @@ def _masks(report: DatasetReport) -> Table:
     for name, masks in report.masks.items():
         share = "-" if masks.foreground is None else f"{masks.foreground:.1%}"
         cells = [str(masks.cases), str(masks.empty), share]
+        if report.patients is not None:
+            cells.append(str(report.split_patients[name]))
+        table.add_row(name, *cells)
+    return table
+
+
+def _follow_ups(report: DatasetReport) -> Table:
+    table = Table("split", "cases", report.classes[-1], "median time", "longest time")
+    if report.patients is not None:
+        table.add_column("patients")
+    for name, found in report.follow_ups.items():
+        cells = [str(found.cases), str(found.events), f"{found.median:g}", f"{found.longest:g}"]
         if report.patients is not None:
             cells.append(str(report.split_patients[name]))
         table.add_row(name, *cells)

@@ -22,9 +22,10 @@ SPLITS = ("train", "validation", "test")
 class Split(Dataset[tuple[Tensor, Tensor]]):
     """Cases of one split; ids stay at the site.
 
-    ``inputs`` (N, ...) float32, preprocessed. ``labels``: class indices (N,) int64, or for segmentation masks (N, H, W)
-    uint8 as high and wide as the inputs, 1 = the structure, 0 = background. ``spacing`` (N, 2) float64: mm per pixel
-    (rows, columns) of the input as the model sees it; None where it is not known of every case. ``patients``: of
+    ``inputs`` (N, ...) float32, preprocessed. ``labels``: class indices (N,) int64; of a segmentation masks (N, H, W)
+    uint8 as high and wide as the inputs, 1 = the structure, 0 = background; of a survival (N, 2) float64, the time of
+    each case's follow-up and 1 if it ended with the event, 0 if it was censored. ``spacing`` (N, 2) float64: mm per
+    pixel (rows, columns) of the input as the model sees it; None where it is not known of every case. ``patients``: of
     each case, or empty; they stay at the site as the ids do, and no fingerprint holds them. ``transform``: changes
     cases when they are taken; see :mod:`consilia.data.augmentation`.
     """
@@ -44,7 +45,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
             )
         if len(self.patients) not in (0, len(self.case_ids)):
             raise ValueError(f"expected no patient or one per case ({len(self.case_ids)}), got {len(self.patients)}")
-        if self.labels.ndim > 1 and self.labels.shape[1:] != self.inputs.shape[-2:]:
+        if self.labels.ndim > 2 and self.labels.shape[1:] != self.inputs.shape[-2:]:
             raise ValueError(
                 f"masks must be as high and wide as the inputs, {tuple(self.inputs.shape[-2:])}, "
                 f"got {tuple(self.labels.shape[1:])}"
@@ -59,7 +60,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Input and label (class index or mask) of one case."""
+        """Input and label (class index, mask, or time and event) of one case."""
         inputs, labels = self.batch(torch.tensor([index]))
         return inputs[0], labels[0]
 
@@ -94,7 +95,8 @@ S = TypeVar("S", bound=Sized)
 class DatasetSplits(Generic[S]):
     """One dataset of a site. At a test-only site (external test site) it has cases in ``test`` only.
 
-    ``class_names`` of a segmentation are the background's and the structure's; of questions, the closed answers.
+    ``class_names`` of a segmentation are the background's and the structure's, of a survival those of a censored case
+    and of the event; of questions, the closed answers.
     ``preprocessing``: what the inputs were made with; None where they were not read from files.
     """
 
@@ -200,11 +202,12 @@ class SiteData:
 def _fingerprint(dataset: DatasetSplits[Split]) -> str:
     """SHA-256 over shapes, labels and preprocessed inputs.
 
-    For segmentation also over the task and the spacing, which decide what a distance is.
+    Of other tasks than classification also over the task; of segmentation over the spacing, which decides what a
+    distance is.
     """
     digest = hashlib.sha256()
     segmentation = dataset.task == "segmentation"
-    if segmentation:
+    if dataset.task != "classification":
         digest.update(f"{dataset.task}\x1f".encode())
     for name in SPLITS:
         split = dataset.split(name)

@@ -101,6 +101,8 @@ def load_dataset(
     problems.raise_if_any(where)
     refuse_pooled(spec.public_pool, cases.ids, reader.digests(raw) if spec.public_pool else ())
     require_cases(splits, spec, config.dataset_dir(dataset), where)
+    if spec.task == "survival":
+        require_events(truth[splits == "train"], spec, where)
     fitted = dict(preprocessing.fitted) if preprocessing else _fitted(reader, raw, splits, spec)
     inputs = _inputs(reader, fitted, raw, where)
     fewest = config.limits.min_cases_per_metric or 0
@@ -163,6 +165,15 @@ def require_cases(splits: np.ndarray, spec: CommonSpec, folder: Path, where: str
     empty = empty_splits(splits, spec)
     if empty:
         raise DataError(f"{where}: no case in {' and '.join(empty)}; see {splits_file(spec, folder)}")
+
+
+def require_events(followed: np.ndarray, spec: CommonSpec, where: str) -> None:
+    """Raise :class:`DataError` if a site trains on follow-ups (N, 2), times and events, none of which has the event."""
+    if not spec.test_only and not followed[:, 1].any():
+        raise DataError(
+            f"{where}: none of the {len(followed)} training case(s) has the event {spec.classes[-1]!r}: they teach a "
+            "survival model nothing; set test_only: true, or leave the site out"
+        )
 
 
 def preprocessing_file(config: SiteConfig, dataset: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 
+OUTCOMES = ("censored", "event")
+"""How a follow-up ends: the classes of a survival, unless site.yaml has other names."""
+
+
 class TabularSpec(CommonSpec):
     """A delimited text file, one case per row. ``columns`` names the columns of a file without a header line.
 
@@ -49,14 +53,19 @@ class TabularSpec(CommonSpec):
     ``missing_rows: drop`` leaves out the cases that lack a feature. ``first_level: drop`` gives a categorical column an
     input per level but its first. ``standardise: all`` takes indicators and levels like numbers, and ``deviation`` is
     that of the training cases as a population (n in the denominator) or as a sample (n - 1).
+
+    ``task: survival`` has in ``time`` the column of the follow-up, and in ``label`` how it ended: by default 1 is the
+    event and 0 is censored; its two classes are these, the event last.
     """
 
     reader = "consilia.data.readers.tabular:TabularReader"
+    tasks = ("classification", "survival")
 
     format: Literal["tabular"]
     file: AbsolutePath
     more_files: tuple[AbsolutePath, ...] = ()
     label: LabelSpec
+    time: str | None = None
     separator: str = ","
     columns: Columns | None = None
     case: str | None = None
@@ -74,16 +83,43 @@ class TabularSpec(CommonSpec):
     def files(self) -> tuple[Path, ...]:
         return (self.file, *self.more_files)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _event_or_censored(cls, values: Any) -> Any:
+        """The classes of a survival, and the texts of its label, where they are not given."""
+        if not isinstance(values, dict) or values.get("task") != "survival":
+            return values
+        label = values.get("label")
+        own = isinstance(label, dict) and not {"mapping", "contains", "then", "otherwise"} & label.keys()
+        if own and "classes" not in values:
+            given = {**values, "label": {**values["label"], "mapping": dict(zip("01", OUTCOMES, strict=True))}}
+            return {**given, "classes": OUTCOMES}
+        return {"classes": OUTCOMES, **values}
+
     @model_validator(mode="after")
     def _features(self) -> TabularSpec:
         features = [*self.numeric, *self.categorical]
         if not features or len(set(features)) != len(features):
             raise ValueError(f"numeric and categorical must name at least one column, each once, got {features}")
-        if self.label.column in features:
-            raise ValueError(f"the label column {self.label.column!r} cannot be a feature")
+        for key, column in (("label", self.label.column), ("time", self.time)):
+            if column in features:
+                raise ValueError(f"the {key} column {column!r} cannot be a feature")
         unknown = sorted(set(self.missing_values) - set(features))
         if unknown:
             raise ValueError(f"missing_values names {unknown}, which are neither numeric nor categorical")
+        return self
+
+    @model_validator(mode="after")
+    def _follow_up(self) -> TabularSpec:
+        if (self.task == "survival") != (self.time is not None):
+            raise ValueError(
+                "time, the column of the follow-up, belongs to task: survival and only to that, "
+                f"got task {self.task} and time {self.time!r}"
+            )
+        if self.task == "survival" and len(self.classes) != 2:
+            raise ValueError(f"a survival has two classes, censored and the event, got {list(self.classes)}")
+        if self.time == self.label.column:
+            raise ValueError(f"time and label need columns of their own, got {self.time!r} for both")
         return self
 
 

@@ -7,7 +7,7 @@ comparison, the report and TensorBoard take what they show from here.
 
 from __future__ import annotations
 
-from consilia.evaluation import classification_metrics, segmentation_metrics
+from consilia.evaluation import classification_metrics, segmentation_metrics, survival_metrics
 from consilia.evaluation.metric_kinds import (
     FINAL,
     OVER_ROUNDS,
@@ -36,4 +36,5 @@ __all__ = [
     "classification_metrics",
     "number",
     "segmentation_metrics",
+    "survival_metrics",
 ]

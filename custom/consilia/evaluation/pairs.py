@@ -56,14 +56,43 @@ def survival_pairs(time: Array, event: NDArray[np.bool_], risk: Array, weights: 
     """Harrell's C-index (JAMA 247, 1982) as pairs: i had its event while j was still under observation.
 
     i and j compare where i has an event and time_i < time_j, or times are equal and j is censored; concordant where
-    risk_i > risk_j. All pairs of cases are held at once (N^2).
+    risk_i > risk_j, equal ones by a half.
+
+    Cases join a Fenwick tree over the ranks of their risk in the order of falling time: O(N log N) for each row of
+    weights.
     """
-    had = np.flatnonzero(event)
-    later = (time[had][:, None] < time[None, :]) | ((time[had][:, None] == time[None, :]) & ~event[None, :])
-    higher = _order(risk[had][:, None], risk[None, :])
-    first = weights[:, had]
-    concordant = np.einsum("rj,rj->r", first @ (later * higher), weights)
-    return concordant, np.einsum("rj,rj->r", first @ later.astype(np.float64), weights)
+    ranks = np.unique(risk, return_inverse=True)[1] + 1
+    own = np.ascontiguousarray(weights.T, dtype=np.float64)
+    tree = np.zeros((len(risk) + 1, len(weights)))
+    later, concordant, comparable = (np.zeros(len(weights)) for _ in range(3))
+    # By falling time, and of equal times the censored first: they outlive the events, which are not compared.
+    _, place, counts = np.unique(
+        np.stack([-time, event.astype(np.float64)], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    for group in np.split(np.argsort(place, kind="stable"), np.cumsum(counts)[:-1]):
+        for case in group[event[group]]:
+            below, no_higher = _up_to(tree, ranks[case] - 1), _up_to(tree, ranks[case])
+            concordant += own[case] * (below + no_higher) / 2
+            comparable += own[case] * later
+        for case in group:
+            later += own[case]
+            _join(tree, ranks[case], own[case])
+    return concordant, comparable
+
+
+def _up_to(tree: Array, rank: int) -> Array:
+    """The weights (R,) of all cases of at most this rank."""
+    found: Array = np.zeros(tree.shape[1])
+    while rank > 0:
+        found += tree[rank]
+        rank -= rank & -rank
+    return found
+
+
+def _join(tree: Array, rank: int, weights: Array) -> None:
+    while rank < len(tree):
+        tree[rank] += weights
+        rank += rank & -rank
 
 
 def _order(left: Array, right: Array) -> Array:

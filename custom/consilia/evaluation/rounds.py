@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from consilia.evaluation.forgetting import backward_transfer
-from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics
+from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics, SurvivalMetrics
 
 FEWEST_PATIENTS, FEWEST_OF_A_CLASS = 20, 5
-"""A site with fewer test patients, or fewer test cases of a class, is shown, but in no mean but that of accuracies."""
+"""A site with fewer test patients, or fewer test cases of a class, is shown, but in no mean but that of accuracies.
 
-Split = Metrics | SegmentationMetrics
+Of a survival fewer events take the place of fewer cases of a class."""
+
+Split = Metrics | SegmentationMetrics | SurvivalMetrics
 BySite = Mapping[str, SiteMetrics]
 Tested = Mapping[str, Split]
 """The metrics of one split, by site."""
@@ -82,9 +84,8 @@ def weighted_mean(values: Iterable[tuple[float, int]]) -> float | None:
 
 def pooled_loss(parts: Iterable[Split]) -> float | None:
     """Mean loss over the cases of all splits that have one, by their numbers of cases."""
-    return weighted_mean(
-        (part.loss, part.count) for part in parts if isinstance(part, Metrics) and part.loss is not None
-    )
+    found = ((part.loss, part.count) for part in parts if not isinstance(part, SegmentationMetrics))
+    return weighted_mean((loss, count) for loss, count in found if loss is not None)
 
 
 def training_sites(record: Record) -> list[str]:
@@ -124,6 +125,8 @@ def with_enough(record: Record) -> frozenset[str]:
 
 def too_few(part: Split) -> bool:
     """Whether a split has fewer patients (cases, where these are unknown), or cases of a class, than a mean asks."""
+    if isinstance(part, SurvivalMetrics):
+        return part.events < FEWEST_OF_A_CLASS or patients_of(part) < FEWEST_PATIENTS
     positives = part.positives if isinstance(part, Metrics) else None
     of_a_class = positives is not None and min(positives, part.count - positives) < FEWEST_OF_A_CLASS
     return of_a_class or patients_of(part) < FEWEST_PATIENTS
@@ -154,7 +157,12 @@ def value_of(metrics: Split, name: str, setting: PromptSetting | None = None) ->
 
 
 def primary(metrics: Split) -> float | None:
-    """Accuracy of a classification; Dice of a segmentation with the true box, else under the first setting it has."""
+    """Accuracy of a classification; Dice of a segmentation with the true box, else under the first setting it has.
+
+    Of a survival the C-index.
+    """
+    if isinstance(metrics, SurvivalMetrics):
+        return metrics.c_index
     if isinstance(metrics, Metrics):
         return metrics.accuracy
     return value_of(metrics, "dice", "box" if "box" in metrics.prompts else min(metrics.prompts))
@@ -193,12 +201,12 @@ def mean_over_sites(
 
 
 def primary_mean(tested: Tested) -> float | None:
-    """Unweighted mean over the sites of their accuracy or Dice."""
+    """Unweighted mean over the sites of their accuracy, Dice or C-index."""
     return mean(primary(part) for part in tested.values())
 
 
 def worst(tested: Tested) -> Value | None:
-    """The lowest accuracy or Dice, and its site (the first by name on a tie)."""
+    """The lowest accuracy, Dice or C-index, and its site (the first by name on a tie)."""
     ranked = sorted((value, site) for site, part in tested.items() if (value := primary(part)) is not None)
     return Value(*ranked[0]) if ranked else None
 

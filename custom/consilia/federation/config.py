@@ -20,7 +20,7 @@ from consilia.methods.config import MethodConfig, RobustConfig, TrainingConfig
 from consilia.methods.contract import declared_fields
 from consilia.methods.registry import AllowedMethods, make_method, method_config, method_names, plugin_digest
 from consilia.models.config import ModelConfig
-from consilia.record.metrics import selectable
+from consilia.record.metrics import SELECT_BY, selectable
 
 CONFIG_VERSION = 3
 """Goes up when the default of a key changes, and with it what a configuration means that leaves the key out."""
@@ -92,7 +92,9 @@ class RunConfig(Strict):
             raise ValueError(f"select_by of a {self.task} is one of {selectable(self.task)}, got {self.select_by!r}")
         method = make_method(self.method)
         if self.task not in method.tasks:
-            raise CannotTrain(f"method {method.name} knows no {self.task}")
+            raise CannotTrain(
+                f"method {method.name} learns {' or '.join(method.tasks)}, the run's task is {self.task}"
+            )
         try:
             method.check_training(self.training)
         except ConfigError as error:
@@ -121,7 +123,7 @@ class RunConfig(Strict):
     @property
     def primary_metric(self) -> str:
         """The validation metric by which the best round is chosen."""
-        return self.select_by or ("dice" if self.task == "segmentation" else "loss")
+        return self.select_by or SELECT_BY[self.task]
 
     @property
     def run_id(self) -> str:

@@ -7,17 +7,15 @@ from typing import Any
 
 from consilia.data.dataset import DatasetSplits, Split
 from consilia.data.limits import SiteLimits
+from consilia.methods.tasks import TASKS
 
 OF_THE_SPLIT = ("count", "empty", "patients")
 """They describe the cases, not what a model makes of them."""
 
 
 def fewest_cases(dataset: DatasetSplits[Split], part: str) -> int:
-    """Cases of the rarest class in a split; of a segmentation those with a structure, whom its metrics are about."""
-    labels = dataset.split(part).labels
-    if dataset.task == "segmentation":
-        return int(labels.flatten(1).any(1).sum())
-    return int(labels.bincount(minlength=dataset.num_classes).min())
+    """Cases that a split's metrics rest on: of the rarest class, with a structure, or with the event."""
+    return TASKS[dataset.task].fewest_cases(dataset.split(part), dataset.num_classes)
 
 
 def releasable(metrics: Mapping[str, Any] | None, fewest: int, limits: SiteLimits) -> dict[str, Any] | None:

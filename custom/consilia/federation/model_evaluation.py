@@ -19,14 +19,12 @@ from consilia.core.files import write_json
 from consilia.data.dataset import SPLITS, DatasetSplits, SiteData, Split
 from consilia.data.loading import load_dataset
 from consilia.data.site import RUNS
-from consilia.evaluation.classification import detailed_metrics
 from consilia.evaluation.frames import flat
 from consilia.evaluation.rounds import FEWEST_PATIENTS
 from consilia.federation.model_card import ModelCard
 from consilia.federation.saved_model import LoadedModel, load_model, threshold_of, threshold_text
 from consilia.methods.local_report import write_local_report
 from consilia.methods.tasks import TASKS, Predictions, network_of
-from consilia.methods.tasks.classification import LOGITS
 from consilia.record.schema import SiteMetrics
 
 Part = Literal["test", "all"]
@@ -165,11 +163,9 @@ def _predictions(loaded: LoadedModel, split: Split, name: str) -> Predictions:
 
 
 def _metrics(loaded: LoadedModel, predictions: Predictions, split: Split) -> dict[str, Any]:
-    if loaded.card.task == "segmentation":
-        found = TASKS["segmentation"].metrics(predictions, split, slow=True)
-    else:
-        threshold = threshold_of(loaded.card) if len(loaded.card.class_names) == 2 else None
-        found = detailed_metrics(predictions[LOGITS], split.labels, split.patients, threshold)
+    two = loaded.card.task == "classification" and len(loaded.card.class_names) == 2
+    threshold = threshold_of(loaded.card) if two else None
+    found = TASKS[loaded.card.task].metrics(predictions, split, slow=True, threshold=threshold)
     checked = SiteMetrics.model_validate({"validation": None, "test": found}).test
     assert checked is not None  # there are cases
     return checked.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import BaseModel
 
+from consilia.core.task import Task
 from consilia.federation.config import RunConfig
 from consilia.federation.messages import REPLIES, RequestKind
 from consilia.federation.release_check import WITHIN_KEY
 from consilia.methods.contract import TRAIN_LOSS, Method
 from consilia.methods.registry import make_method
-from consilia.record.schema import ONLY_WHERE_FOUND, Metrics, SegmentationMetrics
+from consilia.record.schema import ONLY_WHERE_FOUND
+from consilia.record.tasks import METRICS_OF
 
 KINDS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
 
@@ -55,7 +57,7 @@ def fields_of(config: RunConfig) -> dict[RequestKind, dict[str, str]]:
     """
     method, pooled = make_method(config.method), config.preprocessing == "pooled"
     return {
-        kind: dict(_leaves(reply, (), _Run(kind, config.task == "segmentation", method, pooled)))
+        kind: dict(_leaves(reply, (), _Run(kind, config.task, method, pooled)))
         for kind, reply in REPLIES.items()
         if kind != "personalize" or method.personal
     }
@@ -65,7 +67,7 @@ class _Run(NamedTuple):
     """What narrows a reply's schema to one run."""
 
     kind: RequestKind
-    segmentation: bool
+    task: Task
     method: Method[Any]
     pooled: bool
 
@@ -114,8 +116,8 @@ def _detail(path: tuple[str, ...]) -> str | None:
 def _leaves(annotation: Any, path: tuple[str, ...], run: _Run) -> Iterator[tuple[str, str]]:
     """Path and kind of every value of a type."""
     kinds = set(_alternatives(annotation))
-    if kinds == {Metrics, SegmentationMetrics}:
-        kinds = {SegmentationMetrics if run.segmentation else Metrics}
+    if kinds == set(METRICS_OF.values()):
+        kinds = {METRICS_OF[run.task]}
     (kind,) = kinds
     origin, place = get_origin(kind), ".".join(path)
     if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -69,7 +69,7 @@ def overfitting(record: Record) -> list[str]:
         if evaluation.model == "global" and evaluation.version > 0
         if (loss := validation_value(evaluation.sites, "loss")) is not None
     }
-    if record.run.task != "classification" or len(losses) <= LASTING:
+    if len(losses) <= LASTING:
         return []
     best = min(losses, key=lambda version: (losses[version], version))
     newest = sorted(losses)[-LASTING:]

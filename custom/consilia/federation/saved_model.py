@@ -48,9 +48,10 @@ class Predicted:
     Attributes:
         card: the model's.
         cases: the new cases; ``failed`` of them could not be read.
-        probabilities: (N, C) float64 of those that could; None of a segmentation.
-        masks: (N, H, W) bool at the model's size; None of a classification.
+        probabilities: (N, C) float64 of those that could; None of another task than classification.
+        masks: (N, H, W) bool at the model's size; None of another task than segmentation.
         preprocessing: whose values prepared the inputs, in words.
+        log_hazards: (N,) of those that could be read; None of another task than survival.
     """
 
     card: ModelCard
@@ -58,6 +59,7 @@ class Predicted:
     probabilities: Tensor | None
     masks: Tensor | None
     preprocessing: str
+    log_hazards: Tensor | None = None
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -66,14 +68,22 @@ class Predicted:
         return tuple(self.card.class_names[index] for index in found)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per case: case, folder if there are any, answer, a probability per class, and why one has none."""
-        if self.probabilities is None:
+        """A row per case: case, folder if there are any, answer, a probability per class, and why one has none.
+
+        Of a survival the log hazard takes the place of answer and probabilities.
+        """
+        if self.masks is not None:
             raise ConfigError("a segmentation has masks, no table of answers: write() writes them")
-        names = [f"p_{name}" for name in self.card.class_names]
-        found = pd.DataFrame(self.probabilities.tolist(), columns=pd.Index(names), index=pd.Index(self.cases.ids))
-        found.insert(0, "answer", self.answers)
-        table = found.reindex(self.cases.order)
-        table["answer"] = table["answer"].where(table["answer"].notna(), "")
+        ids = pd.Index(self.cases.ids)
+        if self.probabilities is None:
+            hazards = [] if self.log_hazards is None else self.log_hazards.tolist()
+            table = pd.DataFrame({"log_hazard": hazards}, index=ids).reindex(self.cases.order)
+        else:
+            names = [f"p_{name}" for name in self.card.class_names]
+            found = pd.DataFrame(self.probabilities.tolist(), columns=pd.Index(names), index=ids)
+            found.insert(0, "answer", self.answers)
+            table = found.reindex(self.cases.order)
+            table["answer"] = table["answer"].where(table["answer"].notna(), "")
         if self.cases.folders:
             table.insert(0, "folder", self.cases.folders)
         if self.cases.failed:
@@ -141,16 +151,19 @@ class LoadedModel:
             try:
                 if self.card.task == "segmentation":
                     return Predicted(self.card, new, None, predicted_masks(self.network, new, boxes), origin)
-                found = self.logits(new.inputs).double().softmax(dim=1)
+                found = self.outputs(new.inputs)
             except (RuntimeError, ValueError, AssertionError) as error:
                 raise self.not_taken(tuple(new.inputs.shape[1:]), name) from error
-        return Predicted(self.card, new, found, None, origin)
+        if self.card.task == "survival":
+            return Predicted(self.card, new, None, None, origin, found[:, 0].double())
+        return Predicted(self.card, new, found.double().softmax(dim=1), None, origin)
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """(N, C) of a classification."""
-        pieces = torch.split(inputs, TASKS["classification"].at_once(inputs)) if len(inputs) else ()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Logits (N, C) of a classification; log hazards (N, 1) of a survival."""
+        task = TASKS[self.card.task]
+        pieces = torch.split(inputs, task.at_once(inputs)) if len(inputs) else ()
         found = [self.network(piece).float() for piece in pieces]
-        return torch.cat(found) if found else torch.zeros(0, len(self.card.class_names))
+        return torch.cat(found) if found else torch.zeros(0, task.outputs(len(self.card.class_names)))
 
     def dataset(self, name: str | None = None) -> tuple[str, CommonSpec]:
         """The dataset of site.yaml that the model is used on; by default the one of its card.

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from consilia.evaluation.rounds import pooled_loss
+from consilia.evaluation.rounds import Split, pooled_loss
 from consilia.record.metrics import PREDICTIONS
 from consilia.record.schema import Metrics, SiteMetrics
 
@@ -20,13 +20,14 @@ def validation_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float |
     """A validation metric over all sites; None where no site has it.
 
     The loss is pooled over cases, sum of loss_k n_k / sum of n_k: a site of three cases decides as much as three cases.
+    Of a survival it is the sum of the sites' partial likelihoods, each site a stratum; one without events has none.
     Any other metric is the mean over the sites, as AUROC and Dice of several sites do not add up. Where sites have
     several tasks, the loss is pooled for each task, and the value is the mean over the tasks: of unlike numbers of
     classes or cases, none decides alone.
     """
     found = [site.validation for site in by_site.values() if site.validation is not None]
     if metric == POOLED:
-        return _pooled_loss([split for split in found if isinstance(split, Metrics)])
+        return _pooled_loss(found)
     return _mean([value for split in found if (value := getattr(split, metric)) is not None])
 
 
@@ -37,10 +38,11 @@ def oriented_value(by_site: Mapping[str, SiteMetrics], metric: str) -> float | N
     return None if value is None or task is None else PREDICTIONS.get(task, metric).oriented(value)
 
 
-def _pooled_loss(found: Sequence[Metrics]) -> float | None:
-    tasks = {task for split in found for task in split.tasks}
+def _pooled_loss(found: Sequence[Split]) -> float | None:
+    several = [split for split in found if isinstance(split, Metrics)]
+    tasks = {task for split in several for task in split.tasks}
     if tasks:
-        parts = [[split.tasks[task] for split in found if task in split.tasks] for task in sorted(tasks)]
+        parts = [[split.tasks[task] for split in several if task in split.tasks] for task in sorted(tasks)]
         return _mean([value for part in parts if (value := _pooled_loss(part)) is not None])
     return pooled_loss(found)
 

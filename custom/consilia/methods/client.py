@@ -234,6 +234,7 @@ class Client(Generic[C]):
                 penalty=penalty,
                 after_backward=after_backward,
                 training_mode=training_mode,
+                teaches=self.task.teaches,
                 should_stop=self.should_stop,
                 where=f"site {self.data.site!r}",
             )
@@ -354,7 +355,7 @@ class Client(Generic[C]):
             split = dataset.test if dataset.is_test_only else dataset.train
             probe = Split(split.inputs[:1], split.labels[:1], split.case_ids[:1])
             for prediction in try_inputs(partial(self.predict, probe, name), self.model, probe).values():
-                expected = (1, dataset.num_classes) if dataset.task == "classification" else probe.labels.shape
+                expected = self.task.prediction_shape(probe.labels, dataset.num_classes)
                 if prediction.shape != expected:
                     raise ConfigError(f"the model gives {tuple(prediction.shape)}, the data need {tuple(expected)}")
 

@@ -78,7 +78,7 @@ class Ditto(Method[DittoConfig]):
 
     name = "ditto"
     Config = DittoConfig
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lam": (0.001, 0.01, 0.1, 1.0)}
 
     def client(self, context: ClientContext) -> DittoClient:

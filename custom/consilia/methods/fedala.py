@@ -137,7 +137,7 @@ class FedALA(Method[FedALAConfig]):
 
     name = "fedala"
     Config = FedALAConfig
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"eta": (0.1, 0.3, 1.0, 3.0)}
 
     def exchanged(self, model: nn.Module) -> list[str]:

@@ -15,4 +15,4 @@ class FedAvg(Method[MethodConfig]):
     """The mean of the locally trained models, weighted by training cases (McMahan et al. 2017)."""
 
     name = "fedavg"
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")

@@ -40,7 +40,7 @@ class FedBN(Method[MethodConfig]):
 
     name = "fedbn"
     global_model = False
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
 
     def exchanged(self, model: nn.Module) -> list[str]:
         """What is trained, except for the normalisation layers; raises :class:`ConfigError` where there are none."""

@@ -134,7 +134,7 @@ class FedAdagradServer(FedOptServer[FedAdagradConfig]):
 class FedOpt(Method[O]):
     """What the three declare alike."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"server_learning_rate": (0.001, 0.01, 0.1, 1.0)}
 
 

@@ -36,7 +36,7 @@ class FedProx(Method[FedProxConfig]):
 
     name = "fedprox"
     Config = FedProxConfig
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"mu": (0.001, 0.01, 0.1, 1.0)}
 
     def same_as(self, num_classes: int) -> tuple[str, str] | None:

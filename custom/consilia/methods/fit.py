@@ -16,7 +16,7 @@ from consilia.methods.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases of one step, on the device: inputs (B, ...), labels (B,) or masks (B, H, W), and their dataset's name."""
+    """Cases of one step, on the device: inputs (B, ...), labels as the task has them, and their dataset's name."""
 
     inputs: Tensor
     labels: Tensor
@@ -35,6 +35,11 @@ class FitResult:
     rate: float
 
 
+def always(labels: Tensor) -> bool:
+    """Every batch teaches."""
+    return True
+
+
 def fit(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -46,6 +51,7 @@ def fit(
     penalty: Callable[[], Tensor] | None = None,
     after_backward: Callable[[], None] | None = None,
     training_mode: Callable[[], object] | None = None,
+    teaches: Callable[[Tensor], bool] = always,
     should_stop: StopSignal = never,
     where: str = "",
 ) -> FitResult:
@@ -55,12 +61,15 @@ def fit(
         model: put into training mode for every epoch.
         parameters: what the optimiser changes; the rest is out of reach of its weight decay and momentum, too.
         epochs: the batches of each pass.
-        loss: scalar of a batch, the mean over its cases.
+        loss: scalar of a batch, the mean over its cases; of a survival their partial likelihood, see
+            :attr:`~consilia.methods.tasks.Task.couples_cases`.
         training: kind and settings of the optimiser, gradient clipping.
         rate: learning rate.
         penalty: a scalar that is added to the loss of every batch.
         after_backward: called when the gradients are there, before they are clipped and used.
         training_mode: called before every epoch in place of ``model.train()``, where a part of the model is frozen.
+        teaches: of the labels of a batch, whether it is used. One that is not makes no step, but is one of the batches
+            that the pass has, and its cases count in the mean loss with a loss of 0.
         should_stop: polled before every step.
         where: for the message of :class:`TrainingStopped`.
 
@@ -75,6 +84,9 @@ def fit(
         for batch in batches:
             if should_stop():
                 raise TrainingStopped(f"training at {where} was told to stop")
+            cases += len(batch)
+            if not teaches(batch.labels):
+                continue
             value = loss(batch) if penalty is None else loss(batch) + penalty()
             optimiser.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
@@ -84,7 +96,7 @@ def fit(
                 nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
             optimiser.step()
             total += value.detach() * len(batch)
-            cases, steps = cases + len(batch), steps + 1
+            steps += 1
         mean = float(total) / cases
     return FitResult(mean, steps, rate)
 

@@ -11,8 +11,10 @@ from consilia.data.dataset import SiteData
 from consilia.methods.tasks.base import Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.methods.tasks.segmentation import shown_boxes
+from consilia.methods.tasks.survival import LOG_HAZARDS
 from consilia.report.site_report import ABOUT, write_site_report
 from consilia.report.site_segmentation import write_segmentation_report
+from consilia.report.site_survival import write_survival_report
 
 
 def write_local_report(
@@ -51,6 +53,17 @@ def write_local_report(
             test=test,
             attention=attention,
             attention_meaning=meaning,
+            about=about,
+            table_only=table_only,
+        )
+    if data.task == "survival":
+        return write_survival_report(
+            path,
+            site=data.site,
+            dataset=data.name,
+            event=data.class_names[1],
+            log_hazards={name: found[LOG_HAZARDS] for name, found in predictions.items()},
+            test=test,
             about=about,
             table_only=table_only,
         )

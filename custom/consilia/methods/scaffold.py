@@ -63,7 +63,10 @@ class ScaffoldClient(Client[ScaffoldConfig]):
 
         result = self.fit(round_, after_backward=correct)
         end, scale = self.copy_of_parameters(), result.steps * result.rate
-        deltas = {name: (start[name] - end[name]) / scale - server[name] for name in start}
+        if result.steps:
+            deltas = {name: (start[name] - end[name]) / scale - server[name] for name in start}
+        else:  # batches of a survival without an event: nothing was learnt of this site's gradient
+            deltas = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
         self.control = {name: self.control[name] + deltas[name] for name in start}
         return self.update(result, extras={DELTA + name: deltas[name].cpu() for name in start})
 
@@ -116,7 +119,7 @@ class Scaffold(Method[ScaffoldConfig]):
 
     name = "scaffold"
     Config = ScaffoldConfig
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
 
     def extras(self, model: nn.Module) -> dict[str, TensorSpec]:
         """c_k+ - c_k."""

@@ -109,8 +109,19 @@ PREDICTIONS.add(
     ],
 )
 
-PRIMARY: dict[Task, str] = {"classification": "accuracy", "segmentation": "dice"}
+PREDICTIONS.add(
+    "survival",
+    [
+        Metric("c_index", "C-index", "score", True, "share of comparable pairs in the right order", selects=True),
+        Metric("loss", "Loss", "score", False, "negative log partial likelihood per case", selects=True),
+    ],
+)
+
+PRIMARY: dict[Task, str] = {"classification": "accuracy", "segmentation": "dice", "survival": "c_index"}
 """By task, the metric by which models are ranked and drawn."""
+
+SELECT_BY: dict[Task, str] = {"classification": "loss", "segmentation": "dice", "survival": "loss"}
+"""By task, the metric of validation cases by which the best round is selected, unless a run says another."""
 
 
 def selectable(task: Task) -> list[str]:

@@ -28,9 +28,9 @@ from consilia.record.split_metrics import (
     PromptSetting,
     ReliabilityBin,
     SegmentationMetrics,
-    SplitMetrics,
-    task_of,
 )
+from consilia.record.survival_metrics import SurvivalMetrics
+from consilia.record.tasks import SplitMetrics, task_of
 from consilia.record.types import Fraction, NonNegative
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "SiteInfo",
     "SiteMetrics",
     "SplitMetrics",
+    "SurvivalMetrics",
 ]
 
 

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeInt,
     SerializerFunctionWrapHandler,
-    Tag,
     model_serializer,
     model_validator,
 )
 
 from consilia.core.schema import Strict
-from consilia.core.task import Task
 from consilia.record.types import Cases, Fraction
 
 ROUNDING = 0.015
@@ -199,10 +196,10 @@ class Metrics(Strict):
 
     @model_serializer(mode="wrap")
     def _without_the_missing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _there(handler(self))
+        return only_where_found(handler(self))
 
 
-def _there(values: Mapping[str, Any]) -> dict[str, Any]:
+def only_where_found(values: Mapping[str, Any]) -> dict[str, Any]:
     """Most evaluations have none of what only a final one has: a record does not say so each time."""
     return {name: found for name, found in values.items() if name not in ONLY_WHERE_FOUND or found not in (None, {})}
 
@@ -282,7 +279,7 @@ class SegmentationMetrics(Strict):
 
     @model_serializer(mode="wrap")
     def _without_the_missing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _there(handler(self))
+        return only_where_found(handler(self))
 
 
 def _agree(metrics: PromptMetrics, scored: int) -> bool:
@@ -292,16 +289,3 @@ def _agree(metrics: PromptMetrics, scored: int) -> bool:
     found, slack = scored - metrics.missed, ROUNDING
     in_order = metrics.dice / 2 - slack <= metrics.iou <= metrics.dice + slack
     return in_order and metrics.dice <= found / scored + slack and (found > 0 or metrics.hd95 is None)
-
-
-def task_of(metrics: object) -> Task:
-    """The task that metrics are of, validated or as they came."""
-    segmented = "prompts" in metrics if isinstance(metrics, Mapping) else isinstance(metrics, SegmentationMetrics)
-    return "segmentation" if segmented else "classification"
-
-
-# Told apart by their keys, so that an error names the key of the one that was meant.
-SplitMetrics = Annotated[
-    Annotated[Metrics, Tag("classification")] | Annotated[SegmentationMetrics, Tag("segmentation")],
-    Discriminator(task_of),
-]

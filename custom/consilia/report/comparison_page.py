@@ -30,6 +30,7 @@ LEVELS: dict[Task, dict[str, str]] = {
         "personal": "personal_dice_box",
         "global_image": "global_dice_image",
     },
+    "survival": {"global": "global_c_index", "personal": "personal_c_index"},
 }
 """By task, the metrics of the last version that the drawings show."""
 
@@ -177,7 +178,7 @@ def _variants(rows: Sequence[Row], task: Task) -> dict[str, list[Metric]]:
 
 
 def _site_plots(groups: Groups, names: Sequence[str], styles: Styles, task: Task) -> dict[str, str | None]:
-    """Marks per site and label: accuracy and AUROC of both kinds of model, or Dice by prompt setting."""
+    """Marks per site and label: accuracy and AUROC, or C-index, of both kinds of model, or Dice by prompt setting."""
     if task == "segmentation":
         panels = {
             f"Global model, {PROMPTS[setting]}": by_site(groups, names, "global", partial(_dice, setting=setting))
@@ -186,10 +187,12 @@ def _site_plots(groups: Groups, names: Sequence[str], styles: Styles, task: Task
         panels["Personal models, true box"] = by_site(groups, names, "personal", partial(_dice, setting="box"))
         return {"primary": plots_compare.sites(names, panels, styles, task, "Dice"), "auroc": None}
     kinds = {"Global model": "global", "Personal models": "personal"}
-    accuracy = {title: by_site(groups, names, kind, primary) for title, kind in kinds.items()}
+    primaries = {title: by_site(groups, names, kind, primary) for title, kind in kinds.items()}
+    if task == "survival":
+        return {"primary": plots_compare.sites(names, primaries, styles, task, "C-index on the site's test cases")}
     auroc = {title: by_site(groups, names, kind, partial(value_of, name="auroc")) for title, kind in kinds.items()}
     return {
-        "primary": plots_compare.sites(names, accuracy, styles, task, "accuracy on the site's test cases"),
+        "primary": plots_compare.sites(names, primaries, styles, task, "accuracy on the site's test cases"),
         "auroc": plots_compare.sites(names, auroc, styles, None, "AUROC on the site's test cases"),
     }
 

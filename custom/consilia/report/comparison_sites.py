@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from consilia.core.task import Task
 from consilia.evaluation.rounds import Split, split_metrics, too_few, value_of
 from consilia.record.metrics import Unit, show_spread
-from consilia.record.schema import Curves, Metrics, PromptSetting, Record, SegmentationMetrics
+from consilia.record.schema import Curves, Metrics, PromptSetting, Record, SegmentationMetrics, SurvivalMetrics
 from consilia.report.plots_sites import SiteCurves
 from consilia.report.run_page import last_models
 from consilia.report.site_table import commonest_share, interval_text
@@ -51,6 +51,10 @@ TABLES: dict[Task, tuple[SiteMetric, ...]] = {
         SiteMetric("Dice of the global model, jittered box", "global", "dice", "score", "jitter"),
         SiteMetric("Dice of the global model, whole image", "global", "dice", "score", "image"),
         SiteMetric("Dice of the site's personal model, true box", "personal", "dice", "score", "box"),
+    ),
+    "survival": (
+        SiteMetric("C-index of the global model", "global", "c_index", "score"),
+        SiteMetric("C-index of the site's personal model", "personal", "c_index", "score"),
     ),
 }
 
@@ -172,7 +176,8 @@ def _support(metrics: Split, positive: str) -> str:
         cases = f"{metrics.count - metrics.empty} cases"
         return cases if metrics.patients is None else f"{metrics.patients} patients, {cases}"
     who = f"{metrics.count} cases" if metrics.patients is None else f"{metrics.patients} patients"
-    return who if metrics.positives is None else f"{who}, {metrics.positives} {positive}"
+    positives = metrics.events if isinstance(metrics, SurvivalMetrics) else metrics.positives
+    return who if positives is None else f"{who}, {positives} {positive}"
 
 
 def _cell(seeds: Sequence[Mapping[str, Split]], site: str, metric: SiteMetric) -> SiteCell | None:

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from consilia.core.task import Task
 from consilia.evaluation.rounds import Series
-from consilia.record.metrics import PREDICTIONS, PRIMARY, Unit, show
+from consilia.record.metrics import PREDICTIONS, PRIMARY, show
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 INK, GREY, PALE = "#222222", "#6b6b6b", "#d9d9d9"
@@ -73,6 +73,10 @@ def drawn(draw: Callable[Parameters, Figure | None]) -> Callable[Parameters, str
     return as_address
 
 
+PRIMARY_TEXT: dict[Task, str] = {"classification": "accuracy", "segmentation": "Dice", "survival": "C-index"}
+"""By task, its primary metric within a sentence."""
+
+
 def percent_axis(axes: Axes, which: str = "y") -> None:
     """Show fractions as per cent on one axis."""
     axis = axes.yaxis if which == "y" else axes.xaxis
@@ -80,10 +84,10 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
 
 
 def primary_axis(axes: Axes, task: Task, which: str = "y", suffix: str = "") -> None:
-    """The task's primary metric on one axis: accuracy in per cent or Dice as it is, with its name and ``suffix``."""
+    """The task's primary metric on one axis, accuracy in per cent, with its name and ``suffix``."""
     if PREDICTIONS.get(task, PRIMARY[task]).unit == "percent":
         percent_axis(axes, which)
-    axes.set(**{f"{which}label": ("accuracy" if task == "classification" else "Dice") + suffix})
+    axes.set(**{f"{which}label": PRIMARY_TEXT[task] + suffix})
 
 
 def round_axis(axes: Axes) -> None:
@@ -117,13 +121,20 @@ CURVES: dict[Task, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("worst_dice", {"color": ORANGE, "marker": "v", "ls": ":", "label": "personal, true box: lowest"}),
         ("validation_dice", {"color": GREY, "marker": "s", "ls": "--", "label": "global, true box, validation"}),
     ),
+    "survival": (
+        ("global_c_index", {"color": BLUE, "marker": "o", "label": "global model, test"}),
+        ("personal_c_index", {"color": ORANGE, "marker": "D", "label": "personal models, test: mean"}),
+        ("worst_c_index", {"color": ORANGE, "marker": "v", "ls": ":", "label": "personal models, test: lowest"}),
+        ("validation_c_index", {"color": GREY, "marker": "s", "ls": "--", "label": "global model, validation"}),
+    ),
 }
 
 
 @drawn
 def curves(series: Series, chosen: Mapping[str, int], task: Task) -> Figure | None:
-    """Accuracy or Dice per round, see ``CURVES``; vertical lines at the chosen versions."""
-    figure = Figure(figsize=(WIDTH, 3.6 if task == "classification" else 3.9))
+    """The primary metric per round, see ``CURVES``; vertical lines at the chosen versions."""
+    many = len(CURVES[task]) > 4
+    figure = Figure(figsize=(WIDTH, 3.9 if many else 3.6))
     axes = figure.add_subplot()
     found = [line(axes, series, name, **style) for name, style in CURVES[task]]
     if not any(found):
@@ -139,18 +150,18 @@ def curves(series: Series, chosen: Mapping[str, int], task: Task) -> Figure | No
         axes.annotate(" and ".join(names), **place, fontsize=8, color=GREY)
     primary_axis(axes, task)
     round_axis(axes)
-    columns = 4 if task == "classification" else 3
+    columns = 3 if many else 4
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
     return figure
 
 
 @drawn
 def site_bars(sites: Sequence[Mapping[str, Any]], task: Task) -> Figure | None:
-    """Per site (``site``, ``test``, ``test_only``, ``global``, ``personal``): accuracy or Dice of both models."""
+    """Per site (``site``, ``test``, ``test_only``, ``global``, ``personal``): primary metric of both models."""
     if not any(row["global"] is not None or row["personal"] is not None for row in sites):
         return None
     crowded = len(sites) > 20
-    unit: Unit = "percent" if task == "classification" else "score"
+    unit = PREDICTIONS.get(task, PRIMARY[task]).unit
     figure = Figure(figsize=(WIDTH, 0.9 + len(sites) * (0.26 if crowded else 0.5)))
     axes = figure.add_subplot()
     # One kind of model alone (a baseline) is centred on its site.
@@ -167,7 +178,7 @@ def site_bars(sites: Sequence[Mapping[str, Any]], task: Task) -> Figure | None:
     axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.grid(axis="y", visible=False)
-    primary_axis(axes, task, "x", " on the site's test cases" + ("" if task == "classification" else ", true box"))
+    primary_axis(axes, task, "x", " on the site's test cases" + (", true box" if task == "segmentation" else ""))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, [f"{label} model" for label in labels], loc="outside lower center", ncols=2, fontsize=8.5)
     return figure

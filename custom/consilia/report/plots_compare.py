@@ -35,6 +35,10 @@ PANELS: dict[Task, tuple[tuple[str, str, str], ...]] = {
         ("global_dice", "Global model: Dice, true box", "global"),
         ("global_dice_image", "Global model: Dice, whole image", "global_image"),
     ),
+    "survival": (
+        ("global_c_index", "Global model: C-index", "global"),
+        ("personal_c_index", "Personal models: mean C-index", "personal"),
+    ),
 }
 """By task, key of the round's metric, title, and key of the baselines' level."""
 

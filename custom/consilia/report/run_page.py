@@ -10,17 +10,19 @@ from consilia.evaluation.metrics import FINAL, VARIANTS, FinalMetric
 from consilia.evaluation.rounds import (
     SETTINGS,
     mean,
+    patients_of,
     primary,
     reported,
     scored_sites,
     split_metrics,
     test_only_sites,
+    too_few,
     training_sites,
     value_of,
 )
 from consilia.evaluation.summary import ModelSummary, series, summarise
 from consilia.record.metrics import PREDICTIONS, Unit
-from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics
+from consilia.record.schema import Metrics, PromptSetting, Record, SegmentationMetrics, SiteMetrics, SurvivalMetrics
 from consilia.report import plots, plots_rounds, plots_sites
 from consilia.report.format import flat
 from consilia.report.over_rounds import learning
@@ -75,6 +77,7 @@ def run_page(record: Record) -> dict[str, Any]:
         "missed": missed(record),
         "test_cases": sum(m.count for m in split_metrics(last_models(record)["global"], scored_sites(record)).values()),
         "segmented": [] if classified else segmented_rows(record),
+        "followed": followed_rows(record),
         "plane": plots.plane(every, _points(finals, names)) if classified else None,
         "forgetting": plots.forgetting(every) if classified else None,
         "weights": plots.weights(training_sites(record), {"Weight": shares(record)}),
@@ -173,6 +176,21 @@ def segmented_rows(record: Record) -> list[dict[str, Any]]:
                     if setting in metrics.prompts
                 ]
     return rows
+
+
+def followed_rows(record: Record) -> list[dict[str, Any]]:
+    """One row per site and model of the last version of a survival."""
+    last = last_models(record)
+    return [
+        {
+            **{"site": site, "kind": kind, "patients": patients_of(metrics), "few": too_few(metrics)},
+            **{name: getattr(metrics, name) for name in ("count", "events", "c_index", "loss")},
+            "interval": interval_text(metrics, "c_index", "score"),
+        }
+        for site in sorted(record.sites)
+        for kind, by_site in last.items()
+        if isinstance(metrics := split_metrics(by_site, [site]).get(site), SurvivalMetrics)
+    ]
 
 
 def _prompt_intervals(metrics: SegmentationMetrics, setting: PromptSetting) -> dict[str, str]:

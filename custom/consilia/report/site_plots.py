@@ -1,4 +1,4 @@
-"""The plots of a site's own report: ROC and reliability curves, and the spread of Dice over cases."""
+"""The plots of a site's own report: ROC and reliability curves, the spread of Dice over cases, Kaplan-Meier curves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from consilia.evaluation.calibration import reliability as reliability_bins
 from consilia.evaluation.roc import roc_curve
 from consilia.report.plots import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, drawn, percent_axis
 from consilia.report.site_answers import Answers
+from consilia.report.site_survival import GROUPS, RiskGroups
 
 SIDE = 4.4  # inches: two beside each other on a desk, one below the other on a phone
 LOOKS = (
@@ -116,4 +117,25 @@ def dice(spread: Mapping[str, Tensor]) -> Figure | None:
     axes.set_yticks(range(len(rows)), [plain(name).replace(", ", "\n") for name in rows])
     axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="Dice of a case (1 = the true outline)")
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+@drawn
+def kaplan_meier(model: RiskGroups) -> Figure | None:
+    """The share without the event over time in both halves of the cases, with a tick at every censored case."""
+    if model.high is None:
+        return None
+    figure = Figure(figsize=(1.5 * SIDE, SIDE))
+    axes = figure.add_subplot()
+    for place, name in enumerate(GROUPS):
+        colour, dashes, _ = LOOKS[place]
+        (times, events), (steps, shares) = model.of_group(place), model.curve(place)
+        # The last step holds until the last follow-up ends.
+        across, up = np.append(steps, times.max()), np.append(shares, shares[-1])
+        axes.step(across, up, where="post", color=colour, linestyle=dashes, linewidth=1.6, label=name)
+        ended = times[~events]
+        axes.plot(ended, shares[np.searchsorted(steps, ended, side="right") - 1], "|", color=colour, markersize=7)
+    axes.set(xlim=(0, None), ylim=(-0.02, 1.02), xlabel="time", ylabel="share without the event")
+    percent_axis(axes)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure

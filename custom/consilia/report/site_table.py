@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consilia.evaluation.rounds import patients_of, split_metrics, too_few, value_of
+from consilia.evaluation.rounds import Split, patients_of, split_metrics, too_few, value_of
 from consilia.record.metrics import Unit, show
-from consilia.record.schema import Interval, Metrics, Record, SegmentationMetrics, SiteMetrics
+from consilia.record.schema import Interval, Metrics, Record, SiteMetrics
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def cell(metrics: Metrics, name: str, unit: Unit) -> Cell | None:
     return Cell(show(value, unit), interval_text(metrics, name, unit))
 
 
-def interval_text(metrics: Metrics | SegmentationMetrics, name: str, unit: Unit) -> str | None:
+def interval_text(metrics: Split, name: str, unit: Unit) -> str | None:
     """A metric's interval as text; None where the record has none."""
     intervals: Mapping[str, Interval] = dict(metrics.intervals.items())
     found = intervals.get(name)

@@ -16,9 +16,9 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
     """(tag, version, value) of everything that has a value per round.
 
     Tags: ``rounds/<metric>`` for the round metrics (:data:`consilia.evaluation.metrics.ROUNDS`); per site
-    ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice`` for a segmentation), ``weight/<site>``,
-    and ``fields/<name>/<site>`` for what sites report with their updates (``Record.fields``); ``bytes/down`` and
-    ``bytes/up``, summed over sites; ``seconds/<phase>``.
+    ``global_test_accuracy/<site>``, ``personal_test_accuracy/<site>`` (``dice``, ``c_index`` of other tasks),
+    ``weight/<site>``, and ``fields/<name>/<site>`` for what sites report with their updates (``Record.fields``);
+    ``bytes/down`` and ``bytes/up``, summed over sites; ``seconds/<phase>``.
     """
     for tag, values in series(record).items():
         for version, value in values.items():

@@ -22,6 +22,7 @@ from consilia.simulation.layout import Datasets, fewer, without, write_layout
 from consilia.simulation.pooled import DirichletPartition, Partition, partition_pooled
 from consilia.simulation.synthetic import phantom_sites
 from consilia.simulation.synthetic.clinic import clinic_server, clinic_sites
+from consilia.simulation.synthetic.survival import survival_sites
 from consilia.simulation.wisconsin import wisconsin_sites
 
 TEST_ONLY_SITE = "evaluator"
@@ -60,6 +61,7 @@ EMBEDDED_DATA = {
     "phantom-polyp": _phantoms("polyp", "segmentation"),
     "phantom-prostate": _phantoms("prostate", "segmentation"),
     "phantom-ultrasound-masks": _phantoms("ultrasound", "segmentation"),
+    "synthetic-survival": _one_dataset("survival", survival_sites),
     "phantom-clinic": Embedded(clinic_sites, clinic_server),
 }
 

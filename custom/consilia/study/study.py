@@ -18,6 +18,7 @@ from consilia.data.yaml_file import read_yaml, validate
 from consilia.federation.config import RunConfig, run_config
 from consilia.methods.contract import Method
 from consilia.methods.registry import STANDARD, method_class, method_names
+from consilia.methods.tasks import TASKS
 from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
 from consilia.study.claims import Claim
@@ -315,11 +316,11 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_model(data: SiteData) -> dict[str, Any]:
     """An MLP for table rows, a small residual network for square images; others need a model in the configuration."""
-    shape = tuple(data.test.inputs.shape[1:])
+    shape, outputs = tuple(data.test.inputs.shape[1:]), TASKS[data.task].outputs(data.num_classes)
     if len(shape) == 1:
-        return {"class": "consilia.models.mlp.MLP", "args": {"in_features": shape[0], "num_classes": data.num_classes}}
+        return {"class": "consilia.models.mlp.MLP", "args": {"in_features": shape[0], "num_classes": outputs}}
     if len(shape) == 3 and shape[1] == shape[2]:
-        args = {"num_classes": data.num_classes, "in_channels": shape[0]}
+        args = {"num_classes": outputs, "in_channels": shape[0]}
         return {"class": "consilia.models.resnet.SmallResNet", "args": args}
     raise ConfigError(f"no default model takes inputs of shape {shape}: give one as model.class and model.args")
 

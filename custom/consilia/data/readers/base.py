@@ -51,7 +51,9 @@ class Reader(ABC, Generic[SpecType]):
         """Raw values (N, ...) of the cases; NaN where a value is missing and the format allows it."""
 
     def truth(self, cases: Cases, problems: Problems) -> np.ndarray:
-        """What a model should answer: labels (N,) int64, or for a segmentation masks (N, H, W) uint8 of 0 and 1."""
+        """What a model should answer: labels (N,) int64; of a segmentation masks (N, H, W) uint8 of 0 and 1; of a
+        survival times and events (N, 2) float64.
+        """
         return cases.labels
 
     def spacing(self, cases: Cases) -> np.ndarray | None:

@@ -34,7 +34,7 @@ class TabularReader(Reader[TabularSpec]):
         for file in (spec.file, *spec.more_files):
             table = read_table(file, spec.separator, spec.columns)
             by = spec.select.column if spec.select else None
-            needed = [spec.label.column, spec.patient, spec.case, by, *spec.numeric, *spec.categorical]
+            needed = [spec.label.column, spec.time, spec.patient, spec.case, by, *spec.numeric, *spec.categorical]
             require_columns(file, list(table), needed)
             if spec.more_files:
                 table["row#"] = [f"{file.stem}-{row}" for row in table["row#"]]  # of which file
@@ -46,6 +46,21 @@ class TabularReader(Reader[TabularSpec]):
 
     def read(self, cases: Cases, problems: Problems) -> np.ndarray:
         return self._parse(cases.rows, self.spec.file, problems)
+
+    def truth(self, cases: Cases, problems: Problems) -> np.ndarray:
+        """Labels (N,) int64; of a survival the time and whether it ended with the event, (N, 2) float64."""
+        name = self.spec.time
+        if name is None:
+            return cases.labels
+        texts, missing = self._texts(cases.rows, name)
+        times = pd.to_numeric(texts.mask(missing), errors="coerce").to_numpy(dtype=np.float64)
+        for i in np.flatnonzero(~(np.isfinite(times) & (times > 0))):
+            got = "no value" if missing[i] else repr(texts.iloc[i])
+            problems.add(
+                f"{self.spec.file}: row {cases.rows['row#'].iloc[i]}: time column {name!r}: expected a number above 0, "
+                f"got {got}"
+            )
+        return np.stack([times, cases.labels.astype(np.float64)], axis=1)
 
     def read_new(self, source: Path, problems: Problems) -> tuple[list[str], np.ndarray]:
         spec = self.spec
@@ -72,6 +87,7 @@ class TabularReader(Reader[TabularSpec]):
         if self.spec.case is not None:
             return ()
         columns = [*self.spec.numeric, *self.spec.categorical, self.spec.label.column]
+        columns += [] if self.spec.time is None else [self.spec.time]
         texts = [cases.rows[name].map(canonical) for name in columns]
         return [short_digest("\x1f".join(row).encode()) for row in zip(*texts, strict=True)]
 

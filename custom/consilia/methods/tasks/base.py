@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch import Tensor
 from consilia.data.dataset import Split
 
 Predictions = Mapping[str, Tensor]
-"""A model's predictions on a split: ``{"logits": (N, C)}``, or a mask (N, H, W) for each prompt setting."""
+"""A model's predictions on a split: ``{"logits": (N, C)}``, ``{"log_hazards": (N,)}``, or a mask (N, H, W) for each
+prompt setting."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Task(ABC):
     most: int
     """Cases that are evaluated at once, if they are small."""
 
+    couples_cases: ClassVar[bool] = False
+    """Whether the loss of a batch is no mean over its cases: then no gradient is one case's alone, to be clipped."""
+
     def at_once(self, inputs: Tensor) -> int:
         """How many of the cases (N, ...) are evaluated at once: fewer of large images, for their memory."""
         pixels = inputs.shape[-1] * inputs.shape[-2] if inputs.ndim > 3 else 1
@@ -72,6 +76,22 @@ class Task(ABC):
 
         ``class_weights`` (C,): of a classification; None weighs every case alike.
         """
+
+    def teaches(self, labels: Tensor) -> bool:
+        """Whether a batch of these labels has a gradient; of another one no step is made."""
+        return True
+
+    def outputs(self, classes: int) -> int:
+        """How many numbers a network gives for each case."""
+        return classes
+
+    @abstractmethod
+    def prediction_shape(self, labels: Tensor, classes: int) -> tuple[int, ...]:
+        """The shape of each prediction for cases with these labels."""
+
+    @abstractmethod
+    def fewest_cases(self, split: Split, classes: int) -> int:
+        """How many cases a metric of the split rests on: what the site's limit on metrics counts."""
 
     @abstractmethod
     def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:

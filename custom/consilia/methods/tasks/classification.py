@@ -36,6 +36,14 @@ class Classification(Task):
         """Cross-entropy: the mean over the cases; with weights w the weighted mean, sum_i w_yi l_i / sum_i w_yi."""
         return functional.cross_entropy(network(inputs), labels, weight=class_weights)
 
+    def prediction_shape(self, labels: Tensor, classes: int) -> tuple[int, ...]:
+        """(N, C)."""
+        return (len(labels), classes)
+
+    def fewest_cases(self, split: Split, classes: int) -> int:
+        """The cases of the rarest class."""
+        return int(split.labels.bincount(minlength=classes).min())
+
     def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:
         """Logits (N, C)."""
         return {LOGITS: network(inputs).float().cpu()}

@@ -45,6 +45,14 @@ class Segmentation(Task):
         prompts = training_prompts(labels, draw)
         return mask_loss(network(inputs, prompts, refine=True), labels)
 
+    def prediction_shape(self, labels: Tensor, classes: int) -> tuple[int, ...]:
+        """(N, H, W)."""
+        return tuple(labels.shape)
+
+    def fewest_cases(self, split: Split, classes: int) -> int:
+        """The cases with a structure, which the metrics are about."""
+        return int(split.labels.flatten(1).any(1).sum())
+
     def predict(self, network: Network, inputs: Tensor, labels: Tensor, case_ids: tuple[str, ...]) -> dict[str, Tensor]:
         """A mask (N, H, W) bool for each prompt setting."""
         codes = network.encode(inputs)
