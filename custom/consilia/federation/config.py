@@ -92,9 +92,7 @@ class RunConfig(Strict):
             raise ValueError(f"select_by of a {self.task} is one of {selectable(self.task)}, got {self.select_by!r}")
         method = make_method(self.method)
         if self.task not in method.tasks:
-            raise CannotTrain(
-                f"method {method.name} learns {' or '.join(method.tasks)}, the run's task is {self.task}"
-            )
+            raise CannotTrain(f"method {method.name} learns {' or '.join(method.tasks)}, the run's task is {self.task}")
         try:
             method.check_training(self.training)
         except ConfigError as error:
