@@ -50,7 +50,7 @@ def test_types_have_their_bounds() -> None:
     assert key_of("fedkper", "method.temperature").type == "number > 0"
     assert key_of("fedkper", "participation").type == "number > 0 <= 1"
     assert key_of("fedkper", "max_update_norm").type == "number > 0 or auto or null"
-    assert key_of("fedkper", "training.optimiser").type == "sgd or adamw"
+    assert key_of("fedkper", "training.optimiser").type == "sgd or adam or adamw"
     assert key_of("fedkper", "training.augmentation.flip").type == "list of horizontal or vertical"
     assert key_of("fedkim", "method.language_model.model").default == "consilia-lm"
 
