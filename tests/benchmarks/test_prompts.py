@@ -237,7 +237,7 @@ def test_rows_are_in_the_studys_order(tmp_path: Path) -> None:
         load(tmp_path / "mine", "nothing")
 
 
-@pytest.mark.parametrize("study", ["heart-disease", "busbra", "pneumoniamnist"])
+@pytest.mark.parametrize("study", ["busbra", "pneumoniamnist"])
 def test_tables_in_the_documentation_are_those_of_the_records(study: str) -> None:
     assert labels_of(study)[0] == "fedavg"
     text = (REPOSITORY / "docs" / "results" / "fedkper.md").read_text()
