@@ -56,7 +56,11 @@ def test_unknown_dataset_lists_the_datasets(tmp_path: Path) -> None:
         ("numeric: [age]", "numeric: [num]", r"the label column 'num' cannot be a feature"),
         ("classes: [absent, present]", "classes: [absent, ill]", r"label gives \['present'\]"),
         ("classes: [absent, present]", "classes: [absent]", r"classes: Tuple should have at least 2 items"),
-        ("numeric: [age]", "numeric: [age]\n    task: segmentation", r"task: this format holds classification or survival; got"),
+        (
+            "numeric: [age]",
+            "numeric: [age]\n    task: segmentation",
+            r"task: this format holds classification or survival; got",
+        ),
         ("numeric: [age]", "numeric: [age]\n    official_splits: true", r"this format has no splits of its own"),
         ("numeric: [age]", "numeric: [age]\n    splits: {test: 0.95}", r"train \+ validation \+ test must be 1"),
         ("numeric: [age]", "numeric: [age]\n    select: {column: a}", r"give column and values, or file"),
