@@ -32,7 +32,8 @@ def test_every_way_to_have_no_result_is_a_row_with_its_reason(tmp_path: Path) ->
         "fedntd": {"method": "fedntd"},
     }
     with plugin(PLUGIN):
-        planned = carried_out(study(federation(tmp_path), methods), tmp_path / "study")
+        # In processes of their own, which must know the plugin, too.
+        planned = carried_out(study(federation(tmp_path), methods), tmp_path / "study", jobs=2)
         again = carried_out(study(federation(tmp_path), methods), tmp_path / "study")
     expected = {
         "fedavg": ("done", ""),

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from consilia.core.events import Event
+from consilia.methods.registry import method_names
 from consilia.study.one_run import Work, try_one
 from consilia.study.outcome import Failure
 
@@ -115,6 +116,8 @@ def _begin(events: Queue[tuple[int, Event]], parent: int) -> None:
     _events = events
     events.cancel_join_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A run's configuration is of a class of the plugin's, which must be there before the run arrives.
+    method_names()
 
     def watch() -> None:
         while os.getppid() == parent:
