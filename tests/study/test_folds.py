@@ -52,7 +52,7 @@ def patients_tested(federation: Federation) -> dict[str, set[str]]:
     """The test patients of each site."""
     return {
         name: set(load_site(path, "diagnosis").dataset("diagnosis").test.patients)
-        for name, path in federation.sites().items()
+        for name, path in federation.sites.items()
     }
 
 
@@ -72,7 +72,7 @@ def test_a_patients_cases_are_in_one_split_of_every_fold(tmp_path: Path) -> None
 def test_too_few_patients_for_so_many_folds_are_refused_by_site(tmp_path: Path) -> None:
     federation = federations_of(study_of_folds(tmp_path, patients=5), tmp_path / "study")[0]
     with pytest.raises(DataError, match=r"site one, dataset diagnosis: 5 patient\(s\) are too few for 3 folds"):
-        federation.sites()
+        _ = federation.sites
 
 
 def test_folds_and_partitions_exclude_each_other_and_partitions_need_a_pool(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_folds_and_partitions_exclude_each_other_and_partitions_need_a_pool(tmp_
         study_of_folds(tmp_path, patients=12).changed(partitions=(0,))
     study = study_of_folds(tmp_path, patients=12).changed(folds=None, partitions=(0, 1))
     with pytest.raises(ConfigError, match="expected a pooled dataset that is partitioned by dirichlet"):
-        federations_of(study, tmp_path / "study")[0].sites()
+        _ = federations_of(study, tmp_path / "study")[0].sites
 
 
 def test_every_axis_of_a_study_is_a_level_of_folders(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ data set under one option (a data regime, a site left out); methods compare with
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, PositiveFloat, ValidationError
 
@@ -18,6 +18,8 @@ from consilia.core.schema import Strict, explain
 RESULT = "study.json"
 
 Version = Literal["last", "best"]
+VERSIONS: tuple[Version, ...] = get_args(Version)
+"""The versions of a run's models that are judged: after the last round, and of the best one."""
 Model = Literal["global", "personal", "balance"]
 """Balance is the mean of the global and the personal model's metric."""
 

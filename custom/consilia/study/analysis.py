@@ -14,6 +14,7 @@ from consilia.evaluation.bootstrap import RESAMPLES
 from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
 from consilia.evaluation.study_metrics import METRICS, OVERALL
 from consilia.record.study_result import (
+    VERSIONS,
     WITHOUT_RESULT,
     Cell,
     CurvePoint,
@@ -24,7 +25,7 @@ from consilia.record.study_result import (
     StudyResult,
     Version,
 )
-from consilia.study.cells import MODELS, VERSIONS, CellData, cells_of
+from consilia.study.cells import MODELS, CellData, cells_of
 from consilia.study.claims import Claim
 from consilia.study.contrasts import Evidence, add_evidence, best_of, concerns, contrasts_of, name_of, ratios_of
 

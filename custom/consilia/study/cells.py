@@ -19,7 +19,6 @@ from consilia.record.study_result import Cell, Model, Support, Version
 
 KEYS = ("data", "option", "method", "fold", "seed", "version", "model", "site", "patient", "case", "stratum")
 NEEDED = {"classification": ("label", "p0", "p1"), "segmentation": ("dice",), "survival": ("time", "event", "risk")}
-VERSIONS: tuple[Version, ...] = ("last", "best")
 MODELS: tuple[Model, ...] = ("global", "personal")
 
 Run = tuple[int, int]

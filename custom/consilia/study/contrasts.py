@@ -10,8 +10,19 @@ import numpy as np
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.multiple import POWER, bootstrap_p, holm, max_t
 from consilia.evaluation.study_metrics import METRICS, OVERALL, metric_of
-from consilia.record.study_result import ALL, Best, Contrast, Model, Ratio, TopPair, UnitDifference, Verdict, Version
-from consilia.study.cells import MODELS, VERSIONS, CellData
+from consilia.record.study_result import (
+    ALL,
+    VERSIONS,
+    Best,
+    Contrast,
+    Model,
+    Ratio,
+    TopPair,
+    UnitDifference,
+    Verdict,
+    Version,
+)
+from consilia.study.cells import MODELS, CellData
 from consilia.study.claims import Claim
 
 FEWEST_UNITS = 6

@@ -81,23 +81,12 @@ class _Board:
         self._elsewhere = spent
         self._core_seconds = {place: read_cost(planned.folder).core_seconds for place, planned in enumerate(plan)}
         self._seconds: dict[str, list[float]] = {}
-        federations = list(
-            dict.fromkeys(
-                (planned.federation.data, planned.federation.option, planned.federation.left_out) for planned in plan
-            )
+        places = [(one.federation.data, one.federation.option, one.federation.left_out) for one in plan]
+        first = {place: number for number, place in reversed(list(enumerate(places)))}
+        waiting = [number for number, one in enumerate(plan) if one.status is None]
+        self._left = sorted(
+            waiting, key=lambda number: (first[places[number]], plan[number].seed, plan[number].federation.fold)
         )
-        order = {
-            place: (
-                federations.index((one.federation.data, one.federation.option, one.federation.left_out)),
-                one.seed,
-                one.federation.fold,
-                place,
-            )
-            for place, one in enumerate(plan)
-            if one.status is None
-        }
-        self._left = sorted(order, key=lambda place: order[place])
-        self._begun = 0
 
     def waiting(self) -> Iterator[int]:
         """The runs to begin, one after another, while the budget lasts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -64,8 +65,9 @@ class Federation:
         fold = f"{self.division} {self.fold}" if self.division else ""
         return " ".join(filter(None, (self.data, self.option, left_out, fold)))
 
+    @cached_property
     def sites(self) -> dict[str, Path]:
-        """The site.yaml of each of its sites, written below its folder.
+        """The site.yaml of each of its sites, written below its folder when they are first asked for.
 
         Raises:
             ConfigError, DataError: the data cannot be read, or not be divided as the study says.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from consilia.core.errors import CannotTrain, DataError
 from consilia.data.site import load_site_config
@@ -138,12 +137,11 @@ def _plan_in(
 ) -> list[Planned]:
     """The runs of one federation."""
     found: list[Planned] = []
-    sites = federation.sites()
+    sites = federation.sites
     for label in dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)]):
+        own, baseline = settings(federation, label), baseline_of(federation.study, label)
         for seed in federation.study.seeds:
             folder = federation.folder / f"{label}-seed{seed}"
-            own = settings(federation, label)
-            baseline = baseline_of(federation.study, label)
             planned = Planned(federation, label, seed, sites, folder, baseline, rate=own.words, edge=own.edge)
             planned = configured(planned, [*own.overrides, *overrides])
             found.append(looked_up(planned, fingerprints) if look else planned)
@@ -155,19 +153,15 @@ def _same_as(planned: Planned, config: RunConfig) -> str | None:
     study, first = planned.federation.study, next(iter(planned.sites.values()), None)
     if first is None or make_method(config.method).several_datasets:
         return None
-    spec = load_site_config(first).dataset(config.dataset)
-    found = make_method(config.method).same_as(len(spec.classes))
-    own = {**study_values(study, planned.label), "method": found[0] if found else None}
-    for label in study.methods if found else ():
-        if baseline_of(study, label) is None and _plain(study_values(study, label)) == _plain(own):
-            return f"{label}: {found[1]}" if found else None
+    found = make_method(config.method).same_as(len(load_site_config(first).dataset(config.dataset).classes))
+    if found is None:
+        return None
+    name, why = found
+    own = {**study_values(study, planned.label), "method": {"method": name}}
+    for label in study.methods:
+        if baseline_of(study, label) is None and study_values(study, label) == own:
+            return f"{label}: {why}"
     return None
-
-
-def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A study's values with the method as a mapping."""
-    method = values["method"]
-    return {**values, "method": {"method": method} if isinstance(method, str) else dict(method)}
 
 
 def configured(planned: Planned, overrides: Sequence[str]) -> Planned:

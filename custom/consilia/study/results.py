@@ -1,12 +1,13 @@
 """What the runs of a study gave, as tables: predictions on test cases, runs, and metrics by round.
 
-They are what :mod:`consilia.study.analysis` makes its results from; docs/studies.md says what the columns are.
+They are the arguments of :func:`consilia.study.analysis.analyse`, which says what their rows are;
+:mod:`consilia.study.cells` has the columns of predictions. The first five columns of each table name the run.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,11 @@ from consilia.evaluation.rounds import (
 )
 from consilia.federation.saved_predictions import predictions_file, read_predictions
 from consilia.record.schema import Record
+from consilia.record.study_result import VERSIONS
 from consilia.study.outcome import read_cost
 from consilia.study.plan import Planned
 from consilia.study.study import LABELS_SEEN
 
-VERSIONS: tuple[Literal["last", "best"], ...] = ("last", "best")
 BY_ROUND = {"classification": ("accuracy", "auroc", "loss"), "segmentation": ("dice",), "survival": ("c_index",)}
 """Metrics whose course over the rounds is shown."""
 
@@ -41,13 +42,7 @@ def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
     """
     folds = _folds(plan)
     frames = [
-        frame.assign(
-            data=one.federation.data_name,
-            option=one.federation.option,
-            method=one.label,
-            fold=folds[one.federation.folder],
-            seed=one.seed,
-        )
+        frame.assign(**_key(one, folds))
         for one in plan
         if one.record is not None and one.config is not None
         for frame in _of_run(one, one.record)
@@ -79,6 +74,17 @@ def _test_only(record: Record, site: str) -> bool:
     return site in record.sites and record.sites[site].test_only
 
 
+def _key(one: Planned, folds: Mapping[Path, int]) -> dict[str, Any]:
+    """The columns that name a run in every table."""
+    return {
+        "data": one.federation.data_name,
+        "option": one.federation.option,
+        "method": one.label,
+        "fold": folds[one.federation.folder],
+        "seed": one.seed,
+    }
+
+
 def _folds(plan: Sequence[Planned]) -> dict[Path, int]:
     """The number of each federation's fold: its own, or that of the site that was left out."""
     sites = list(dict.fromkeys(one.federation.left_out for one in plan))
@@ -88,17 +94,12 @@ def _folds(plan: Sequence[Planned]) -> dict[Path, int]:
 def runs_of(plan: Sequence[Planned], command: Sequence[str]) -> pd.DataFrame:
     """A row per planned run; ``command`` runs the study, and with more words one of its labels."""
     folds = _folds(plan)
-    return pd.DataFrame([_row(one, folds[one.federation.folder], command) for one in plan])
+    return pd.DataFrame([{**_key(one, folds), **_row(one, command)} for one in plan])
 
 
-def _row(one: Planned, fold: int, command: Sequence[str]) -> dict[str, Any]:
+def _row(one: Planned, command: Sequence[str]) -> dict[str, Any]:
     cost = read_cost(one.folder)
     return {
-        "data": one.federation.data_name,
-        "option": one.federation.option,
-        "method": one.label,
-        "fold": fold,
-        "seed": one.seed,
         "status": one.status,
         "reason": one.reason,
         "command": shlex.join([*command, "--only", one.label]),
@@ -126,19 +127,7 @@ def _bytes(record: Record | None) -> tuple[float, float]:
 def rounds_of(plan: Sequence[Planned]) -> pd.DataFrame:
     """A row per evaluated version, model, metric and run: the mean over sites by test patients, and bytes so far."""
     folds = _folds(plan)
-    rows = [
-        {
-            "data": one.federation.data_name,
-            "option": one.federation.option,
-            "method": one.label,
-            "fold": folds[one.federation.folder],
-            "seed": one.seed,
-            **found,
-        }
-        for one in plan
-        if one.record is not None
-        for found in _by_round(one.record)
-    ]
+    rows = [{**_key(one, folds), **found} for one in plan if one.record is not None for found in _by_round(one.record)]
     return pd.DataFrame(rows)
 
 

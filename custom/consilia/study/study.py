@@ -346,7 +346,7 @@ def advice(study: Study, labels: Sequence[str]) -> str | None:
 
     FedAvg followed by local fine-tuning is the personal baseline that methods fail to beat.
     """
-    chosen = [merged(study.run, _method_of(study, label)) for label in labels if label not in BASELINES]
+    chosen = [merged(study.run, _method_of(study, label)) for label in labels if baseline_of(study, label) is None]
     methods = [_named(values) for values in chosen]
     names = [getattr(method, "name", "") for method in methods]
     if "fedavg" in names or not any(method.personal and not method.several_datasets for method in methods):

@@ -12,10 +12,10 @@ All runs of a grid are in the study's folder, below ``tuning``; :data:`CHOICES` 
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from consilia.core.errors import ConfigError, DataError
@@ -30,6 +30,7 @@ from consilia.study.federations import Federation
 from consilia.study.folder import Fingerprints
 from consilia.study.grid import Grid
 from consilia.study.plan import Chosen, Planned, configured, looked_up
+from consilia.study.search import Search, Setting, Tried
 from consilia.study.study import Study, baseline_of, baselines_of, method_of, study_values
 
 TUNING = "tuning"
@@ -39,29 +40,8 @@ TRAINED = ("centralised", "local-only")
 """Baselines that have a learning rate."""
 
 Execute = Callable[[Sequence[Planned]], list[Planned]]
-Setting = Mapping[str, float]
-"""Values by the keys of the configuration."""
-
-
-class Tried(Strict):
-    """One setting: its validation value, higher is better, the mean over the seeds; null: a run of it failed.
-
-    ``personal``: the same of the personal models; ``sd``: over the seeds, null for one.
-    """
-
-    setting: dict[str, float]
-    value: float | None
-    personal: float | None = None
-    sd: float | None = None
-    reason: str = ""
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """By which settings are compared."""
-        return (
-            -math.inf if self.value is None else self.value,
-            -math.inf if self.personal is None else self.personal,
-        )
+Values = tuple[str, Sequence[float]]
+"""A key of the configuration, and the values that it is to take."""
 
 
 class Choice(Strict):
@@ -82,69 +62,30 @@ class Choice(Strict):
 
 
 @dataclass
-class _Search:
-    """The search for one label in one federation."""
+class _Tuned:
+    """A label in one federation, and the searches for its settings, one after another."""
 
     federation: Federation
     label: str
-    sites: Mapping[str, Path]
-    grid: Grid
-    found: dict[str, float] = field(default_factory=dict)
-    edges: dict[str, str] = field(default_factory=dict)
-    tried: list[Tried] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
-    limits: dict[tuple[str, float], str] = field(default_factory=dict)
-    """By key and value that it cannot take, why the best value stands at the grid's end; empty: at the limit itself."""
+    searches: list[Search] = field(default_factory=list)
 
-    def own(self) -> tuple[str, list[float]] | None:
-        """The method's own parameter and its values; None where it has none, or the study fixes it."""
-        if baseline_of(self.federation.study, self.label) is not None or not self.grid.own:
-            return None
-        given = study_values(self.federation.study, self.label)["method"]
-        for name, values in method_class(method_of(self.federation.study, self.label)).grid.items():
-            if name not in given and len(values) > 1:
-                return f"method.{name}", sorted(values)
-        return None
+    @property
+    def found(self) -> dict[str, float]:
+        """The best values by key."""
+        return {search.key: search.best for search in self.searches if search.best is not None}
 
-    def best(self, key: str) -> tuple[float, Tried] | None:
-        """The value of a key that is best at what was found before, and what came of it; None: nothing has a result."""
-        there = {tried.setting[key]: tried for tried in self._of(key) if tried.value is not None}
-        if not there:
-            return None
-        value = max(there, key=lambda number: there[number].rank)
-        return value, there[value]
-
-    def _of(self, key: str) -> list[Tried]:
-        fixed = {name: value for name, value in self.found.items() if name != key}
-        return [
-            tried
-            for tried in self.tried
-            if tried.setting.keys() == {*fixed, key} and fixed.items() <= tried.setting.items()
-        ]
-
-    def beyond(self, key: str) -> float | None:
-        """The value by which the grid grows; None where its best one is inside, or no growth would tell anything."""
-        values, found = self.values[key], self.best(key)
-        if found is None:
-            self.edges[key] = "no value has a result"
-            return None
-        best, tried = found
-        place = values.index(best)
-        if 0 < place < len(values) - 1:
-            self.edges.pop(key, None)
-            return None
-        other = next(item for item in self._of(key) if item.setting[key] == values[1 if place == 0 else -2])
-        if tried.sd is not None and other.value is not None and abs((tried.value or 0.0) - other.value) < tried.sd:
-            self.edges.pop(key, None)
-            return None
-        value = best * best / (values[1] if place == 0 else values[-2])
-        # A grid that begins with 0 does not grow there.
-        limit = "" if value == best else self.limits.get((key, value))
-        if limit == "":
-            self.edges.pop(key, None)
-            return None
-        self.edges[key] = limit or "the best value stands at the end of the grid"
-        return value if limit is None else None
+    @property
+    def choice(self) -> Choice:
+        """What was chosen, and from what."""
+        return Choice(
+            data=self.federation.data,
+            option=self.federation.option,
+            federation=self.federation.name,
+            label=self.label,
+            chosen=self.found,
+            edges={search.key: search.edge for search in self.searches if search.edge},
+            tried=[tried for search in self.searches for tried in search.tried],
+        )
 
 
 def tune(
@@ -171,127 +112,101 @@ def tune(
     assert study.tune is not None
     grid = study.tune
     runner = _Runner(folder, execute, overrides, grid)
-    searches: list[_Search] = []
+    labelled: list[_Tuned] = []
     several = len({federation.data for federation in federations}) > 1
     for federation in _where(federations, grid):
         try:
-            searches += [search for search in _searches(federation, labels, grid) if runner.can_run(search)]
+            labelled += [tuned for tuned in _with_rates(federation, labels) if runner.can_run(tuned)]
         except DataError:
             # Data that cannot be read: the study's table says so, and the others are none the worse for it.
             if not several:
                 raise
-    runner.search(searches, {id(search): (RATE, list(grid.learning_rate)) for search in searches})
-    runner.search(searches, {id(search): own for search in searches if search.found and (own := search.own())})
-    choices = [
-        Choice(
-            data=search.federation.data,
-            option=search.federation.option,
-            federation=search.federation.name,
-            label=search.label,
-            chosen=search.found,
-            edges=search.edges,
-            tried=search.tried,
-        )
-        for search in searches
-        if search.tried
-    ]
+    runner.search(labelled, lambda tuned: (RATE, grid.learning_rate))
+    if grid.own:
+        runner.search(labelled, _own)
+    choices = [tuned.choice for tuned in labelled]
     _save(folder, choices)
     return choices
 
 
-def _searches(federation: Federation, labels: Sequence[str] | None, grid: Grid) -> list[_Search]:
-    """For every label that has a learning rate."""
-    sites = federation.sites()
-    wanted = dict.fromkeys(labels or [*federation.study.methods, *baselines_of(federation.study, sites)])
-    return [_Search(federation, label, sites, grid) for label in wanted if _has_rate(federation.study, label)]
+def _with_rates(federation: Federation, labels: Sequence[str] | None) -> list[_Tuned]:
+    """Every label that has a learning rate."""
+    study = federation.study
+    wanted = dict.fromkeys(labels or [*study.methods, *baselines_of(study, federation.sites)])
+    return [_Tuned(federation, label) for label in wanted if baseline_of(study, label) in (None, *TRAINED)]
 
 
 def _where(federations: Sequence[Federation], grid: Grid) -> list[Federation]:
     """The federations in which settings are chosen: each, or the first of every data set and option."""
     if grid.folds == "each":
         return list(federations)
-    return list({(federation.data, federation.option): federation for federation in reversed(federations)}.values())[
-        ::-1
-    ]
+    first: dict[tuple[str, str], Federation] = {}
+    for federation in federations:
+        first.setdefault((federation.data, federation.option), federation)
+    return list(first.values())
 
 
-def _has_rate(study: Study, label: str) -> bool:
-    baseline = baseline_of(study, label)
-    return baseline is None or baseline in TRAINED
+def _own(tuned: _Tuned) -> Values | None:
+    """A method's own parameter; None where it has none, the study fixes it, or no learning rate has a result."""
+    study, label = tuned.federation.study, tuned.label
+    if baseline_of(study, label) is not None or not tuned.found:
+        return None
+    given = study_values(study, label)["method"]
+    for name, values in method_class(method_of(study, label)).grid.items():
+        if name not in given and len(values) > 1:
+            return f"method.{name}", values
+    return None
 
 
 class _Runner:
+    """Runs what searches want, all labels' at once."""
+
     def __init__(self, folder: Path, execute: Execute, overrides: Sequence[str], grid: Grid) -> None:
         self.folder, self.execute, self.overrides, self.grid = folder, execute, overrides, grid
         self._fingerprints: Fingerprints = {}
 
-    def search(self, searches: Sequence[_Search], keys: Mapping[int, tuple[str, list[float]]]) -> None:
-        """The best value of one key for each search, at what was found before; grids grow as far as they may."""
-        going = [search for search in searches if id(search) in keys]
-        for search in going:
-            key, values = keys[id(search)]
-            search.values[key] = list(values)
-        self._try([(search, value) for search in going for value in search.values[keys[id(search)][0]]], keys)
-        for _ in range(self.grid.extensions):
-            more = [
-                (search, value)
-                for search in going
-                if (value := search.beyond(keys[id(search)][0])) is not None and self._may_be(search, keys, value)
-            ]
-            if not more:
-                break
-            self._try(more, keys)
-            for search, value in more:
-                key = keys[id(search)][0]
-                search.values[key] = sorted({*search.values[key], value})
-        for search in going:
-            key = keys[id(search)][0]
-            search.beyond(key)
-            if (best := search.best(key)) is not None:
-                search.found[key] = best[0]
-
-    def can_run(self, search: _Search) -> bool:
+    def can_run(self, tuned: _Tuned) -> bool:
         """Whether the label is one to run at all."""
-        return all(run.status in (None, "done", "failed") for run in self._planned(search, {}))
+        return all(run.status is None for run in self._planned(tuned, {}))
 
-    def _may_be(self, search: _Search, keys: Mapping[int, tuple[str, list[float]]], value: float) -> bool:
-        """Whether the configuration takes the value: a parameter has its natural limits."""
-        key = keys[id(search)][0]
-        if self._takes(search, key, value):
-            return True
-        best = search.best(key)
-        at_limit = best is not None and not self._takes(search, key, math.nextafter(best[0], value))
-        search.limits[key, value] = "" if at_limit else "the next value is beyond the parameter's limit"
-        return False
+    def search(self, labelled: Sequence[_Tuned], key_of: Callable[[_Tuned], Values | None]) -> None:
+        """Find the best value of one key for each label that has such a key."""
+        going = []
+        for tuned in labelled:
+            if (chosen := key_of(tuned)) is not None:
+                takes = partial(self._takes, tuned)
+                tuned.searches.append(Search(chosen[0], sorted(chosen[1]), tuned.found, takes, self.grid.extensions))
+                going.append(tuned)
+        while wanted := [(tuned, setting) for tuned in going for setting in tuned.searches[-1].wanted()]:
+            self._try(wanted)
 
-    def _takes(self, search: _Search, key: str, value: float) -> bool:
+    def _takes(self, tuned: _Tuned, setting: Setting) -> bool:
         try:
-            self._planned(search, {**search.found, key: value})
+            self._planned(tuned, setting)
         except ConfigError:
             return False
         return True
 
-    def _try(self, wanted: Sequence[tuple[_Search, float]], keys: Mapping[int, tuple[str, list[float]]]) -> None:
-        settings = [(search, {**search.found, keys[id(search)][0]: value}) for search, value in wanted]
-        plans = [self._planned(search, setting) for search, setting in settings]
-        ended = iter(self.execute([planned for plan in plans for planned in plan]))
-        for (search, setting), plan in zip(settings, plans, strict=True):
-            search.tried.append(_tried(setting, [next(ended) for _ in plan]))
+    def _try(self, wanted: Sequence[tuple[_Tuned, Setting]]) -> None:
+        plans = [
+            [looked_up(run, self._fingerprints) for run in self._planned(tuned, setting)] for tuned, setting in wanted
+        ]
+        ended = iter(self.execute([run for plan in plans for run in plan]))
+        for (tuned, setting), plan in zip(wanted, plans, strict=True):
+            tuned.searches[-1].tried.append(_tried(setting, [next(ended) for _ in plan]))
 
-    def _planned(self, search: _Search, setting: Setting) -> list[Planned]:
-        federation = search.federation
+    def _planned(self, tuned: _Tuned, setting: Setting) -> list[Planned]:
+        """The configured runs of a setting, one for each seed of the grid."""
+        federation, label = tuned.federation, tuned.label
         words = ",".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in setting.items())
-        place = self.folder / TUNING / federation.folder.relative_to(self.folder) / search.label / words
+        place = self.folder / TUNING / federation.folder.relative_to(self.folder) / label / words
         more = [f"{key}={value!r}" for key, value in setting.items()]
         more += [] if self.grid.rounds is None else [f"rounds={self.grid.rounds}"]
-        baseline = baseline_of(federation.study, search.label)
+        baseline = baseline_of(federation.study, label)
         return [
-            looked_up(
-                configured(
-                    Planned(federation, search.label, seed, search.sites, place / f"seed{seed}", baseline, words=words),
-                    [*self.overrides, *more],
-                ),
-                self._fingerprints,
+            configured(
+                Planned(federation, label, seed, federation.sites, place / f"seed{seed}", baseline, words=words),
+                [*self.overrides, *more],
             )
             for seed in self.grid.seeds or federation.study.seeds[:1]
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,12 +19,11 @@ from consilia.federation.saved_predictions import write_predictions
 from consilia.federation.server_settings import ServerSettings
 from consilia.methods.tasks import TASKS, Predictions
 from consilia.record.schema import FinalModels, SiteMetrics
+from consilia.record.study_result import Version
 
 BySite = dict[str, SiteMetrics]
 State = dict[str, Tensor]
-Which = Literal["last", "best"]
-VERSIONS: tuple[Which, ...] = ("last", "best")
-Saved = dict[Which, State]
+Saved = dict[Version, State]
 """Global models that are to be saved, by which they are."""
 Predict = Callable[[Split], Predictions]
 

@@ -13,15 +13,8 @@ from consilia.federation.recorder import Recorder
 from consilia.methods.tasks import TASKS, Network, Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.sam_segmenter import MaskPrompts
-from consilia.study.baselines.common import (
-    VERSIONS,
-    Predict,
-    Saved,
-    Setting,
-    final_models,
-    site_metrics,
-    training_sites,
-)
+from consilia.record.study_result import VERSIONS
+from consilia.study.baselines.common import Predict, Saved, Setting, final_models, site_metrics, training_sites
 
 Draw = Callable[[Tensor, int, int], Tensor]
 """Boxes (B, 4), height and width -> masks (B, H, W) bool."""

@@ -22,8 +22,8 @@ from consilia.methods.contract import State
 from consilia.methods.tasks import Predictions
 from consilia.methods.tasks.classification import LOGITS
 from consilia.models.config import ModelConfig
+from consilia.record.study_result import VERSIONS
 from consilia.study.baselines.common import (
-    VERSIONS,
     Saved,
     Setting,
     final_models,
@@ -110,7 +110,7 @@ def linear(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved
     setting.keep("global", VERSIONS, sites, shared.predict)
     for site in trainers:
         setting.keep("personal", VERSIONS, [site], own[site.site].predict)
-    for key in ("last", "best"):
+    for key in VERSIONS:
         recorder.final[key] = final_models(0, as_network(shared)[1], whole, personal, threshold)
     recorder.sections["linear"] = {
         "pooled": shared.strength,

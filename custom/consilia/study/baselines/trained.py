@@ -14,12 +14,12 @@ from consilia.methods.client import Client, ClientContext, Round
 from consilia.methods.config import MethodConfig
 from consilia.methods.contract import Method
 from consilia.record.schema import SiteMetrics
+from consilia.record.study_result import Version
 from consilia.study.baselines.common import (
     BySite,
     Saved,
     Setting,
     State,
-    Which,
     final_models,
     pooled,
     shared_metrics,
@@ -62,7 +62,7 @@ def centralised(setting: Setting, sites: list[SiteData], recorder: Recorder) -> 
 def local_only(setting: Setting, sites: list[SiteData], recorder: Recorder) -> Saved:
     """Every site trains alone from the same initial weights; the best round is each site's own."""
     config = setting.config
-    found: dict[Which, BySite] = {"last": {}, "best": {}}
+    found: dict[Version, BySite] = {"last": {}, "best": {}}
     digests: Saved = {"last": {}, "best": {}}
     trainers = training_sites(sites)
     for place, site in enumerate(trainers):
@@ -97,7 +97,7 @@ def _report(learner: Learner, site: SiteData, path: Path, threshold: float | Non
         learner.report(path, {ALONE: {site.name: learner.predict(site.test)}}, None, {ALONE: threshold})
 
 
-def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[Which, int, State]]:
+def _versions(config: RunConfig, state: State, best: BestRound) -> list[tuple[Version, int, State]]:
     """The last version and the best one, which is the last where no validation case chose any."""
     chosen = (best.version, dict(best.state)) if best.version else (config.rounds, state)
     return [("last", config.rounds, state), ("best", *chosen)]
