@@ -161,6 +161,9 @@ def test_icu(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     sites = load("icu-aki", tmp_path)
     # 667, 546, 472, 135 stays by region, less the two stays of the one patient seen in two regions
+    mimic = sites.pop("evaluator")
+    assert mimic.is_test_only
+    assert (len(mimic.test.labels), int(mimic.test.labels.sum())) == (113, 44)
     assert [total(data) for data in sites.values()] == [666, 545, 472, 135]
     assert sites["midwest"].train.inputs.shape[1:] == (12, 48)
     rates = [sum(int(d.split(s).labels.sum()) for s in SPLITS) / total(d) for d in sites.values()]

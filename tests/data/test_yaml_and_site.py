@@ -125,6 +125,8 @@ def test_allowed_models(tmp_path: Path) -> None:
         "consilia.models.prompted_sam.PromptedSam",
         "consilia.models.prompted_vit.PromptedViT",
         "consilia.models.resnet.SmallResNet",
+        "consilia.models.sequences.SeriesGRU",
+        "consilia.models.sequences.SignalCNN",
         "consilia.models.tuned.TunedSam",
         "consilia.models.tuned.TunedViT",
     }

@@ -13,6 +13,7 @@ from consilia.models.linear import PooledLinear
 from consilia.models.mlp import MLP
 from consilia.models.prompted_vit import PromptedViT
 from consilia.models.resnet import SmallResNet
+from consilia.models.sequences import SeriesGRU, SignalCNN
 from consilia.models.tuned import TunedViT
 from tests.models.support import small_vit
 
@@ -22,6 +23,8 @@ NETWORKS = {
     "mlp without hidden layers": (lambda: MLP(5, 3, hidden=[]), "layers.0", 5, (2, 5)),
     "cnn": (lambda: FourLayerCNN(3, 3, 32, hidden=16), "classifier.3", 16, IMAGES),
     "resnet": (lambda: SmallResNet(3, 3, width=8), "head", 64, IMAGES),
+    "signals": (lambda: SignalCNN(3, leads=2, width=8), "head", 8, (2, 2, 50)),
+    "series": (lambda: SeriesGRU(3, features=4, width=8), "head", 8, (2, 5, 4)),
     "linear": (lambda: PooledLinear(6, 3), "layer", 6, (2, 6)),
     "prompted": (lambda: PromptedViT(small_vit(), 3, prompt_length=2), "head", 24, IMAGES),
     "tuned": (lambda: TunedViT(small_vit(), 3), "head", 24, IMAGES),

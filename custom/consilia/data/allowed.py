@@ -16,6 +16,8 @@ DEFAULT_ALLOWED = (
     "consilia.models.prompted_sam.PromptedSam",
     "consilia.models.prompted_vit.PromptedViT",
     "consilia.models.resnet.SmallResNet",
+    "consilia.models.sequences.SeriesGRU",
+    "consilia.models.sequences.SignalCNN",
     "consilia.models.tuned.TunedSam",
     "consilia.models.tuned.TunedViT",
 )

@@ -274,7 +274,7 @@ def study_config(
         values.setdefault("test_only_sites", _test_only_sites(site_files, values["dataset"]))
         values.setdefault("task", load_site_config(first).dataset(values["dataset"]).task)
         if "model" not in values:
-            values["model"] = default_model(load_site(first, values["dataset"]))
+            values["model"] = default_model(load_site(first, values["dataset"]), _format_of(first, values["dataset"]))
     if study.leave_out is not None and not site_files:
         values.setdefault("test_only_sites", [_left_out(study)])
     return run_config(values, overrides, source=f"study, method {label}")
@@ -314,9 +314,22 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def default_model(data: SiteData) -> dict[str, Any]:
-    """An MLP for table rows, a small residual network for square images; others need a model in the configuration."""
+def _format_of(site_file: Path, dataset: str) -> str:
+    return load_site_config(site_file).dataset(dataset).format
+
+
+def default_model(data: SiteData, data_format: str) -> dict[str, Any]:
+    """An MLP for table rows, a small residual network for square images, others for signals and for time series.
+
+    Raises:
+        ConfigError: other inputs need a model in the configuration.
+    """
     shape, outputs = tuple(data.test.inputs.shape[1:]), TASKS[data.task].outputs(data.num_classes)
+    if data_format == "signals":
+        return {"class": "consilia.models.sequences.SignalCNN", "args": {"num_classes": outputs, "leads": shape[0]}}
+    if data_format == "timeseries":
+        args = {"num_classes": outputs, "features": shape[1]}
+        return {"class": "consilia.models.sequences.SeriesGRU", "args": args}
     if len(shape) == 1:
         return {"class": "consilia.models.mlp.MLP", "args": {"in_features": shape[0], "num_classes": outputs}}
     if len(shape) == 3 and shape[1] == shape[2]:
