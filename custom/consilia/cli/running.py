@@ -15,7 +15,7 @@ from consilia import api
 from consilia.api import overrides, planned, run_folder, use_plugin
 from consilia.cli.console import console, print_table
 from consilia.cli.progress import RunView, StudyView
-from consilia.cli.show import chosen_settings, left_out_comparison, show_missing, show_records, show_study
+from consilia.cli.show import chosen_settings, left_out_comparison, show_missing, show_records
 from consilia.cli.study_result import show_study_result
 from consilia.core.errors import ConfigError
 from consilia.core.files import write_csv
@@ -96,11 +96,10 @@ def compare_command(
             jobs=jobs,
             progress=view,
         )
-    axes = {name for run in found.runs if run.federation for name in run.federation.axes} - {"left_out"}
-    if found.result is not None and axes:
+    if found.result is not None and any(run.federation and run.federation.axes for run in found.runs):
         show_study_result(found.result, folder)
     else:
-        show_study(found.runs, folder)
+        show_records(found.records, folder)
         show_missing(found.without)
     if (hint := advice(found.study, [run.record.run.label for run in found.runs])) is not None:
         console.print(hint, style="yellow", highlight=False, soft_wrap=True)

@@ -24,7 +24,6 @@ from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.schema import Record
 from consilia.report.panel import TextTable
 from consilia.study.plan import Planned
-from consilia.study.running import LEFT_OUT, FinishedRun
 from consilia.study.tuning import Choice
 
 UP = Metric("up_max", "Bytes up", "megabytes", False, "largest update of a site in a round")
@@ -130,19 +129,6 @@ def show_records(records: Sequence[Record], folder: Path) -> None:
             print_table(curves)
     _show_troubles(records)
     _say_report(folder)
-
-
-def show_study(runs: Sequence[FinishedRun], folder: Path) -> None:
-    """The same of a study; where several sites were left out in turn, one table of them all."""
-    by_site: dict[str, Path] = {run.left_out: run.folder.parent for run in runs if run.left_out is not None}
-    if not by_site:
-        show_records([run.record for run in runs], folder)
-        return
-    print_table(left_out_comparison([(run.left_out or "", run.record) for run in runs]))
-    console.print(f"All metrics of the last round: {folder / LEFT_OUT}", highlight=False, soft_wrap=True)
-    _show_troubles([run.record for run in runs])
-    for place in by_site.values():
-        _say_report(place)
 
 
 def chosen_settings(choices: Sequence[Choice]) -> Table:

@@ -4,7 +4,7 @@
 - AUPRC is the mean over folds of average precision, weighted by positives.
 - Over sites: AUROC, AUPRC and C-index as plain mean and mean by test patients of the sites with enough cases; AUROC and
   C-index also over pairs within and across sites (``_pooled``; not of personal models, which are unlike at unlike
-  sites). All others over the pooled cases; accuracy also as plain mean over all sites.
+  sites). All others over the pooled cases; accuracy, Brier score and ECE also as plain mean over all sites.
 - A probability that is not finite makes a wrong case, and leaves the metrics of probabilities undefined.
 
 Shapes: N cases, P patients, S seeds, R sets of weights (R, P). An undefined value is NaN.
@@ -72,7 +72,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("sensitivity", "Sensitivity", "percent", True, "at the threshold, cases pooled"),
         Metric("specificity", "Specificity", "percent", True, "at the threshold, cases pooled"),
         Metric("brier", "Brier score", "score", False, "half the squared distance from the truth, cases pooled"),
+        Metric("brier_sites", "Brier score, mean of sites", "score", False, "plain mean of all sites"),
         Metric("ece", "ECE", "score", False, "expected calibration error, ten bins, cases pooled"),
+        Metric("ece_sites", "ECE, mean of sites", "score", False, "plain mean of all sites"),
     ),
     "segmentation": (
         Metric("dice", "Dice", "score", True, "mean of all cases"),
@@ -88,7 +90,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 """By task, the metrics of a study in the order of its tables; the first is the one that its plots show."""
 
-_PLAIN_MEANS = {"accuracy": "accuracy_sites", "dice": "dice_sites"}
+PLAIN_MEANS = {"accuracy": "accuracy_sites", "brier": "brier_sites", "ece": "ece_sites", "dice": "dice_sites"}
+"""Of a metric over pooled cases, the name of its plain mean over sites."""
 _RANKED = ("auroc", "auprc", "c_index")
 
 
@@ -129,7 +132,7 @@ def metric_values(task: str, tested: Tested, weights: Array) -> Values:
 
 def _over_sites(tested: Tested, found: Values) -> None:
     """Add the means over sites."""
-    for name, plain in _PLAIN_MEANS.items():
+    for name, plain in PLAIN_MEANS.items():
         values = [found[name, site] for site in tested.sites if (name, site) in found]
         if values:
             found[plain, OVERALL] = _site_mean(values, [1] * len(values))

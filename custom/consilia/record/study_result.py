@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, ValidationError
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
 from consilia.core.schema import Strict, explain
+from consilia.record.split_metrics import ReliabilityBin
 
 RESULT = "study.json"
 
@@ -187,7 +188,10 @@ class Best(Strict):
 
 
 class Ratio(Strict):
-    """A metric of a method's global model divided by that of the reference method, on the same draws."""
+    """A metric of a method's global model divided by that of the reference method, on the same draws.
+
+    Over all sites (``site`` is empty) a ratio of means over sites, else of the values at one.
+    """
 
     data: str
     option: str
@@ -195,13 +199,34 @@ class Ratio(Strict):
     reference: str
     version: Version
     metric: str
+    site: str = ""
     value: float
     low: float | None
     high: float | None
 
 
+class Calibration(Strict):
+    """The reliability of a method's probabilities after the last round, over all test cases or those of a site.
+
+    ``bins``: ten of equal width; ``count`` has every seed's prediction of a case.
+    """
+
+    data: str
+    option: str
+    method: str
+    model: Model
+    site: str = ""
+    bins: tuple[ReliabilityBin, ...]
+
+
 class PlannedRun(Strict):
-    """A run of the study's plan. ``seconds`` and ``core_seconds`` are times: they differ from machine to machine."""
+    """A run of the study's plan. ``seconds`` and ``core_seconds`` are times: they differ from machine to machine.
+
+    Attributes:
+        fold: a number for each set of test cases; ``where`` has it in words where a site was left out.
+        left_out: the site, of a study that leaves out several in turn.
+        prepared: what that site's inputs were prepared with, in words.
+    """
 
     data: str
     option: str
@@ -219,6 +244,9 @@ class PlannedRun(Strict):
     saw: str = ""
     rate: str = ""
     edge: bool = False
+    left_out: str = ""
+    where: str = ""
+    prepared: str = ""
 
 
 class CurvePoint(Strict):
@@ -254,6 +282,7 @@ class StudyResult(Strict):
     contrasts: tuple[Contrast, ...] = ()
     best: tuple[Best, ...] = ()
     ratios: tuple[Ratio, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
     runs: tuple[PlannedRun, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
     notes: tuple[str, ...] = ()

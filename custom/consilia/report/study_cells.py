@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from consilia.evaluation.study_metrics import METRICS, metric_of
+from consilia.evaluation.study_metrics import METRICS, PLAIN_MEANS, metric_of
 from consilia.record.metrics import UNDEFINED, Metric, show
-from consilia.record.study_result import WITHOUT_RESULT, Cell, Model, Score, StudyResult, Support, Version
+from consilia.record.study_result import WITHOUT_RESULT, Cell, Model, Ratio, Score, StudyResult, Support, Version
 from consilia.report.format import plural
 from consilia.report.panel import TextTable
 
@@ -19,6 +19,12 @@ PRIMARY: dict[str, tuple[str, ...]] = {
     "survival": ("c_index", "c_index_weighted", "c_index_pooled"),
 }
 """By task, the metrics of the first table; the others stand in a second one."""
+UNSEEN: dict[str, tuple[str, ...]] = {
+    "classification": ("auroc", "auprc", "accuracy", "brier", "ece"),
+    "segmentation": ("dice", "missed", "hd95"),
+    "survival": ("c_index",),
+}
+"""By task, the metrics at a site that was left out."""
 MODELS: tuple[Model, ...] = ("global", "personal")
 VERSIONS: dict[Version, str] = {"last": "after the last round", "best": "the version best on validation cases"}
 
@@ -37,6 +43,7 @@ class CellTables:
         methods = [run.method for run in self.runs] + list(self.cell.methods if self.cell else ())
         self.methods = list(dict.fromkeys(methods))
         self.title = cell_title(data, option)
+        self.left_out = any(run.left_out for run in self.runs)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -55,6 +62,8 @@ class CellTables:
             yield "means-last", self.without_results()
             return
         primary = PRIMARY[self.cell.task]
+        if self.left_out:
+            yield "left-out", self.unseen(UNSEEN[self.cell.task])
         for version, words in VERSIONS.items():
             if any(key[1] == version for key in self.scores):
                 yield f"means-{version}", self.means(version, words, primary)
@@ -68,13 +77,9 @@ class CellTables:
         yield "spread", self.spread()
         if any(key[5] for key in self.scores):
             yield "subgroups", self.subgroups()
-        if ratios := [one for one in self.result.ratios if (one.data, one.option) == (self.data, self.option)]:
-            metric = self.metrics[0]
-            rows = [
-                [one.method, one.version, _bracketed(f"{one.value:.3f}", one.low, one.high, "{:.3f}")] for one in ratios
-            ]
-            title = f"{self.title}: {metric.heading} of the global model, divided by that of {ratios[0].reference}"
-            yield "ratios", TextTable(title, ["method", "version", "ratio"], rows)
+        ratios = [one for one in self.result.ratios if (one.data, one.option) == (self.data, self.option)]
+        if any(one.version == "last" for one in ratios):
+            yield "ratios", self.ratios([one for one in ratios if one.version == "last"])
 
     def without_results(self) -> TextTable:
         """Of a cell without a single prediction: its methods, and that there is nothing."""
@@ -139,6 +144,70 @@ class CellTables:
             ["method", "model", *columns],
             rows,
             "* fewer test patients, or cases of a class, than a mean of AUROC or C-index asks" if apart else "",
+        )
+
+    def unseen(self, names: Sequence[str]) -> TextTable:
+        """What the global model is worth at every site that was left out, and the mean over the sites."""
+        assert self.cell is not None
+        metrics = [metric for metric in self.metrics if metric.name in names]
+        rows = [
+            [
+                f"{site.site}{'*' * (not site.averaged)} ({self.counted(site)})",
+                method,
+                *(self.score(method, "last", "global", metric.name, site.site) for metric in metrics),
+            ]
+            for site in self.cell.sites
+            for method in self.methods
+        ]
+        rows += [
+            [
+                "mean of the sites",
+                method,
+                *(
+                    self.score(method, "last", "global", PLAIN_MEANS.get(metric.name, metric.name))
+                    for metric in metrics
+                ),
+            ]
+            for method in self.methods
+        ]
+        prepared = sorted({run.prepared for run in self.runs if run.prepared})
+        caption = (
+            "A site that is left out trains nothing: all its cases are test cases of a model that the others have "
+            f"trained. Its inputs are prepared with {' or '.join(prepared)}."
+        )
+        if any(not site.averaged for site in self.cell.sites):
+            caption += " * too few test patients, or cases of a class, for a mean of AUROC or C-index."
+        return TextTable(
+            f"{self.title}: every site left out in turn, global model after the last round",
+            ["left out", "method", *(metric.heading for metric in metrics)],
+            rows,
+            caption,
+        )
+
+    def ratios(self, ratios: Sequence[Ratio]) -> TextTable:
+        """The metrics of every method divided by those of the reference: of means over sites, and at each site."""
+        assert self.cell is not None
+        found = {(one.method, _of_a_site(one.metric), one.site): one for one in ratios}
+        sites = ["", *(site.site for site in self.cell.sites)]
+        headings = {metric.name: metric.heading for metric in self.metrics}
+        rows = [
+            [
+                method,
+                headings[metric],
+                *(
+                    UNDEFINED if one is None else _bracketed(f"{one.value:.3f}", one.low, one.high, "{:.3f}")
+                    for one in (found.get((method, metric, site)) for site in sites)
+                ),
+            ]
+            for method, metric in dict.fromkeys((one.method, _of_a_site(one.metric)) for one in ratios)
+        ]
+        marked = [f"{site.site}{'*' * (not site.averaged)}" for site in self.cell.sites]
+        return TextTable(
+            f"{self.title}: the global model after the last round, divided by {ratios[0].reference}",
+            ["method", "metric", "means of the sites", *marked],
+            rows,
+            "Paired: both methods on the same draws of patients and seeds. Means of the sites: the quotient of the two "
+            "means; a site with a star has no part in those of AUROC or C-index.",
         )
 
     def spread(self) -> TextTable:
@@ -206,9 +275,11 @@ class CellTables:
         cell = self.cell
         of_each = f", {_of_each(cell.of_each, cell.task)}" if cell.of_each else ""
         edge = " * at the end of its grid." if any(run.edge for run in self.runs) else ""
+        sites = {run.left_out for run in self.runs if run.left_out}
+        apart = f"{plural(len(sites), 'site')} left out in turn" if sites else plural(len(cell.folds), "fold")
         return (
             f"{plural(cell.patients, 'test patient')}, {plural(cell.cases, 'case')}{of_each}; "
-            f"{plural(len(cell.folds), 'fold')}, {plural(len(cell.seeds), 'seed')}.{edge}"
+            f"{apart}, {plural(len(cell.seeds), 'seed')}.{edge}"
         )
 
     def counted(self, site: Support) -> str:
@@ -222,6 +293,11 @@ def _of_each(counts: Sequence[int], task: str) -> str:
     if task == "survival":
         return plural(counts[1], "event")
     return f"{counts[1]} positive" if len(counts) == 2 else "/".join(map(str, counts)) + " by class"
+
+
+def _of_a_site(metric: str) -> str:
+    """The metric whose mean over sites this is, or itself."""
+    return next((name for name, mean in PLAIN_MEANS.items() if mean == metric), metric)
 
 
 def cell_title(data: str, option: str) -> str:

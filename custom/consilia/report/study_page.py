@@ -8,12 +8,13 @@ from typing import Any
 
 from consilia.evaluation.study_metrics import METRICS, metric_of
 from consilia.record.metrics import Metric
+from consilia.record.schema import Curves
 from consilia.record.study_result import Score, StudyResult
-from consilia.report import plots_study
+from consilia.report import plots_sites, plots_study
 from consilia.report.format import BASELINES
 from consilia.report.html import page
 from consilia.report.panel import TextTable
-from consilia.report.plots_compare import Styles, styles_of
+from consilia.report.plots_compare import STYLES, Styles, style_of, styles_of
 from consilia.report.study_cells import MODELS, CellTables
 from consilia.report.study_claims import claim_tables
 from consilia.report.study_tables import cells_in, costs, missing_runs
@@ -79,7 +80,7 @@ def _section(result: StudyResult, data: str, option: str, styles: Styles) -> Sec
     cell = CellTables(result, data, option)
     tables = list(cell.tables())
     folded = [table for name, table in tables if name.startswith(FOLDED)]
-    drawings = [*_planes(cell, styles), *_curves(result, cell, styles), *_sites(cell, styles)]
+    drawings = [*_planes(cell, styles), *_curves(result, cell, styles), *_sites(cell, styles), *_reliability(cell)]
     return Section(
         cell.title,
         [table for name, table in tables if not name.startswith(FOLDED)],
@@ -172,3 +173,27 @@ def _at_sites(cell: CellTables, method: str, model: str, metric: Metric) -> dict
         for site in cell.cell.sites
         if (score := cell.scores.get((method, "last", model, metric.name, site.site, "")))
     }
+
+
+def _reliability(cell: CellTables) -> list[Drawing]:
+    """A panel for each method; where sites were left out a line for each of them, which other models have tested."""
+    own = [one for one in cell.result.calibration if (one.data, one.option) == (cell.data, cell.option)]
+    if cell.cell is None or not own:
+        return []
+    lines: dict[str, list[tuple[str, Mapping[str, Any], Curves]]] = {}
+    places = {site.site: place for place, site in enumerate(cell.cell.sites)}
+    for one in own:
+        curves = Curves(roc=(), reliability=one.bins)
+        if cell.left_out and one.site and one.model == "global" and places[one.site] < len(STYLES):
+            lines.setdefault(one.method, []).append((one.site, style_of(places[one.site]), curves))
+        elif not cell.left_out and not one.site:
+            name = "global model" if one.model == "global" else "personal models"
+            lines.setdefault(one.method, []).append((name, plots_sites.STYLES[one.model], curves))
+    of = "the positive class" if len(cell.cell.of_each) == 2 else "the likeliest class"
+    panels = [plots_sites.SiteCurves(method, found) for method, found in lines.items()]
+    caption = (
+        "After the last round: what is observed among test cases of like probability; on the diagonal a probability "
+        "can be taken at its word. The larger a mark, the more predictions."
+    )
+    address = plots_sites.reliability(panels, of)
+    return [Drawing(address, f"{cell.title}: reliability of the probabilities", caption)]

@@ -47,7 +47,7 @@ def _run_row(run: PlannedRun) -> list[str]:
         run.data,
         run.option or UNDEFINED,
         run.method,
-        str(run.fold),
+        run.where or str(run.fold),
         str(run.seed),
         run.status,
         run.reason,

@@ -25,6 +25,7 @@ from consilia.record.study_result import (
     StudyResult,
     Version,
 )
+from consilia.study.calibration import calibration_of
 from consilia.study.cells import MODELS, CellData, cells_of
 from consilia.study.claims import Claim
 from consilia.study.contrasts import Evidence, add_evidence, best_of, concerns, contrasts_of, name_of, ratios_of
@@ -62,7 +63,7 @@ def analyse(
     planned = _planned(runs)
     filled = _same_as(predictions, planned)
     evidence = [Evidence(claim, planned=_planned_of(claim, planned)) for claim in claims]
-    parts: dict[str, list[Any]] = {name: [] for name in ("cells", "scores", "spreads", "best", "ratios")}
+    parts: dict[str, list[Any]] = {name: [] for name in ("cells", "scores", "spreads", "best", "ratios", "calibration")}
     for cell in cells_of(filled, seed=seed, draws=draws):
         parts["cells"].append(cell.cell)
         scores = list(_scores(cell))
@@ -70,6 +71,7 @@ def analyse(
         parts["spreads"] += _spreads(cell.cell, scores)
         parts["best"] += best_of(cell)
         parts["ratios"] += ratios_of(cell, reference)
+        parts["calibration"] += calibration_of(cell)
         for one in evidence:
             if concerns(one.claim, cell.cell.data, cell.cell.option):
                 add_evidence(one, cell)

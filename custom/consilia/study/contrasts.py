@@ -9,19 +9,8 @@ import numpy as np
 
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.multiple import POWER, bootstrap_p, holm, max_t
-from consilia.evaluation.study_metrics import METRICS, OVERALL, metric_of
-from consilia.record.study_result import (
-    ALL,
-    VERSIONS,
-    Best,
-    Contrast,
-    Model,
-    Ratio,
-    TopPair,
-    UnitDifference,
-    Verdict,
-    Version,
-)
+from consilia.evaluation.study_metrics import METRICS, OVERALL, PLAIN_MEANS, metric_of
+from consilia.record.study_result import ALL, VERSIONS, Best, Contrast, Model, Ratio, TopPair, UnitDifference, Verdict
 from consilia.study.cells import MODELS, CellData
 from consilia.study.claims import Claim
 
@@ -271,31 +260,40 @@ def best_of(cell: CellData) -> Iterable[Best]:
 
 
 def ratios_of(cell: CellData, reference: str) -> Iterable[Ratio]:
-    """The primary metric of every method's global model divided by the reference's, on the runs that both have."""
-    metric = METRICS[cell.cell.task][0].name
+    """Every method's global model by the reference's, on the runs that both have: over all sites, and at each.
+
+    Of the task's first metric, and of accuracy where it is one.
+    """
+    metrics = METRICS[cell.cell.task]
+    names = [metric.name for place, metric in enumerate(metrics) if not place or metric.name == "accuracy"]
     for version in VERSIONS:
         for method in cell.cell.methods:
             common = cell.runs_of(method, version, "global") & cell.runs_of(reference, version, "global")
-            if method != reference and common and (found := _ratio(cell, method, reference, version, metric, common)):
-                yield found
+            if method == reference or not common:
+                continue
+            ours, theirs = (cell.values(one, version, "global", common) for one in (method, reference))
+            for name in names:
+                keys = [(PLAIN_MEANS.get(name, name), OVERALL), *((name, site.site) for site in cell.cell.sites)]
+                for metric, site in keys:
+                    found = _ratio(cell, ours.get((metric, site)), theirs.get((metric, site)))
+                    if found is not None:
+                        yield Ratio(
+                            data=cell.cell.data,
+                            option=cell.cell.option,
+                            method=method,
+                            reference=reference,
+                            version=version,
+                            metric=metric,
+                            site=site,
+                            value=found[0],
+                            low=found[1],
+                            high=found[2],
+                        )
 
 
-def _ratio(
-    cell: CellData, method: str, reference: str, version: Version, metric: str, runs: frozenset[tuple[int, int]]
-) -> Ratio | None:
-    above, below = (cell.values(name, version, "global", runs).get((metric, OVERALL)) for name in (method, reference))
+def _ratio(cell: CellData, above: Array | None, below: Array | None) -> tuple[float, float | None, float | None] | None:
+    """The quotient of two metrics (R,) with its interval; None where it is not defined."""
     if above is None or below is None or not np.isfinite(above[0]) or not below[0] > 0:
         return None
     divided = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
-    low, high = cell.draws.interval(divided)
-    return Ratio(
-        data=cell.cell.data,
-        option=cell.cell.option,
-        method=method,
-        reference=reference,
-        version=version,
-        metric=metric,
-        value=float(divided[0]),
-        low=low,
-        high=high,
-    )
+    return float(divided[0]), *cell.draws.interval(divided)

@@ -61,9 +61,14 @@ class Federation:
     @property
     def name(self) -> str:
         """What tells it from the others, in words; empty where there are none."""
+        return " ".join(filter(None, (self.data, self.option, self.within)))
+
+    @property
+    def within(self) -> str:
+        """The same of one data set and option: the site that was left out, and the fold or partition."""
         left_out = f"without {self.left_out}" if self.left_out else ""
         fold = f"{self.division} {self.fold}" if self.division else ""
-        return " ".join(filter(None, (self.data, self.option, left_out, fold)))
+        return " ".join(filter(None, (left_out, fold)))
 
     @cached_property
     def sites(self) -> dict[str, Path]:

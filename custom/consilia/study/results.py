@@ -110,7 +110,22 @@ def _row(one: Planned, command: Sequence[str]) -> dict[str, Any]:
         "saw": LABELS_SEEN.get(one.baseline or "", LABELS_SEEN[""]),
         "rate": one.rate,
         "edge": one.edge,
+        "left_out": one.federation.left_out or "",
+        "where": one.federation.within if one.federation.left_out else "",
+        "prepared": _prepared(one),
     }
+
+
+def _prepared(one: Planned) -> str:
+    """What the inputs of the site that was left out were prepared with."""
+    if one.federation.left_out is None or one.config is None:
+        return ""
+    datasets = load_site_config(one.sites[one.federation.left_out]).datasets.values()
+    if not any(spec.fits_preprocessing() for spec in datasets):
+        return "fixed values of its site.yaml"
+    if one.config.preprocessing == "pooled":
+        return "mean and deviation of the training sites' pooled cases"
+    return "values fitted on its own inputs, without labels"
 
 
 def _bytes(record: Record | None) -> tuple[float, float]:

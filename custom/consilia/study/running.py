@@ -15,9 +15,7 @@ import pandas as pd
 
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.core.events import Event, Found, Progress, no_progress
-from consilia.core.files import write_csv
 from consilia.evaluation.frames import run_frame
-from consilia.evaluation.left_out import left_out_values
 from consilia.evaluation.summary import summarise
 from consilia.federation.outputs import REPORT
 from consilia.methods.shown import panels_of
@@ -36,9 +34,6 @@ from consilia.study.plan import Planned, Settings, no_settings, plan_of
 from consilia.study.results import predictions_of, rounds_of, runs_of
 from consilia.study.study import Study, require_label, require_method, study_config, study_sites
 from consilia.study.tuning import Choice, Execute, settings_of, tune
-
-LEFT_OUT = "left-out.csv"
-"""In the folder of a study that leaves out several sites in turn: a row per method and site, and their mean."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,7 @@ def run_study(
     """Run methods and baselines that have no record yet; write the comparison reports.
 
     Where the study leaves out several sites in turn, each of them has a folder ``without-SITE`` with its runs and its
-    report, and :data:`LEFT_OUT` holds the metrics of them all.
+    report.
 
     Args:
         study: what to run.
@@ -249,18 +244,13 @@ def _require_one(planned: Sequence[Planned]) -> None:
 def _write_reports(
     study: Study, folder: Path, planned: Sequence[Planned], command: Sequence[str]
 ) -> StudyResult | None:
-    """A page for each federation, the table of the sites that were left out, and the study's result."""
+    """A page for each federation, and the study's result."""
     federations: dict[Path, list[Record]] = {}
     for one in planned:
         if one.record is not None:
             federations.setdefault(one.federation.folder, []).append(one.record)
     for place, records in federations.items():
         write_report(records, place / REPORT, panels_of(records))
-    left_out = [
-        (one.federation.left_out, one.record) for one in planned if one.federation.left_out and one.record is not None
-    ]
-    if left_out:
-        write_csv(folder / LEFT_OUT, *left_out_values(left_out))
     predictions = predictions_of(planned)
     if predictions.empty and any(one.record is not None for one in planned):
         return None
