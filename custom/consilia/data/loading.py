@@ -103,7 +103,7 @@ def load_dataset(
     require_cases(splits, spec, config.dataset_dir(dataset), where)
     if spec.task == "survival":
         require_events(truth[splits == "train"], spec, where)
-    fitted = dict(preprocessing.fitted) if preprocessing else _fitted(reader, raw, splits, spec)
+    fitted = dict(preprocessing.fitted) if preprocessing else fitted_values(reader, raw, splits, spec)
     inputs = _inputs(reader, fitted, raw, where)
     fewest = config.limits.min_cases_per_metric or 0
     sums = reader.moments(raw[splits == "train"], fewest) if with_moments and not spec.test_only else None
@@ -134,7 +134,8 @@ def pooled_preprocessing(
     return Preprocessing(reader.layout(), reader.pooled(values))
 
 
-def _fitted(reader: Reader[Any], raw: np.ndarray, splits: np.ndarray, spec: CommonSpec) -> Fitted:
+def fitted_values(reader: Reader[Any], raw: np.ndarray, splits: np.ndarray, spec: CommonSpec) -> Fitted:
+    """What preprocessing is fitted to: raw values (N, ...) of the training cases; of a test-only site all it has."""
     return reader.fit(raw if spec.test_only else raw[splits == "train"])
 
 

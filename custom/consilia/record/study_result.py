@@ -269,6 +269,26 @@ class CurvePoint(Strict):
     runs: int
 
 
+LeakKind = Literal["own site", "another site", "several sites", "fitted on test"]
+
+
+class Leak(Strict):
+    """How much of one kind of leak between training and test cases a cell has; what is an error has no result.
+
+    Attributes:
+        kind: test cases with the content of a training or validation case at their own site, or at another; patients
+            with cases at several sites; test cases on which their own preprocessing is fitted (without labels).
+        found: cases (patients) of whom that is so, each once however many folds there are.
+        of: cases (patients) that were looked at.
+    """
+
+    data: str
+    option: str
+    kind: LeakKind
+    found: int
+    of: int
+
+
 class StudyResult(Strict):
     """All of a study. Equal predictions, runs, rounds and claims give an equal result."""
 
@@ -285,6 +305,7 @@ class StudyResult(Strict):
     calibration: tuple[Calibration, ...] = ()
     runs: tuple[PlannedRun, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
+    leaks: tuple[Leak, ...] = ()
     notes: tuple[str, ...] = ()
 
 

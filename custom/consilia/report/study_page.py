@@ -17,7 +17,7 @@ from consilia.report.panel import TextTable
 from consilia.report.plots_compare import STYLES, Styles, style_of, styles_of
 from consilia.report.study_cells import MODELS, CellTables
 from consilia.report.study_claims import claim_tables
-from consilia.report.study_tables import cells_in, costs, missing_runs
+from consilia.report.study_tables import cells_in, costs, leak_table, missing_runs
 
 FOLDED = ("more-", "means-best", "sites-", "subgroups")
 """Tables that the page shows when they are opened; names begin so."""
@@ -55,6 +55,7 @@ def study_page(result: StudyResult) -> str:
         verdicts=plots_study.verdicts(result.contrasts),
         counts=_verdict_counts(result),
         best=claims.get("best"),
+        leaks=leak_table(result),
         missing=missing_runs(result),
         costs=costs(result),
     )

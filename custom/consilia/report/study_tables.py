@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from consilia.record.metrics import UNDEFINED
-from consilia.record.study_result import PlannedRun, StudyResult
-from consilia.report.format import duration, size
+from consilia.record.study_result import LeakKind, PlannedRun, StudyResult
+from consilia.report.format import duration, number, size
 from consilia.report.panel import TextTable
 from consilia.report.study_cells import CellTables, cell_title
 from consilia.report.study_claims import claim_tables
@@ -24,6 +24,8 @@ def study_tables(result: StudyResult) -> Tables:
         for name, table in CellTables(result, data, option).tables():
             found[f"{place}-{name}" if several else name] = table
     found.update(claim_tables(result))
+    if (leaks := leak_table(result)) is not None:
+        found["leaks"] = leaks
     if (missing := missing_runs(result)) is not None:
         found["runs"] = missing
     return found
@@ -33,6 +35,27 @@ def cells_in(result: StudyResult) -> list[tuple[str, str]]:
     """Data sets and options in the order of the plan."""
     planned = [(run.data, run.option) for run in result.runs]
     return list(dict.fromkeys([*planned, *((cell.data, cell.option) for cell in result.cells)]))
+
+
+LEAKS: Mapping[LeakKind, str] = {
+    "own site": "test cases that equal a training or validation case of their own site",
+    "another site": "test cases that equal a training or validation case of another site",
+    "several sites": "patients with cases at several sites",
+    "fitted on test": "test cases to which their own preprocessing is fitted, without labels: of test-only sites",
+}
+
+
+def leak_table(result: StudyResult) -> TextTable | None:
+    """What was looked for between training and test cases, and how many were found."""
+    rows = [
+        [cell_title(one.data, one.option), LEAKS[one.kind], number(one.found), number(one.of)] for one in result.leaks
+    ]
+    note = (
+        "Equal: all values of the input, before preprocessing. The study would have been refused with a patient in two "
+        "splits of a site, in two test folds, or in training at one site and in test at another, or with preprocessing "
+        "that depends on other cases than the training ones."
+    )
+    return TextTable("Leaks looked for", ["data", "what", "found", "of"], rows, note) if rows else None
 
 
 def missing_runs(result: StudyResult) -> TextTable | None:

@@ -20,17 +20,18 @@ from consilia.evaluation.summary import summarise
 from consilia.federation.outputs import REPORT
 from consilia.methods.shown import panels_of
 from consilia.record.schema import Record
-from consilia.record.study_result import StudyResult
+from consilia.record.study_result import Leak, StudyResult
 from consilia.report.html import write_report
 from consilia.study.analysis import analyse
 from consilia.study.execute import StudyProgress, execute
 from consilia.study.federations import Federation, federations_of
 from consilia.study.folder import SITES, alone, finished, nothing_left, overwritten
 from consilia.study.grid import Grid
+from consilia.study.leaks import leaks_of
 from consilia.study.one_run import EngineName, Work, require_engine, run_one
 from consilia.study.outcome import core_hours
 from consilia.study.outputs import write_outputs
-from consilia.study.plan import Planned, Settings, no_settings, plan_of
+from consilia.study.plan import Planned, plan_of
 from consilia.study.results import predictions_of, rounds_of, runs_of
 from consilia.study.study import Study, require_label, require_method, study_config, study_sites
 from consilia.study.tuning import Choice, Execute, settings_of, tune
@@ -173,15 +174,15 @@ def run_study(
         require_label(study, label)
     with nothing_left(folder), alone(folder):
         federations = federations_of(study, folder)
-        settings: Settings = no_settings
         # All of them before the first run: a mistake in the last method must not show hours later.
+        plan = plan_of(federations, labels, overrides, look=study.tune is None)
+        leaks = leaks_of(plan)
         if study.tune is not None:
-            plan_of(federations, labels, overrides, look=False)
             settings = settings_of(tune(study, federations, labels, folder, carry_out, overrides), study.tune)
-        plan = plan_of(federations, labels, overrides, settings)
+            plan = plan_of(federations, labels, overrides, settings)
         planned = carry_out(plan)
         _require_one(planned)
-        result = _write_reports(study, folder, planned, command)
+        result = _write_reports(study, folder, planned, command, leaks)
     found = [before.record is not None for before in plan]
     runs = tuple(
         FinishedRun(one.name, one.record, one.folder, there, one.federation)
@@ -210,7 +211,9 @@ def tune_study(
         require_label(study, label)
     study = study if study.tune is not None else study.changed(tune=Grid())
     with nothing_left(folder), alone(folder):
-        return tune(study, federations_of(study, folder), labels, folder, carry_out, overrides)
+        federations = federations_of(study, folder)
+        leaks_of(plan_of(federations, labels, overrides, look=False))
+        return tune(study, federations, labels, folder, carry_out, overrides)
 
 
 def _executor(study: Study, folder: Path, engine: EngineName, jobs: int | None, progress: StudyProgress) -> Execute:
@@ -242,7 +245,7 @@ def _require_one(planned: Sequence[Planned]) -> None:
 
 
 def _write_reports(
-    study: Study, folder: Path, planned: Sequence[Planned], command: Sequence[str]
+    study: Study, folder: Path, planned: Sequence[Planned], command: Sequence[str], leaks: tuple[Leak, ...]
 ) -> StudyResult | None:
     """A page for each federation, and the study's result."""
     federations: dict[Path, list[Record]] = {}
@@ -255,7 +258,7 @@ def _write_reports(
     if predictions.empty and any(one.record is not None for one in planned):
         return None
     tables = predictions, runs_of(planned, command), rounds_of(planned)
-    result = analyse(*tables, study.claims, title=folder.name)
+    result = analyse(*tables, study.claims, title=folder.name).model_copy(update={"leaks": leaks})
     if study.tune is not None:
         result = result.model_copy(update={"notes": (*result.notes, study.tune.words(study.seeds))})
     write_outputs(result, folder)
