@@ -305,3 +305,10 @@ def test_batches_cover_every_case_once_and_never_leave_one_alone() -> None:
         pieces = list(shuffled(cases, 4, torch.Generator().manual_seed(0)))
         assert [len(piece) for piece in pieces] == sizes
         assert sorted(torch.cat(pieces).tolist()) == list(range(cases))
+
+
+def test_a_last_batch_of_one_stays_one_where_it_is_asked_for() -> None:
+    training = TRAINING.model_copy(update={"last_batch": "keep"})
+    for cases, sizes in ((9, [4, 4, 1]), (8, [4, 4]), (10, [4, 4, 2])):
+        batches = client_of("fedavg", site_data(cases=cases), training).batches(torch.Generator().manual_seed(0))
+        assert [len(batch) for batch in batches] == sizes

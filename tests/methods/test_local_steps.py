@@ -79,8 +79,10 @@ def test_a_fit_that_names_its_passes_makes_passes() -> None:
 
 @pytest.mark.parametrize("cases", range(1, 12))
 @pytest.mark.parametrize("size", [1, 2, 4, 20])
-def test_batches_are_counted_as_they_are_made(cases: int, size: int) -> None:
-    assert batch_count(cases, size) == len(list(shuffled(cases, size, torch.Generator())))
+@pytest.mark.parametrize("last", ["join", "keep"])
+def test_batches_are_counted_as_they_are_made(cases: int, size: int, last) -> None:
+    training = TrainingConfig(batch_size=size, last_batch=last)
+    assert batch_count(cases, training) == len(list(shuffled(cases, size, torch.Generator(), last)))
 
 
 def test_places_in_passes_by_hand() -> None:

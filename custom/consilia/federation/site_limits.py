@@ -116,7 +116,7 @@ def _epochs(config: RunConfig, cases: list[int]) -> tuple[float, str]:
     said = f"{steps:,} steps of {training.batch_size:,} cases"
     if not cases:
         return personal + own, said + (f", and {personal + own:,}" if personal + own else "")
-    passes = max(-(-steps // batch_count(min(cases), training.batch_size)), personal) + own
+    passes = max(-(-steps // batch_count(min(cases), training)), personal) + own
     return passes, f"{passes:,} ({said})"
 
 

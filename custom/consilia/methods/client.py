@@ -243,7 +243,7 @@ class Client(Generic[C]):
         self, order: torch.Generator, transform: Transform | None = None, part: slice = EVERYTHING
     ) -> Iterator[Batch]:
         """One pass over the training cases in a fresh order; ``transform`` changes them, ``part`` is made of it."""
-        pieces = list(shuffled(len(self.data.train), self.training.batch_size, order))
+        pieces = list(shuffled(len(self.data.train), self.training.batch_size, order, self.training.last_batch))
         return self.batches_of(pieces[part], transform)
 
     def batches_of(self, pieces: Iterable[Tensor], transform: Transform | None = None) -> Iterator[Batch]:

@@ -22,6 +22,9 @@ class TrainingConfig(Strict):
         None, ge=1, description="optimiser steps in a round instead of passes; the next round goes on in the data"
     )
     batch_size: int = Field(32, ge=1, description="training cases of one optimiser step")
+    last_batch: Literal["join", "keep"] = Field(
+        "join", description="of a pass, where it has one case: joins the batch before, for BatchNorm; or stays a batch"
+    )
     optimiser: Literal["sgd", "adam", "adamw"] = Field("sgd", description="its state starts anew every round")
     learning_rate: float = Field(0.01, gt=0, description="of the first round")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")

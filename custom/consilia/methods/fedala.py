@@ -81,7 +81,7 @@ class FedALAClient(Client[FedALAConfig]):
         some = torch.randperm(cases, generator=order)[: math.ceil(self.config.share * cases)]
         _place(parameters, old, ways, weights)
         for _ in range(passes):
-            pieces = shuffled(len(some), self.training.batch_size, order)
+            pieces = shuffled(len(some), self.training.batch_size, order, self.training.last_batch)
             batches = self.batches_of(some[piece] for piece in pieces)
             self.model.eval()
             for batch in batches:

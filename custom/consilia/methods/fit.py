@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import unwrap
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -121,10 +122,15 @@ def make_optimiser(parameters: Sequence[nn.Parameter], training: TrainingConfig,
     return _SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
-def shuffled(cases: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Shuffled case indices in batches; a last batch of one joins its neighbour, since BatchNorm cannot train on it."""
+def shuffled(
+    cases: int, size: int, order: torch.Generator, last: Literal["join", "keep"] = "join"
+) -> Iterator[Tensor]:
+    """Shuffled case indices in batches; the last one may be smaller.
+
+    One of a single case joins its neighbour, since BatchNorm cannot train on it, unless ``last`` is ``keep``.
+    """
     pieces = list(torch.split(torch.randperm(cases, generator=order), size))
-    if len(pieces) > 1 and len(pieces[-1]) == 1:
+    if last == "join" and len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]
     yield from pieces
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from consilia.core.determinism import generator
 from consilia.data.augmentation import Transform
+from consilia.methods.config import TrainingConfig
 from consilia.methods.fit import Batch
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _steps(client: Client[Any], round_: Round, steps: int, purposes: tuple[str, 
     round. Pass p has an order of its own from (seed, site, p).
     """
     sets = [dataset.train for dataset in client.data.datasets.values() if len(dataset.train)]
-    size = sum(batch_count(len(cases), client.training.batch_size) for cases in sets)
+    size = sum(batch_count(len(cases), client.training) for cases in sets)
     parts: list[Iterable[Batch]] = []
     for number, part in place_in_passes((round_.number - 1) * steps, steps, size):
         order = generator(client.seed, "batches", *purposes, client.data.site, "pass", number)
@@ -57,10 +58,10 @@ def _transform(client: Client[Any], round_: Round, place: int) -> Transform | No
     return None if client.augmentation is None else client.augmentation.transform(round_.number, place)
 
 
-def batch_count(cases: int, size: int) -> int:
+def batch_count(cases: int, training: TrainingConfig) -> int:
     """How many batches :func:`shuffled` makes."""
-    pieces = -(-cases // size)
-    return pieces - int(pieces > 1 and cases - (pieces - 1) * size == 1)
+    pieces, single = -(-cases // training.batch_size), (cases - 1) % training.batch_size == 0
+    return pieces - int(training.last_batch == "join" and pieces > 1 and single)
 
 
 def place_in_passes(step: int, steps: int, size: int) -> Iterator[tuple[int, slice]]:

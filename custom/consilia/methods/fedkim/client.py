@@ -62,7 +62,7 @@ class FedKIMClient(Client[FedKIMConfig]):
             (task, dataset.train.with_transform(transform), indices)
             for task, dataset in sorted(self.data.datasets.items())
             if len(dataset.train)
-            for indices in shuffled(len(dataset.train), self.training.batch_size, order)
+            for indices in shuffled(len(dataset.train), self.training.batch_size, order, self.training.last_batch)
         ]
         for place in torch.randperm(len(plan), generator=order).tolist()[part]:
             task, split, indices = plan[place]
