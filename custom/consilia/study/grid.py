@@ -19,7 +19,8 @@ class Grid(Strict):
         learning_rate: the values that every method and every trained baseline tries.
         own: whether a method's own parameter is tuned, too, at the best rate (:attr:`Method.grid`).
         rounds: of a run of the grid; default: the study's.
-        folds: ``first``: settings are chosen on the first fold, and the tables say so; ``each``: inside each fold.
+        folds: ``first``: settings are chosen on the first fold, and the tables say so; ``each``: inside each fold. Of
+            sites left out in turn each has a first fold.
         seeds: of the runs of the grid; default: the study's first. With several a setting is judged by its mean, and a
             change at the end of the grid below their standard deviation is none.
         extensions: how often a grid grows whose best value is at its end.
@@ -32,15 +33,21 @@ class Grid(Strict):
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     extensions: NonNegativeInt = 2
 
-    def words(self, seeds: Sequence[int]) -> str:
-        """What was tuned and where, for the tables; ``seeds`` are the study's."""
-        where = "on the first fold alone" if self.folds == "first" else "inside each fold"
+    def words(self, seeds: Sequence[int], division: str) -> str:
+        """What was tuned and where, for the tables.
+
+        Args:
+            seeds: of the study.
+            division: of its cases: ``fold``, ``partition``, or empty.
+        """
+        where = f" on the first {division} alone" if self.folds == "first" else f" inside each {division}"
         own = ", then one parameter of a method's own," if self.own else ""
         values = ", ".join(f"{value:g}" for value in self.learning_rate)
         used = ", ".join(map(str, self.seeds or seeds[:1]))
         return (
-            f"Settings were chosen on validation cases {where}, seed {used}: learning rates {values}{own} the same "
-            f"for all; a grid grew at most {self.extensions} times at its end. All values: tuning/choices.json."
+            f"Settings were chosen on validation cases{where if division else ''}, seed {used}: learning rates "
+            f"{values}{own} the same for all; a grid grew at most {self.extensions} times at its end. All values: "
+            "tuning/choices.json."
         )
 
     @field_validator("learning_rate")

@@ -260,6 +260,7 @@ def _write_reports(
     tables = predictions, runs_of(planned, command), rounds_of(planned)
     result = analyse(*tables, study.claims, title=folder.name).model_copy(update={"leaks": leaks})
     if study.tune is not None:
-        result = result.model_copy(update={"notes": (*result.notes, study.tune.words(study.seeds))})
+        division = "fold" if study.folds is not None else "partition" if study.partitions is not None else ""
+        result = result.model_copy(update={"notes": (*result.notes, study.tune.words(study.seeds, division))})
     write_outputs(result, folder)
     return result

@@ -15,13 +15,14 @@ Setting = Mapping[str, float]
 class Tried(Strict):
     """One setting: its validation value, higher is better, the mean over the seeds; null: a run of it failed.
 
-    ``personal``: the same of the personal models; ``sd``: over the seeds, null for one.
+    ``personal``: the same of the personal models; ``sd``, ``personal_sd``: over the seeds, null for one.
     """
 
     setting: dict[str, float]
     value: float | None
     personal: float | None = None
     sd: float | None = None
+    personal_sd: float | None = None
     reason: str = ""
 
     @property
@@ -103,10 +104,16 @@ class Search:
     def _is_noise(self, best: float, other: float) -> bool:
         """Whether the change from the best value to another one is below the seeds' standard deviation."""
         found = {tried.setting[self.key]: tried for tried in self.tried}
-        first, second = found[best], found[other].value
-        if first.value is None or first.sd is None or second is None:
-            return False
-        return abs(first.value - second) < first.sd
+        first, second = found[best], found[other]
+        change, sd = _change(first.value, second.value), first.sd
+        if change == 0:
+            # Of equal global models the personal ones decide.
+            change, sd = _change(first.personal, second.personal), first.personal_sd
+        return change is not None and sd is not None and change < sd
 
     def _at(self, value: float) -> dict[str, float]:
         return {**self.fixed, self.key: value}
+
+
+def _change(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else abs(first - second)

@@ -13,7 +13,7 @@ All runs of a grid are in the study's folder, below ``tuning``; :data:`CHOICES` 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class Choice(Strict):
 
     data: str
     option: str
+    left_out: str | None = None
     federation: str
     label: str
     chosen: dict[str, float]
@@ -63,10 +64,14 @@ class Choice(Strict):
 
 @dataclass
 class _Tuned:
-    """A label in one federation, and the searches for its settings, one after another."""
+    """A label in one federation, and the searches for its settings, one after another.
+
+    ``own``: the method's own parameter and its values; None where there is none to tune.
+    """
 
     federation: Federation
     label: str
+    own: Values | None
     searches: list[Search] = field(default_factory=list)
 
     @property
@@ -80,6 +85,7 @@ class _Tuned:
         return Choice(
             data=self.federation.data,
             option=self.federation.option,
+            left_out=self.federation.left_out,
             federation=self.federation.name,
             label=self.label,
             chosen=self.found,
@@ -96,7 +102,7 @@ def tune(
     execute: Execute,
     overrides: Sequence[str] = (),
 ) -> list[Choice]:
-    """Choose the settings of all labels that have some, on every data set and under every option anew.
+    """Choose the settings of all labels that have some, anew for every data set, option and site left out.
 
     A label that cannot do what the study asks, or that is the same as another, has none; one of which every setting
     fails runs with the study's own.
@@ -108,6 +114,9 @@ def tune(
         folder: of the study.
         execute: carries out a plan.
         overrides: ``key=value`` on every configuration.
+
+    Raises:
+        ConfigError: an override sets what is to be chosen.
     """
     assert study.tune is not None
     grid = study.tune
@@ -116,40 +125,49 @@ def tune(
     several = len({federation.data for federation in federations}) > 1
     for federation in _where(federations, grid):
         try:
-            labelled += [tuned for tuned in _with_rates(federation, labels) if runner.can_run(tuned)]
+            labelled += [tuned for tuned in _with_rates(federation, labels, grid) if runner.can_run(tuned)]
         except DataError:
             # Data that cannot be read: the study's table says so, and the others are none the worse for it.
             if not several:
                 raise
+    _require_free(overrides, {RATE, *(tuned.own[0] for tuned in labelled if tuned.own is not None)})
     runner.search(labelled, lambda tuned: (RATE, grid.learning_rate))
-    if grid.own:
-        runner.search(labelled, _own)
+    runner.search(labelled, lambda tuned: tuned.own if tuned.found else None)
     choices = [tuned.choice for tuned in labelled]
     _save(folder, choices)
     return choices
 
 
-def _with_rates(federation: Federation, labels: Sequence[str] | None) -> list[_Tuned]:
+def _require_free(overrides: Sequence[str], keys: Collection[str]) -> None:
+    if taken := [text for text in overrides if text.partition("=")[0] in keys]:
+        raise ConfigError(f"--set {taken[0]}: the study tunes this key: leave out --set, or the study's key tune")
+
+
+def _with_rates(federation: Federation, labels: Sequence[str] | None, grid: Grid) -> list[_Tuned]:
     """Every label that has a learning rate."""
     study = federation.study
     wanted = dict.fromkeys(labels or [*study.methods, *baselines_of(study, federation.sites)])
-    return [_Tuned(federation, label) for label in wanted if baseline_of(study, label) in (None, *TRAINED)]
+    return [
+        _Tuned(federation, label, _own(study, label) if grid.own else None)
+        for label in wanted
+        if baseline_of(study, label) in (None, *TRAINED)
+    ]
 
 
 def _where(federations: Sequence[Federation], grid: Grid) -> list[Federation]:
-    """The federations in which settings are chosen: each, or the first of every data set and option."""
+    """The federations in which settings are chosen: each, or the first of those that share settings."""
     if grid.folds == "each":
         return list(federations)
-    first: dict[tuple[str, str], Federation] = {}
+    first: dict[tuple[str, str, str | None], Federation] = {}
     for federation in federations:
-        first.setdefault((federation.data, federation.option), federation)
+        # A site that is left out is unseen: its validation cases choose nothing that it is tested with.
+        first.setdefault((federation.data, federation.option, federation.left_out), federation)
     return list(first.values())
 
 
-def _own(tuned: _Tuned) -> Values | None:
-    """A method's own parameter; None where it has none, the study fixes it, or no learning rate has a result."""
-    study, label = tuned.federation.study, tuned.label
-    if baseline_of(study, label) is not None or not tuned.found:
+def _own(study: Study, label: str) -> Values | None:
+    """A method's own parameter and its values; None where it has none, or the study fixes it."""
+    if baseline_of(study, label) is not None:
         return None
     given = study_values(study, label)["method"]
     for name, values in method_class(method_of(study, label)).grid.items():
@@ -223,8 +241,13 @@ def _tried(setting: Setting, runs: Sequence[Planned]) -> Tried:
         setting=dict(setting),
         value=statistics.fmean(values),
         personal=statistics.fmean(personal) if personal else None,
-        sd=statistics.stdev(values) if len(values) > 1 else None,
+        sd=_sd(values),
+        personal_sd=_sd(personal),
     )
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _defined(values: Iterable[float | None]) -> list[float]:
@@ -274,7 +297,8 @@ def settings_of(choices: Sequence[Choice], grid: Grid) -> Callable[[Federation, 
     def chosen(federation: Federation, label: str) -> Chosen:
         for choice in choices:
             here = choice.federation == federation.name or grid.folds == "first"
-            if here and (choice.data, choice.option, choice.label) == (federation.data, federation.option, label):
+            place = (federation.data, federation.option, federation.left_out, label)
+            if here and (choice.data, choice.option, choice.left_out, choice.label) == place:
                 values = tuple(f"{key}={value!r}" for key, value in choice.chosen.items())
                 return Chosen(values, choice.words, bool(choice.edges))
         return Chosen()
