@@ -298,6 +298,20 @@ def test_report_from_records_alone(finished, tmp_path) -> None:
     assert (tmp_path / "r.html").read_text() == (finished / "report.html").read_text()
 
 
+def test_a_report_of_a_folder_is_of_its_runs_alone(finished, tmp_path) -> None:
+    """Neither of the simulator's own copy of a record nor of the runs by which a study was tuned."""
+    record = (finished / "result.json").read_text()
+    for place in ("run", "run/simulator/server/simulate_job/app_server/run", "tuning/fedavg/learning_rate=1/seed0"):
+        (tmp_path / "study" / place).mkdir(parents=True)
+        (tmp_path / "study" / place / "result.json").write_text(record)
+    text = consilia("report", tmp_path / "study", "--out", tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == (finished / "report.html").read_text()
+    assert text == consilia("report", tmp_path / "study" / "run", "--out", tmp_path / "r.html")
+    # Named itself it is what is wanted.
+    consilia("report", tmp_path / "study" / "tuning", "--out", tmp_path / "t.html")
+    assert (tmp_path / "t.html").read_text() == (finished / "report.html").read_text()
+
+
 def test_export_writes_a_job_without_code(tmp_path) -> None:
     consilia("export", "fedprox", "--out", tmp_path, "--name", "mine", "--set", "method.mu=0.7")
     (client,) = tmp_path.glob("mine/app/config/config_fed_client.json")

@@ -236,4 +236,7 @@ def _results(place: Path) -> list[Path]:
         beside = [path.name for path in place.absolute().parent.glob("*") if path.is_dir() or path.suffix == ".json"]
         hint = "" if place.exists() or not beside else f"; {nearest(place.name, beside)}"
         raise ConfigError(f"no {RESULT} at or below {place}{hint}")
-    return found
+    # The simulator leaves a second record in its workspace, and a study's runs for its tuning are not compared.
+    runs = {path.parent for path in found}
+    own = [path for path in found if runs.isdisjoint(path.parents[1:]) and TUNING not in path.relative_to(place).parts]
+    return own or found
