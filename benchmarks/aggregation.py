@@ -31,7 +31,7 @@ from consilia.core.determinism import generator, single_threaded
 from consilia.core.tensor_files import write_tensors
 
 FEW, MANY = 8, 64
-TIME_BOUND = 3.0
+TIME_BOUND = 1.0
 SAME_MEMORY = 1.02
 """Peaks that differ by less are the same: the allocator's arenas and page rounding vary from process to process."""
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from consilia.aggregation.mean import CHUNK_ELEMENTS, normalised, weighted_mean
+import consilia.aggregation.mean as averaging
+from consilia.aggregation.mean import CHUNK_ELEMENTS, Rule, mean, normalised, partial_mean, weighted_mean
+from consilia.aggregation.robust import trimmed_mean
 from consilia.aggregation.store import UpdateSpool
 from consilia.core.determinism import state_digest
 from consilia.core.errors import AggregationError, ConfigError
@@ -69,13 +73,44 @@ def test_the_same_bits_in_any_order_and_from_disk(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_the_same_bits_with_any_number_of_threads() -> None:
-    data = updates()
+@pytest.mark.parametrize("rule", [mean, trimmed_mean(0.4)], ids=["mean", "trimmed"])
+def test_the_same_bits_with_any_number_of_threads(rule: Rule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, spool = updates(), UpdateSpool(tmp_path)
+    for site, update in data.items():
+        spool.add(site, update)
+    monkeypatch.setattr(averaging, "cores", lambda: 8)
+    names = set()
     digests = set()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        digests.add(state_digest(weighted_mean(data, WEIGHTS)))
+    for threads, smallest, files in ((1, 1, 64), (4, 1, 64), (4, 1, 0), (4, 1 << 20, 64)):
+        monkeypatch.setattr(averaging, "THREADS", threads)
+        monkeypatch.setattr(averaging, "THREADED_ELEMENTS", smallest)
+        monkeypatch.setattr(averaging, "MEAN_ELEMENTS", 1 << 10)
+        monkeypatch.setattr(averaging, "OPEN_FILES", files)
+
+        def noted(parts: Iterator[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+            names.add(threading.current_thread().name.split("-")[0])
+            return rule(parts, shares)
+
+        for given in (data, spool):
+            digests.add(state_digest(weighted_mean(given, WEIGHTS, rule)))
+            weighted_mean(given, WEIGHTS, noted)
+            before = {name: torch.zeros_like(value) for name, value in data["site-0"].items()}
+            digests.add(state_digest(partial_mean(given, dict.fromkeys(before, WEIGHTS), before, rule)))
     assert len(digests) == 1
+    # Threads were there, and the calling one.
+    assert names == {"MainThread", "ThreadPoolExecutor"}
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averaging, "cores", lambda: 8)
+    monkeypatch.setattr(averaging, "THREADED_ELEMENTS", 1)
+    spool = UpdateSpool(tmp_path)
+    for site, update in updates().items():
+        spool.add(site, update)
+    with spool["site-1"].path.open("r+b") as file:
+        file.truncate(spool["site-1"].path.stat().st_size - 8)
+    with pytest.raises(AggregationError, match="ends inside tensor"):
+        weighted_mean(spool, WEIGHTS)
 
 
 def test_only_the_ratio_of_weights_counts() -> None:

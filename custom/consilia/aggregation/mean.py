@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from consilia.aggregation.store import SpooledUpdate
+from consilia.core.determinism import cores
 from consilia.core.errors import AggregationError
 
 CHUNK_ELEMENTS = 1 << 16
@@ -17,6 +19,12 @@ CHUNK_ELEMENTS = 1 << 16
 
 MEAN_ELEMENTS = 1 << 18
 """Elements averaged at a time, in 5 MB that are used again and again: they stay in the processor's cache."""
+
+THREADS = 4
+"""So many threads, or one a core, share the chunks of a large state: they read, and add element by element."""
+
+THREADED_ELEMENTS = 1 << 20
+"""A smaller state is done before threads have begun."""
 
 OPEN_FILES = 64
 """So many sites' files stay open while their tensors are reduced; of more, each is opened for every chunk."""
@@ -73,7 +81,9 @@ def weighted_mean(
         for update in list(updates.values())[:OPEN_FILES]:
             if isinstance(update, SpooledUpdate):
                 files.enter_context(update.opened())
-        return {name: _reduced(name, sites, updates, shares, rule) for name in chosen}
+        reductions = {name: _Reduction(name, sites, updates, shares) for name in chosen}
+        _reduce(reductions.values(), rule)
+    return {name: reduction.result for name, reduction in reductions.items()}
 
 
 def mean_of_updates(
@@ -125,16 +135,20 @@ def partial_mean(
         AggregationError: as above, or a weight for a site that lacks the tensor.
     """
     sent = {site: set(update) for site, update in updates.items()}
-    result = {}
-    for name, before in sorted(previous.items()):
+    reductions = {}
+    for name in sorted(previous):
         sites = weights.get(name, {})
         for site in sites:
             if name not in sent.get(site, ()):
                 raise AggregationError(f"site {site!r} has a weight for tensor {name!r}, but did not send it")
         # Not by their sum: a weight that is negative or not a number must not pass for none.
-        weighed = any(weight != 0 for weight in sites.values())
-        result[name] = _reduced(name, sorted(sites), updates, normalised(sites), rule) if weighed else before.clone()
-    return result
+        if any(weight != 0 for weight in sites.values()):
+            reductions[name] = _Reduction(name, sorted(sites), updates, normalised(sites))
+    _reduce(reductions.values(), rule)
+    return {
+        name: reductions[name].result if name in reductions else before.clone()
+        for name, before in sorted(previous.items())
+    }
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
@@ -154,38 +168,72 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     return {site: weights[site] / total for site in sorted(weights)}
 
 
-def _reduced(
-    name: str,
-    sites: list[str],
-    updates: Mapping[str, Mapping[str, Tensor]],
-    shares: Mapping[str, float],
-    rule: Rule,
-) -> Tensor:
-    sources = [_Source(updates[site], name) for site in sites]
-    shape, dtype = sources[0].shape, sources[0].dtype
-    for site, source in zip(sites, sources, strict=True):
-        if (source.shape, source.dtype) != (shape, dtype):
-            raise AggregationError(
-                f"tensor {name!r} of site {site!r} is {source.dtype} {tuple(source.shape)}, "
-                f"that of {sites[0]!r} is {dtype} {tuple(shape)}"
-            )
-    result = torch.empty(shape.numel(), dtype=dtype)
-    ordered = [shares[site] for site in sites]
-    size = min(MEAN_ELEMENTS if rule is mean else CHUNK_ELEMENTS, max(1, result.numel()))
-    rooms = _Rooms(size, dtype) if rule is mean else None
-    for start in range(0, result.numel(), size):
-        stop = min(start + size, result.numel())
-        found = rule(_chunks(sources, start, stop, rooms), ordered)
-        result[start:stop] = found if dtype.is_floating_point else found.round_()
-    return result.reshape(shape)
+class _Reduction:
+    """One tensor of all sites that becomes one, in chunks of which each can be reduced by itself.
+
+    Raises:
+        AggregationError: the sites' tensors differ in shape or dtype.
+    """
+
+    def __init__(
+        self, name: str, sites: list[str], updates: Mapping[str, Mapping[str, Tensor]], shares: Mapping[str, float]
+    ) -> None:
+        self._name, self._updates = name, [updates[site] for site in sites]
+        self._shares = [shares[site] for site in sites]
+        sources = self._sources()
+        self._shape, self._dtype = sources[0].shape, sources[0].dtype
+        for site, source in zip(sites, sources, strict=True):
+            if (source.shape, source.dtype) != (self._shape, self._dtype):
+                raise AggregationError(
+                    f"tensor {name!r} of site {site!r} is {source.dtype} {tuple(source.shape)}, "
+                    f"that of {sites[0]!r} is {self._dtype} {tuple(self._shape)}"
+                )
+        self._result = torch.empty(self._shape.numel(), dtype=self._dtype)
+
+    @property
+    def result(self) -> Tensor:
+        """Whole when all chunks are done."""
+        return self._result.reshape(self._shape)
+
+    def chunks(self, elements: int) -> Iterator[tuple[int, int]]:
+        """First and one past the last element of every chunk."""
+        for start in range(0, len(self._result), elements):
+            yield start, min(start + elements, len(self._result))
+
+    def reduce(self, start: int, stop: int, rule: Rule, rooms: _Rooms | None) -> None:
+        """Fill in one chunk of the result."""
+        found = rule(_chunks(self._sources(), start, stop, rooms), self._shares)
+        self._result[start:stop] = found if self._dtype.is_floating_point else found.round_()
+
+    def _sources(self) -> list[_Source]:
+        """Made when they are needed: those of all tensors and sites together would take memory by their number."""
+        return [_Source(update, self._name) for update in self._updates]
+
+
+def _reduce(reductions: Collection[_Reduction], rule: Rule) -> None:
+    """Fill in all results. Every element is reduced in site order, whichever thread does it: the bits are the same."""
+    elements = MEAN_ELEMENTS if rule is mean else CHUNK_ELEMENTS
+    chunks = [(reduction, *chunk) for reduction in reductions for chunk in reduction.chunks(elements)]
+
+    def work(part: Sequence[tuple[_Reduction, int, int]]) -> None:
+        rooms = _Rooms(elements) if rule is mean else None
+        for reduction, start, stop in part:
+            reduction.reduce(start, stop, rule, rooms)
+
+    threads = min(THREADS, cores())
+    if threads == 1 or sum(stop - start for _, start, stop in chunks) < THREADED_ELEMENTS:
+        work(chunks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, chunks[first::threads]) for first in range(threads)]:
+            done.result()
 
 
 class _Rooms:
     """Memory that chunks are read into and summed in, again and again: it stays in the processor's cache."""
 
-    def __init__(self, elements: int, dtype: torch.dtype) -> None:
-        self.read = torch.empty(elements, dtype=dtype)
-        self.total, self.part = torch.empty(2, elements, dtype=torch.float64)
+    def __init__(self, elements: int) -> None:
+        self.read, self.total, self.part = torch.empty(3, elements, dtype=torch.float64)
 
 
 def _chunks(sources: Sequence[_Source], start: int, stop: int, rooms: _Rooms | None) -> Iterator[Tensor]:
@@ -195,7 +243,7 @@ def _chunks(sources: Sequence[_Source], start: int, stop: int, rooms: _Rooms | N
             yield source.chunk(start, stop).to(torch.float64, copy=True)
         else:
             room = rooms.total if source is sources[0] else rooms.part
-            yield room[: stop - start].copy_(source.chunk(start, stop, rooms.read))
+            yield room[: stop - start].copy_(source.chunk(start, stop, rooms.read.view(source.dtype)))
 
 
 class _Source:

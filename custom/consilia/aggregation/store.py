@@ -59,17 +59,18 @@ class SpooledUpdate(Mapping[str, Tensor]):
         if stop > start:
             place = self._start + self._entries[name]["data_offsets"][0] + start * dtype.itemsize
             wanted: Any = memoryview(buffer.view(torch.uint8).numpy())  # type: ignore[arg-type]
-            with self.opened():
-                if os.preadv(self._handle or 0, [wanted], place) != len(wanted):
+            handle = os.open(self.path, os.O_RDONLY) if self._handle is None else self._handle
+            try:
+                if os.preadv(handle, [wanted], place) != len(wanted):
                     raise AggregationError(f"{self.path} ends inside tensor {name!r}")
+            finally:
+                if handle != self._handle:
+                    os.close(handle)
         return buffer
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Inside the block the file is open, so that a chunk is one call of the system."""
-        if self._handle is not None:
-            yield
-            return
+        """Inside the block the file is open, so that a chunk is one call of the system; several threads may read."""
         self._handle = os.open(self.path, os.O_RDONLY)
         try:
             yield

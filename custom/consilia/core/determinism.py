@@ -72,6 +72,11 @@ def single_threaded() -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
 
 
+def cores() -> int:
+    """How many cores this process may use; 1 where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """So many threads of torch inside the block. Equal numbers of threads give equal bytes; unlike ones need not."""

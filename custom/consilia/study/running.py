@@ -5,7 +5,6 @@ Nothing here prints. Callers get events (:mod:`consilia.core.events`) and :class
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from consilia.core.determinism import cores
 from consilia.core.errors import ConfigError, ConsiliaError, RunFailed
 from consilia.core.events import Event, Found, Progress, no_progress
 from consilia.evaluation.frames import run_frame
@@ -231,7 +231,7 @@ def _executor(study: Study, folder: Path, engine: EngineName, jobs: int | None, 
 def _jobs(wanted: int | None, engine: str, plan: Sequence[Planned]) -> int:
     left = sum(planned.status is None for planned in plan)
     if wanted is None:
-        wanted = 1 if engine == "sim" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        wanted = 1 if engine == "sim" else cores()
     return max(1, min(wanted, left))
 
 
