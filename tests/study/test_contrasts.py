@@ -185,10 +185,10 @@ def test_a_run_that_is_the_same_as_another_takes_its_predictions() -> None:
 
 def test_subgroups_and_spread() -> None:
     rows = classified({"m": 1.0}, sites={"a": 50, "b": 50}, folds=1, seeds=[0], models=["global"])
-    rows["subgroup"] = np.where(rows["patient"].str[-1].isin(list("01234")), "young", "old")
+    rows["group:age"] = np.where(rows["patient"].str[-1].isin(list("01234")), "young", "old")
     result = analyse(rows, plan(rows), NO_ROUNDS, [], draws=50)
-    young = rows[rows["subgroup"] == "young"]
-    score = next(one for one in result.scores if one.subgroup == "young" and one.metric == "accuracy")
+    young = rows[rows["group:age"] == "young"]
+    score = next(one for one in result.scores if one.subgroup == "age: young" and one.metric == "accuracy")
     assert score.value == pytest.approx(np.mean((young["p1"] > 0.5) == young["label"]))
     areas = {site: roc_auc_score(own["label"], own["p1"]) for site, own in rows.groupby("site")}
     spread = next(one for one in result.spreads if one.metric == "auroc")

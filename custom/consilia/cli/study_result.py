@@ -10,12 +10,12 @@ from consilia.record.study_result import StudyResult
 from consilia.report.study_tables import study_tables
 from consilia.study.outputs import PAGE, TABLES
 
-SHOWN = ("means-last", "left-out", "ratios", "claims", "best", "leaks", "runs")
+SHOWN = ("means-last", "left-out", "ratios", "gaps", "claims", "best", "leaks", "runs")
 """Tables on the console; their names are these or end so. The others stand in the files."""
 
 
 def show_study_result(result: StudyResult, folder: Path) -> None:
-    """Print the tables of means, ratios, claims, best methods, leaks and runs without a result, and where all of it is."""
+    """Print the tables that a reader needs first, and where all of them are."""
     for name, table in study_tables(result).items():
         if name.endswith(SHOWN):
             print_table(text_table(table))

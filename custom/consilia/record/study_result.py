@@ -269,6 +269,46 @@ class CurvePoint(Strict):
     runs: int
 
 
+class Subgroup(Strict):
+    """The tested patients of one subgroup by an ``attribute``, a column of the sites' tables; as :class:`Support`."""
+
+    data: str
+    option: str
+    attribute: str
+    group: str
+    patients: int
+    cases: int
+    of_each: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What scores call it."""
+        return f"{self.attribute}: {self.group}"
+
+
+class Gap(Strict):
+    """By how much a metric is better in one subgroup than in another, after the last round.
+
+    Attributes:
+        value: mean over the ``sites`` with enough patients of both of the difference there.
+        se: standard deviation over the draws.
+    """
+
+    data: str
+    option: str
+    method: str
+    model: Model
+    metric: str
+    attribute: str
+    better: str
+    worse: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    se: float | None = None
+    sites: int
+
+
 LeakKind = Literal["own site", "another site", "several sites", "fitted on test"]
 
 
@@ -306,6 +346,8 @@ class StudyResult(Strict):
     runs: tuple[PlannedRun, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
     leaks: tuple[Leak, ...] = ()
+    subgroups: tuple[Subgroup, ...] = ()
+    gaps: tuple[Gap, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -75,8 +75,6 @@ class CellTables:
             if name in primary or name == self.metrics[0].name:
                 yield f"sites-{name}", self.sites(name)
         yield "spread", self.spread()
-        if any(key[5] for key in self.scores):
-            yield "subgroups", self.subgroups()
         ratios = [one for one in self.result.ratios if (one.data, one.option) == (self.data, self.option)]
         if any(one.version == "last" for one in ratios):
             yield "ratios", self.ratios([one for one in ratios if one.version == "last"])
@@ -231,26 +229,6 @@ class CellTables:
         columns = ["method", "model", "metric", "worst site", "there", "largest difference", "sd", "sites"]
         return TextTable(f"{self.title}: worst site and spread between sites, after the last round", columns, rows)
 
-    def subgroups(self) -> TextTable:
-        """The first metric and accuracy of every subgroup."""
-        groups = sorted({key[5] for key in self.scores if key[5]})
-        names = [name for name in (self.metrics[0].name, "accuracy") if any(key[3] == name for key in self.scores)]
-        counts = {key[5]: found.units for key, found in self.scores.items() if key[5]}
-        rows = [
-            [
-                method,
-                model,
-                metric.heading,
-                *(self.score(method, "last", model, metric.name, "", group) for group in groups),
-            ]
-            for method in self.methods
-            for model in MODELS
-            for metric in self.metrics
-            if metric.name in names and any((method, "last", model, metric.name, "", g) in self.scores for g in groups)
-        ]
-        columns = ["method", "model", "metric", *(f"{group} ({plural(counts[group], 'patient')})" for group in groups)]
-        return TextTable(f"{self.title}: subgroups, after the last round", columns, rows)
-
     # ---- what stands beside the numbers
 
     def saw(self, method: str) -> str:
@@ -273,7 +251,7 @@ class CellTables:
         """Patients and cases in all, positives or events, folds and seeds."""
         assert self.cell is not None
         cell = self.cell
-        of_each = f", {_of_each(cell.of_each, cell.task)}" if cell.of_each else ""
+        of_each = f", {of_each_text(cell.of_each, cell.task)}" if cell.of_each else ""
         edge = " * at the end of its grid." if any(run.edge for run in self.runs) else ""
         sites = {run.left_out for run in self.runs if run.left_out}
         apart = f"{plural(len(sites), 'site')} left out in turn" if sites else plural(len(cell.folds), "fold")
@@ -285,11 +263,12 @@ class CellTables:
     def counted(self, site: Support) -> str:
         """The support of a site in a heading."""
         assert self.cell is not None
-        of_each = f", {_of_each(site.of_each, self.cell.task)}" if site.of_each else ""
+        of_each = f", {of_each_text(site.of_each, self.cell.task)}" if site.of_each else ""
         return f"{plural(site.patients, 'patient')}{of_each}"
 
 
-def _of_each(counts: Sequence[int], task: str) -> str:
+def of_each_text(counts: Sequence[int], task: str) -> str:
+    """Cases by class, or events: ``50 positive``."""
     if task == "survival":
         return plural(counts[1], "event")
     return f"{counts[1]} positive" if len(counts) == 2 else "/".join(map(str, counts)) + " by class"

@@ -29,6 +29,7 @@ from consilia.study.calibration import calibration_of
 from consilia.study.cells import MODELS, CellData, cells_of
 from consilia.study.claims import Claim
 from consilia.study.contrasts import Evidence, add_evidence, best_of, concerns, contrasts_of, name_of, ratios_of
+from consilia.study.fairness import gaps_of, members_of, scores_of
 
 CENTRALISED = "centralised"
 RUN = ["data", "option", "method", "fold", "seed"]
@@ -50,7 +51,7 @@ def analyse(
 
     Args:
         predictions: a row per test case; see :mod:`consilia.study.cells` for the columns. A patient is one within its
-            ``stratum``; draws are within strata.
+            ``stratum``; draws are within strata. Columns ``group:NAME``: each case's subgroup by an attribute.
         runs: a row per planned run, with the fields of :class:`PlannedRun`. Of a run that is the "same as" another
             and has no predictions, those of the method that its ``reason`` names are taken (its own: of another seed).
         rounds: a row per run, version, model and metric: value (weighted mean over sites) and cumulative bytes.
@@ -63,11 +64,16 @@ def analyse(
     planned = _planned(runs)
     filled = _same_as(predictions, planned)
     evidence = [Evidence(claim, planned=_planned_of(claim, planned)) for claim in claims]
-    parts: dict[str, list[Any]] = {name: [] for name in ("cells", "scores", "spreads", "best", "ratios", "calibration")}
+    names = ("cells", "scores", "subgroups", "gaps", "spreads", "best", "ratios", "calibration")
+    parts: dict[str, list[Any]] = {name: [] for name in names}
     for cell in cells_of(filled, seed=seed, draws=draws):
         parts["cells"].append(cell.cell)
         scores = list(_scores(cell))
-        parts["scores"] += [*scores, *_subgroups(cell)]
+        parts["scores"] += scores
+        for groups in members_of(cell):
+            parts["subgroups"] += [one.group for one in groups]
+            parts["scores"] += [score for one in groups for score in scores_of(one)]
+            parts["gaps"] += gaps_of(groups)
         parts["spreads"] += _spreads(cell.cell, scores)
         parts["best"] += best_of(cell)
         parts["ratios"] += ratios_of(cell, reference)
@@ -164,45 +170,10 @@ def _scores(cell: CellData) -> Iterator[Score]:
                 for name in cell.cell.metrics:
                     for site in (OVERALL, *support):
                         if (name, site) in found:
-                            yield _score(
-                                cell, found[name, site], method, version, model, name,
+                            yield cell.score(
+                                found[name, site], method, version, model, name,
                                 site=site, runs=runs, units=support.get(site, 0),
                             )  # fmt: skip
-
-
-def _score(
-    cell: CellData, values: np.ndarray[Any, Any], method: str, version: Version, model: Model, metric: str, **other: Any
-) -> Score:
-    low, high = cell.draws.interval(values)
-    return Score(
-        data=cell.cell.data,
-        option=cell.cell.option,
-        method=method,
-        version=version,
-        model=model,
-        metric=metric,
-        value=None if np.isnan(values[0]) else float(values[0]),
-        low=low,
-        high=high,
-        se=cell.draws.standard_error(values),
-        **other,
-    )
-
-
-def _subgroups(cell: CellData) -> Iterator[Score]:
-    """The same over the patients of each subgroup, where predictions have that column."""
-    if "subgroup" not in cell.frame:
-        return
-    for (method, version, model), rows in cell.rows_by_key.items():
-        for group, members in rows.groupby(rows["subgroup"].astype(str)):
-            found = cell.metrics_of(members, model)
-            for name in cell.cell.metrics:
-                if (name, OVERALL) in found:
-                    yield _score(
-                        cell, found[name, OVERALL], method, version, model, name,  # type: ignore[arg-type]
-                        subgroup=str(group), runs=len(cell.runs_by_key[method, version, model]),
-                        units=members["unit"].nunique(),
-                    )  # fmt: skip
 
 
 def _spreads(cell: Cell, scores: Iterable[Score]) -> Iterator[Spread]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from consilia.evaluation.decisions import HALF
 from consilia.evaluation.paired import Draws, draw
 from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
 from consilia.evaluation.study_metrics import METRICS, Tested, metric_values
-from consilia.record.study_result import Cell, Model, Support, Version
+from consilia.record.study_result import Cell, Model, Score, Support, Version
 
 KEYS = ("data", "option", "method", "fold", "seed", "version", "model", "site", "patient", "case", "stratum")
 NEEDED = {"classification": ("label", "p0", "p1"), "segmentation": ("dice",), "survival": ("time", "event", "risk")}
@@ -95,6 +96,23 @@ class CellData:
         names = blocks[0].keys()
         return {key: self.draws.over_seeds(np.concatenate([block[key] for block in blocks])) for key in names}
 
+    def score(self, values: Array, method: str, version: Version, model: Model, metric: str, **other: Any) -> Score:
+        """A metric by draw (R,) with its interval; ``other`` fields of the score."""
+        low, high = self.draws.interval(values)
+        return Score(
+            data=self.cell.data,
+            option=self.cell.option,
+            method=method,
+            version=version,
+            model=model,
+            metric=metric,
+            value=None if np.isnan(values[0]) else float(values[0]),
+            low=low,
+            high=high,
+            se=self.draws.standard_error(values),
+            **other,
+        )
+
 
 def cells_of(predictions: pd.DataFrame, *, seed: int, draws: int) -> Iterator[CellData]:
     """The cells of a study in the order of their labels' first appearance.
@@ -131,7 +149,7 @@ def _cell(data: str, option: str, frame: pd.DataFrame, seed: int, draws: int) ->
         unit=numbers.loc[pd.MultiIndex.from_frame(people)].to_numpy(),
         seed_place=frame["seed"].map({value: place for place, value in enumerate(seeds)}),
     )
-    sites = tuple(_support(str(site), rows, task) for site, rows in frame.groupby("site"))
+    sites = tuple(support_of(str(site), rows, task) for site, rows in frame.groupby("site"))
     once = frame.drop_duplicates(["unit", "case"])
     cell = Cell(
         data=data,
@@ -162,7 +180,7 @@ def _task(data: str, frame: pd.DataFrame) -> str:
     )
 
 
-def _support(site: str, rows: pd.DataFrame, task: str) -> Support:
+def support_of(site: str, rows: pd.DataFrame, task: str) -> Support:
     """The test cases of a site; each counts once, whatever the number of methods, seeds, and partitions it is in."""
     cases = rows.drop_duplicates(["unit", "case"])
     patients = cases["unit"].nunique()

@@ -11,12 +11,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from consilia.core.files import write_bytes, write_csv
-from consilia.record.study_result import RESULT, Contrast, PlannedRun, Ratio, Score, StudyResult, save_result
+from consilia.record.study_result import RESULT, Contrast, Gap, PlannedRun, Ratio, Score, StudyResult, save_result
 from consilia.report.study_tables import costs, study_tables
 from consilia.report.table_text import latex_table, markdown_table, markdown_text
 
 TABLES, LATEX, COSTS = "tables.md", "tables.tex", "costs.md"
 SCORES, CLAIMS, RATIOS, RUNS = "results.csv", "claims.csv", "ratios.csv", "runs.csv"
+GAPS = "gaps.csv"
 PAGE = "study.html"
 
 
@@ -40,6 +41,7 @@ def write_tables(result: StudyResult, folder: Path) -> None:
     _write_rows(folder / SCORES, Score, result.scores)
     _write_rows(folder / CLAIMS, Contrast, result.contrasts, without=("units",))
     _write_rows(folder / RATIOS, Ratio, result.ratios)
+    _write_rows(folder / GAPS, Gap, result.gaps)
     _write_rows(folder / RUNS, PlannedRun, result.runs)
 
 

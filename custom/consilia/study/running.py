@@ -34,6 +34,7 @@ from consilia.study.outputs import write_outputs
 from consilia.study.plan import Planned, plan_of
 from consilia.study.results import predictions_of, rounds_of, runs_of
 from consilia.study.study import Study, require_label, require_method, study_config, study_sites
+from consilia.study.subgroups import attributes_of, with_subgroups
 from consilia.study.tuning import Choice, Execute, settings_of, tune
 
 
@@ -177,12 +178,14 @@ def run_study(
         # All of them before the first run: a mistake in the last method must not show hours later.
         plan = plan_of(federations, labels, overrides, look=study.tune is None)
         leaks = leaks_of(plan)
+        sites = {one.federation.folder: (one.federation.data_name, one.sites) for one in plan}
+        attributes = attributes_of(sites.values(), study.subgroups)
         if study.tune is not None:
             settings = settings_of(tune(study, federations, labels, folder, carry_out, overrides), study.tune)
             plan = plan_of(federations, labels, overrides, settings)
         planned = carry_out(plan)
         _require_one(planned)
-        result = _write_reports(study, folder, planned, command, leaks)
+        result = _write_reports(study, folder, planned, command, leaks, attributes)
     found = [before.record is not None for before in plan]
     runs = tuple(
         FinishedRun(one.name, one.record, one.folder, there, one.federation)
@@ -245,7 +248,12 @@ def _require_one(planned: Sequence[Planned]) -> None:
 
 
 def _write_reports(
-    study: Study, folder: Path, planned: Sequence[Planned], command: Sequence[str], leaks: tuple[Leak, ...]
+    study: Study,
+    folder: Path,
+    planned: Sequence[Planned],
+    command: Sequence[str],
+    leaks: tuple[Leak, ...],
+    attributes: pd.DataFrame,
 ) -> StudyResult | None:
     """A page for each federation, and the study's result."""
     federations: dict[Path, list[Record]] = {}
@@ -254,7 +262,7 @@ def _write_reports(
             federations.setdefault(one.federation.folder, []).append(one.record)
     for place, records in federations.items():
         write_report(records, place / REPORT, panels_of(records))
-    predictions = predictions_of(planned)
+    predictions = with_subgroups(predictions_of(planned), attributes, study.subgroups or {})
     if predictions.empty and any(one.record is not None for one in planned):
         return None
     tables = predictions, runs_of(planned, command), rounds_of(planned)

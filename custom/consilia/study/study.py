@@ -23,6 +23,7 @@ from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
 from consilia.study.claims import Claim
 from consilia.study.grid import Grid
+from consilia.study.subgroups import Division
 
 EACH = "all"
 """In place of the name of a site to leave out: every site that trains, in turn."""
@@ -82,6 +83,8 @@ class Study(Strict):
         baselines: of centralised, local-only, linear and majority (classification), filled-box and ellipse
             (segmentation), public-only (a method that learns at the server). By default all that fit the task but the
             last.
+        subgroups: columns of the sites' tables by which metrics are also given: names of their values, or cut points;
+            by default sex, gender and age where tables have them. See :mod:`consilia.study.subgroups`.
         seeds: run seeds.
     """
 
@@ -97,6 +100,7 @@ class Study(Strict):
     run: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_standard)
     baselines: tuple[str, ...] = DEFAULT_BASELINES
+    subgroups: dict[str, Division] | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
     @field_validator("baselines")
