@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from consilia.core.errors import ConfigError
+from consilia.core.errors import CannotTrain, ConfigError
 from consilia.federation.config import run_config
+from tests.federation.support import small
 
 BASE = {
     "method": "fedkper",
@@ -31,6 +32,17 @@ def test_class_weights_are_refused_for_a_segmentation() -> None:
         ConfigError, match=r"training.class_weights are for a classification, the run is a segmentation"
     ):
         run_config({**BASE, "method": "fedavg", "task": "segmentation"}, ["training.class_weights=balanced"])
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fedcurv"])
+def test_a_robust_rule_is_refused_where_what_is_sent_adds_up(method: str) -> None:
+    """By the median SCAFFOLD's c is off the mean of the sites' c_k by two thirds of its norm after eight rounds."""
+    plain = {"momentum": 0.0, "weight_decay": 0.0}
+    for rule in ("median", "trimmed_mean"):
+        with pytest.raises(CannotTrain, match=rf"{method}: .*, which the {rule} does not do: set robust\.rule=mean"):
+            small(method, training=plain, robust={"rule": rule})
+    assert small(method, training=plain, robust={"clip_norm": 1.0}).robust.clip_norm == 1.0
+    assert small("fedavg", robust={"rule": "median"}).robust.rule == "median"
 
 
 def test_a_job_carries_it_and_gives_it_back() -> None:

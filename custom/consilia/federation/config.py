@@ -97,6 +97,11 @@ class RunConfig(Strict):
             method.check_training(self.training)
         except ConfigError as error:
             raise CannotTrain(str(error)) from error
+        if not method.robust and self.robust.rule != "mean":
+            raise CannotTrain(
+                f"method {method.name}: what its sites send beside the model adds up over the sites, which the "
+                f"{self.robust.rule} does not do: set robust.rule=mean (robust.clip_norm may stay)"
+            )
         if self.preprocessing == "pooled" and method.several_datasets:
             raise ValueError(f"preprocessing: pooled is for one dataset, method {method.name} trains several: set site")
         declared_fields(method)

@@ -120,6 +120,8 @@ class Method(Generic[C]):
         global_model: whether what is exchanged is a whole model, with what every site has from the start. False where
             each site has a trained part of its own, as FedPer's head: the best round is then chosen by the models that
             the sites make of what is exchanged, and records and reports have no metrics of a global model.
+        robust: whether a robust rule may stand in place of the mean over the sites. False where what a site sends
+            beside its model must add up over the sites, as the changes of SCAFFOLD's control variates do.
         private_files: names of files that the half at the server saves and that no administrator can download, since
             they show cases of the server's own data.
         grid: the one parameter of its own that a study tunes beside the learning rate, with its values (a key of
@@ -133,6 +135,7 @@ class Method(Generic[C]):
     personal: ClassVar[bool] = True
     several_datasets: ClassVar[bool] = False
     global_model: ClassVar[bool] = True
+    robust: ClassVar[bool] = True
     private_files: ClassVar[tuple[str, ...]] = ()
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 

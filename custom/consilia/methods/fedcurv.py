@@ -126,6 +126,7 @@ class FedCurv(Method[FedCurvConfig]):
 
     name = "fedcurv"
     Config = FedCurvConfig
+    robust: ClassVar[bool] = False  # a site takes its own terms off sums that must hold them
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"lam": (0.01, 0.1, 1.0, 10.0)}
 
     def extras(self, model: nn.Module) -> dict[str, TensorSpec]:

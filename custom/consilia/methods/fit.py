@@ -122,9 +122,7 @@ def make_optimiser(parameters: Sequence[nn.Parameter], training: TrainingConfig,
     return _SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
-def shuffled(
-    cases: int, size: int, order: torch.Generator, last: Literal["join", "keep"] = "join"
-) -> Iterator[Tensor]:
+def shuffled(cases: int, size: int, order: torch.Generator, last: Literal["join", "keep"] = "join") -> Iterator[Tensor]:
     """Shuffled case indices in batches; the last one may be smaller.
 
     One of a single case joins its neighbour, since BatchNorm cannot train on it, unless ``last`` is ``keep``.

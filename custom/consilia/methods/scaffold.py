@@ -120,6 +120,7 @@ class Scaffold(Method[ScaffoldConfig]):
     name = "scaffold"
     Config = ScaffoldConfig
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "survival")
+    robust: ClassVar[bool] = False  # c is the mean of all c_k only if it moves by the mean of their changes
 
     def extras(self, model: nn.Module) -> dict[str, TensorSpec]:
         """c_k+ - c_k."""
