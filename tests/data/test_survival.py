@@ -47,6 +47,12 @@ def test_times_and_events_of_each_case(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [[9, 1], [14, 1]]
 
 
+def test_a_follow_up_may_end_on_its_first_day(tmp_path: Path) -> None:
+    path = make_site(tmp_path, ["a,p1,40,0,0", "b,p2,50,0,1", *ROWS[2:]])
+    assert load_site(path, "os").train.labels.tolist() == [[0, 0], [0, 1], [7, 1]]
+    assert check_site(path)[0].errors == []
+
+
 def test_events_by_other_words(tmp_path: Path) -> None:
     rows = [f"{row.rpartition(',')[0]},{'dead' if row.endswith(('1', '1.0')) else 'alive'}" for row in ROWS]
     named = make_site(tmp_path, rows, classes=["alive", "dead"])
@@ -64,12 +70,11 @@ def test_a_site_file_that_is_written_says_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("c,p3,60,0,1", r"row 3: time column 'months': expected a number above 0, got '0'"),
-        ("c,p3,60,-4,1", r"row 3: time column 'months': expected a number above 0, got '-4'"),
-        ("c,p3,60,inf,1", r"row 3: time column 'months': expected a number above 0, got 'inf'"),
-        ("c,p3,60,soon,1", r"row 3: time column 'months': expected a number above 0, got 'soon'"),
-        ("c,p3,60,,1", r"row 3: time column 'months': expected a number above 0, got no value"),
-        ("c,p3,60,NA,1", r"row 3: time column 'months': expected a number above 0, got no value"),
+        ("c,p3,60,-4,1", r"row 3: time column 'months': expected a number from 0 on, got '-4'"),
+        ("c,p3,60,inf,1", r"row 3: time column 'months': expected a number from 0 on, got 'inf'"),
+        ("c,p3,60,soon,1", r"row 3: time column 'months': expected a number from 0 on, got 'soon'"),
+        ("c,p3,60,,1", r"row 3: time column 'months': expected a number from 0 on, got no value"),
+        ("c,p3,60,NA,1", r"row 3: time column 'months': expected a number from 0 on, got no value"),
         ("c,p3,60,7,2", r"row 3: label column 'died': expected one of \['0', '1'\], got '2'"),
         ("c,p3,60,7,", r"row 3: label column 'died': expected one of \['0', '1'\], got ''"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from consilia.core.errors import DataError
+from consilia.core.errors import ConfigError, DataError
 from consilia.data.check import check_site
 from consilia.data.loading import load_dataset, load_new_cases, load_site, preprocessing_file
 from consilia.data.preprocessing import Preprocessing
@@ -286,6 +286,19 @@ def test_first_levels_can_be_dropped_and_all_inputs_standardised(tmp_path: Path)
         make_site(tmp_path, [",".join([*row.split(",")[:4], "1", row[-1]]) for row in ROWS], **changes), "diagnosis"
     )
     assert constant.train.inputs[:, 4].tolist() == [0, 0, 0, 0]
+
+
+def test_numbers_can_be_left_as_they_are(tmp_path: Path) -> None:
+    path = make_site(tmp_path, standardise="none")
+    data = load_site(path, "diagnosis")
+    assert data.train.inputs[:, :2].tolist() == [[40, 200], [50, 220], [50, 220], [70, 300]]  # medians fill in
+    new = tmp_path / "new.csv"
+    new.write_text("id,age,chol,sex\nz,60,?,1\n")
+    assert load_new_cases(path, "diagnosis", new).inputs[0, :2].tolist() == [60, 220]
+    changes = {"standardise": "none", "numeric_missing": "error", "splits": {"validation": 0}}
+    complete = make_site(tmp_path, plain_rows(), case=None, patient=None, **changes)
+    with pytest.raises(ConfigError, match=r"site\.yaml has standardise: none"):
+        load_dataset(load_site_config(complete), "diagnosis", with_moments=True)
 
 
 def test_sums_for_pooling_are_of_all_standardised_inputs(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_metrics_of_the_record_are_those_of_plain_loops(finished) -> None:
         assert 0 < interval.se < 0.2
 
 
+def test_the_card_says_how_many_events_the_c_index_rests_on(finished) -> None:
+    record, _, folder = finished
+    page = (folder / "global-last.md").read_text()
+    assert "| site | cases | patients | events | C-index |" in page
+    test = record.final["last"].global_["survival-hospital-3"].test
+    assert f"| survival-hospital-3 | {test.count} | {test.count} | {test.events} | {test.c_index:.3f} |" in page
+
+
 def test_the_model_learns_and_means_are_of_sites(finished) -> None:
     record = finished[0]
     by_site = [site.test.c_index for site in record.final["last"].global_.values()]

@@ -67,6 +67,22 @@ def test_training_is_a_plain_loop_without_the_batches_that_have_no_event(events:
     assert result.loss == pytest.approx(sum(losses[len(losses) // 2 :]) / len(events), rel=1e-5)
 
 
+def test_batches_without_an_event_can_make_a_step_along_what_else_there_is() -> None:
+    """Of 11 cases one has the event: in 6 batches of two passes two have it, and four halve the weights by decay."""
+    data, model = site_data([1] + [0] * 10), network()
+    training = TRAINING.model_copy(update={"eventless_batches": "step", "weight_decay": 5.0})
+    weight, bias = (model.state_dict()[f"layers.0.{name}"].clone().requires_grad_() for name in ("weight", "bias"))
+    for batch in orders(11):
+        loss = plain_loss(weight, bias, data.train, batch) + 0 * (weight.sum() + bias.sum())
+        for tensor, slope in zip((weight, bias), torch.autograd.grad(loss, (weight, bias)), strict=True):
+            tensor.data = 0.5 * tensor.data - RATE * slope
+    client = support.client_of("fedavg", model, data, training)
+    client.load({})
+    assert client.fit(Round(1, {})).steps == 6
+    assert torch.allclose(client.state()["layers.0.weight"], weight, atol=1e-6)
+    assert torch.allclose(client.state()["layers.0.bias"], bias, atol=1e-6)
+
+
 def test_scaffold_of_a_round_without_a_step_keeps_its_control() -> None:
     model = network()
     data = site_data([0] * 9)

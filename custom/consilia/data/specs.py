@@ -51,8 +51,9 @@ class TabularSpec(CommonSpec):
 
     ``more_files`` have the same columns; without a case column, the rows' ids then begin with the file's name.
     ``missing_rows: drop`` leaves out the cases that lack a feature. ``first_level: drop`` gives a categorical column an
-    input per level but its first. ``standardise: all`` takes indicators and levels like numbers, and ``deviation`` is
-    that of the training cases as a population (n in the denominator) or as a sample (n - 1).
+    input per level but its first. ``standardise: all`` takes indicators and levels like numbers, ``none`` leaves the
+    numbers as they are in the file; ``deviation`` is that of the training cases as a population (n in the denominator)
+    or as a sample (n - 1).
 
     ``task: survival`` has in ``time`` the column of the follow-up, and in ``label`` how it ended: by default 1 is the
     event and 0 is censored; its two classes are these, the event last.
@@ -77,7 +78,7 @@ class TabularSpec(CommonSpec):
     missing_indicators: bool = False
     missing_rows: Literal["keep", "drop"] = "keep"
     first_level: Literal["keep", "drop"] = "keep"
-    standardise: Literal["numeric", "all"] = "numeric"
+    standardise: Literal["numeric", "all", "none"] = "numeric"
     deviation: Literal["population", "sample"] = "population"
 
     def files(self) -> tuple[Path, ...]:

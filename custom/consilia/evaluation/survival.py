@@ -1,6 +1,6 @@
 """Survival: Cox's partial likelihood, Harrell's concordance index, and the metrics of one model on one split.
 
-N cases have a time t_i > 0 and an event e_i, 1 if the follow-up ended with it and 0 if the case was censored; a model
+N cases have a time t_i >= 0 and an event e_i, 1 if the follow-up ended with it and 0 if the case was censored; a model
 gives each a log hazard s_i, of which only the differences mean anything. Labels (N, 2) float64 hold (t_i, e_i).
 """
 

@@ -21,6 +21,8 @@ COLUMNS = {
     "auroc": "AUROC",
     "operating.sensitivity": "sensitivity",
     "operating.specificity": "specificity",
+    "events": "events",
+    "c_index": "C-index",
     "prompts.box.dice": "Dice, box",
     "prompts.image.dice": "Dice, whole image",
 }

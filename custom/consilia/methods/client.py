@@ -21,7 +21,7 @@ from consilia.data.augmentation import Augmentation, Transform
 from consilia.data.dataset import SiteData, Split
 from consilia.methods.config import TrainingConfig
 from consilia.methods.contract import C, Method, State, Update
-from consilia.methods.fit import Batch, FitResult, choose_device, fit, shuffled
+from consilia.methods.fit import Batch, FitResult, always, choose_device, fit, shuffled
 from consilia.methods.local_report import write_local_report
 from consilia.methods.passes import EVERYTHING, passes_of
 from consilia.methods.tasks import TASKS, Network, Predictions, network_of
@@ -234,7 +234,7 @@ class Client(Generic[C]):
                 penalty=penalty,
                 after_backward=after_backward,
                 training_mode=training_mode,
-                teaches=self.task.teaches,
+                teaches=always if self.training.eventless_batches == "step" else self.task.teaches,
                 should_stop=self.should_stop,
                 where=f"site {self.data.site!r}",
             )

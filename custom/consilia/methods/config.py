@@ -25,6 +25,9 @@ class TrainingConfig(Strict):
     last_batch: Literal["join", "keep"] = Field(
         "join", description="of a pass, where it has one case: joins the batch before, for BatchNorm; or stays a batch"
     )
+    eventless_batches: Literal["skip", "step"] = Field(
+        "skip", description="of a survival: no step, or one along what else there is (momentum, a proximal term)"
+    )
     optimiser: Literal["sgd", "adam", "adamw"] = Field("sgd", description="its state starts anew every round")
     learning_rate: float = Field(0.01, gt=0, description="of the first round")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")

@@ -54,11 +54,11 @@ class TabularReader(Reader[TabularSpec]):
             return cases.labels
         texts, missing = self._texts(cases.rows, name)
         times = pd.to_numeric(texts.mask(missing), errors="coerce").to_numpy(dtype=np.float64)
-        for i in np.flatnonzero(~(np.isfinite(times) & (times > 0))):
+        for i in np.flatnonzero(~(np.isfinite(times) & (times >= 0))):
             got = "no value" if missing[i] else repr(texts.iloc[i])
             problems.add(
-                f"{self.spec.file}: row {cases.rows['row#'].iloc[i]}: time column {name!r}: expected a number above 0, "
-                f"got {got}"
+                f"{self.spec.file}: row {cases.rows['row#'].iloc[i]}: time column {name!r}: "
+                f"expected a number from 0 on, got {got}"
             )
         return np.stack([times, cases.labels.astype(np.float64)], axis=1)
 
@@ -139,9 +139,9 @@ class TabularReader(Reader[TabularSpec]):
             imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(numbers)
             median = np.nan_to_num(imputer.statistics_)
         inputs = self._inputs(median, raw)
-        width = inputs.shape[1] if self.spec.standardise == "all" else numbers.shape[1]
+        width = {"none": 0, "numeric": numbers.shape[1], "all": inputs.shape[1]}[self.spec.standardise]
         if not width:
-            return {"median": [], "mean": [], "scale": []}
+            return {"median": median.tolist(), "mean": [], "scale": []}
         scaler = StandardScaler().fit(inputs[:, :width])
         scale = scaler.scale_
         if self.spec.deviation == "sample" and len(raw) > 1:
@@ -156,6 +156,8 @@ class TabularReader(Reader[TabularSpec]):
                 "or missing_rows: drop"
             )
         width = len(self.spec.numeric)
+        if self.spec.standardise == "none":
+            raise ConfigError("preprocessing: pooled standardises, and site.yaml has standardise: none: set it to site")
         if self.spec.standardise == "all":
             # Nothing is missing, so that no median is ever filled in.
             return moments(self._inputs(np.zeros(width), raw), axes=(0,), fewest=fewest)
