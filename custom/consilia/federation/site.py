@@ -72,7 +72,7 @@ class Site:
         self.config, self.settings = config, settings
         self.name, self._pages = settings.site, pages
         self.folder = settings.state_dir / RUNS / config.run_id
-        self.store = SiteStore(self.folder)
+        self.store = SiteStore(self.folder, whole_history=settings.keep_predictions)
         AllowedMethods(settings.allow_methods, Path(SITE_FILE)).require(config.method.method)
         require(compared(config, settings.limits))
         folders = [settings.dataset_dir(name) for name in datasets_of(config) if name in settings.datasets]

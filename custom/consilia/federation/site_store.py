@@ -21,14 +21,18 @@ VALUES = "values"
 """In a client state's metadata: what is no tensor, as JSON."""
 
 HISTORY_LENGTH = 3
-"""Correctness vectors kept per model: the last one, and those a resumed run may fall back to."""
+"""Correctness vectors kept per model: the last one, and those a resumed run may fall back to; of a study all."""
 
 
 class SiteStore:
-    """The folder of one run at one site; its files are readable by their owner alone."""
+    """The folder of one run at one site; its files are readable by their owner alone.
 
-    def __init__(self, folder: Path) -> None:
+    ``whole_history``: whether it says of every evaluation which cases were right, for the forgetting of a study.
+    """
+
+    def __init__(self, folder: Path, *, whole_history: bool = False) -> None:
         self.folder = folder
+        self._whole = whole_history
         self._history: dict[str, Tensor] | None = None
 
     def begin(self) -> None:
@@ -80,10 +84,20 @@ class SiteStore:
         # The history starts at all wrong, so a first evaluation forgets nothing (specification 6.1).
         previous = history[f"{kind}/{earlier[-1]}"] if earlier else torch.zeros_like(correct)
         history[f"{kind}/{version}"] = correct
-        for old in earlier[: -(HISTORY_LENGTH - 1)]:
+        for old in [] if self._whole else earlier[: -(HISTORY_LENGTH - 1)]:
             del history[f"{kind}/{old}"]
         write_tensors(path, history, durable=False, private=True)
         return flips(previous, correct)
+
+
+def read_history(folder: Path) -> dict[str, dict[int, Tensor]]:
+    """Which test cases (N,) bool were right, by model and version, in the folder of a run at a site."""
+    path = folder / HISTORY
+    found: dict[str, dict[int, Tensor]] = {}
+    for key, correct in (read_tensors(path)[0] if path.is_file() else {}).items():
+        kind, _, version = key.rpartition("/")
+        found.setdefault(kind, {})[int(version)] = correct
+    return found
 
 
 def split_state(state: Any, whose: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

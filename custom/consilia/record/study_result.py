@@ -309,6 +309,32 @@ class Gap(Strict):
     sites: int
 
 
+ForgettingName = Literal["nfr", "bwt", "forgetting"]
+
+
+class Forgetting(Strict):
+    """What a method's models forget over the rounds: means over versions, folds and seeds (docs/metrics.md).
+
+    Attributes:
+        metric: negative flip rate, backward transfer, or the loss of a class's recall since it was highest.
+        label: the class; empty over all.
+        se: standard deviation over the draws.
+        runs: how many (fold, seed) runs it comes from.
+    """
+
+    data: str
+    option: str
+    method: str
+    model: Model
+    metric: ForgettingName
+    label: str = ""
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    se: float | None = None
+    runs: int
+
+
 LeakKind = Literal["own site", "another site", "several sites", "fitted on test"]
 
 
@@ -348,6 +374,7 @@ class StudyResult(Strict):
     leaks: tuple[Leak, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    forgetting: tuple[Forgetting, ...] = ()
     notes: tuple[str, ...] = ()
 
 

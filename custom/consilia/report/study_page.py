@@ -17,10 +17,10 @@ from consilia.report.panel import TextTable
 from consilia.report.plots_compare import STYLES, Styles, style_of, styles_of
 from consilia.report.study_cells import MODELS, CellTables
 from consilia.report.study_claims import claim_tables
-from consilia.report.study_fairness import subgroup_tables
+from consilia.report.study_fairness import fairness_tables
 from consilia.report.study_tables import cells_in, costs, leak_table, missing_runs
 
-FOLDED = ("more-", "means-best", "sites-", "subgroups")
+FOLDED = ("more-", "means-best", "sites-", "subgroups", "forgetting-")
 """Tables that the page shows when they are opened; names begin so."""
 
 
@@ -80,7 +80,7 @@ def _verdict_counts(result: StudyResult) -> dict[str, int]:
 
 def _section(result: StudyResult, data: str, option: str, styles: Styles) -> Section:
     cell = CellTables(result, data, option)
-    tables = [*cell.tables(), *subgroup_tables(cell)]
+    tables = [*cell.tables(), *fairness_tables(cell)]
     folded = [table for name, table in tables if name.startswith(FOLDED)]
     drawings = [*_planes(cell, styles), *_curves(result, cell, styles), *_sites(cell, styles), *_reliability(cell)]
     return Section(

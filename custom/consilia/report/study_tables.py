@@ -11,7 +11,7 @@ from consilia.report.format import duration, number, size
 from consilia.report.panel import TextTable
 from consilia.report.study_cells import CellTables, cell_title
 from consilia.report.study_claims import claim_tables
-from consilia.report.study_fairness import subgroup_tables
+from consilia.report.study_fairness import fairness_tables
 
 Tables = dict[str, TextTable]
 """By name, which is that of its label."""
@@ -23,7 +23,7 @@ def study_tables(result: StudyResult) -> Tables:
     several = len(cells_in(result)) > 1
     for place, (data, option) in enumerate(cells_in(result), 1):
         cell = CellTables(result, data, option)
-        for name, table in (*cell.tables(), *subgroup_tables(cell)):
+        for name, table in (*cell.tables(), *fairness_tables(cell)):
             found[f"{place}-{name}" if several else name] = table
     found.update(claim_tables(result))
     if (leaks := leak_table(result)) is not None:

@@ -30,6 +30,8 @@ from consilia.study.cells import MODELS, CellData, cells_of
 from consilia.study.claims import Claim
 from consilia.study.contrasts import Evidence, add_evidence, best_of, concerns, contrasts_of, name_of, ratios_of
 from consilia.study.fairness import gaps_of, members_of, scores_of
+from consilia.study.forgetting import forgetting_of
+from consilia.study.histories import History
 
 CENTRALISED = "centralised"
 RUN = ["data", "option", "method", "fold", "seed"]
@@ -43,6 +45,7 @@ def analyse(
     claims: Sequence[Claim],
     *,
     title: str = "",
+    histories: Iterable[History] = (),
     reference: str = CENTRALISED,
     seed: int = 0,
     draws: int = RESAMPLES,
@@ -56,6 +59,7 @@ def analyse(
             and has no predictions, those of the method that its ``reason`` names are taken (its own: of another seed).
         rounds: a row per run, version, model and metric: value (weighted mean over sites) and cumulative bytes.
         claims: written down before the test.
+        histories: of runs, which test cases were right after each round.
         reference: the method by which others' metrics are divided.
 
     Raises:
@@ -64,7 +68,8 @@ def analyse(
     planned = _planned(runs)
     filled = _same_as(predictions, planned)
     evidence = [Evidence(claim, planned=_planned_of(claim, planned)) for claim in claims]
-    names = ("cells", "scores", "subgroups", "gaps", "spreads", "best", "ratios", "calibration")
+    histories = list(histories)
+    names = ("cells", "scores", "subgroups", "gaps", "forgetting", "spreads", "best", "ratios", "calibration")
     parts: dict[str, list[Any]] = {name: [] for name in names}
     for cell in cells_of(filled, seed=seed, draws=draws):
         parts["cells"].append(cell.cell)
@@ -74,6 +79,7 @@ def analyse(
             parts["subgroups"] += [one.group for one in groups]
             parts["scores"] += [score for one in groups for score in scores_of(one)]
             parts["gaps"] += gaps_of(groups)
+        parts["forgetting"] += forgetting_of(cell, histories)
         parts["spreads"] += _spreads(cell.cell, scores)
         parts["best"] += best_of(cell)
         parts["ratios"] += ratios_of(cell, reference)

@@ -11,13 +11,23 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from consilia.core.files import write_bytes, write_csv
-from consilia.record.study_result import RESULT, Contrast, Gap, PlannedRun, Ratio, Score, StudyResult, save_result
+from consilia.record.study_result import (
+    RESULT,
+    Contrast,
+    Forgetting,
+    Gap,
+    PlannedRun,
+    Ratio,
+    Score,
+    StudyResult,
+    save_result,
+)
 from consilia.report.study_tables import costs, study_tables
 from consilia.report.table_text import latex_table, markdown_table, markdown_text
 
 TABLES, LATEX, COSTS = "tables.md", "tables.tex", "costs.md"
 SCORES, CLAIMS, RATIOS, RUNS = "results.csv", "claims.csv", "ratios.csv", "runs.csv"
-GAPS = "gaps.csv"
+GAPS, FORGETTING = "gaps.csv", "forgetting.csv"
 PAGE = "study.html"
 
 
@@ -42,6 +52,7 @@ def write_tables(result: StudyResult, folder: Path) -> None:
     _write_rows(folder / CLAIMS, Contrast, result.contrasts, without=("units",))
     _write_rows(folder / RATIOS, Ratio, result.ratios)
     _write_rows(folder / GAPS, Gap, result.gaps)
+    _write_rows(folder / FORGETTING, Forgetting, result.forgetting)
     _write_rows(folder / RUNS, PlannedRun, result.runs)
 
 

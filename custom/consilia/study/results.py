@@ -40,7 +40,7 @@ def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
     Of runs that left out a site there are the predictions at that site alone, and the site counts as a fold: another
     model tests each.
     """
-    folds = _folds(plan)
+    folds = folds_of(plan)
     frames = [
         frame.assign(**_key(one, folds))
         for one in plan
@@ -85,7 +85,7 @@ def _key(one: Planned, folds: Mapping[Path, int]) -> dict[str, Any]:
     }
 
 
-def _folds(plan: Sequence[Planned]) -> dict[Path, int]:
+def folds_of(plan: Sequence[Planned]) -> dict[Path, int]:
     """The number of each federation's fold: its own, or that of the site that was left out."""
     sites = list(dict.fromkeys(one.federation.left_out for one in plan))
     return {one.federation.folder: one.federation.fold + 1000 * sites.index(one.federation.left_out) for one in plan}
@@ -93,7 +93,7 @@ def _folds(plan: Sequence[Planned]) -> dict[Path, int]:
 
 def runs_of(plan: Sequence[Planned], command: Sequence[str]) -> pd.DataFrame:
     """A row per planned run; ``command`` runs the study, and with more words one of its labels."""
-    folds = _folds(plan)
+    folds = folds_of(plan)
     return pd.DataFrame([{**_key(one, folds), **_row(one, command)} for one in plan])
 
 
@@ -141,7 +141,7 @@ def _bytes(record: Record | None) -> tuple[float, float]:
 
 def rounds_of(plan: Sequence[Planned]) -> pd.DataFrame:
     """A row per evaluated version, model, metric and run: the mean over sites by test patients, and bytes so far."""
-    folds = _folds(plan)
+    folds = folds_of(plan)
     rows = [{**_key(one, folds), **found} for one in plan if one.record is not None for found in _by_round(one.record)]
     return pd.DataFrame(rows)
 

@@ -27,6 +27,7 @@ from consilia.study.execute import StudyProgress, execute
 from consilia.study.federations import Federation, federations_of
 from consilia.study.folder import SITES, alone, finished, nothing_left, overwritten
 from consilia.study.grid import Grid
+from consilia.study.histories import histories_of
 from consilia.study.leaks import leaks_of
 from consilia.study.one_run import EngineName, Work, require_engine, run_one
 from consilia.study.outcome import core_hours
@@ -266,7 +267,9 @@ def _write_reports(
     if predictions.empty and any(one.record is not None for one in planned):
         return None
     tables = predictions, runs_of(planned, command), rounds_of(planned)
-    result = analyse(*tables, study.claims, title=folder.name).model_copy(update={"leaks": leaks})
+    result = analyse(*tables, study.claims, title=folder.name, histories=histories_of(planned)).model_copy(
+        update={"leaks": leaks}
+    )
     if study.tune is not None:
         division = "fold" if study.folds is not None else "partition" if study.partitions is not None else ""
         result = result.model_copy(update={"notes": (*result.notes, study.tune.words(study.seeds, division))})
