@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from consilia.data.site import load_site_config
 from consilia.federation.messages import Request
 from consilia.federation.site import Site
-from consilia.federation.site_store import HISTORY
+from consilia.federation.site_store import HISTORY, SiteStore
 from tests.conftest import REPOSITORY
 from tests.federation.support import initial_state, small
 
@@ -74,6 +74,8 @@ def test_flips_count_from_the_last_evaluation_by_hand(wisconsin) -> None:
 
 def test_history_stays_small_and_a_repeated_version_counts_from_the_one_before(wisconsin) -> None:
     node, state = site(wisconsin, rounds=5)
+    # As at a hospital: this one is of a study, which has the whole history.
+    node.store = node.evaluation.store = SiteStore(node.folder)
     replies = [node.answer(Request(kind="evaluate", round=version), state) for version in range(6)]
     assert sorted(load_file(node.folder / HISTORY)) == ["global/3", "global/4", "global/5"]
     again = node.answer(Request(kind="evaluate", round=5), state)
