@@ -12,8 +12,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional
 
-from consilia.core.determinism import state_digest
+from consilia.core.determinism import derive_seed, state_digest
 from consilia.core.errors import ConfigError
 from consilia.core.events import Event
 from consilia.core.tensor_files import read_tensors
@@ -197,6 +198,34 @@ def test_a_trained_baseline_saves_its_models_as_a_run_does(sites, tmp_path: Path
             assert len(card.preprocessing.fitted["mean"]) == 30
             states |= {f"{name}/{key}": tensor for key, tensor in own.items()}
         assert state_digest(states) == chosen.sha256
+
+
+def test_centralised_is_a_plain_loop_over_all_training_cases(sites, tmp_path: Path) -> None:
+    """Plain torch, with nothing of Consilia's training but the documented order of batches."""
+    training = {"local_epochs": 2, "batch_size": 32, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    run = {"rounds": 5, "training": {**training, "learning_rate_decay": 0.5}}
+    config = study_config(Study(run=run), "centralised", 3, sites)
+    record = run_baseline("centralised", config, sites, tmp_path)
+    data = [load_site(path, "diagnosis") for _, path in sorted(sites.items())]
+    inputs, labels = (torch.cat([getattr(site.train, key) for site in data]) for key in ("inputs", "labels"))
+    tried, truth = (torch.cat([getattr(site.validation, key) for site in data]) for key in ("inputs", "labels"))
+    model = config.model.build(seed=3, allowed=DEFAULT_ALLOWED, folders={})
+    losses = []
+    for number in range(1, 6):
+        rate = 0.1 * 0.5 ** (number - 1)
+        optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=0.01)
+        order = torch.Generator().manual_seed(derive_seed(3, "batches", "pooled", number))
+        for batch in [part for _ in range(2) for part in torch.randperm(len(labels), generator=order).split(32)]:
+            optimiser.zero_grad()
+            functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+            optimiser.step()
+        with torch.no_grad():
+            losses.append(float(functional.cross_entropy(model(tried).double(), truth)))
+    trained, _ = read_tensors(tmp_path / "global-last.safetensors")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-6)
+    # The best round is the one of lowest validation loss over the cases of all sites.
+    assert record.final["best"].version == 1 + int(np.argmin(losses))
 
 
 def test_a_baseline_of_another_task_is_refused(sites) -> None:
