@@ -102,6 +102,24 @@ def test_ctrl_c_leaves_no_process_and_the_study_goes_on(whole: tuple[str, dict[s
     assert digests(tmp_path / "study") == expected
 
 
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_can_compare(tmp_path: Path) -> None:
+    """The new processes would run it once more, study and all."""
+    data = federation(tmp_path)
+    methods = {name: {"method": name} for name in ("fedavg", "fedprox")}
+    spec = {"data": data, "methods": methods, "baselines": [], "run": {"rounds": 1}}
+    (tmp_path / "script.py").write_text(
+        "import consilia\n"
+        f"found = consilia.compare({spec!r}, jobs=2, out='study')\n"
+        "print('done', *[run.name for run in found.runs])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'custom'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("done fedavg-seed0 fedprox-seed0") == 1
+
+
 def test_data_sets_and_options_are_compared_apart(tmp_path: Path) -> None:
     data = {"one": federation(tmp_path / "one"), "two": federation(tmp_path / "two")}
     several = study(data, options={"few": {"train_cases": 10}, "all": {}})

@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
 from consilia.core.events import Event
@@ -61,7 +64,8 @@ class Processes:
     def begin(self, place: int, work: Work) -> None:
         """Begin a run; ``place`` is its number."""
         self._attempts[place] = self._attempts.get(place, 0) + 1
-        self._runs[self._pool.submit(_in_process, place, work)] = (place, work)
+        with _without_main():
+            self._runs[self._pool.submit(_in_process, place, work)] = (place, work)
 
     def running(self) -> int:
         """How many runs go on."""
@@ -105,6 +109,17 @@ class Processes:
 
     def _new_pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self._count, self._context, _begin, (self._events, os.getpid()))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Inside the block a new process does not run the caller's script once more, which would begin the study again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 _events: Queue[tuple[int, Event]] | None = None
