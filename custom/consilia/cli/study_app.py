@@ -23,7 +23,8 @@ def compare(
     leave_out: Annotated[
         list[str] | None,
         typer.Option(
-            help="A site that trains nothing and is tested on: the unseen centre. Several (or all): each in turn."
+            help="A site that trains nothing and is tested on: the unseen centre. Several (or all): each in turn. With "
+            "new_site in the study: and what a few labelled cases of it are worth."
         ),
     ] = None,
     train_cases: Annotated[

@@ -32,6 +32,7 @@ from consilia.federation.messages import (
     payload_bytes,
 )
 from consilia.federation.model_card import personal_card, save_model
+from consilia.federation.personal import make_personal
 from consilia.federation.release_fields import datasets_of
 from consilia.federation.release_manifest import manifest_of
 from consilia.federation.requests import require_within
@@ -228,11 +229,8 @@ class Site:
         received, before = self.evaluation.global_metrics(request, state)
         variants = self.evaluation.variants(request) if received is not None else {}
         attention = self.client.attention(self.data.test)
-        epochs = self.config.training.personalise_epochs
-        personal_state = self.client.personalize(Round(request.round + 1, state, payload, epochs))
-        require_names(personal_state, list(self.client.state()))
+        personal_state = make_personal(self.client, self.config, request.round, state, payload)
         name = f"personal-{request.keep}"
-        self.client.load(personal_state)
         # Not part of the forgetting history: this is no round.
         personal, after = self.evaluation.metrics("personal", version=None, slow=True, threshold="own")
         card = personal_card(self.config, self.data, name, personal, rounds=request.round, pooled=self._pooled)

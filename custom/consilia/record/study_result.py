@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat, ValidationError
 from consilia.core.errors import DataError
 from consilia.core.files import write_json
 from consilia.core.schema import Strict, explain
-from consilia.record.split_metrics import ReliabilityBin
+from consilia.record.study_unseen import Calibration, NewSiteScore
 
 RESULT = "study.json"
 
@@ -205,20 +205,6 @@ class Ratio(Strict):
     high: float | None
 
 
-class Calibration(Strict):
-    """The reliability of a method's probabilities after the last round, over all test cases or those of a site.
-
-    ``bins``: ten of equal width; ``count`` has every seed's prediction of a case.
-    """
-
-    data: str
-    option: str
-    method: str
-    model: Model
-    site: str = ""
-    bins: tuple[ReliabilityBin, ...]
-
-
 class PlannedRun(Strict):
     """A run of the study's plan. ``seconds`` and ``core_seconds`` are times: they differ from machine to machine.
 
@@ -369,6 +355,7 @@ class StudyResult(Strict):
     best: tuple[Best, ...] = ()
     ratios: tuple[Ratio, ...] = ()
     calibration: tuple[Calibration, ...] = ()
+    new_site: tuple[NewSiteScore, ...] = ()
     runs: tuple[PlannedRun, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
     leaks: tuple[Leak, ...] = ()

@@ -44,6 +44,7 @@ class CellTables:
         self.methods = list(dict.fromkeys(methods))
         self.title = cell_title(data, option)
         self.left_out = any(run.left_out for run in self.runs)
+        self.new_site = [one for one in result.new_site if (one.data, one.option) == (data, option)]
 
     @property
     def metrics(self) -> Sequence[Metric]:

@@ -10,15 +10,15 @@ from consilia.evaluation.study_metrics import METRICS, metric_of
 from consilia.record.metrics import Metric
 from consilia.record.schema import Curves
 from consilia.record.study_result import Score, StudyResult
-from consilia.report import plots_sites, plots_study
+from consilia.report import plots_new_site, plots_sites, plots_study
 from consilia.report.format import BASELINES
 from consilia.report.html import page
 from consilia.report.panel import TextTable
 from consilia.report.plots_compare import STYLES, Styles, style_of, styles_of
 from consilia.report.study_cells import MODELS, CellTables
 from consilia.report.study_claims import claim_tables
-from consilia.report.study_fairness import fairness_tables
-from consilia.report.study_tables import cells_in, costs, leak_table, missing_runs
+from consilia.report.study_new_site import new_site_metrics, numbers_of, panels_of
+from consilia.report.study_tables import cell_tables, cells_in, costs, leak_table, missing_runs
 
 FOLDED = ("more-", "means-best", "sites-", "subgroups", "forgetting-")
 """Tables that the page shows when they are opened; names begin so."""
@@ -80,9 +80,10 @@ def _verdict_counts(result: StudyResult) -> dict[str, int]:
 
 def _section(result: StudyResult, data: str, option: str, styles: Styles) -> Section:
     cell = CellTables(result, data, option)
-    tables = [*cell.tables(), *fairness_tables(cell)]
+    tables = list(cell_tables(cell))
     folded = [table for name, table in tables if name.startswith(FOLDED)]
     drawings = [*_planes(cell, styles), *_curves(result, cell, styles), *_sites(cell, styles), *_reliability(cell)]
+    drawings = [*_gained(cell, styles), *drawings]
     return Section(
         cell.title,
         [table for name, table in tables if not name.startswith(FOLDED)],
@@ -199,3 +200,19 @@ def _reliability(cell: CellTables) -> list[Drawing]:
     )
     address = plots_sites.reliability(panels, of)
     return [Drawing(address, f"{cell.title}: reliability of the probabilities", caption)]
+
+
+def _gained(cell: CellTables, styles: Styles) -> list[Drawing]:
+    """What labelled cases are worth at a site that was left out."""
+    found = []
+    for metric in new_site_metrics(cell):
+        panels = {site or "mean of the sites": methods for site, methods in panels_of(cell, metric.name).items()}
+        address = plots_new_site.gained(
+            panels, numbers_of(cell), styles, metric.heading, percent=metric.unit == "percent"
+        )
+        caption = (
+            "On the fixed test of a site that was left out, with 95 % intervals over test patients, draws of labelled "
+            "cases and seeds. Of no labelled case it is the global model, of some the personal one made of it."
+        )
+        found.append(Drawing(address, f"{cell.title}: labelled cases of a new site, {metric.heading}", caption))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from consilia.record.metrics import UNDEFINED
 from consilia.record.study_result import LeakKind, PlannedRun, StudyResult
@@ -12,6 +12,7 @@ from consilia.report.panel import TextTable
 from consilia.report.study_cells import CellTables, cell_title
 from consilia.report.study_claims import claim_tables
 from consilia.report.study_fairness import fairness_tables
+from consilia.report.study_new_site import new_site_tables
 
 Tables = dict[str, TextTable]
 """By name, which is that of its label."""
@@ -22,8 +23,7 @@ def study_tables(result: StudyResult) -> Tables:
     found: Tables = {}
     several = len(cells_in(result)) > 1
     for place, (data, option) in enumerate(cells_in(result), 1):
-        cell = CellTables(result, data, option)
-        for name, table in (*cell.tables(), *fairness_tables(cell)):
+        for name, table in cell_tables(CellTables(result, data, option)):
             found[f"{place}-{name}" if several else name] = table
     found.update(claim_tables(result))
     if (leaks := leak_table(result)) is not None:
@@ -31,6 +31,13 @@ def study_tables(result: StudyResult) -> Tables:
     if (missing := missing_runs(result)) is not None:
         found["runs"] = missing
     return found
+
+
+def cell_tables(cell: CellTables) -> Iterator[tuple[str, TextTable]]:
+    """All tables of a cell by name."""
+    yield from cell.tables()
+    yield from fairness_tables(cell)
+    yield from new_site_tables(cell)
 
 
 def cells_in(result: StudyResult) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from consilia.evaluation.calibration import confidences, reliability
 from consilia.record.split_metrics import ReliabilityBin
-from consilia.record.study_result import Calibration
+from consilia.record.study_unseen import Calibration
 from consilia.study.cells import MODELS, CellData, tested_of
 
 

@@ -101,13 +101,24 @@ class _Board:
         planned = self.found[place]
         assert planned.config is not None
         # The study's report is what a person looks at; a run's own is made of its record when it is wanted.
-        return Work(planned.config, planned.sites, planned.folder, engine, planned.baseline, pages=False)
+        unseen, new_site = planned.federation.unseen or "", planned.new_site
+        return Work(
+            planned.config,
+            planned.sites,
+            planned.folder,
+            engine,
+            planned.baseline,
+            pages=False,
+            unseen=unseen,
+            new_site=new_site,
+        )
 
     def ended(self, place: int, failure: Failure | None) -> None:
         """A run has come to its end."""
         planned = self.found[place]
         if failure is None:
-            self.found[place] = planned.ended("done", record=load_record(planned.folder / RESULT))
+            record = load_record(planned.folder / RESULT) if planned.new_site is None else None
+            self.found[place] = planned.ended("done", record=record)
         else:
             self.found[place] = planned.ended(failure.status, failure.reason)
         cost = read_cost(planned.folder)

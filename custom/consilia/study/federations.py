@@ -64,6 +64,12 @@ class Federation:
         return " ".join(filter(None, (self.data, self.option, self.within)))
 
     @property
+    def unseen(self) -> str | None:
+        """The site that its runs leave out, alone or in turn."""
+        assert not isinstance(self.study.leave_out, tuple)
+        return self.study.leave_out
+
+    @property
     def within(self) -> str:
         """The same of one data set and option: the site that was left out, and the fold or partition."""
         left_out = f"without {self.left_out}" if self.left_out else ""

@@ -21,8 +21,10 @@ from consilia.methods.shown import panels_of
 from consilia.record.files import save_record
 from consilia.record.schema import Record
 from consilia.report.html import write_report
+from consilia.study.adaptation import adapt
 from consilia.study.baselines import run_baseline
 from consilia.study.folder import nothing_left
+from consilia.study.new_site import NewSite
 from consilia.study.outcome import Cost, Failure, read_cost, write_outcome
 
 EngineName = Literal["sim", "inprocess"]
@@ -43,6 +45,8 @@ class Work:
     """A run that is to be made: a method's with an engine, or a baseline's, which needs none.
 
     ``pages``: whether it writes its own reports; ``workers``: processes for the sites, of the in-process engine.
+    ``unseen`` and ``new_site``: the run is there, and what is to be made are the personal models of the site that it
+    left out, in a folder below the run's.
     """
 
     config: RunConfig
@@ -52,6 +56,8 @@ class Work:
     baseline: str | None = None
     pages: bool = True
     workers: int = 1
+    unseen: str = ""
+    new_site: NewSite | None = None
 
 
 def run_one(work: Work, progress: Progress) -> Record:
@@ -84,7 +90,7 @@ def try_one(work: Work, progress: Progress) -> Failure | None:
         ConsiliaError: the study cannot go on as it is: a damaged checkpoint, a folder of another run.
     """
     try:
-        run_one(work, progress)
+        run_one(work, progress) if work.new_site is None else _adapted(work, work.new_site, progress)
     except (ConfigError, DataError) as error:
         failure = Failure(run_id=work.config.run_id, status="cannot", reason=str(error))
     except (RunFailed, AggregationError) as error:
@@ -94,6 +100,14 @@ def try_one(work: Work, progress: Progress) -> Failure | None:
         return None
     progress(Failed(reason=failure.reason))
     return failure
+
+
+def _adapted(work: Work, new_site: NewSite, progress: Progress) -> None:
+    progress(Begun(rounds=0))
+    cost = _Clock(read_cost(work.folder))
+    adapt(work.config, work.sites, work.folder, work.baseline, work.unseen, new_site)
+    write_outcome(work.folder, spent := cost.so_far())
+    progress(Finished(rounds=0, seconds=spent.seconds))
 
 
 class _Clock:

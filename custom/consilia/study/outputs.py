@@ -22,12 +22,15 @@ from consilia.record.study_result import (
     StudyResult,
     save_result,
 )
+from consilia.record.study_unseen import NewSiteScore
 from consilia.report.study_tables import costs, study_tables
 from consilia.report.table_text import latex_table, markdown_table, markdown_text
 
 TABLES, LATEX, COSTS = "tables.md", "tables.tex", "costs.md"
 SCORES, CLAIMS, RATIOS, RUNS = "results.csv", "claims.csv", "ratios.csv", "runs.csv"
 GAPS, FORGETTING = "gaps.csv", "forgetting.csv"
+NEW_SITE = "new-site.csv"
+"""Only of a study with the key ``new_site``."""
 PAGE = "study.html"
 
 
@@ -53,6 +56,8 @@ def write_tables(result: StudyResult, folder: Path) -> None:
     _write_rows(folder / RATIOS, Ratio, result.ratios)
     _write_rows(folder / GAPS, Gap, result.gaps)
     _write_rows(folder / FORGETTING, Forgetting, result.forgetting)
+    if result.new_site:
+        _write_rows(folder / NEW_SITE, NewSiteScore, result.new_site, without=("of_each",))
     _write_rows(folder / RUNS, PlannedRun, result.runs)
 
 

@@ -12,9 +12,11 @@ from consilia.federation.config import RunConfig
 from consilia.methods.registry import make_method
 from consilia.record.schema import Record
 from consilia.record.study_result import Status
+from consilia.study.adaptation import FOLDER, adapted
 from consilia.study.baselines import require_baseline
 from consilia.study.federations import Federation
 from consilia.study.folder import Fingerprints, finished
+from consilia.study.new_site import NewSite
 from consilia.study.outcome import read_failure
 from consilia.study.study import baseline_of, baselines_of, study_config, study_values
 
@@ -37,6 +39,7 @@ class Planned:
         words: what else tells it from others of its label.
         rate: what tuning has chosen, in words; empty where nothing was tuned.
         edge: whether one of the chosen values stands at the end of its grid.
+        new_site: what is made at the site that the run left out, where this is no run but stands for that.
     """
 
     federation: Federation
@@ -52,6 +55,7 @@ class Planned:
     words: str = ""
     rate: str = ""
     edge: bool = False
+    new_site: NewSite | None = None
 
     @property
     def name(self) -> str:
@@ -194,3 +198,16 @@ def looked_up(planned: Planned, fingerprints: Fingerprints) -> Planned:
         return planned.ended("done", record=record)
     failure = read_failure(planned.folder, config.run_id)
     return planned if failure is None else planned.ended(failure.status, failure.reason)
+
+
+def adaptations_of(planned: Sequence[Planned], new_site: NewSite) -> list[Planned]:
+    """What is to be made at the sites that were left out, of every run that has a result, below its folder."""
+    found = []
+    for one in planned:
+        if one.record is None or one.config is None or (site := one.federation.unseen) is None:
+            continue
+        folder = one.folder / FOLDER
+        there = adapted(one.config, one.sites, folder, site, new_site) is not None
+        own = replace(one, folder=folder, record=None, status=None, words="at the new site", new_site=new_site)
+        found.append(own.ended("done") if there else own)
+    return found

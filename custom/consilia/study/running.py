@@ -29,10 +29,11 @@ from consilia.study.folder import SITES, alone, finished, nothing_left, overwrit
 from consilia.study.grid import Grid
 from consilia.study.histories import histories_of
 from consilia.study.leaks import leaks_of
+from consilia.study.new_site_scores import new_site_scores, predictions_at_new_sites
 from consilia.study.one_run import EngineName, Work, require_engine, run_one
 from consilia.study.outcome import core_hours
 from consilia.study.outputs import write_outputs
-from consilia.study.plan import Planned, plan_of
+from consilia.study.plan import Planned, adaptations_of, plan_of
 from consilia.study.results import predictions_of, rounds_of, runs_of
 from consilia.study.study import Study, require_label, require_method, study_config, study_sites
 from consilia.study.subgroups import attributes_of, with_subgroups
@@ -174,6 +175,8 @@ def run_study(
     carry_out = _executor(study, folder, require_engine(engine), jobs, progress)
     for label in labels or ():
         require_label(study, label)
+    if study.new_site is not None and study.leave_out is None:
+        raise ConfigError("new_site is about a site that is left out: give leave_out in the study, or --leave-out")
     with nothing_left(folder), alone(folder):
         federations = federations_of(study, folder)
         # All of them before the first run: a mistake in the last method must not show hours later.
@@ -186,7 +189,8 @@ def run_study(
             plan = plan_of(federations, labels, overrides, settings)
         planned = carry_out(plan)
         _require_one(planned)
-        result = _write_reports(study, folder, planned, command, leaks, attributes)
+        joined = [] if study.new_site is None else carry_out(adaptations_of(planned, study.new_site))
+        result = _write_reports(study, folder, planned, command, leaks, attributes, joined)
     found = [before.record is not None for before in plan]
     runs = tuple(
         FinishedRun(one.name, one.record, one.folder, there, one.federation)
@@ -255,6 +259,7 @@ def _write_reports(
     command: Sequence[str],
     leaks: tuple[Leak, ...],
     attributes: pd.DataFrame,
+    joined: Sequence[Planned],
 ) -> StudyResult | None:
     """A page for each federation, and the study's result."""
     federations: dict[Path, list[Record]] = {}
@@ -267,9 +272,9 @@ def _write_reports(
     if predictions.empty and any(one.record is not None for one in planned):
         return None
     tables = predictions, runs_of(planned, command), rounds_of(planned)
-    result = analyse(*tables, study.claims, title=folder.name, histories=histories_of(planned)).model_copy(
-        update={"leaks": leaks}
-    )
+    result = analyse(*tables, study.claims, title=folder.name, histories=histories_of(planned))
+    new_site = tuple(new_site_scores(predictions_at_new_sites(joined)))
+    result = result.model_copy(update={"leaks": leaks, "new_site": new_site})
     if study.tune is not None:
         division = "fold" if study.folds is not None else "partition" if study.partitions is not None else ""
         result = result.model_copy(update={"notes": (*result.notes, study.tune.words(study.seeds, division))})

@@ -23,6 +23,7 @@ from consilia.simulation.federation import EMBEDDED_DATA, load_federation
 from consilia.study.baselines import BASELINES, PUBLIC_ONLY, TASK_OF
 from consilia.study.claims import Claim
 from consilia.study.grid import Grid
+from consilia.study.new_site import NewSite
 from consilia.study.subgroups import Division
 
 EACH = "all"
@@ -70,6 +71,7 @@ class Study(Strict):
             several, a mapping of labels to them.
         leave_out: a site that trains nothing and is tested on instead: the unseen centre. Of several, or ``all``, each
             in turn: a study for each of them.
+        new_site: what few labelled cases of a site left out are worth; see :mod:`consilia.study.adaptation`.
         train_cases: how many (or what fraction) of each site's training cases are used: few data.
         folds: disjoint test folds of every site's patients, each of which is tested in turn.
         partitions: seeds by which a pooled dataset is divided into sites with skewed labels, in turn.
@@ -90,6 +92,7 @@ class Study(Strict):
 
     data: str | dict[str, str] = "wisconsin"
     leave_out: str | tuple[str, ...] | None = None
+    new_site: NewSite | None = None
     train_cases: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
     folds: Annotated[int, Field(ge=2)] | None = None
     partitions: tuple[int, ...] | None = Field(None, min_length=1)
