@@ -2,6 +2,7 @@
 
 python -m benchmarks.study_statistics           # the global model's last version
 python -m benchmarks.study_statistics --all     # global and personal, last and best
+python -m benchmarks.study_statistics --groups  # with subgroups by two columns of two values each
 """
 
 from __future__ import annotations
@@ -41,8 +42,14 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--groups", action="store_true")
+    chosen = parser.parse_args()
     every = [(version, model) for version in ("last", "best") for model in ("global", "personal")]
-    table = predictions(every if parser.parse_args().all else every[:1])
+    table = predictions(every if chosen.all else every[:1])
+    if chosen.groups:
+        number = table["patient"].astype(int)
+        groups = {"group:sex": np.where(number % 3, "men", "women"), "group:age": np.where(number % 2, "old", "young")}
+        table = table.assign(**groups)
     runs = table[["data", "option", "method", "fold", "seed"]].drop_duplicates().assign(status="done")
     claims = [Claim(name=str(n), metric="auroc", method=f"method {n}", against="method 0") for n in range(1, METHODS)]
     began, spent = time.perf_counter(), time.process_time()
