@@ -65,7 +65,8 @@ def _by_class(cell: CellTables, forgotten: list[Forgetting]) -> TextTable:
     ]
     note = (
         "Recall lost: that of the class after the round where it was highest, less that after the last round, on the "
-        "cases of all sites; below 0 it was never higher than at the end."
+        "cases of all sites; below 0 it was never higher than at the end. A model that at first gives all cases one "
+        "class has its recall at 100 % then: read the classes together."
     )
     return TextTable(
         f"{cell.title}: forgetting of the global model, by class", ["method", "metric", *classes], rows, note
