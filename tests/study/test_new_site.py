@@ -39,6 +39,7 @@ ASKED = {"cases": [0, 4, 30, "all"], "draws": 3}
 METHODS: Mapping[str, Mapping[str, object]] = {
     "fedavg": {"method": "fedavg"},
     "fedper": {"method": "fedper"},
+    "fedntd": {"method": "fedntd"},
     "scaffold": {"method": "scaffold", "training": {"momentum": 0, "weight_decay": 0}},
 }
 
@@ -179,6 +180,7 @@ def test_what_cannot_be_is_a_row_that_says_so(done: Done) -> None:
     text = (done.folder / "tables.md").read_text()
     assert "majority has no network that a site could train on" in text
     assert "30: the site has 24 cases to label" in text
+    assert "same as: fedavg: " in text
     scores = load_result(done.folder / "study.json").new_site
     assert {one.cases for one in scores if not one.site and one.method == "fedavg"} == {"0", "4", "all"}
 
@@ -207,7 +209,7 @@ def test_two_jobs_give_the_same_bytes_and_a_spent_budget_leaves_rows(done: Done,
         file.unlink()
     run_study(asked.changed(budget=1e-9), tmp_path / "1", jobs=1)
     rows = pd.read_csv(tmp_path / "1" / "new-site.csv")
-    assert set(rows["reason"]) == {"the budget is spent"}
+    assert set(rows["reason"]) == {"not run: the budget is spent"}
     assert len(load_result(tmp_path / "1" / "study.json").scores) > 0
 
 

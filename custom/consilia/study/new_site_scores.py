@@ -37,7 +37,6 @@ def predictions_at_new_sites(plan: Sequence[Planned]) -> pd.DataFrame:
     frames = []
     folders = list(dict.fromkeys(one.federation.folder for one in plan))
     for one in plan:
-        assert one.config is not None
         assert one.new_site is not None
         site = one.federation.unseen
         assert site is not None
@@ -49,11 +48,14 @@ def predictions_at_new_sites(plan: Sequence[Planned]) -> pd.DataFrame:
             "fold": folders.index(one.federation.folder),
             "seed": one.seed,
         }
-        done = adapted(one.config, one.sites, one.folder, site, one.new_site)
-        steps, found = ([], pd.DataFrame()) if done is None else (list(done[0].steps), done[1])
+        done = None
+        if one.status == "done" and one.config is not None:
+            done = adapted(one.config, one.sites, one.folder, site, one.new_site)
+        steps, found = ((), pd.DataFrame()) if done is None else (done[0].steps, done[1])
         lacking = [(step.cases, step.reason) for step in steps if step.reason]
         if done is None:
-            lacking = [(cases, one.reason or str(one.status)) for cases in one.new_site.cases]
+            reason = ": ".join(filter(None, (str(one.status), one.reason)))
+            lacking = [(cases, reason) for cases in one.new_site.cases]
         frames += [pd.DataFrame([{**run, "cases": str(cases), "reason": reason}]) for cases, reason in lacking]
         if len(found):
             counts = {str(step.cases): step.labelled for step in steps}

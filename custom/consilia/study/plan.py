@@ -201,13 +201,14 @@ def looked_up(planned: Planned, fingerprints: Fingerprints) -> Planned:
 
 
 def adaptations_of(planned: Sequence[Planned], new_site: NewSite) -> list[Planned]:
-    """What is to be made at the sites that were left out, of every run that has a result, below its folder."""
+    """What is to be made of every run at the site that it left out; of one without a result nothing."""
     found = []
     for one in planned:
-        if one.record is None or one.config is None or (site := one.federation.unseen) is None:
+        if (site := one.federation.unseen) is None:
             continue
-        folder = one.folder / FOLDER
-        there = adapted(one.config, one.sites, folder, site, new_site) is not None
-        own = replace(one, folder=folder, record=None, status=None, words="at the new site", new_site=new_site)
-        found.append(own.ended("done") if there else own)
+        own = replace(one, folder=one.folder / FOLDER, record=None, words="at the new site", new_site=new_site)
+        if one.record is not None and one.config is not None:
+            there = adapted(one.config, one.sites, own.folder, site, new_site) is not None
+            own = own.ended("done") if there else replace(own, status=None)
+        found.append(own)
     return found
