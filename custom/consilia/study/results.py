@@ -24,7 +24,7 @@ from consilia.evaluation.rounds import (
     weighted_mean,
 )
 from consilia.federation.saved_predictions import predictions_file, read_predictions
-from consilia.record.schema import Record
+from consilia.record.schema import FinalModels, Record
 from consilia.record.study_result import VERSIONS
 from consilia.study.outcome import read_cost
 from consilia.study.plan import Planned
@@ -67,7 +67,15 @@ def _of_run(one: Planned, record: Record) -> Iterator[pd.DataFrame]:
                 found = read_predictions(file)
                 names = found["dataset"].unique()
                 where = site if len(names) < 2 else site + "/" + found["dataset"]
-                yield found.drop(columns="dataset").assign(version=version, site=where, stratum=stratum)
+                threshold = found["model"].map(_thresholds(record.final[version], site)).astype(float)
+                own = found.drop(columns="dataset")
+                yield own.assign(version=version, site=where, stratum=stratum, threshold=threshold)
+
+
+def _thresholds(models: FinalModels, site: str) -> dict[str, float | None]:
+    """At what each model's cases count as class 1, by validation cases; None: they choose none."""
+    own = models.personal.get(site)
+    return {"global": models.threshold, "personal": getattr(own and own.validation, "threshold", None)}
 
 
 def _test_only(record: Record, site: str) -> bool:
