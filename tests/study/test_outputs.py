@@ -11,6 +11,7 @@ import pytest
 from consilia.core.errors import DataError
 from consilia.record.study_result import RESULT, StudyResult, load_result
 from consilia.report.panel import TextTable
+from consilia.report.study_tables import study_tables
 from consilia.report.table_text import latex_table, markdown_table
 from consilia.study.analysis import analyse
 from consilia.study.claims import Claim
@@ -126,3 +127,9 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text('{"draws": 5, "seed": 0, "sores": []}')
     with pytest.raises(DataError, match=r"sores.*did you mean 'scores'"):
         load_result(tmp_path / RESULT)
+
+
+def test_of_small_sites_alone_there_is_no_table_of_their_spread() -> None:
+    for cases, there in ((12, False), (60, True)):
+        rows = classified({"m": 1.0}, sites={"a": cases, "b": cases}, folds=1, seeds=[0], models=["global"])
+        assert ("spread" in study_tables(analyse(rows, plan(rows), NO_ROUNDS, [], draws=10))) == there

@@ -75,7 +75,8 @@ class CellTables:
         for name in dict.fromkeys(key[3] for key in self.scores if key[4]):
             if name in primary or name == self.metrics[0].name:
                 yield f"sites-{name}", self.sites(name)
-        yield "spread", self.spread()
+        if (spread := self.spread()).rows:
+            yield "spread", spread
         ratios = [one for one in self.result.ratios if (one.data, one.option) == (self.data, self.option)]
         if any(one.version == "last" for one in ratios):
             yield "ratios", self.ratios([one for one in ratios if one.version == "last"])

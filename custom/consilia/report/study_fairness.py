@@ -107,7 +107,10 @@ def _subgroups(cell: CellTables, attribute: str, groups: list[Subgroup]) -> Text
         if any((method, "last", model, metric.name, "", group.name) in cell.scores for group in groups)
     ]
     few = any(group.patients < FEWEST_PATIENTS for group in groups)
-    note = "Means over sites are of those with enough patients of the group; accuracy is of all its cases."
+    note = (
+        "Means over sites are of those with enough patients of the group; accuracy is of all its cases. Groups with "
+        "fewer than five test patients are not shown."
+    )
     star = f" * fewer than {FEWEST_PATIENTS} test patients: in no gap." if few else ""
     columns = ["method", "model", "metric", *(_heading(group, cell.cell.task) for group in groups)]
     return TextTable(f"{cell.title}: subgroups by {attribute}, after the last round", columns, rows, note + star)

@@ -16,6 +16,9 @@ from consilia.record.study_result import Gap, Model, Score, Subgroup
 from consilia.study.cells import MODELS, CellData, support_of
 from consilia.study.subgroups import PREFIX, UNKNOWN
 
+FEWEST_SHOWN = 5
+"""Test patients of a subgroup below which nothing is said of it: its accuracy would be a patient's own result."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Members:
@@ -26,17 +29,19 @@ class Members:
 
 
 def members_of(cell: CellData) -> Iterator[list[Members]]:
-    """The subgroups of a cell, column by column; of each one its sites have its own support."""
+    """The subgroups of a cell that are shown, column by column; of each one its sites have its own support."""
     for column in cell.frame:
         if str(column).startswith(PREFIX):
             name = str(column).removeprefix(PREFIX)
             groups = sorted(cell.frame[column].unique(), key=_order)
-            yield [_members(cell, name, group) for group in groups]
+            members = [_members(cell, name, group) for group in groups]
+            yield [one for one in members if one.group.patients >= FEWEST_SHOWN]
 
 
 def _order(group: str) -> tuple[bool, bool, float, str]:
     """Ranges by their numbers, others by name, the unknown last."""
-    number = re.search(r"-?\d+(\.\d+)?", group)
+    # A dash after a letter is no sign: stage-2.
+    number = re.search(r"((?<!\w)-)?\d+(\.\d+)?", group)
     return group == UNKNOWN, not group.startswith("below"), float(number[0]) if number else 0.0, group
 
 
