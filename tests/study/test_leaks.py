@@ -210,3 +210,10 @@ def test_a_survival_is_looked_at_like_others(tmp_path: Path) -> None:
     found = found_in(Study(data="synthetic-survival", methods={"fedavg": {"method": "fedavg"}}, baselines=()), tmp_path)
     assert found["own site"][0] == found["another site"][0] == 0
     assert found["own site"][1] > 100
+
+
+def test_embedded_data_that_every_left_out_site_has_a_copy_of_count_once(tmp_path: Path) -> None:
+    one = Study(data="wisconsin", leave_out="all", methods={"fedavg": {"method": "fedavg"}}, baselines=())
+    # 569 cases, each tested by the model that has not seen its hospital.
+    expected = {"own site": (0, 569), "another site": (0, 569), "fitted on test": (569, 569), "several sites": (0, 569)}
+    assert found_in(one, tmp_path / "study") == expected

@@ -139,6 +139,10 @@ class CommonSpec(Strict, ABC):
     def files(self) -> tuple[Path, ...]:
         """The tables that cases are read from: datasets that share one may share patients."""
 
+    def content(self) -> str:
+        """What decides the cases and their values, as JSON: all keys but those of the division into splits."""
+        return self.model_dump_json(exclude={"splits", "test_only", "train_cases"})
+
     def fits_preprocessing(self) -> bool:
         """Whether preprocessing is fitted on the site's own cases; fixed values fit nothing."""
         return True

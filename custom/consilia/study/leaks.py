@@ -35,9 +35,6 @@ from consilia.record.study_result import Leak, LeakKind
 from consilia.study.federations import Federation
 from consilia.study.plan import Planned
 
-OF_SPLITS = {"splits", "test_only", "train_cases"}
-"""Keys of a dataset that change no case's values."""
-
 
 @dataclass(frozen=True)
 class _Place:
@@ -68,8 +65,7 @@ def leaks_of(plan: Sequence[Planned]) -> tuple[Leak, ...]:
     """
     by_content: dict[str, list[_Place]] = {}
     for place in _places(plan):
-        spec = place.spec.model_dump_json(exclude=OF_SPLITS)
-        by_content.setdefault(spec, []).append(place)
+        by_content.setdefault(place.spec.content(), []).append(place)
     tables = [table for places in by_content.values() for table in _read(places)]
     if not tables:
         return ()
@@ -138,7 +134,7 @@ def _read(places: Sequence[_Place]) -> Iterator[pd.DataFrame]:
                 "dataset": place.dataset,
                 "test_only": spec.test_only,
                 "fitted": spec.fitted_on_test() and place.own_values,
-                "source": "\n".join(sorted(str(file.resolve()) for file in spec.files())),
+                "source": "\n".join(sorted(_source(file, federation) for file in spec.files())),
                 "case": cases.ids,
                 "patient": cases.patients,
                 "split": splits,
@@ -177,6 +173,12 @@ def _require_fitted_on_training(reader: Reader[Any], raw: np.ndarray, splits: np
 
 
 # ---- between sites and folds -----------------------------------------------------------------------------------------
+
+
+def _source(file: Path, federation: Federation) -> str:
+    """What a file is called; one that every federation has a copy of, as of embedded data, has one name in all."""
+    own, found = federation.base.resolve(), file.resolve()
+    return str(found.relative_to(own) if found.is_relative_to(own) else found)
 
 
 def _sources(files: Iterable[str]) -> dict[str, str]:

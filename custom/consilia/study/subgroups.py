@@ -65,7 +65,7 @@ def attributes_of(federations: Iterable[tuple[str, Mapping[str, Path]]], wanted:
         for file in sites.values():
             config = load_site_config(file)
             for dataset, spec in config.datasets.items():
-                key = spec.model_dump_json(exclude={"splits", "test_only", "train_cases"})
+                key = spec.content()
                 if key not in read:
                     read[key] = _columns(spec, None if wanted is None else list(wanted))
                     columns.update(read[key].columns)
