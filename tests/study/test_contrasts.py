@@ -122,6 +122,17 @@ def test_several_data_sets_are_averaged_and_listed() -> None:
     assert single.value == pytest.approx(values[0])
 
 
+def test_options_of_one_data_set_are_no_further_patients() -> None:
+    rows = classified({"m": 1.5, "n": 1.0}, sites={"a": 60}, folds=1, seeds=[0], models=["global"])
+    options = pd.concat([rows.assign(option=name) for name in "uvwxyz"], ignore_index=True)
+    (once,) = analyse(rows, plan(rows), NO_ROUNDS, [AUROC], draws=300).contrasts
+    (found,) = analyse(options, plan(options), NO_ROUNDS, [AUROC], draws=300).contrasts
+    # The same predictions of the same patients six times say no more than once, and are no six data sets.
+    assert (found.value, found.low, found.high) == pytest.approx((once.value, once.low, once.high))
+    assert found.se == pytest.approx(once.se)
+    assert (found.patients, found.wilcoxon, len(found.units)) == (60, None, 6)
+
+
 def test_wilcoxon_needs_six_units() -> None:
     assert wilcoxon_p([0.1, 0.2, 0.3, 0.4, 0.5]) is None
     assert wilcoxon_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == pytest.approx(2 / 2**6)

@@ -75,14 +75,14 @@ def _units(contrasts: Sequence[Contrast]) -> TextTable:
             [
                 one.name,
                 ", ".join(shown) + (f", and {more} more" if more > 0 else "") or UNDEFINED,
-                _p(one.wilcoxon) if one.wilcoxon is not None else f"{len(one.units)} units: too few",
+                _p(one.wilcoxon) if one.wilcoxon is not None else "too few",
             ]
         )
     return TextTable(
         "Claims: differences by site, or by data set where there are several",
         ["claim", "differences", "Wilcoxon, p"],
         rows,
-        "Wilcoxon's signed-rank test from six sites or data sets on; fewer cannot reach 5 %.",
+        "Wilcoxon's signed-rank test from six sites or data sets (means over options) on; fewer cannot reach 5 %.",
     )
 
 

@@ -164,9 +164,9 @@ def _cell(data: str, option: str, frame: pd.DataFrame, seed: int, draws: int) ->
         of_each=_of_each(once, task),
         sites=sites,
     )
-    return CellData(
-        cell, frame, draw(units["stratum"].tolist(), len(seeds), seed=seed, purpose=f"{data}/{option}", draws=draws)
-    )
+    # Options of one data set have the same patients: the same are drawn, or a mean over options would look too sure.
+    drawn = draw(units["stratum"].tolist(), len(seeds), seed=seed, purpose=f"{data}/", draws=draws)
+    return CellData(cell, frame, drawn)
 
 
 def _task(data: str, frame: pd.DataFrame) -> str:

@@ -130,7 +130,7 @@ def contrasts_of(evidence: Sequence[Evidence]) -> list[Contrast]:
 
 
 def _mean_draws(differences: Sequence[Difference]) -> Array | None:
-    """The mean over cells for each draw; cells are drawn independently of one another."""
+    """The mean over cells for each draw; data sets are drawn independently, options of one together."""
     if not differences:
         return None
     found: Array = np.mean([difference.draws for difference in differences], axis=0)
@@ -153,6 +153,9 @@ def _contrast(evidence: Evidence, draws: Array | None, p: float | None, adjusted
         )
     )
     units = _units(cells)
+    by_data: dict[str, list[Difference]] = {}
+    for one in cells:
+        by_data.setdefault(one.cell.cell.data, []).append(one)
     verdict, reason = verdict_of(claim, low, high, adjusted)
     runs = sum(one.runs for one in cells)
     return Contrast(
@@ -168,10 +171,15 @@ def _contrast(evidence: Evidence, draws: Array | None, p: float | None, adjusted
         reason="; ".join([reason, *evidence.problems, *_incomplete(runs, evidence.planned)]).strip("; "),
         runs=runs,
         planned=evidence.planned,
-        patients=sum(one.cell.cell.patients for one in cells),
+        patients=sum(max(one.cell.cell.patients for one in own) for own in by_data.values()),
         unit="site" if len(cells) == 1 else "data set",
         units=units,
-        wilcoxon=wilcoxon_p([unit.value for unit in units]),
+        wilcoxon=wilcoxon_p(
+            [unit.value for unit in units]
+            if len(cells) == 1
+            # Options of one data set have the same patients, and are no units of their own.
+            else [float(np.mean([one.draws[0] for one in own])) for own in by_data.values()]
+        ),
     )
 
 
