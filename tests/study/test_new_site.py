@@ -247,3 +247,24 @@ def test_mean_and_interval_are_those_of_a_plain_loop() -> None:
     assert [auroc.low, auroc.high] == pytest.approx(np.quantile(expected[1:], [0.025, 0.975]))
     assert found["accuracy"].value == pytest.approx(((rows["p1"] > 0.5) == (rows["label"] == 1)).mean())
     assert (auroc.patients, auroc.of_each, auroc.draws, auroc.runs, auroc.labelled) == (30, (18, 12), 3, 2, 5)
+
+
+def test_a_fixed_test_with_few_of_a_class_is_shown_and_in_no_mean_of_auroc() -> None:
+    random = np.random.default_rng(4)
+    frames = []
+    for site, cases, ill in (("a", 30, 12), ("b", 40, 15), ("few", 30, 3)):
+        score = random.normal(size=cases) + 0.5 * (np.arange(cases) < ill)
+        p1 = 1 / (1 + np.exp(-score))
+        names = [f"{site}{i}" for i in range(cases)]
+        labels = (np.arange(cases) < ill).astype(int)
+        frames.append(pd.DataFrame({"site": site, "patient": names, "case": names, "label": labels, "p1": p1}))
+    rows = pd.concat(frames, ignore_index=True)
+    run = {"data": "heart", "option": "", "method": "fed", "fold": 0, "seed": 0, "draw": 0, "cases": "0"}
+    scores = new_site_scores(rows.assign(**run, p0=1 - rows["p1"], labelled=0, reason=""), draws=20)
+    found = {(one.metric, one.site): one for one in scores}
+    areas = {site: roc_auc_score(own["label"], own["p1"]) for site, own in rows.groupby("site")}
+    assert found["auroc", "few"].value == pytest.approx(areas["few"])
+    assert found["auroc", ""].value == pytest.approx((areas["a"] + areas["b"]) / 2)
+    assert found["auroc", ""].patients == 70
+    right = [((own["p1"] > 0.5) == own["label"]).mean() for _, own in rows.groupby("site")]
+    assert found["accuracy", ""].value == pytest.approx(np.mean(right))

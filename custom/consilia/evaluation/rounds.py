@@ -7,7 +7,7 @@ trained before they were aggregated. A value that cannot be formed is None.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -130,6 +130,12 @@ def too_few(part: Split) -> bool:
     positives = part.positives if isinstance(part, Metrics) else None
     of_a_class = positives is not None and min(positives, part.count - positives) < FEWEST_OF_A_CLASS
     return of_a_class or patients_of(part) < FEWEST_PATIENTS
+
+
+def enough_for_a_mean(patients: int, of_each: Sequence[int], task: str) -> bool:
+    """Whether so many test patients, and cases by class (of a survival without and with an event), are enough."""
+    needed = of_each[1:] if task == "survival" else of_each
+    return patients >= FEWEST_PATIENTS and all(count >= FEWEST_OF_A_CLASS for count in needed)
 
 
 def view(record: Record, whole: BySite, personal: BySite, enough: frozenset[str] | None = None) -> View:

@@ -92,7 +92,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 
 PLAIN_MEANS = {"accuracy": "accuracy_sites", "brier": "brier_sites", "ece": "ece_sites", "dice": "dice_sites"}
 """Of a metric over pooled cases, the name of its plain mean over sites."""
-_RANKED = ("auroc", "auprc", "c_index")
+RANKED = ("auroc", "auprc", "c_index")
+"""What stands in a mean over those sites alone that have enough test patients and cases of each class."""
 
 
 def metric_of(task: str, name: str) -> Metric | None:
@@ -136,7 +137,7 @@ def _over_sites(tested: Tested, found: Values) -> None:
         values = [found[name, site] for site in tested.sites if (name, site) in found]
         if values:
             found[plain, OVERALL] = _site_mean(values, [1] * len(values))
-    for name in _RANKED:
+    for name in RANKED:
         sites = [place for place, site in enumerate(tested.sites) if tested.averaged[place] and (name, site) in found]
         if sites:
             values = [found[name, tested.sites[place]] for place in sites]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from consilia.evaluation.rounds import enough_for_a_mean
 from consilia.record.metrics import UNDEFINED, Metric
 from consilia.record.study_unseen import NewSiteScore
 from consilia.report.format import plural
@@ -65,8 +66,10 @@ def _table(cell: CellTables, metric: Metric, panels: Panels) -> TextTable:
         f"others, {plural(draws, 'random draw')} of each number, the same for all methods and seeds, every class among "
         "them where it has a case and the number allows. Of none: the global model after the last round; else the "
         "personal model that the method makes of it at a site when the rounds are over. Inputs are prepared as in the "
-        "run. Intervals cover test patients, draws and training seeds."
+        "run. Intervals cover test patients, draws and training seeds; they are of the mean over draws."
     )
+    if any(row[0].partition(" (")[0].endswith("*") for row in rows):
+        caption += " * too few test patients, or cases of a class, for a mean of AUROC or C-index."
     return TextTable(
         f"{cell.title}: a new site's labelled cases, {metric.heading} on its fixed test",
         ["new site", "method", *headings, "not made"][: len(rows[0]) if rows else None],
@@ -88,7 +91,8 @@ def _site(cell: CellTables, site: str) -> str:
         return site
     kinds = f", {of_each_text(own[0].of_each, cell.cell.task)}" if own[0].of_each else ""
     every = next((f"; {one.labelled} to label" for one in own if one.cases == "all"), "")
-    return f"{site} ({plural(own[0].patients, 'test patient')}{kinds}{every})"
+    star = "*" * (not enough_for_a_mean(own[0].patients, own[0].of_each, cell.cell.task))
+    return f"{site}{star} ({plural(own[0].patients, 'test patient')}{kinds}{every})"
 
 
 def _lacking(reasons: Mapping[str, str], numbers: int) -> str:

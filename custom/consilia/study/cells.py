@@ -14,7 +14,7 @@ from consilia.core.errors import DataError
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.decisions import HALF
 from consilia.evaluation.paired import Draws, draw
-from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
+from consilia.evaluation.rounds import enough_for_a_mean
 from consilia.evaluation.study_metrics import METRICS, Tested, metric_values
 from consilia.record.study_result import Cell, Model, Score, Support, Version
 
@@ -185,8 +185,7 @@ def support_of(site: str, rows: pd.DataFrame, task: str) -> Support:
     cases = rows.drop_duplicates(["unit", "case"])
     patients = cases["unit"].nunique()
     of_each = _of_each(cases, task)
-    needed = of_each[1:] if task == "survival" else of_each
-    enough = patients >= FEWEST_PATIENTS and all(count >= FEWEST_OF_A_CLASS for count in needed)
+    enough = enough_for_a_mean(patients, of_each, task)
     return Support(site=site, patients=patients, cases=len(cases), of_each=of_each, averaged=enough)
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from consilia.evaluation.bootstrap import RESAMPLES, Array
 from consilia.evaluation.paired import Draws, draw
-from consilia.evaluation.study_metrics import METRICS, metric_values
+from consilia.evaluation.rounds import enough_for_a_mean
+from consilia.evaluation.study_metrics import METRICS, RANKED, metric_values
 from consilia.record.study_result import Cell, Support
 from consilia.record.study_unseen import NewSiteScore
 from consilia.study.adaptation import adapted
@@ -22,11 +23,15 @@ ROW = ["method", "cases"]
 
 
 class Part(NamedTuple):
-    """The values by metric (R,) of a method and a number of cases at one site, and what they were drawn with."""
+    """The values by metric (R,) of a method and a number of cases at one site, and what they were drawn with.
+
+    ``enough``: whether the fixed test is large enough for a mean of AUROC or C-index over sites.
+    """
 
     values: dict[str, Array]
     draws: Draws
     score: NewSiteScore
+    enough: bool = True
 
 
 def predictions_at_new_sites(plan: Sequence[Planned]) -> pd.DataFrame:
@@ -88,7 +93,7 @@ def new_site_scores(table: pd.DataFrame, *, seed: int = 0, draws: int = RESAMPLE
                 found += _scores(part)
         for own in parts.values():
             if len(own) == len(sites) > 1:
-                found += _scores(_mean(own))
+                found += _means(own)
         lacking = cell[cell["reason"] != ""].drop_duplicates([*PLACE, *ROW, "reason"])
         for row in lacking[[*PLACE, *ROW, "reason"]].to_dict("records"):
             found.append(NewSiteScore(**{str(name): str(value) for name, value in row.items()}))
@@ -138,6 +143,7 @@ def _at_site(
                 patients=len(people),
                 of_each=cell.of_each,
             ),
+            enough_for_a_mean(len(people), cell.of_each, task),
         )
 
 
@@ -174,9 +180,20 @@ def _scores(part: Part) -> Iterator[NewSiteScore]:
         yield part.score.model_copy(update={**found, "se": part.draws.standard_error(values)})
 
 
-def _mean(parts: Sequence[Part]) -> Part:
-    """The plain mean over sites for each draw; patients and labelled cases are drawn at each site for itself."""
+def _means(parts: Sequence[Part]) -> Iterator[NewSiteScore]:
+    """The plain means over sites: of AUROC and the like of those with enough patients and cases, else of all."""
     names = [name for name in parts[0].values if all(name in part.values for part in parts)]
+    large = [part for part in parts if part.enough]
+    for chosen, own in (
+        (large, [name for name in names if name in RANKED]),
+        (parts, [name for name in names if name not in RANKED]),
+    ):
+        if chosen and own:
+            yield from _scores(_mean(chosen, own))
+
+
+def _mean(parts: Sequence[Part], names: Sequence[str]) -> Part:
+    """The mean for each draw; patients and labelled cases are drawn at each site for itself."""
     values = {name: np.mean([part.values[name] for part in parts], axis=0) for name in names}
     own = {
         "site": "",
