@@ -24,7 +24,7 @@ import torch
 from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
 from torch import Tensor
 
-from benchmarks.common import Measurement, machine, report
+from benchmarks.common import Measurement, clear_peak, machine, memory, report
 from consilia.aggregation.mean import weighted_mean
 from consilia.aggregation.store import SpooledUpdate
 from consilia.core.determinism import generator, single_threaded
@@ -138,18 +138,10 @@ def child(folder: Path, count: int) -> None:
     """The child process of :func:`peak_memory`."""
     updates, weights = spool(folder, count), weights_of(count)
     with single_threaded():
-        before = _status("VmRSS")
-        # Resets the high-water mark, which the imports may have left above what is in use now.
-        Path("/proc/self/clear_refs").write_text("5")
+        before = memory()
+        clear_peak()
         weighted_mean(updates, weights)
-        print(json.dumps({"bytes": _status("VmHWM") - before}))
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
+        print(json.dumps({"bytes": memory(peak=True) - before}))
 
 
 def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> tuple[list[Measurement], dict[str, Any]]:

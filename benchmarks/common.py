@@ -43,6 +43,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def memory(*, peak: bool = False) -> int:
+    """Bytes that this process has in memory now, or had at most since :func:`clear_peak` (Linux)."""
+    key = "VmHWM" if peak else "VmRSS"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def clear_peak() -> None:
+    """Forget the most that this process had in memory: its imports may have left that above what is in use now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def report(
     title: str, measurements: Sequence[Measurement], details: dict[str, Any], found: dict[str, Any], out: Path | None
 ) -> None:

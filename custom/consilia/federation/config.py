@@ -51,6 +51,9 @@ class RunConfig(Strict):
     evaluate_every: int = Field(
         1, ge=0, description="rounds between evaluations of the global model; 0 = at the end only"
     )
+    evaluate_at: Literal["all", "sampled"] = Field(
+        "all", description="who evaluates while the rounds go on; sampled: the round's sites and the test-only ones"
+    )
     select_by: str | None = Field(
         None, description="validation metric of the best round; default: loss, pooled over cases, or dice"
     )

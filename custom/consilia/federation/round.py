@@ -103,15 +103,18 @@ class TrainingRound:
         return RoundResult(state, replies, updates, record)
 
     def _broadcasts(self, asked: list[str]) -> list[Broadcast]:
-        """Sampled sites train; where the state is evaluated in this round, the others evaluate it."""
+        """Sampled sites train; where the state is evaluated in this round, others evaluate it, too."""
         version = self.number - 1
         evaluate = is_evaluated(version, self.config)
-        others = [site for site in self.participants.present() if site not in asked] if evaluate else []
+        others = [site for site in self.participants.present() if evaluate and self._only_evaluates(site, asked)]
         tensors = {**self.state, **self.server.declared_payload(self.number)}
         return [
             *self.participants.requests("train", asked, tensors, round=version, evaluate=evaluate),
             *self.participants.requests("evaluate", others, self.state, round=version),
         ]
+
+    def _only_evaluates(self, site: str, asked: list[str]) -> bool:
+        return site not in asked and (self.config.evaluate_at == "all" or site in self.config.test_only_sites)
 
     def _require_enough(self, asked: list[str], updates: Mapping[str, TrainReply]) -> None:
         needed = self.participants.needed()

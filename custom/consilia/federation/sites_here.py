@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from consilia.core.errors import described
+from consilia.core.memory import give_back_memory
 from consilia.core.stop import StopSignal, never
 from consilia.data.site import SiteConfig, load_site_config
 from consilia.federation.config import RunConfig
@@ -21,7 +22,7 @@ Receive = Callable[[str, Reply], None]
 MANY = 100
 """With more sites than these not all of them have their data and their model in memory."""
 
-OPEN = 20
+OPEN = 10
 """So many of them have."""
 
 
@@ -63,6 +64,7 @@ class SitesHere:
         self._settings: dict[str, SiteConfig] = {}
         self._sites: OrderedDict[str, Site] = OrderedDict()
         self._errors: dict[str, str] = {}
+        self._closed = 0
         self._most = len(self._files) if len(self._files) <= MANY else OPEN
         if self._most == len(self._files):
             for name in self._files:
@@ -74,6 +76,9 @@ class SitesHere:
             while len(self._sites) >= self._most:
                 # Before the next one takes its room.
                 self._sites.popitem(last=False)
+                self._closed += 1
+                if self._closed % OPEN == 0:
+                    give_back_memory()
             if name not in self._settings:
                 self._settings[name] = load_site_config(self._files[name])
             settings = self._settings[name]
