@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from pathlib import Path
 
@@ -97,6 +98,19 @@ def test_values_by_hand() -> None:
     # Recall of class 0: 1, 2/3, 1; of class 1: 2/3, 2/3, 1/3.
     assert values["forgetting", "well"] == 0
     assert values["forgetting", "ill"] == pytest.approx(1 / 3)
+
+
+def test_a_fold_without_a_class_says_nothing_of_it() -> None:
+    rows = one_site()
+    other = rows.assign(fold=1, label=0, patient="q" + rows["patient"], case="q" + rows["case"])
+    correct = {0: bits("000000"), 1: bits("111110"), 2: bits("011011"), 3: bits("111001")}
+    runs = [history(rows, {"a": correct}), dataclasses.replace(history(other, {"a": correct}), fold=1)]
+    both = pd.concat([rows, other], ignore_index=True)
+    found = analyse(both, plan(both), NO_ROUNDS, [], draws=20, histories=runs).forgetting
+    values = {(one.metric, one.label): (one.value, one.runs) for one in found if one.model == "global"}
+    assert values["nfr", "ill"] == (pytest.approx((0 + 1 / 3 + 1 / 3) / 3), 1)
+    assert values["forgetting", "ill"] == (pytest.approx(1 / 3), 1)
+    assert values["nfr", "well"] == (pytest.approx((1 / 9 + (0 + 2 / 6 + 1 / 6) / 3) / 2), 2)
 
 
 def test_every_draw_is_that_of_a_plain_loop() -> None:

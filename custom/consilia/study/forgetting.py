@@ -83,6 +83,9 @@ def _of_run(run: History, cell: CellData, units: Mapping[tuple[str, str], int]) 
     }
     for place, label in enumerate(run.classes):
         members = {name: (own.labels == place).astype(np.float64) for name, own in scored.items()}
+        # A fold, or a site left out, without a case of the class says nothing of it: the others do.
+        if not any(chosen.any() for chosen in members.values()):
+            continue
         found["nfr", "global", label] = _flip_rate(scored, "global", members, total)
         found["forgetting", "global", label] = _loss_of_recall(scored, members, total)
     return {key: values for key, values in found.items() if values is not None}
@@ -155,8 +158,7 @@ def _loss_of_recall(sites: Sites, members: Mapping[str, Array], total: Total) ->
     versions = (
         sorted(set[int].intersection(*(set(own.correct["global"]) - {0} for own in sites.values()))) if sites else []
     )
-    cases = sum(float(chosen.sum()) for chosen in members.values())
-    if len(versions) < 2 or not cases:
+    if len(versions) < 2:
         return None
     *earlier, last = versions
     right = {v: sum(float(members[k] @ own.correct["global"][v]) for k, own in sites.items()) for v in versions}
