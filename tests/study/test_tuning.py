@@ -331,4 +331,15 @@ def test_partitions_of_a_pooled_data_set_are_tuned_and_compared(tmp_path: Path) 
     assert cell.folds == (0, 1)
     # The official test patients count once, though two partitions test them.
     assert {site.site: site.patients for site in cell.sites}["evaluator"] == 40
+    # They alone judge the global model, in the mean over the partitions.
+    scores = [
+        score
+        for score in result.result.scores
+        if score.metric == "accuracy" and score.version == "last" and not score.subgroup
+    ]
+    assert {score.site for score in scores if score.model == "global"} == {"", "evaluator"}
+    finals = [run.record.final["last"].global_["evaluator"].test for run in result.runs[::2]]
+    found = [score.value for score in scores if (score.method, score.model) == ("fedavg", "global")]
+    assert found == [pytest.approx(np.mean([part.accuracy for part in finals]))] * 2
+    assert not [score for score in scores if score.model == "balance"]
     assert "on the first partition alone" in (tmp_path / "study" / TABLES).read_text()

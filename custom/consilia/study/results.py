@@ -38,7 +38,7 @@ def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
     """A row per test case, model, chosen version and run.
 
     Of runs that left out a site there are the predictions at that site alone, and the site counts as a fold: another
-    model tests each.
+    model tests each. Where the data have a test-only site the global model is judged there alone.
     """
     folds = folds_of(plan)
     frames = [
@@ -53,6 +53,7 @@ def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
 def _of_run(one: Planned, record: Record) -> Iterator[pd.DataFrame]:
     assert one.config is not None
     sites = [one.federation.left_out] if one.federation.left_out else sorted(one.sites)
+    judged = scored_sites(record)
     for site in sites:
         settings = load_site_config(one.sites[site])
         once = record.final["best"].version == record.final["last"].version
@@ -65,6 +66,8 @@ def _of_run(one: Planned, record: Record) -> Iterator[pd.DataFrame]:
                 # A patient of a pooled data set is at another site in every partition.
                 stratum = "" if one.federation.division == "partition" and not _test_only(record, site) else site
                 found = read_predictions(file)
+                if site not in judged:
+                    found = found[found["model"] != "global"]
                 names = found["dataset"].unique()
                 where = site if len(names) < 2 else site + "/" + found["dataset"]
                 threshold = found["model"].map(_thresholds(record.final[version], site)).astype(float)
