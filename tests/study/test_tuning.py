@@ -343,3 +343,9 @@ def test_partitions_of_a_pooled_data_set_are_tuned_and_compared(tmp_path: Path) 
     assert found == [pytest.approx(np.mean([part.accuracy for part in finals]))] * 2
     assert not [score for score in scores if score.model == "balance"]
     assert "on the first partition alone" in (tmp_path / "study" / TABLES).read_text()
+
+
+@pytest.mark.parametrize(("folds", "division"), [("first", "fold"), ("first", "partition"), ("each", "fold")])
+def test_the_tables_say_where_settings_have_seen_patients_of_other_folds(folds: str, division: str) -> None:
+    words = Grid.model_validate({"folds": folds}).words((0, 1), division)
+    assert ("test patients of other folds" in words) == ((folds, division) == ("first", "fold"))

@@ -41,11 +41,14 @@ class Grid(Strict):
             division: of its cases: ``fold``, ``partition``, or empty.
         """
         where = f" on the first {division} alone" if self.folds == "first" else f" inside each {division}"
+        # Folds are of the same patients: who validates in the one is tested in another.
+        seen = "; its validation patients are test patients of other folds" * (self.folds == "first")
         own = ", then one parameter of a method's own," if self.own else ""
         values = ", ".join(f"{value:g}" for value in self.learning_rate)
         used = ", ".join(map(str, self.seeds or seeds[:1]))
         return (
-            f"Settings were chosen on validation cases{where if division else ''}, seed {used}: learning rates "
+            f"Settings were chosen on validation cases{where if division else ''}, seed {used}"
+            f"{seen * (division == 'fold')}: learning rates "
             f"{values}{own} the same for all; a grid grew at most {self.extensions} times at its end. All values: "
             "tuning/choices.json."
         )
