@@ -21,6 +21,9 @@ RESULT = "study.json"
 Version = Literal["last", "best"]
 VERSIONS: tuple[Version, ...] = get_args(Version)
 """The versions of a run's models that are judged: after the last round, and of the best one."""
+Kind = Literal["global", "personal"]
+MODELS: tuple[Kind, ...] = get_args(Kind)
+"""The models of a run that are tested."""
 Model = Literal["global", "personal", "balance"]
 """Balance is the mean of the global and the personal model's metric."""
 
@@ -29,6 +32,11 @@ Status = Literal["done", "failed", "cannot", "not run", "same as"]
 WITHOUT_RESULT: tuple[Status, ...] = ("failed", "cannot", "not run")
 ALL = "all"
 """As the data set or option of a claim: the mean of the differences over all of them."""
+
+
+def cell_title(data: str, option: str) -> str:
+    """A cell in words."""
+    return f"{data}, {option}" if option else data
 
 
 class Statement(Strict):

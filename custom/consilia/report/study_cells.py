@@ -9,7 +9,18 @@ from collections.abc import Iterator, Sequence
 
 from consilia.evaluation.study_metrics import METRICS, PLAIN_MEANS, metric_of
 from consilia.record.metrics import UNDEFINED, Metric, show
-from consilia.record.study_result import WITHOUT_RESULT, Cell, Model, Ratio, Score, StudyResult, Support, Version
+from consilia.record.study_result import (
+    MODELS,
+    WITHOUT_RESULT,
+    Cell,
+    Model,
+    Ratio,
+    Score,
+    StudyResult,
+    Support,
+    Version,
+    cell_title,
+)
 from consilia.report.format import plural
 from consilia.report.panel import TextTable
 
@@ -25,7 +36,6 @@ UNSEEN: dict[str, tuple[str, ...]] = {
     "survival": ("c_index",),
 }
 """By task, the metrics at a site that was left out."""
-MODELS: tuple[Model, ...] = ("global", "personal")
 VERSIONS: dict[Version, str] = {"last": "after the last round", "best": "the version best on validation cases"}
 
 
@@ -90,7 +100,9 @@ class CellTables:
         """Global and personal metrics, and the balance of the first one, of every method."""
         assert self.cell is not None
         shown = [metric for metric in self.metrics if metric.name in primary]
-        columns = [(model, metric) for model in MODELS for metric in shown if self.has(version, model, metric.name)]
+        columns: list[tuple[Model, Metric]] = [
+            (model, metric) for model in MODELS for metric in shown if self.has(version, model, metric.name)
+        ]
         if self.has(version, "balance", shown[0].name):
             columns.append(("balance", shown[0]))
         rows = [
@@ -279,11 +291,6 @@ def of_each_text(counts: Sequence[int], task: str) -> str:
 def _of_a_site(metric: str) -> str:
     """The metric whose mean over sites this is, or itself."""
     return next((name for name, mean in PLAIN_MEANS.items() if mean == metric), metric)
-
-
-def cell_title(data: str, option: str) -> str:
-    """A cell in words."""
-    return f"{data}, {option}" if option else data
 
 
 def with_interval(value: float | None, low: float | None, high: float | None, metric: Metric) -> str:

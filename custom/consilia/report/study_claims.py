@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from consilia.evaluation.study_metrics import METRICS
 from consilia.record.metrics import UNDEFINED
-from consilia.record.study_result import ALL, Contrast, StudyResult
+from consilia.record.study_result import ALL, Contrast, StudyResult, cell_title
 from consilia.report.panel import TextTable
-from consilia.report.study_cells import cell_title
 
 SHOWN_UNITS = 12
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from consilia.evaluation.rounds import FEWEST_PATIENTS
 from consilia.evaluation.study_metrics import metric_of
 from consilia.record.metrics import UNDEFINED, Metric
-from consilia.record.study_result import Forgetting, ForgettingName, Gap, Model, Subgroup
+from consilia.record.study_result import MODELS, Forgetting, ForgettingName, Gap, Model, Subgroup
 from consilia.report.format import plural
 from consilia.report.panel import TextTable
-from consilia.report.study_cells import MODELS, CellTables, of_each_text, with_interval
+from consilia.report.study_cells import CellTables, of_each_text, with_interval
 
 PERCENT = Metric("percent", "", "percent", None, "")
 

@@ -9,13 +9,13 @@ from typing import Any
 from consilia.evaluation.study_metrics import METRICS, metric_of
 from consilia.record.metrics import Metric
 from consilia.record.schema import Curves
-from consilia.record.study_result import Score, StudyResult
+from consilia.record.study_result import MODELS, Score, StudyResult
 from consilia.report import plots_new_site, plots_sites, plots_study
 from consilia.report.format import BASELINES
 from consilia.report.html import page
 from consilia.report.panel import TextTable
 from consilia.report.plots_compare import STYLES, Styles, style_of, styles_of
-from consilia.report.study_cells import MODELS, CellTables
+from consilia.report.study_cells import CellTables
 from consilia.report.study_claims import claim_tables
 from consilia.report.study_new_site import new_site_metrics, numbers_of, panels_of
 from consilia.report.study_tables import cell_tables, cells_in, costs, leak_table, missing_runs

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from consilia.record.metrics import UNDEFINED
-from consilia.record.study_result import LeakKind, PlannedRun, StudyResult
+from consilia.record.study_result import LeakKind, PlannedRun, StudyResult, cell_title
 from consilia.report.format import duration, number, size
 from consilia.report.panel import TextTable
-from consilia.report.study_cells import CellTables, cell_title
+from consilia.report.study_cells import CellTables
 from consilia.report.study_claims import claim_tables
 from consilia.report.study_fairness import fairness_tables
 from consilia.report.study_new_site import new_site_tables

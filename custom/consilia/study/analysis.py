@@ -14,6 +14,7 @@ from consilia.evaluation.bootstrap import RESAMPLES
 from consilia.evaluation.rounds import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
 from consilia.evaluation.study_metrics import METRICS, OVERALL
 from consilia.record.study_result import (
+    MODELS,
     VERSIONS,
     WITHOUT_RESULT,
     Cell,
@@ -24,11 +25,12 @@ from consilia.record.study_result import (
     Spread,
     StudyResult,
     Version,
+    cell_title,
 )
 from consilia.study.calibration import calibration_of
-from consilia.study.cells import MODELS, CellData, cells_of
+from consilia.study.cells import CellData, cells_of
 from consilia.study.claims import Claim
-from consilia.study.contrasts import Evidence, add_evidence, best_of, concerns, contrasts_of, name_of, ratios_of
+from consilia.study.contrasts import Evidence, add_evidence, best_of, concerns, contrasts_of, ratios_of
 from consilia.study.fairness import gaps_of, members_of, scores_of
 from consilia.study.forgetting import forgetting_of
 from consilia.study.histories import History
@@ -256,7 +258,7 @@ def _notes(cells: Sequence[Cell], planned: Sequence[PlannedRun], claims: int, dr
     for cell in cells:
         apart = [site.site for site in cell.sites if not site.averaged]
         if apart:
-            yield f"{name_of(cell.data, cell.option)}: not averaged: {', '.join(apart)}."
+            yield f"{cell_title(cell.data, cell.option)}: not averaged: {', '.join(apart)}."
     if claims:
         yield (
             f"Claims: {claims}, adjusted by Holm; confirmed: the interval lies above 0 and the adjusted p-value is "
@@ -267,7 +269,7 @@ def _notes(cells: Sequence[Cell], planned: Sequence[PlannedRun], claims: int, dr
             yield f"With {draws:,} draws no claim of {claims} can be confirmed after Holm: take more draws."
     edges = sorted({(run.data, run.option, run.method) for run in planned if run.edge})
     for data, option, method in edges:
-        yield f"{name_of(data, option)}: the best rate of {method} lies at its grid's end: it may be under-tuned."
+        yield f"{cell_title(data, option)}: the best rate of {method} lies at its grid's end: it may be under-tuned."
     undone = [run for run in planned if run.status in WITHOUT_RESULT]
     if undone:
         yield f"Of {len(planned)} planned runs {len(undone)} have no result; they are listed below."

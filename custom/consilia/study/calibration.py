@@ -9,8 +9,9 @@ import pandas as pd
 
 from consilia.evaluation.calibration import confidences, reliability
 from consilia.record.split_metrics import ReliabilityBin
+from consilia.record.study_result import MODELS
 from consilia.record.study_unseen import Calibration
-from consilia.study.cells import MODELS, CellData, tested_of
+from consilia.study.cells import CellData, tested_of
 
 
 def calibration_of(cell: CellData) -> Iterator[Calibration]:

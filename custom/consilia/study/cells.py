@@ -16,11 +16,10 @@ from consilia.evaluation.decisions import HALF
 from consilia.evaluation.paired import Draws, draw
 from consilia.evaluation.rounds import enough_for_a_mean
 from consilia.evaluation.study_metrics import METRICS, Tested, metric_values
-from consilia.record.study_result import Cell, Model, Score, Support, Version
+from consilia.record.study_result import MODELS, Cell, Model, Score, Support, Version
 
 KEYS = ("data", "option", "method", "fold", "seed", "version", "model", "site", "patient", "case", "stratum")
 NEEDED = {"classification": ("label", "p0", "p1"), "segmentation": ("dice",), "survival": ("time", "event", "risk")}
-MODELS: tuple[Model, ...] = ("global", "personal")
 
 Run = tuple[int, int]
 """Fold and seed."""

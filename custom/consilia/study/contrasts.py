@@ -10,8 +10,20 @@ import numpy as np
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.multiple import POWER, bootstrap_p, holm, max_t
 from consilia.evaluation.study_metrics import METRICS, OVERALL, PLAIN_MEANS, metric_of
-from consilia.record.study_result import ALL, VERSIONS, Best, Contrast, Model, Ratio, TopPair, UnitDifference, Verdict
-from consilia.study.cells import MODELS, CellData
+from consilia.record.study_result import (
+    ALL,
+    MODELS,
+    VERSIONS,
+    Best,
+    Contrast,
+    Model,
+    Ratio,
+    TopPair,
+    UnitDifference,
+    Verdict,
+    cell_title,
+)
+from consilia.study.cells import CellData
 from consilia.study.claims import Claim
 
 FEWEST_UNITS = 6
@@ -53,14 +65,9 @@ def add_evidence(evidence: Evidence, cell: CellData) -> None:
     claim = evidence.claim
     found = _difference(claim, cell)
     if isinstance(found, str):
-        evidence.problems.append(f"{name_of(cell.cell.data, cell.cell.option)}: {found}")
+        evidence.problems.append(f"{cell_title(cell.cell.data, cell.cell.option)}: {found}")
     else:
         evidence.differences.append(found)
-
-
-def name_of(data: str, option: str) -> str:
-    """A cell in words."""
-    return f"{data}, {option}" if option else data
 
 
 def _difference(claim: Claim, cell: CellData) -> Difference | str:
@@ -192,7 +199,7 @@ def _units(cells: Sequence[Difference]) -> tuple[UnitDifference, ...]:
     if len(cells) == 1:
         return tuple(UnitDifference(name=site, value=value) for site, value in cells[0].sites.items())
     return tuple(
-        UnitDifference(name=name_of(one.cell.cell.data, one.cell.cell.option), value=float(one.draws[0]))
+        UnitDifference(name=cell_title(one.cell.cell.data, one.cell.cell.option), value=float(one.draws[0]))
         for one in cells
     )
 

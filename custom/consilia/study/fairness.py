@@ -12,8 +12,8 @@ import numpy as np
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.rounds import FEWEST_PATIENTS
 from consilia.evaluation.study_metrics import METRICS, OVERALL, PLAIN_MEANS
-from consilia.record.study_result import Gap, Model, Score, Subgroup
-from consilia.study.cells import MODELS, CellData, support_of
+from consilia.record.study_result import MODELS, Gap, Model, Score, Subgroup
+from consilia.study.cells import CellData, support_of
 from consilia.study.subgroups import PREFIX, UNKNOWN
 
 FEWEST_SHOWN = 5

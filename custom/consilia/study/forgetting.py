@@ -13,9 +13,9 @@ import numpy as np
 
 from consilia.evaluation.bootstrap import Array
 from consilia.evaluation.weighted import ratio
-from consilia.record.study_result import Forgetting, ForgettingName
+from consilia.record.study_result import Forgetting, ForgettingName, Kind
 from consilia.study.cells import CellData
-from consilia.study.histories import History, Kind, SiteHistory
+from consilia.study.histories import History, SiteHistory
 
 Key = tuple[ForgettingName, Kind, str]
 """Metric, model, and class; empty over all classes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,9 @@ from consilia.data.site import load_site_config
 from consilia.evaluation.rounds import evaluations, scored_sites, training_sites
 from consilia.federation.saved_predictions import predictions_file, read_predictions
 from consilia.federation.site_store import read_history
+from consilia.record.study_result import MODELS, Kind
 from consilia.study.plan import Planned
 from consilia.study.results import folds_of
-
-Kind = Literal["global", "personal"]
-KINDS: tuple[Kind, ...] = ("global", "personal")
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def _of_site(one: Planned, name: str) -> SiteHistory | None:
         return None
     found = read_history(file.parent)
     correct = {}
-    for kind in KINDS:
+    for kind in MODELS:
         versions = [version for version, sites in evaluations(one.record, kind).items() if name in sites]
         if any(version not in found.get(kind, {}) for version in versions):
             return None

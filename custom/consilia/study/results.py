@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +25,7 @@ from consilia.evaluation.rounds import (
 )
 from consilia.federation.saved_predictions import predictions_file, read_predictions
 from consilia.record.schema import FinalModels, Record
-from consilia.record.study_result import VERSIONS
+from consilia.record.study_result import MODELS, VERSIONS
 from consilia.study.outcome import read_cost
 from consilia.study.plan import Planned
 from consilia.study.study import LABELS_SEEN
@@ -160,8 +160,7 @@ def rounds_of(plan: Sequence[Planned]) -> pd.DataFrame:
 def _by_round(record: Record) -> Iterator[dict[str, Any]]:
     sent = {item.round: sum(item.bytes_up.values()) + sum(item.bytes_down.values()) for item in record.rounds}
     count = max(1, len(training_sites(record)))
-    kinds: tuple[Literal["global", "personal"], ...] = ("global", "personal")
-    for model in kinds:
+    for model in MODELS:
         sites = scored_sites(record) if model == "global" else training_sites(record)
         for version, by_site in evaluations(record, model).items():
             tested = split_metrics(by_site, sites)
