@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from consilia.record.files import load_record
 from consilia.record.study_result import load_result
 from consilia.report.study_page import study_page
 from consilia.simulation.federation import load_federation
-from consilia.study import running
+from consilia.study import adaptation, running
 from consilia.study.new_site import NewSite, divided, labelled
 from consilia.study.new_site_scores import new_site_scores
 from consilia.study.outputs import write_tables
@@ -183,6 +184,22 @@ def test_what_cannot_be_is_a_row_that_says_so(done: Done) -> None:
     assert "same as: fedavg: " in text
     scores = load_result(done.folder / "study.json").new_site
     assert {one.cases for one in scores if not one.site and one.method == "fedavg"} == {"0", "4", "all"}
+
+
+def test_a_server_that_cannot_be_opened_is_a_row_and_ends_no_study(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(*arguments: object) -> object:
+        raise ValueError("odd server")
+
+    monkeypatch.setattr(adaptation, "open_server", odd)
+    shutil.copytree(done.run("scaffold"), tmp_path / "run")
+    config = run_config(load_record(tmp_path / "run" / "result.json").config, source="record")
+    names = {name: done.folder / "without-a" / "sites" / name / "site.yaml" for name in "abc"}
+    folder = tmp_path / "run" / "new-site"
+    found = adaptation.adapt(config, names, folder, None, "a", NewSite.model_validate(ASKED))
+    assert len(found.steps) == 4
+    assert all("odd server" in step.reason for step in found.steps)
 
 
 def test_the_page_draws_it_and_nothing_is_made_twice(done: Done) -> None:

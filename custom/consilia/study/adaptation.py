@@ -116,6 +116,11 @@ def adapt(
             bench: _Bench | CannotTrain = _Bench(config, sites, folder.parent, baseline, site)
         except CannotTrain as reason:
             bench = reason
+        except ConsiliaError:
+            raise
+        # A plugin's server may raise anything: it is a row of the table, and ends no study.
+        except Exception as error:
+            bench = CannotTrain(described(error, plugin_file()))
         for cases in new_site.cases:
             if isinstance(bench, CannotTrain):
                 steps.append(Step(cases=cases, reason=str(bench)))
