@@ -20,6 +20,7 @@ from consilia.study.baselines import run_baseline
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY
 from tests.federation.support import Federation
+from tests.study.plain_strategies import plain_rounds
 
 STUDY = str(REPOSITORY / "configs" / "studies" / "flamby-tcga-brca.yaml")
 COUNTS = {
@@ -108,41 +109,18 @@ def loop(folder: Path, label: str) -> Tensor:
     """Weights and bias (40,) after ROUNDS rounds of the strategy called ``label``."""
     data = {name: region(folder, number) for number, name in enumerate(REGIONS)}
     order = {name: batches(name, len(truth)) for name, (_, truth) in data.items()}
-    share = {name: len(truth) / sum(len(own[1]) for own in data.values()) for name, (_, truth) in data.items()}
-    rate = 0.1 if label in ("fedavg", "fedprox") else 0.01
-    x = start()
-    m, v, server_control = (torch.zeros_like(x) for _ in range(3))
-    control = {name: torch.zeros_like(x) for name in data}
-    for _ in range(ROUNDS):
-        mean, moved = torch.zeros_like(x), torch.zeros_like(x)
-        for name, (inputs, truth) in data.items():
-            y = x.clone()
-            for _ in range(STEPS):
-                batch = next(order[name])
-                gradient = cox_gradient(y, inputs[batch], truth[batch])
-                if label == "fedprox":
-                    gradient += 0.1 * (y - x)
-                if label == "scaffold":
-                    gradient += server_control - control[name]
-                y -= rate * gradient
-            mean += share[name] * y
-            change = (x - y) / (STEPS * rate) - server_control
-            control[name] += change
-            moved += share[name] * change
-        server_control += moved
-        if label in ("fedadam", "fedyogi", "fedadagrad"):
-            delta = mean - x
-            m = 0.9 * m + 0.1 * delta
-            if label == "fedadam":
-                v = 0.999 * v + 0.001 * delta**2
-            elif label == "fedyogi":
-                v = v - 0.001 * delta**2 * torch.sign(v - delta**2)
-            else:
-                v = v + delta**2
-            x = x + (1.0 if label == "fedadagrad" else 0.1) * m / (v.sqrt() + 1e-8)
-        else:
-            x = mean
-    return x
+    return plain_rounds(
+        label,
+        start(),
+        data,
+        order,
+        cox_gradient,
+        rounds=ROUNDS,
+        steps=STEPS,
+        rate=0.1 if label in ("fedavg", "fedprox") else 0.01,
+        server_rate=1.0 if label == "fedadagrad" else 0.1,
+        mu=0.1,
+    )
 
 
 def weights_of(state: dict[str, Tensor]) -> Tensor:

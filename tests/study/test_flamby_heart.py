@@ -21,6 +21,7 @@ from consilia.study.baselines import run_baseline
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY
 from tests.federation.support import Federation
+from tests.study.plain_strategies import plain_rounds
 
 STUDY = str(REPOSITORY / "configs" / "studies" / "flamby-heart.yaml")
 FILES = {"cleveland": "cleveland", "budapest": "hungarian", "switzerland": "switzerland", "long-beach-va": "va"}
@@ -100,48 +101,30 @@ def batches(name: str, cases: int) -> Iterator[Tensor]:
         number += 1
 
 
+def gradient(weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Of the mean cross-entropy of a batch; the bias is the last of the weights (14,)."""
+    features = torch.cat([inputs.double(), torch.ones(len(inputs), 1).double()], dim=1)
+    return features.T @ ((features @ weights).sigmoid() - labels) / len(labels)
+
+
 def loop(root: Path, label: str) -> Tensor:
     """Weights and bias (14,) after ROUNDS rounds of the strategy called ``label``."""
     data = {name: hospital(root, name) for name in sorted(FILES)}
     order = {name: batches(name, len(labels)) for name, (_, labels) in data.items()}
-    share = {name: len(labels) / sum(len(own[1]) for own in data.values()) for name, (_, labels) in data.items()}
-    rate = {"fedadam": 0.01, "fedyogi": 0.003162, "fedadagrad": 0.003162}.get(label, 0.001)
     torch.manual_seed(SEED)
     first = nn.Linear(13, 1)
-    x = torch.cat([first.weight.detach().flatten(), first.bias.detach()]).double()
-    m, v, server_control = torch.zeros(14).double(), torch.zeros(14).double(), torch.zeros(14).double()
-    control = {name: torch.zeros(14).double() for name in data}
-    for _ in range(ROUNDS):
-        mean, moved = torch.zeros_like(x), torch.zeros_like(x)
-        for name, (inputs, labels) in data.items():
-            y = x.clone()
-            for _ in range(STEPS):
-                batch = next(order[name])
-                features = torch.cat([inputs[batch].double(), torch.ones(len(batch), 1).double()], dim=1)
-                gradient = features.T @ ((features @ y).sigmoid() - labels[batch]) / len(batch)
-                if label == "fedprox":
-                    gradient += 0.01 * (y - x)
-                if label == "scaffold":
-                    gradient += server_control - control[name]
-                y -= rate * gradient
-            mean += share[name] * y
-            change = (x - y) / (STEPS * rate) - server_control
-            control[name] += change
-            moved += share[name] * change
-        server_control += moved
-        if label in ("fedadam", "fedyogi", "fedadagrad"):
-            delta = mean - x
-            m = 0.9 * m + 0.1 * delta
-            if label == "fedadam":
-                v = 0.999 * v + 0.001 * delta**2
-            elif label == "fedyogi":
-                v = v - 0.001 * delta**2 * torch.sign(v - delta**2)
-            else:
-                v = v + delta**2
-            x = x + (0.316228 if label == "fedadagrad" else 0.01) * m / (v.sqrt() + 1e-8)
-        else:
-            x = mean
-    return x
+    return plain_rounds(
+        label,
+        torch.cat([first.weight.detach().flatten(), first.bias.detach()]).double(),
+        data,
+        order,
+        gradient,
+        rounds=ROUNDS,
+        steps=STEPS,
+        rate={"fedadam": 0.01, "fedyogi": 0.003162, "fedadagrad": 0.003162}.get(label, 0.001),
+        server_rate=0.316228 if label == "fedadagrad" else 0.01,
+        mu=0.01,
+    )
 
 
 @pytest.mark.parametrize("label", ["fedavg", "fedprox", "scaffold", "fedadam", "fedyogi", "fedadagrad"])
