@@ -49,26 +49,25 @@ BUSY = 0.2  # seconds of a site's processor that no task but training takes, of 
 
 def long_rounds(seed: int, rounds: int) -> RunConfig:
     """Rounds of a second or so: long enough to be hit in the middle."""
-    return slow_config(seed, f"rounds={rounds}", "training.local_epochs=40")
+    return slow_config(seed, f"rounds={rounds}", "training.local_epochs=150")
 
 
-def kill_in_training(run: Run, name: str, after: int) -> None:
-    """Kill a participant's process of the job while the sites train, in the round after this one or a later one.
+def kill_in_training(run: Run, name: str, after: int, rounds: int) -> None:
+    """Kill a participant's process of the job while the sites train, after this round or a later one of so many.
 
     A site's is held while it is looked at: killed between two tasks it would owe no answer, and none would miss it.
     """
     run.wait_for("round", round=after)
-    while name != SERVER and not held_in_training(run, name, after):
-        after += 1
-        run.wait_for("round", round=after)
+    while name != SERVER and not held_in_training(run, name):
+        assert rounds_done(run) < rounds, "the run was over before its site was found training"
     if name == SERVER:
         time.sleep(0.4)
     send(signal.SIGKILL, run.running(name))
 
 
-def held_in_training(run: Run, site: str, version: int) -> bool:
-    """Stop a site's process while it trains on this version; where it has been too fast for that, it runs on."""
-    processes = run.running(site)
+def held_in_training(run: Run, site: str) -> bool:
+    """Stop a site's process while it trains on the newest version; where it was too fast for that, it runs on."""
+    version, processes = rounds_done(run), run.running(site)
     began = processor_seconds(processes)
     until(lambda: processor_seconds(processes) > began + BUSY or replied(run, site, version), "the site trains")
     send(signal.SIGSTOP, processes)
@@ -78,6 +77,11 @@ def held_in_training(run: Run, site: str, version: int) -> bool:
         send(signal.SIGCONT, processes)
         return False
     return True
+
+
+def rounds_done(run: Run) -> int:
+    """The last round of which the run has said that it is over."""
+    return max((event["round"] for event in run.events() if event["event"] == "round"), default=0)
 
 
 def replied(run: Run, site: str, version: int) -> bool:
@@ -105,7 +109,7 @@ def test_killed_processes_of_a_job_are_started_again_and_an_aborted_job_is_gone_
     approve_everywhere(pair, job)
     run = submit(pair, job)
     for name, after in ((TWO, 2), (SERVER, 4)):
-        kill_in_training(run, name, after)
+        kill_in_training(run, name, after, config.rounds)
         words = f"job {run.job_id}: its process was killed by SIGKILL"
         until(lambda name=name, words=words: words in (pair.kit(name) / "log.txt").read_text(), words)
     notices = [f"{TWO}: {ASKED_AGAIN}", STARTED_AGAIN]

@@ -18,12 +18,15 @@ from tests.conftest import REPOSITORY
 from tests.study.small_study import carried_out, digests, federation, study
 
 CHILD = """
+import signal
 import sys
 from pathlib import Path
 from tests.study.small_study import carried_out
 from tests.study.test_engine import two_methods
 
 if __name__ == "__main__":
+    # A shell that starts the tests in the background has interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     carried_out(two_methods(sys.argv[1]), Path(sys.argv[2]), jobs=int(sys.argv[3]))
 """
 
