@@ -159,6 +159,15 @@ def test_best_is_above_all_others_at_once() -> None:
     assert min(pair.low for pair in close.pairs) <= 0
 
 
+def test_a_copy_of_a_method_is_no_rival_of_it() -> None:
+    rows = classified({"m": 4.0, "n": 0.5}, sites={"a": 60}, models=["global"])
+    copy = rows[rows["method"] == "m"].assign(method="copy")
+    both = pd.concat([rows, copy], ignore_index=True)
+    (found,) = [one for one in analyse(both, plan(both), NO_ROUNDS, [], draws=200).best if one.model == "global"]
+    assert (found.top, found.best, [pair.method for pair in found.pairs]) == ("m", True, ["n"])
+    assert found.left_out == ()
+
+
 def test_simultaneous_intervals_are_wider_than_those_of_one_pair() -> None:
     result = made(Claim(name="c", metric="auroc", method="m", against="n"), m=3.0, n=1.0, o=0.5, p=0.4)
     found = next(one for one in result.best if one.model == "global")

@@ -237,7 +237,10 @@ def wilcoxon_p(differences: Sequence[float]) -> float | None:
 
 
 def best_of(cell: CellData) -> Iterable[Best]:
-    """By version and model: the top method by the task's first metric, and whether it is above all others."""
+    """By version and model: the top method by the task's first metric, and whether it is above all others.
+
+    Methods of the very same model (FedNTD on two classes and FedAvg, say) stand as the first of them.
+    """
     metric = METRICS[cell.cell.task][0]
     sign = -1.0 if metric.higher_is_better is False else 1.0
     for version in VERSIONS:
@@ -251,13 +254,17 @@ def best_of(cell: CellData) -> Iterable[Best]:
                 if (metric.name, OVERALL) in (values := cell.values(name, version, model))
                 if np.isfinite(values[metric.name, OVERALL][0])
             }
-            if len(draws) < 2 or not cell.draws.vary:
+            distinct: dict[str, Array] = {}
+            for name, drawn in draws.items():
+                if not any(np.array_equal(drawn, other, equal_nan=True) for other in distinct.values()):
+                    distinct[name] = drawn
+            if len(distinct) < 2 or not cell.draws.vary:
                 continue
-            simultaneous = max_t(draws)
-            top = max(draws, key=lambda name: draws[name][0])
+            simultaneous = max_t(distinct)
+            top = max(distinct, key=lambda name: distinct[name][0])
             pairs = tuple(
                 TopPair(method=name, value=value, low=low, high=high)
-                for name in draws
+                for name in distinct
                 if name != top
                 for value, low, high in [simultaneous[top, name]]
             )
