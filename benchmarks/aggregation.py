@@ -149,8 +149,8 @@ def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> t
     write_updates(folder, shapes)
     seconds = time_both(folder, repeats)
     ratios = [ours / theirs for ours, theirs in zip(seconds["consilia"], seconds["nvflare"], strict=True)]
-    memory = {count: [peak_memory(folder, count) for _ in range(min(repeats, 3))] for count in (FEW, MANY)}
-    few, many = median(memory[FEW]), median(memory[MANY])
+    peaks = {count: [peak_memory(folder, count) for _ in range(min(repeats, 3))] for count in (FEW, MANY)}
+    few, many = median(peaks[FEW]), median(peaks[MANY])
     elements = sum(torch.Size(shape).numel() for shape in shapes.values())
     found = [
         Measurement("elements per update", elements, ""),
@@ -162,7 +162,7 @@ def measure(folder: Path, repeats: int, shapes: dict[str, tuple[int, ...]]) -> t
         Measurement(f"peak memory, {MANY} updates", many / 1e6, "MB"),
         Measurement(f"peak memory, {MANY} / {FEW}", many / few, "x", SAME_MEMORY),
     ]
-    return found, {"seconds": seconds, "peak_bytes": {str(count): values for count, values in memory.items()}}
+    return found, {"seconds": seconds, "peak_bytes": {str(count): values for count, values in peaks.items()}}
 
 
 def main(arguments: list[str] | None = None) -> None:

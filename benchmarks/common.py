@@ -43,11 +43,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def memory(*, peak: bool = False) -> int:
-    """Bytes that this process has in memory now, or had at most since :func:`clear_peak` (Linux)."""
-    key = "VmHWM" if peak else "VmRSS"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+def memory(*, peak: bool = False, process: int | None = None) -> int:
+    """Bytes that a process, by default this one, has in memory now, or had at most since :func:`clear_peak` (Linux).
+
+    Raises:
+        KeyError: the process has ended.
+    """
+    lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return int(found["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
 
 
 def clear_peak() -> None:

@@ -28,7 +28,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
-from benchmarks.common import Measurement, machine, report
+from benchmarks.common import Measurement, machine, memory, report
 from benchmarks.stock import CLOCKS, stock_recipe
 from benchmarks.workload import LargeWorkload, per_round, width_of, write_sites
 from consilia.core.events import Event, RoundDone
@@ -87,19 +87,12 @@ class Watch:
         for process in psutil.Process().children(recursive=True):
             try:
                 kind = "site" if any(SITE_PROCESS in part for part in process.cmdline()) else "server"
-                self.peaks[kind] = max(self.peaks[kind], high_water(process.pid))
+                self.peaks[kind] = max(self.peaks[kind], memory(peak=True, process=process.pid))
                 used = process.cpu_times()
                 total += used.user + used.system
             except (psutil.Error, OSError, KeyError):
                 continue  # It has ended meanwhile.
         self._processor.append((time.time(), total))
-
-
-def high_water(pid: int) -> int:
-    """Largest resident size that a process ever had, in bytes; KeyError for one that has ended."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    told = dict(line.split(":", 1) for line in lines)
-    return int(told["VmHWM"].split()[0]) * 1024
 
 
 def run_consilia(work: LargeWorkload, folder: Path) -> dict[str, Any]:

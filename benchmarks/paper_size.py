@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Measurement, machine, report
+from benchmarks.common import Measurement, machine, memory, report
 from benchmarks.prompts import training_step
 from consilia.core.determinism import generator, seeded, single_threaded
 from consilia.methods.tasks import Network, network_of
@@ -103,7 +103,7 @@ def cpu_step(size: Size) -> dict[str, float]:
         started = time.process_time()
         step()
         seconds = time.process_time() - started
-    return {**counts(model), "seconds": seconds, "peak_bytes": peak_bytes()}
+    return {**counts(model), "seconds": seconds, "peak_bytes": memory(peak=True)}
 
 
 def in_bf16(model: nn.Module, device: str) -> Network:
@@ -136,14 +136,6 @@ def cuda_steps(size: Size) -> dict[str, float]:
         "seconds": median(seconds[WARM_UP:]),
         "peak_bytes": torch.cuda.max_memory_allocated(),
     }
-
-
-def peak_bytes() -> int:
-    """The largest resident memory that this process ever had, Python and its libraries included."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError("VmHWM")
 
 
 def in_child(name: str) -> dict[str, float]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 
 import torch
 from torch import Tensor
+
+from consilia.core.determinism import derive_seed
 
 Data = Mapping[str, tuple[Tensor, Tensor]]
 """Inputs (N, F) and truth of each site."""
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of the loss by the weights, from the weights, a batch's inputs and its truth."""
+
+
+def plain_batches(seed: int, site: str, cases: int, size: int) -> Iterator[Tensor]:
+    """Batches of passes without end, the last one of a pass as small as it comes out."""
+    for number in count():
+        order = torch.Generator().manual_seed(derive_seed(seed, "batches", site, "pass", number))
+        yield from torch.randperm(cases, generator=order).split(size)
 
 
 def plain_rounds(

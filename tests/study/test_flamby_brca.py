@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from consilia.study.baselines import run_baseline
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY
 from tests.federation.support import Federation
-from tests.study.plain_strategies import plain_rounds
+from tests.study.plain_strategies import plain_batches, plain_rounds
 
 STUDY = str(REPOSITORY / "configs" / "studies" / "flamby-tcga-brca.yaml")
 COUNTS = {
@@ -90,15 +89,6 @@ def cox_gradient(weights: Tensor, inputs: Tensor, truth: Tensor) -> Tensor:
     return gradient
 
 
-def batches(name: str, cases: int) -> Iterator[Tensor]:
-    """Batches of 8 of passes without end."""
-    number = 0
-    while True:
-        order = torch.Generator().manual_seed(derive_seed(SEED, "batches", name, "pass", number))
-        yield from torch.randperm(cases, generator=order).split(8)
-        number += 1
-
-
 def start() -> Tensor:
     torch.manual_seed(SEED)
     layer = nn.Linear(39, 1)
@@ -108,7 +98,7 @@ def start() -> Tensor:
 def loop(folder: Path, label: str) -> Tensor:
     """Weights and bias (40,) after ROUNDS rounds of the strategy called ``label``."""
     data = {name: region(folder, number) for number, name in enumerate(REGIONS)}
-    order = {name: batches(name, len(truth)) for name, (_, truth) in data.items()}
+    order = {name: plain_batches(SEED, name, len(truth), 8) for name, (_, truth) in data.items()}
     return plain_rounds(
         label,
         start(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from benchmarks.flamby_heart import PUBLISHED, SITES, main, pooled_as_flamby, together
-from consilia.core.determinism import derive_seed
 from consilia.data.loading import load_site
 from consilia.record.files import save_record
 from consilia.simulation.federation import load_federation
@@ -21,7 +19,7 @@ from consilia.study.baselines import run_baseline
 from consilia.study.study import load_study, study_config
 from tests.conftest import REPOSITORY
 from tests.federation.support import Federation
-from tests.study.plain_strategies import plain_rounds
+from tests.study.plain_strategies import plain_batches, plain_rounds
 
 STUDY = str(REPOSITORY / "configs" / "studies" / "flamby-heart.yaml")
 FILES = {"cleveland": "cleveland", "budapest": "hungarian", "switzerland": "switzerland", "long-beach-va": "va"}
@@ -92,15 +90,6 @@ def hospital(root: Path, name: str, own: bool = True) -> tuple[Tensor, Tensor]:
     return torch.tensor(chosen.to_numpy(), dtype=torch.float32), torch.tensor(labels[sorted(train)].to_numpy())
 
 
-def batches(name: str, cases: int) -> Iterator[Tensor]:
-    """Batches of 4 of passes without end, the last one of a pass as small as it comes out."""
-    number = 0
-    while True:
-        order = torch.Generator().manual_seed(derive_seed(SEED, "batches", name, "pass", number))
-        yield from torch.randperm(cases, generator=order).split(4)
-        number += 1
-
-
 def gradient(weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
     """Of the mean cross-entropy of a batch; the bias is the last of the weights (14,)."""
     features = torch.cat([inputs.double(), torch.ones(len(inputs), 1).double()], dim=1)
@@ -110,7 +99,7 @@ def gradient(weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
 def loop(root: Path, label: str) -> Tensor:
     """Weights and bias (14,) after ROUNDS rounds of the strategy called ``label``."""
     data = {name: hospital(root, name) for name in sorted(FILES)}
-    order = {name: batches(name, len(labels)) for name, (_, labels) in data.items()}
+    order = {name: plain_batches(SEED, name, len(labels), 4) for name, (_, labels) in data.items()}
     torch.manual_seed(SEED)
     first = nn.Linear(13, 1)
     return plain_rounds(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,15 @@ from consilia.core.determinism import derive_seed
 from consilia.evaluation.bootstrap import LEVEL, RESAMPLES, Array
 
 _BLOCK = 4_000_000  # weights held at a time
+
+
+class Estimate(TypedDict):
+    """A metric of the data as they are, its interval and its standard error; None where they are not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    se: float | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,12 @@ class Draws:
         """Sample standard deviation over the draws; None as for :meth:`interval`."""
         drawn = self._defined(values)
         return None if drawn is None else float(drawn.std(ddof=1))
+
+    def estimate(self, values: Array) -> Estimate:
+        """What values (R,) say of a metric."""
+        low, high = self.interval(values)
+        value = None if np.isnan(values[0]) else float(values[0])
+        return {"value": value, "low": low, "high": high, "se": self.standard_error(values)}
 
     def _defined(self, values: Array) -> Array | None:
         drawn: Array = values[1:][~np.isnan(values[1:])]

@@ -97,7 +97,6 @@ class CellData:
 
     def score(self, values: Array, method: str, version: Version, model: Model, metric: str, **other: Any) -> Score:
         """A metric by draw (R,) with its interval; ``other`` fields of the score."""
-        low, high = self.draws.interval(values)
         return Score(
             data=self.cell.data,
             option=self.cell.option,
@@ -105,10 +104,7 @@ class CellData:
             version=version,
             model=model,
             metric=metric,
-            value=None if np.isnan(values[0]) else float(values[0]),
-            low=low,
-            high=high,
-            se=self.draws.standard_error(values),
+            **self.draws.estimate(values),
             **other,
         )
 

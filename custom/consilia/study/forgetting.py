@@ -37,8 +37,6 @@ def forgetting_of(cell: CellData, histories: Sequence[History]) -> Iterator[Forg
             for key, values in _of_run(run, cell, units).items():
                 by_key.setdefault(key, {}).setdefault(run.seed, []).append(values)
         for (name, model, label), by_seed in by_key.items():
-            values = _over_runs(cell, by_seed)
-            low, high = cell.draws.interval(values)
             yield Forgetting(
                 data=cell.cell.data,
                 option=cell.cell.option,
@@ -46,10 +44,7 @@ def forgetting_of(cell: CellData, histories: Sequence[History]) -> Iterator[Forg
                 model=model,
                 metric=name,
                 label=label,
-                value=None if np.isnan(values[0]) else float(values[0]),
-                low=low,
-                high=high,
-                se=cell.draws.standard_error(values),
+                **cell.draws.estimate(_over_runs(cell, by_seed)),
                 runs=sum(map(len, by_seed.values())),
             )
 

@@ -14,7 +14,7 @@ from consilia.federation.saved_predictions import predictions_file, read_predict
 from consilia.federation.site_store import read_history
 from consilia.record.study_result import MODELS, Kind
 from consilia.study.plan import Planned
-from consilia.study.results import folds_of
+from consilia.study.results import folds_of, run_columns
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,7 @@ def histories_of(plan: Sequence[Planned]) -> Iterator[History]:
         sites = {name: found for name in one.sites if (found := _of_site(one, name)) is not None}
         if sites:
             yield History(
-                data=one.federation.data_name,
-                option=one.federation.option,
-                method=one.label,
-                fold=folds[one.federation.folder],
-                seed=one.seed,
+                **run_columns(one, folds),
                 classes=tuple(record.class_names),
                 scored=tuple(scored_sites(record)),
                 trained=tuple(training_sites(record)),

@@ -17,6 +17,7 @@ from consilia.record.study_unseen import NewSiteScore
 from consilia.study.adaptation import adapted
 from consilia.study.cells import NEEDED, tested_of
 from consilia.study.plan import Planned
+from consilia.study.results import folds_of, run_columns
 
 PLACE = ["data", "option", "site"]
 ROW = ["method", "cases"]
@@ -40,19 +41,12 @@ def predictions_at_new_sites(plan: Sequence[Planned]) -> pd.DataFrame:
     A row without a case stands for what could not be made, with its ``reason``.
     """
     frames = []
-    folders = list(dict.fromkeys(one.federation.folder for one in plan))
+    folds = folds_of(plan)
     for one in plan:
         assert one.new_site is not None
         site = one.federation.unseen
         assert site is not None
-        run = {
-            "data": one.federation.data_name,
-            "option": one.federation.option,
-            "site": site,
-            "method": one.label,
-            "fold": folders.index(one.federation.folder),
-            "seed": one.seed,
-        }
+        run = {**run_columns(one, folds), "site": site}
         done = None
         if one.status == "done" and one.config is not None:
             done = adapted(one.config, one.sites, one.folder, site, one.new_site)
@@ -175,9 +169,7 @@ def _cell(rows: pd.DataFrame, task: str, site: str, patients: int) -> Cell:
 
 def _scores(part: Part) -> Iterator[NewSiteScore]:
     for name, values in part.values.items():
-        low, high = part.draws.interval(values)
-        found = {"metric": name, "value": None if np.isnan(values[0]) else float(values[0]), "low": low, "high": high}
-        yield part.score.model_copy(update={**found, "se": part.draws.standard_error(values)})
+        yield part.score.model_copy(update={"metric": name, **part.draws.estimate(values)})
 
 
 def _means(parts: Sequence[Part]) -> Iterator[NewSiteScore]:

@@ -42,7 +42,7 @@ def predictions_of(plan: Sequence[Planned]) -> pd.DataFrame:
     """
     folds = folds_of(plan)
     frames = [
-        frame.assign(**_key(one, folds))
+        frame.assign(**run_columns(one, folds))
         for one in plan
         if one.record is not None and one.config is not None
         for frame in _of_run(one, one.record)
@@ -85,7 +85,7 @@ def _test_only(record: Record, site: str) -> bool:
     return site in record.sites and record.sites[site].test_only
 
 
-def _key(one: Planned, folds: Mapping[Path, int]) -> dict[str, Any]:
+def run_columns(one: Planned, folds: Mapping[Path, int]) -> dict[str, Any]:
     """The columns that name a run in every table."""
     return {
         "data": one.federation.data_name,
@@ -105,7 +105,7 @@ def folds_of(plan: Sequence[Planned]) -> dict[Path, int]:
 def runs_of(plan: Sequence[Planned], command: Sequence[str]) -> pd.DataFrame:
     """A row per planned run; ``command`` runs the study, and with more words one of its labels."""
     folds = folds_of(plan)
-    return pd.DataFrame([{**_key(one, folds), **_row(one, command)} for one in plan])
+    return pd.DataFrame([{**run_columns(one, folds), **_row(one, command)} for one in plan])
 
 
 def _row(one: Planned, command: Sequence[str]) -> dict[str, Any]:
@@ -153,7 +153,12 @@ def _bytes(record: Record | None) -> tuple[float, float]:
 def rounds_of(plan: Sequence[Planned]) -> pd.DataFrame:
     """A row per evaluated version, model, metric and run: the mean over sites by test patients, and bytes so far."""
     folds = folds_of(plan)
-    rows = [{**_key(one, folds), **found} for one in plan if one.record is not None for found in _by_round(one.record)]
+    rows = [
+        {**run_columns(one, folds), **found}
+        for one in plan
+        if one.record is not None
+        for found in _by_round(one.record)
+    ]
     return pd.DataFrame(rows)
 
 

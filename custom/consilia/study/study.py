@@ -279,9 +279,10 @@ def study_config(
     for first in [] if several else list(site_files.values())[:1]:
         values.setdefault("dataset", _only_dataset(first))
         values.setdefault("test_only_sites", _test_only_sites(site_files, values["dataset"]))
-        values.setdefault("task", load_site_config(first).dataset(values["dataset"]).task)
+        spec = load_site_config(first).dataset(values["dataset"])
+        values.setdefault("task", spec.task)
         if "model" not in values:
-            values["model"] = default_model(load_site(first, values["dataset"]), _format_of(first, values["dataset"]))
+            values["model"] = default_model(load_site(first, values["dataset"]), spec.format)
     if study.leave_out is not None and not site_files:
         values.setdefault("test_only_sites", [_left_out(study)])
     return run_config(values, overrides, source=f"study, method {label}")
@@ -319,10 +320,6 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
             both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "method"
             result[key] = merged(result[key], value) if both else value
     return result
-
-
-def _format_of(site_file: Path, dataset: str) -> str:
-    return load_site_config(site_file).dataset(dataset).format
 
 
 def default_model(data: SiteData, data_format: str) -> dict[str, Any]:
